@@ -1,0 +1,1 @@
+"""One file per model family: where its attention is, and how its text gets there. See 'Add a family' in CONTRIBUTING."""

@@ -1,0 +1,80 @@
+"""What the training scripts share: Muon for matrices and AdamW for the rest, a time-based schedule, saved state."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+WARMUP = 0.03  # shares of the training time
+DECAY = 0.5
+
+
+def device_for_training() -> tuple[torch.device, torch.dtype]:
+    """The GPU where there is one, else the CPU; bfloat16 autocast on both."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.bfloat16
+
+
+class Optimiser:
+    """Muon (arXiv 2502.16982's scaling) on weight matrices, convolution kernels seen as matrices; AdamW on the rest.
+
+    The learning rate warms up, stays, and falls linearly to zero over the last half of `seconds`.
+    """
+
+    def __init__(self, model: nn.Module, muon_lr: float, adam_lr: float, seconds: float) -> None:
+        self.seconds = seconds
+        self.parameters = [p for p in model.parameters() if p.requires_grad]
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        matrix = [(p, nn.Parameter(p.data.view(p.shape[0], -1))) for name, p in named if self.is_matrix(name, p)]
+        rest = [p for name, p in named if not self.is_matrix(name, p)]
+        self.views = matrix
+        self.muon = torch.optim.Muon(
+            [view for _, view in matrix], lr=muon_lr, weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+        )
+        self.adam = torch.optim.AdamW(rest, lr=adam_lr, betas=(0.9, 0.98), weight_decay=0.0)
+        self.peaks = [(self.muon, muon_lr), (self.adam, adam_lr)]
+
+    @staticmethod
+    def is_matrix(name: str, parameter: nn.Parameter) -> bool:
+        flat = parameter.view(parameter.shape[0], -1).shape if parameter.ndim >= 2 else (0, 0)
+        return parameter.ndim >= 2 and min(flat) >= 8 and not any(n in name for n in ("table", "shared", "embed_tokens"))
+
+    def rate(self, elapsed: float) -> float:
+        share = min(elapsed / self.seconds, 1.0)
+        return min((share + 1e-3) / WARMUP, 1.0, max(1 - share, 0.0) / DECAY)
+
+    def step(self, loss: torch.Tensor, elapsed: float) -> None:
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        for parameter, view in self.views:
+            view.grad = None if parameter.grad is None else parameter.grad.view_as(view)
+        for optimiser, peak in self.peaks:
+            for group in optimiser.param_groups:
+                group["lr"] = peak * self.rate(elapsed)
+            optimiser.step()
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.muon.load_state_dict(state["muon"])
+        self.adam.load_state_dict(state["adam"])
+
+
+def save_state(path: Path, model: nn.Module, optimiser: Optimiser, seconds: float, step: int, **more: Any) -> None:
+    """Write everything a run needs to go on, whole or not at all."""
+    state = dict(model=model.state_dict(), optimiser=optimiser.state_dict(), seconds=seconds, step=step, **more)
+    torch.save(state, path.with_suffix(".tmp"))
+    os.replace(path.with_suffix(".tmp"), path)
+
+
+def load_state(path: Path, model: nn.Module, optimiser: Optimiser | None = None) -> tuple[float, int]:
+    """Read what :func:`save_state` wrote; returns the seconds and steps spent."""
+    state = torch.load(path, map_location="cpu", weights_only=True)
+    model.load_state_dict(state["model"])
+    if optimiser is not None:
+        optimiser.load_state_dict(state["optimiser"])
+    return state["seconds"], state["step"]

@@ -1,0 +1,32 @@
+"""Training-free guidance for the video diffusion transformers of diffusers."""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vidguide.cfg import CFG
+    from vidguide.clip import Clip
+    from vidguide.guiding import guide
+    from vidguide.sites import locate
+    from vidguide.nag import NAG
+    from vidguide.pipelines.generate import generate
+
+__version__ = "0.1.0"
+__all__ = ["CFG", "NAG", "Clip", "generate", "guide", "locate"]
+
+# Found when first used, so that `import vidguide` loads neither torch nor diffusers. The core names the rooms that
+# lean on it only here, as strings.
+_HOMES = {
+    "CFG": "vidguide.cfg",
+    "NAG": "vidguide.nag",
+    "Clip": "vidguide.clip",
+    "generate": "vidguide.pipelines.generate",
+    "guide": "vidguide.guiding",
+    "locate": "vidguide.sites",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vidguide' has no attribute {name!r}; it has {', '.join(__all__)}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

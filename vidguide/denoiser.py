@@ -1,0 +1,238 @@
+"""A guided transformer: what happens around each of its calls."""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from vidguide.family import Family, Inputs, family_of
+from vidguide.guidance import Guidance
+from vidguide.run import Run
+from vidguide.seam import SITE, Kernel, Site, rebound, rebound_class
+
+Kept = TypeVar("Kept")
+
+
+class Capture:
+    """An edit that changes nothing and keeps the keys, values and mask that the kernel was called with."""
+
+    def __init__(self) -> None:
+        self.kept: tuple[Tensor, Tensor, Tensor | None] | None = None
+
+    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        self.kept = (key, value, kernel.mask)
+        return kernel(query, key, value, kernel.mask)
+
+
+class Denoiser:
+    """One transformer under `guide`: its attention sites, the branch it is asked for, and the guidances' doings.
+
+    Guidances use `depth`, `text_sites`, `inputs`, `negative_text`, `text_keys_values`, `predict` and `kept`.
+    """
+
+    def __init__(self, transformer: nn.Module, pipe: Any, guidances: tuple[Guidance, ...], run: Run) -> None:
+        self.transformer, self.pipe, self.guidances, self.run = transformer, pipe, guidances, run
+        self.original = getattr(transformer, "_orig_mod", transformer)  # under torch.compile
+        self.family: Family = family_of(self.original)
+        self.signature = inspect.signature(type(self.original).forward)
+        self.open_context = getattr(type(self.original), "cache_context", None)
+        self.text_sites = self._find_sites()
+        self.depth = len(self.text_sites)
+        self.branch = "cond"
+        self.outer: tuple[str, dict[str, Any]] | None = None  # the pipeline's cache context, while it is in one
+        self.inputs: Inputs = {}
+        self._call: Callable[..., Any] | None = None
+        self._kept: dict[int, tuple[Any, Any]] = {}
+        self._texts: dict[Any, Inputs] = {}
+
+    def _find_sites(self) -> dict[int, Site]:
+        sites = {}
+        for layer, block in enumerate(self.original.get_submodule(self.family.blocks)):
+            attention = block.get_submodule(self.family.text_attention)
+            kernels = rebound_class(type(attention.processor))[1]
+            sites[layer] = Site(layer, attention, range(kernels)[self.family.text_kernel])
+        return sites
+
+    @contextmanager
+    def rebound(self) -> Iterator[None]:
+        """Route the attentions' kernel calls through their sites; on leaving, each has its own processor again."""
+        try:
+            for site in self.text_sites.values():
+                setattr(site.attention, SITE, site)
+            self._rebind()
+            yield
+        finally:
+            for site in self.text_sites.values():
+                if getattr(site.attention, SITE, None) is site:
+                    delattr(site.attention, SITE)
+                if hasattr(site, "routed") and site.attention.processor is site.routed:
+                    site.attention.processor = site.own
+
+    def _rebind(self) -> None:
+        """Rebind processors, also those that the user replaced since (by `fuse_qkv_projections`, say)."""
+        for site in self.text_sites.values():
+            if site.attention.processor is not getattr(site, "routed", None):
+                site.own = site.attention.processor
+                site.routed = site.attention.processor = rebound(site.own)
+
+    def __call__(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Stand around one call of the transformer; `call` is the transformer's own."""
+        if self._call is not None or self.branch != "cond":
+            return call(*args, **kwargs)
+        if self.pipe is None and self.run.steps is None:
+            self.run.begin(None)  # nothing tells one sampling from the next: keep nothing between calls
+        active = [guidance for guidance in self.guidances if guidance.active(self.run.progress)]
+        if not active:
+            return call(*args, **kwargs)
+        try:
+            self._call, self.inputs = call, self._bind(args, kwargs)
+            self._rebind()
+            for guidance in active:
+                guidance.prepare(self)
+            output = call(*args, **kwargs)
+            self._record()
+            self._clear()
+            prediction = untouched = output[0]
+            for guidance in active:
+                prediction = guidance.correct(self, prediction)
+            return output if prediction is untouched else _with_prediction(output, prediction)
+        finally:
+            self._clear()
+            self._call, self.inputs = None, {}
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+        arguments = dict(self.signature.bind(self.original, *args, **kwargs).arguments)
+        arguments.pop("self")
+        return arguments
+
+    def _record(self) -> None:
+        for layer, site in self.text_sites.items():
+            measured = getattr(site.edit, "measured", None)
+            if measured is not None:
+                self.run.trace.add(self.run.step, layer, measured)
+
+    def _clear(self) -> None:
+        for site in self.text_sites.values():
+            site.edit = None
+
+    def kept(self, owner: Guidance, make: Callable[[], Kept]) -> Kept:
+        """What `make` returns, kept for the run, and made again when the text's shape, dtype or device changes."""
+        text = self.inputs[self.family.text_inputs[0]]
+        key = (self.run.number, tuple(text.shape), text.dtype, text.device)
+        if self._kept.get(id(owner), (None,))[0] != key:
+            self._kept[id(owner)] = (key, make())
+        kept: Kept = self._kept[id(owner)][1]
+        return kept
+
+    def check_negative(self, owner: Guidance, prompt: str | list[str] | None, embeds: Tensor | None) -> None:
+        """Refuse a negative in words where there is no pipeline to encode it."""
+        if embeds is None and self.pipe is None:
+            name = type(owner).__name__
+            raise ValueError(
+                f"{name}(negative_prompt={prompt!r}): a bare transformer cannot encode text; pass "
+                "negative_prompt_embeds, or guide the pipeline"
+            )
+
+    def negative_text(self, prompt: str | list[str] | None, embeds: Tensor | None) -> Inputs:
+        """The text inputs of a negative, encoded as the pipeline encodes its prompt and kept while in `guide`.
+
+        Raises:
+            ValueError: embeddings of another width, or a number of negatives that does not divide the batch.
+        """
+        name = self.family.text_inputs[0]
+        own = self.inputs[name]
+        if embeds is not None:
+            text = {name: embeds.to(own)}
+        else:
+            prompts = [prompt] if isinstance(prompt, str) else list(prompt or [""])
+            key = (*prompts, tuple(own.shape[1:]), own.dtype, own.device)
+            if key not in self._texts:
+                with torch.no_grad():
+                    encoded = self.family.encode(self.pipe, prompts, self.inputs)
+                self._texts[key] = {key: tensor.to(own) for key, tensor in encoded.items()}
+            text = self._texts[key]
+        if text[name].shape[-1] != own.shape[-1]:
+            shape = tuple(text[name].shape)
+            raise ValueError(f"negative_prompt_embeds {shape}: the model's text is {own.shape[-1]} wide")
+        if own.shape[0] % text[name].shape[0]:
+            raise ValueError(
+                f"{text[name].shape[0]} negative prompts for a batch of {own.shape[0]}: give one, or one per prompt"
+            )
+        return text
+
+    def text_keys_values(self, text: Inputs) -> dict[int, tuple[Tensor, Tensor, Tensor | None]]:
+        """Keys, values and mask of a text at every text attention, made by the model itself over one video token."""
+        inputs = self.family.one_token(self.original, {**self.inputs, **text})
+        captures = {layer: Capture() for layer in self.text_sites}
+        self._clear()
+        for layer, site in self.text_sites.items():
+            site.edit = captures[layer]
+        try:
+            # Eager: a single token would cost a compiled model a compilation of its own, or turn it dynamic.
+            with torch.no_grad(), torch.compiler.set_stance("force_eager"), self._context("vidguide_negative"):
+                self._original_call(inputs)
+        finally:
+            self._clear()
+        kept = {layer: capture.kept for layer, capture in captures.items() if capture.kept is not None}
+        if len(kept) != len(captures):
+            missing = sorted(set(captures) - set(kept))
+            raise RuntimeError(f"blocks {missing} of {type(self.original).__name__} did not attend to the text")
+        return kept
+
+    def predict(self, branch: str, text: Inputs) -> Tensor:
+        """The model's prediction for another text, on the same video and without our edits."""
+        with self._context(branch):
+            return self._expect(self._original_call({**self.inputs, **self._batched(text)}))
+
+    def _batched(self, text: Inputs) -> Inputs:
+        batch = self.inputs[self.family.text_inputs[0]].shape[0]
+        return {name: value.repeat_interleave(batch // value.shape[0], 0) for name, value in text.items()}
+
+    def _original_call(self, inputs: Inputs) -> Any:
+        if self._call is None:
+            raise RuntimeError("the model can be asked for a prediction only during a guided call")
+        return self._call(**inputs)
+
+    @staticmethod
+    def _expect(output: Any) -> Tensor:
+        prediction = output[0]
+        if not isinstance(prediction, Tensor):
+            raise TypeError(f"the transformer returned {type(prediction).__name__} where a tensor was expected")
+        return prediction
+
+    def _context(self, name: str) -> AbstractContextManager[None]:
+        """A cache context of our own around an extra call; the pipeline's is entered again afterwards."""
+        return nullcontext() if self.open_context is None else self._nested(self.open_context, name)
+
+    @contextmanager
+    def _nested(self, open_context: Callable[..., Any], name: str) -> Iterator[None]:
+        try:
+            with open_context(self.original, name):
+                yield
+        finally:
+            if self.outer is not None:  # diffusers leaves no context after a nested one; its own exit clears this
+                open_context(self.original, self.outer[0], **self.outer[1]).__enter__()
+
+    @contextmanager
+    def pipeline_context(self, name: str, **kwargs: Any) -> Iterator[None]:
+        """The pipeline's cache context, which also tells the branch it is about to ask for."""
+        self.branch, self.outer = "uncond" if "uncond" in name.split("_") else "cond", (name, kwargs)
+        try:
+            with nullcontext() if self.open_context is None else self.open_context(self.original, name, **kwargs):
+                yield
+        finally:
+            self.branch, self.outer = "cond", None
+
+    def pipeline_guides(self) -> bool:
+        """Whether the pipeline at work applies classifier-free guidance of its own."""
+        return bool(getattr(self.pipe, "do_classifier_free_guidance", False))
+
+
+def _with_prediction(output: Any, prediction: Tensor) -> Any:
+    """The transformer's output with another prediction, in the form it came in."""
+    if isinstance(output, tuple):
+        return (prediction, *output[1:])
+    return type(output)(**{**output, "sample": prediction})

@@ -1,0 +1,90 @@
+"""What every guidance is: frozen, keyword-only parameters, checked when made, and two places to act."""
+
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from vidguide.denoiser import Denoiser
+
+
+def check_number(owner: object, name: str, low: float = -math.inf, high: float = math.inf) -> None:
+    """Refuse a parameter that is not a finite number between `low` and `high`.
+
+    Raises:
+        TypeError, ValueError: naming the parameter, its value and what would be right.
+    """
+    value, who = getattr(owner, name), f"{type(owner).__name__}({name}="
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{who}{value!r}): must be a number")
+    if not math.isfinite(value) or not low <= value <= high:
+        above = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise ValueError(f"{who}{value!r}): must be {above}")
+
+
+def check_text(owner: object, name: str, value: Any, empty: bool) -> None:
+    """Refuse a prompt that is not text, or a list of texts; and an empty one unless `empty`."""
+    who = f"{type(owner).__name__}({name}={value!r})"
+    texts = value if isinstance(value, list) else [value]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{who}: must be text or a list of texts")
+    if not empty and not all(text.strip() for text in texts):
+        raise ValueError(f"{who}: is empty; say what the clip should not show")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Guidance:
+    """A guidance acts in a window of the run, on some layers.
+
+    Attributes:
+        start, stop: window in fractions of the steps; it acts at step i of n where `start <= i / n < stop`.
+        layers: indices of the transformer's blocks it acts in; None for the guidance's own choice.
+    """
+
+    start: float = 0.0
+    stop: float = 1.0
+    layers: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_number(self, "start", 0, 1)
+        check_number(self, "stop", 0, 1)
+        if self.start >= self.stop:
+            raise ValueError(f"{type(self).__name__}(start={self.start}, stop={self.stop}): start must be below stop")
+        if self.layers is not None:
+            if not isinstance(self.layers, tuple | list) or not all(type(layer) is int for layer in self.layers):
+                raise TypeError(f"{type(self).__name__}(layers={self.layers!r}): must be a tuple of block indices")
+            object.__setattr__(self, "layers", tuple(self.layers))
+
+    @property
+    def neutral(self) -> bool:
+        """Whether these parameters change nothing, whatever the model."""
+        return False
+
+    def active(self, progress: float) -> bool:
+        """Whether it acts at this fraction of the run: the one place where a window is tested."""
+        return not self.neutral and self.start <= progress < self.stop
+
+    @property
+    def windowed(self) -> bool:
+        return (self.start, self.stop) != (0.0, 1.0)
+
+    def check(self, denoiser: "Denoiser") -> None:
+        """Refuse, before any step, a model that these parameters do not fit."""
+        if self.layers is not None and not set(self.layers) <= set(range(denoiser.depth)):
+            who = f"{type(self).__name__}(layers={self.layers})"
+            raise ValueError(f"{who}: the model's blocks are 0 to {denoiser.depth - 1}")
+
+    def prepare(self, denoiser: "Denoiser") -> None:
+        """Set edits at attention sites for the conditional call that comes next."""
+
+    def correct(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor:
+        """Change the conditional prediction; `prediction` is what the guidances before it left."""
+        return prediction
+
+    def describe(self) -> dict[str, Any]:
+        """Name and parameters as plain values, for provenance."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        plain = {k: (f"tensor{tuple(v.shape)}" if isinstance(v, Tensor) else v) for k, v in values.items()}
+        return {"name": type(self).__name__, **plain}

@@ -1,0 +1,142 @@
+"""guide(): guidance for the length of a `with` block, on a pipeline or a bare transformer that stays as it is."""
+
+import functools
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
+
+from vidguide.denoiser import Denoiser
+from vidguide.guidance import Guidance
+from vidguide.run import Run
+
+DENOISER, RUN = "_vidguide_denoiser", "_vidguide_run"
+
+
+@contextmanager
+def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[Run]:
+    """Guide every call of a pipeline or transformer within the block.
+
+    Args:
+        model: a diffusers pipeline with a video transformer, or such a transformer by itself.
+        guidances: any number, each kind once; their order does not matter.
+        scheduler: for a bare transformer, the scheduler of your own loop: it tells the step. Without one a
+            guidance must act over the whole run, and nothing is kept from call to call.
+
+    Yields:
+        The :class:`vidguide.run.Run`: the step at work, and a trace of what was done.
+
+    Raises:
+        TypeError, ValueError, LookupError: before anything is changed, when the model is of no known family, is
+            guided already, or does not fit the guidances' parameters.
+
+    Leaving the block, also by an exception, leaves the model and the pipeline bitwise as they were.
+    """
+    pipe = None if isinstance(model, nn.Module) else model
+    transformers = [model] if pipe is None else transformers_of(pipe)
+    scheduler = scheduler or getattr(pipe, "scheduler", None)
+    check_guidances(guidances, scheduler)
+    run = Run()
+    denoisers = []
+    for transformer in transformers:
+        if DENOISER in vars(transformer):
+            raise ValueError(f"{type(transformer).__name__} is guided already: list all guidances in one guide(...)")
+        denoisers.append(Denoiser(transformer, pipe, guidances, run))
+    for denoiser in denoisers:
+        for guidance in guidances:
+            guidance.check(denoiser)
+    with ExitStack() as stack:
+        for denoiser in denoisers:
+            stack.enter_context(denoiser.rebound())
+            stack.enter_context(as_class(denoiser.transformer, guided_class, DENOISER, denoiser))
+        if scheduler is not None:
+            stack.enter_context(as_class(scheduler, watched_class, RUN, (run, id(scheduler))))
+        yield run
+
+
+def transformers_of(pipe: Any) -> list[nn.Module]:
+    """The denoising transformers of a pipeline: one, or two where experts take turns.
+
+    Raises:
+        TypeError: the object has none.
+    """
+    found = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
+    transformers = [module for module in found if isinstance(module, nn.Module)]
+    if not transformers:
+        raise TypeError(f"model={type(pipe).__name__}: give a diffusers pipeline with a transformer, or a transformer")
+    return transformers
+
+
+def check_guidances(guidances: tuple[Any, ...], scheduler: Any) -> None:
+    """Refuse what is no guidance, the same kind twice, and a window where nothing tells the step."""
+    for guidance in guidances:
+        if not isinstance(guidance, Guidance):
+            raise TypeError(f"guide(..., {guidance!r}): not a guidance; give NAG(...), CFG(...)")
+        if guidance.windowed and scheduler is None:
+            window = f"start={guidance.start}, stop={guidance.stop}"
+            raise ValueError(f"{type(guidance).__name__}({window}): a bare transformer needs scheduler= to know the step")
+    kinds = [type(guidance).__name__ for guidance in guidances]
+    twice = {kind for kind in kinds if kinds.count(kind) > 1}
+    if twice:
+        raise ValueError(f"{', '.join(sorted(twice))} is given twice: put its parameters into one")
+
+
+@contextmanager
+def as_class(target: Any, make: Any, attribute: str, value: Any) -> Iterator[None]:
+    """Let an object be of a subclass of its own class for a while: the one change that sees its calls from outside
+    whatever compile, offload, hooks and caches have put around its `forward`."""
+    own = type(target)
+    guided = make(own)
+    vars(target)[attribute] = value
+    target.__class__ = guided
+    try:
+        yield
+    finally:
+        target.__class__ = own
+        vars(target).pop(attribute, None)
+
+
+@functools.cache
+def guided_class(own: type) -> type:
+    """A transformer's class whose calls, and whose cache contexts, the denoiser sees. Made once per class."""
+
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return vars(self)[DENOISER](super(guided, self).__call__, args, kwargs)
+
+    def cache_context(self: Any, name: str, **kwargs: Any) -> Any:
+        return vars(self)[DENOISER].pipeline_context(name, **kwargs)
+
+    namespace: dict[str, Any] = {"__call__": __call__, "__module__": own.__module__, "__doc__": own.__doc__}
+    if hasattr(own, "cache_context") or own.__name__ == "OptimizedModule":
+        namespace["cache_context"] = cache_context
+    guided = type(own.__name__, (own,), namespace)
+    return guided
+
+
+@functools.cache
+def watched_class(own: type) -> type:
+    """A scheduler's class whose `set_timesteps` begins a run and whose `step` moves it. Made once per class."""
+
+    def run_of(self: Any) -> Run | None:
+        run, owner = vars(self).get(RUN, (None, None))
+        return run if owner == id(self) else None  # not for a copy that a pipeline makes of its scheduler
+
+    @functools.wraps(own.set_timesteps)
+    def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = super(watched, self).set_timesteps(*args, **kwargs)
+        if (run := run_of(self)) is not None:
+            run.begin(len(self.timesteps))
+        return result
+
+    @functools.wraps(own.step)
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = super(watched, self).step(*args, **kwargs)
+        if (run := run_of(self)) is not None:
+            # Video-to-video starts at a later timestep; only the steps that are taken count.
+            run.advance(len(self.timesteps) - (getattr(self, "begin_index", None) or 0))
+        return result
+
+    namespace = {"set_timesteps": set_timesteps, "step": step, "__module__": own.__module__, "__doc__": own.__doc__}
+    watched = type(own.__name__, (own,), namespace)
+    return watched

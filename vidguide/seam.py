@@ -1,0 +1,137 @@
+"""The seam: attention processors whose kernel calls come to us, and whose every other line stays upstream's.
+
+A processor of diffusers computes projections, norms and rotary embedding, then calls one of two attention kernels,
+then projects back. :func:`rebound` gives a processor of the same class whose `__call__` is upstream's own source,
+compiled again with those calls routed through :func:`route`, which knows the attention module it was called for.
+The function keeps upstream's globals and signature, so that whatever version of diffusers is installed runs as it
+is written, `inspect.signature` sees the same arguments, and torch.compile traces it like the original: nothing is
+looked up by name in a patched module, where Dynamo would find the unpatched one.
+"""
+
+import ast
+import copy
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable
+from types import FunctionType
+from typing import Any, Protocol
+
+from torch import Tensor
+
+LAYOUTS = {"dispatch_attention_fn": "BLHD", "scaled_dot_product_attention": "BHLD"}
+SITE = "_vidguide_site"  # attribute of a guided attention module
+
+
+class Kernel:
+    """One attention kernel call as upstream would make it, on `(B, L, H, D)` tensors whatever its own layout."""
+
+    def __init__(self, function: Callable[..., Tensor], layout: str, args: tuple[Any, ...], kwargs: dict[str, Any]):
+        self.function, self.layout = function, layout
+        self.mask = args[0] if args else kwargs.get("attn_mask")
+        self.args, self.kwargs = args[1:], {name: value for name, value in kwargs.items() if name != "attn_mask"}
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        if self.layout == "BLHD":
+            return self.function(query, key, value, mask, *self.args, **self.kwargs)
+        swapped = (tensor.transpose(1, 2) for tensor in (query, key, value))
+        return self.function(*swapped, mask, *self.args, **self.kwargs).transpose(1, 2)
+
+
+class Edit(Protocol):
+    """What a guidance does at an attention: the kernel and its `(B, L, H, D)` query, key and value to the output."""
+
+    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor: ...
+
+
+class Site:
+    """A guided attention module: which of its kernel calls is meant (in source order), and what to do there."""
+
+    def __init__(self, layer: int, attention: Any, kernel: int) -> None:
+        self.layer, self.attention, self.kernel = layer, attention, kernel
+        self.edit: Edit | None = None
+
+
+def route(attention: Any, index: int, layout: str, function: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+    """Stand in for a kernel call: upstream's own, unless the module has a site with an edit for this very call."""
+    site = getattr(attention, SITE, None)
+    if site is None or site.edit is None or site.kernel != index:
+        return function(query, key, value, *args, **kwargs)
+    kernel = Kernel(function, layout, args, kwargs)
+    if layout == "BLHD":
+        return site.edit(kernel, query, key, value)
+    return site.edit(kernel, query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)).transpose(1, 2)
+
+
+class _Reroute(ast.NodeTransformer):
+    """Turn each `kernel(q, k, v, ...)` into `_vidguide_route(attn, index, layout, kernel, q, k, v, ...)`."""
+
+    def __init__(self, attention: str) -> None:
+        self.attention, self.count = attention, 0
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        function = node.func
+        name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
+        if name not in LAYOUTS:
+            return node
+        leading = [ast.Name(self.attention, ast.Load()), ast.Constant(self.count), ast.Constant(LAYOUTS[name])]
+        self.count += 1
+        return ast.copy_location(
+            ast.Call(ast.Name("_vidguide_route", ast.Load()), [*leading, function, *node.args], node.keywords), node
+        )
+
+
+def _parse(call: Callable[..., Any]) -> ast.FunctionDef:
+    """Upstream's `__call__` as syntax, with its own line numbers; annotations dropped, as their names may not exist."""
+    try:
+        lines, first = inspect.getsourcelines(call)
+    except OSError as error:
+        raise LookupError(f"{call.__qualname__}: its source is needed to guide it and cannot be read: {error}") from error
+    tree = ast.increment_lineno(ast.parse(textwrap.dedent("".join(lines))), first - 1)
+    function = tree.body[0]
+    if not isinstance(function, ast.FunctionDef):
+        raise LookupError(f"{call.__qualname__}: not a plain function; only plain processors can be guided")
+    arguments = function.args
+    for argument in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+        argument.annotation = None
+    function.returns = None
+    return function
+
+
+@functools.cache
+def rebound_class(processor_class: type) -> tuple[type, int]:
+    """A subclass whose kernel calls are routed, and how many there are; made once per class, so that compiled graphs hold.
+
+    Raises:
+        LookupError: the class's source cannot be read, or it calls no kernel we know.
+    """
+    call = inspect.unwrap(processor_class.__call__)
+    function = _parse(call)
+    reroute = _Reroute(function.args.args[1].arg)
+    function = reroute.visit(function)
+    if not reroute.count:
+        raise LookupError(f"{processor_class.__name__}: calls none of {', '.join(LAYOUTS)}, so it cannot be guided")
+    cells = call.__code__.co_freevars
+    names = [ast.arg(name) for name in ("_vidguide_route", *cells)]
+    factory = ast.FunctionDef(
+        "factory",
+        ast.arguments([], names, None, [], [], None, []),
+        [function, ast.Return(ast.Name(function.name, ast.Load()))],
+        [],
+    )
+    module = ast.fix_missing_locations(ast.Module([ast.copy_location(factory, function)], []))
+    code = compile(module, inspect.getfile(call), "exec", dont_inherit=True)
+    made = FunctionType(next(const for const in code.co_consts if inspect.iscode(const)), call.__globals__)
+    contents = [cell.cell_contents for cell in call.__closure__ or ()]
+    routed = functools.wraps(call)(made(route, *contents))
+    routed.__defaults__, routed.__kwdefaults__ = call.__defaults__, copy.copy(call.__kwdefaults__)
+    namespace = {"__call__": routed, "__module__": processor_class.__module__, "__doc__": processor_class.__doc__}
+    return type(processor_class.__name__, (processor_class,), namespace), reroute.count
+
+
+def rebound(processor: Any) -> Any:
+    """A processor like the given one, with routed kernel calls. It shares the given one's attributes, both ways."""
+    routed = object.__new__(rebound_class(type(processor))[0])
+    routed.__dict__ = processor.__dict__
+    return routed
