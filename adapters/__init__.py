@@ -1,1 +1,1 @@
-"""One file per model family: where its attention is, and how its text gets there. See 'Add a family' in CONTRIBUTING."""
+"""One file per model family: where its attention is and how its text gets there."""

@@ -118,7 +118,7 @@ def steepen(alpha: np.ndarray) -> np.ndarray:
 
 def centroids(alpha: np.ndarray) -> np.ndarray:
     """Centres of mass `(F, 2)` (x, y) in pixels; the middle of the frame where a frame is empty."""
-    frames, height, width = alpha.shape
+    height, width = alpha.shape[1:]
     mass = alpha.sum((1, 2))
     x = (alpha.sum(1) @ (np.arange(width) + 0.5)) / np.maximum(mass, 1e-6)
     y = (alpha.sum(2) @ (np.arange(height) + 0.5)) / np.maximum(mass, 1e-6)
@@ -157,7 +157,7 @@ def size_of(area: np.ndarray) -> str | None:
 
 
 def motion_of(centres: np.ndarray) -> tuple[str | None, tuple[float, float], bool]:
-    """Direction by a straight-line fit (None when diagonal), velocity in pixels per frame, and whether it is straight."""
+    """Direction by a straight-line fit (None when diagonal), velocity in pixels per frame, whether it is straight."""
     time = np.arange(len(centres)) - (len(centres) - 1) / 2
     vx, vy = (time @ centres / (time @ time)).tolist()
     residual = centres - centres.mean(0) - time[:, None] * np.array([vx, vy])

@@ -101,8 +101,8 @@ def coverage(shape: str, x0: np.ndarray, y0: np.ndarray, radius: np.ndarray, hei
 
 
 def path(scene: Scene, random: np.random.Generator, frames: int = FRAMES) -> np.ndarray:
-    """Centres `(frames, 2)` (x, y) of the object: through the middle of the frame at mid-clip, give or take the jitter."""
-    middle = np.array([WIDTH, HEIGHT]) / 2 + random.uniform(-JITTER, JITTER, 2)
+    """Centres `(frames, 2)` (x, y) of the object, which is near the middle of the frame at mid-clip."""
+    middle: np.ndarray = np.array([WIDTH, HEIGHT]) / 2 + random.uniform(-JITTER, JITTER, 2)
     speed = SPEED * random.uniform(1 - SPEED_SPREAD, 1 + SPEED_SPREAD)
     time = np.arange(frames) - (frames - 1) / 2
     return middle + time[:, None] * speed * np.array(VELOCITY[str(scene.motion)])

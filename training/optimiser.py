@@ -1,6 +1,5 @@
 """What the training scripts share: Muon for matrices and AdamW for the rest, a time-based schedule, saved state."""
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,8 @@ class Optimiser:
     @staticmethod
     def is_matrix(name: str, parameter: nn.Parameter) -> bool:
         flat = parameter.view(parameter.shape[0], -1).shape if parameter.ndim >= 2 else (0, 0)
-        return parameter.ndim >= 2 and min(flat) >= 8 and not any(n in name for n in ("table", "shared", "embed_tokens"))
+        lookup = any(part in name for part in ("table", "shared", "embed_tokens"))
+        return parameter.ndim >= 2 and min(flat) >= 8 and not lookup
 
     def rate(self, elapsed: float) -> float:
         share = min(elapsed / self.seconds, 1.0)
@@ -68,7 +68,7 @@ def save_state(path: Path, model: nn.Module, optimiser: Optimiser, seconds: floa
     """Write everything a run needs to go on, whole or not at all."""
     state = dict(model=model.state_dict(), optimiser=optimiser.state_dict(), seconds=seconds, step=step, **more)
     torch.save(state, path.with_suffix(".tmp"))
-    os.replace(path.with_suffix(".tmp"), path)
+    path.with_suffix(".tmp").replace(path)
 
 
 def load_state(path: Path, model: nn.Module, optimiser: Optimiser | None = None) -> tuple[float, int]:

@@ -69,7 +69,7 @@ def decode(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
     return torch.cat(chunks, 2)
 
 
-def crops(random: np.random.Generator, count: int, frames: int = 9, size: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
+def crops(random: np.random.Generator, count: int, frames: int = 9, size: int = 32) -> list[torch.Tensor]:
     """Moving shapes seen through a small window, colours shuffled and mirrored: clips in -1..1 and coverage."""
     clips, covers = [], []
     for _ in range(count):
@@ -89,8 +89,8 @@ def crops(random: np.random.Generator, count: int, frames: int = 9, size: int = 
             colour, background = colour[order] * sign, background[order] * sign
         clips.append(background + alpha * (colour - background))
         covers.append(alpha)
-    pack = lambda arrays: torch.from_numpy(np.stack(arrays).astype(np.float32)).permute(0, 4, 1, 2, 3).contiguous()
-    return pack(clips), pack(covers)
+    packed = (torch.from_numpy(np.stack(arrays).astype(np.float32)) for arrays in (clips, covers))
+    return [tensor.permute(0, 4, 1, 2, 3).contiguous() for tensor in packed]
 
 
 def whole_clips(random: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -7,9 +7,9 @@ if TYPE_CHECKING:
     from vidguide.cfg import CFG
     from vidguide.clip import Clip
     from vidguide.guiding import guide
-    from vidguide.sites import locate
     from vidguide.nag import NAG
     from vidguide.pipelines.generate import generate
+    from vidguide.sites import locate
 
 __version__ = "0.1.0"
 __all__ = ["CFG", "NAG", "Clip", "generate", "guide", "locate"]

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vidguide.family import Family, Inputs, family_of
 from vidguide.guidance import Guidance
@@ -33,7 +33,7 @@ class Denoiser:
     Guidances use `depth`, `text_sites`, `inputs`, `negative_text`, `text_keys_values`, `predict` and `kept`.
     """
 
-    def __init__(self, transformer: nn.Module, pipe: Any, guidances: tuple[Guidance, ...], run: Run) -> None:
+    def __init__(self, transformer: Any, pipe: Any, guidances: tuple[Guidance, ...], run: Run) -> None:
         self.transformer, self.pipe, self.guidances, self.run = transformer, pipe, guidances, run
         self.original = getattr(transformer, "_orig_mod", transformer)  # under torch.compile
         self.family: Family = family_of(self.original)
@@ -50,9 +50,11 @@ class Denoiser:
 
     def _find_sites(self) -> dict[int, Site]:
         sites = {}
-        for layer, block in enumerate(self.original.get_submodule(self.family.blocks)):
+        blocks: Any = self.original.get_submodule(self.family.blocks)
+        for layer, block in enumerate(blocks):
             attention = block.get_submodule(self.family.text_attention)
-            kernels = rebound_class(type(attention.processor))[1]
+            own: Any = type(attention.processor)
+            kernels = rebound_class(own)[1]
             sites[layer] = Site(layer, attention, range(kernels)[self.family.text_kernel])
         return sites
 
@@ -68,13 +70,13 @@ class Denoiser:
             for site in self.text_sites.values():
                 if getattr(site.attention, SITE, None) is site:
                     delattr(site.attention, SITE)
-                if hasattr(site, "routed") and site.attention.processor is site.routed:
+                if site.routed is not None and site.attention.processor is site.routed:
                     site.attention.processor = site.own
 
     def _rebind(self) -> None:
         """Rebind processors, also those that the user replaced since (by `fuse_qkv_projections`, say)."""
         for site in self.text_sites.values():
-            if site.attention.processor is not getattr(site, "routed", None):
+            if site.attention.processor is not site.routed:
                 site.own = site.attention.processor
                 site.routed = site.attention.processor = rebound(site.own)
 

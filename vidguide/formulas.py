@@ -15,7 +15,7 @@ def l1_norm(features: Tensor) -> Tensor:
 
 
 def nag_extrapolate(positive: Tensor, negative: Tensor, scale: float) -> Tensor:
-    """`g = s z+ - (s - 1) z-` (NAG, arXiv 2505.21179: extrapolation), written so that equal features stay exactly equal."""
+    """`g = s z+ - (s - 1) z-` (NAG, arXiv 2505.21179), written so that equal features stay exactly equal."""
     positive, negative = _wide(positive), _wide(negative)
     return positive + (scale - 1) * (positive - negative)
 

@@ -75,7 +75,7 @@ def check_guidances(guidances: tuple[Any, ...], scheduler: Any) -> None:
             raise TypeError(f"guide(..., {guidance!r}): not a guidance; give NAG(...), CFG(...)")
         if guidance.windowed and scheduler is None:
             window = f"start={guidance.start}, stop={guidance.stop}"
-            raise ValueError(f"{type(guidance).__name__}({window}): a bare transformer needs scheduler= to know the step")
+            raise ValueError(f"{type(guidance).__name__}({window}): a bare transformer needs scheduler= as well")
     kinds = [type(guidance).__name__ for guidance in guidances]
     twice = {kind for kind in kinds if kinds.count(kind) > 1}
     if twice:
@@ -98,24 +98,23 @@ def as_class(target: Any, make: Any, attribute: str, value: Any) -> Iterator[Non
 
 
 @functools.cache
-def guided_class(own: type) -> type:
+def guided_class(own: Any) -> type:
     """A transformer's class whose calls, and whose cache contexts, the denoiser sees. Made once per class."""
 
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return vars(self)[DENOISER](super(guided, self).__call__, args, kwargs)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return vars(self)[DENOISER](functools.partial(own.__call__, self), args, kwargs)
 
     def cache_context(self: Any, name: str, **kwargs: Any) -> Any:
         return vars(self)[DENOISER].pipeline_context(name, **kwargs)
 
-    namespace: dict[str, Any] = {"__call__": __call__, "__module__": own.__module__, "__doc__": own.__doc__}
+    namespace: dict[str, Any] = {"__call__": call, "__module__": own.__module__, "__doc__": own.__doc__}
     if hasattr(own, "cache_context") or own.__name__ == "OptimizedModule":
         namespace["cache_context"] = cache_context
-    guided = type(own.__name__, (own,), namespace)
-    return guided
+    return type(own.__name__, (own,), namespace)
 
 
 @functools.cache
-def watched_class(own: type) -> type:
+def watched_class(own: Any) -> type:
     """A scheduler's class whose `set_timesteps` begins a run and whose `step` moves it. Made once per class."""
 
     def run_of(self: Any) -> Run | None:
@@ -124,19 +123,18 @@ def watched_class(own: type) -> type:
 
     @functools.wraps(own.set_timesteps)
     def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = super(watched, self).set_timesteps(*args, **kwargs)
+        result = own.set_timesteps(self, *args, **kwargs)
         if (run := run_of(self)) is not None:
             run.begin(len(self.timesteps))
         return result
 
     @functools.wraps(own.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = super(watched, self).step(*args, **kwargs)
+        result = own.step(self, *args, **kwargs)
         if (run := run_of(self)) is not None:
             # Video-to-video starts at a later timestep; only the steps that are taken count.
             run.advance(len(self.timesteps) - (getattr(self, "begin_index", None) or 0))
         return result
 
     namespace = {"set_timesteps": set_timesteps, "step": step, "__module__": own.__module__, "__doc__": own.__doc__}
-    watched = type(own.__name__, (own,), namespace)
-    return watched
+    return type(own.__name__, (own,), namespace)

@@ -1,7 +1,7 @@
 """Normalized Attention Guidance: negative prompts in attention, where classifier-free guidance cannot go."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -73,9 +73,9 @@ class NAG(Guidance):
         return {layer: CrossAttentionNAG(self, *kept) for layer, kept in captured.items()}
 
 
-def check_negative(guidance: "NAG | Guidance", empty: bool) -> None:
+def check_negative(guidance: Any, empty: bool) -> None:
     """Refuse negatives that are neither text nor embeddings, or both."""
-    prompt, embeds = getattr(guidance, "negative_prompt"), getattr(guidance, "negative_prompt_embeds")
+    prompt, embeds = guidance.negative_prompt, guidance.negative_prompt_embeds
     name = type(guidance).__name__
     if prompt is not None and embeds is not None:
         raise ValueError(f"{name}: give negative_prompt or negative_prompt_embeds, not both")

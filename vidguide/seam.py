@@ -50,9 +50,13 @@ class Site:
     def __init__(self, layer: int, attention: Any, kernel: int) -> None:
         self.layer, self.attention, self.kernel = layer, attention, kernel
         self.edit: Edit | None = None
+        self.own: Any = None  # the module's processor, and the one that stands in for it
+        self.routed: Any = None
 
 
-def route(attention: Any, index: int, layout: str, function: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+def route(
+    attention: Any, index: int, layout: str, function: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any
+) -> Any:
     """Stand in for a kernel call: upstream's own, unless the module has a site with an edit for this very call."""
     site = getattr(attention, SITE, None)
     if site is None or site.edit is None or site.kernel != index:
@@ -87,7 +91,7 @@ def _parse(call: Callable[..., Any]) -> ast.FunctionDef:
     try:
         lines, first = inspect.getsourcelines(call)
     except OSError as error:
-        raise LookupError(f"{call.__qualname__}: its source is needed to guide it and cannot be read: {error}") from error
+        raise LookupError(f"{call.__qualname__}: its source is needed to guide it: {error}") from error
     tree = ast.increment_lineno(ast.parse(textwrap.dedent("".join(lines))), first - 1)
     function = tree.body[0]
     if not isinstance(function, ast.FunctionDef):
@@ -100,8 +104,8 @@ def _parse(call: Callable[..., Any]) -> ast.FunctionDef:
 
 
 @functools.cache
-def rebound_class(processor_class: type) -> tuple[type, int]:
-    """A subclass whose kernel calls are routed, and how many there are; made once per class, so that compiled graphs hold.
+def rebound_class(processor_class: Any) -> tuple[Any, int]:
+    """A subclass whose kernel calls are routed, and how many there are. Made once per class, for compiled graphs to last.
 
     Raises:
         LookupError: the class's source cannot be read, or it calls no kernel we know.
@@ -124,7 +128,7 @@ def rebound_class(processor_class: type) -> tuple[type, int]:
     code = compile(module, inspect.getfile(call), "exec", dont_inherit=True)
     made = FunctionType(next(const for const in code.co_consts if inspect.iscode(const)), call.__globals__)
     contents = [cell.cell_contents for cell in call.__closure__ or ()]
-    routed = functools.wraps(call)(made(route, *contents))
+    routed: Any = functools.wraps(call)(made(route, *contents))
     routed.__defaults__, routed.__kwdefaults__ = call.__defaults__, copy.copy(call.__kwdefaults__)
     namespace = {"__call__": routed, "__module__": processor_class.__module__, "__doc__": processor_class.__doc__}
     return type(processor_class.__name__, (processor_class,), namespace), reroute.count
@@ -132,6 +136,7 @@ def rebound_class(processor_class: type) -> tuple[type, int]:
 
 def rebound(processor: Any) -> Any:
     """A processor like the given one, with routed kernel calls. It shares the given one's attributes, both ways."""
-    routed = object.__new__(rebound_class(type(processor))[0])
+    own: Any = type(processor)
+    routed = object.__new__(rebound_class(own)[0])
     routed.__dict__ = processor.__dict__
     return routed

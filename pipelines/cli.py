@@ -1,0 +1,179 @@
+"""The command line: words in, a call of the library, files and a table out. No logic of its own."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    help="Training-free guidance for video diffusion transformers.", no_args_is_help=True, add_completion=False
+)
+console, errors = Console(), Console(stderr=True)
+
+Model = Annotated[str, typer.Option("--model", "-m", help="Shipped name, pipeline folder or hub id.")]
+Negative = Annotated[str | None, typer.Option("--negative", "-n", help="What the clip should not show.")]
+Scale = Annotated[float | None, typer.Option("--cfg", help="guidance_scale of the pipeline's own CFG; 1 is off.")]
+Steps = Annotated[int | None, typer.Option(help="Denoising steps.")]
+Frames = Annotated[int | None, typer.Option(help="Frames of the clip.")]
+Size = Annotated[str | None, typer.Option(help="WIDTHxHEIGHT in pixels.")]
+Seed = Annotated[int, typer.Option(help="Of the noise.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; default: the best there is.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")]
+Offload = Annotated[str, typer.Option(help="auto, none, model or sequential.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, only results.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Results as JSON on standard output.")]
+
+
+@contextlib.contextmanager
+def plain_errors() -> Iterator[None]:
+    """Bad input ends with one red line and exit code 2, not with a traceback."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, LookupError) as error:
+        errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(2) from None
+
+
+def parse_size(size: str | None) -> dict[str, int]:
+    """`WIDTHxHEIGHT` to keyword arguments."""
+    if size is None:
+        return {}
+    width, times, height = size.lower().partition("x")
+    if not (times and width.isdigit() and height.isdigit()):
+        raise ValueError(f"size={size!r}: must be WIDTHxHEIGHT, such as 832x480")
+    return {"width": int(width), "height": int(height)}
+
+
+def show(rows: list[dict[str, str]]) -> None:
+    """Print rows of the same keys as a table."""
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(*row.values())
+    console.print(table)
+
+
+@app.command()
+def generate(
+    prompt: Annotated[str | None, typer.Argument(help="What the clip shows.")] = None,
+    model: Model = "tiny",
+    negative: Negative = None,
+    guidance: Annotated[str | None, typer.Option("--guidance", "-g", help="nag:scale=11,tau=2.5+cfg:5")] = None,
+    cfg: Scale = None,
+    steps: Steps = None,
+    frames: Frames = None,
+    size: Size = None,
+    seed: Seed = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help=".mp4, .mkv, .gif or .png.")] = Path("clip.mp4"),
+    lossless: Annotated[bool, typer.Option(help="Also write an FFV1 .mkv beside the output.")] = False,
+    again: Annotated[Path | None, typer.Option("--from", help="JSON of a clip, to make it again.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    offload: Offload = "auto",
+    trace: Annotated[bool, typer.Option("--trace", help="Print what the guidance did, step by step.")] = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Generate a guided clip, and write the JSON that makes it again beside it."""
+    with plain_errors():
+        from vidguide.clip import check_output
+        from vidguide.pipelines.arms import parse
+        from vidguide.pipelines.generate import arguments_from, load_provenance
+        from vidguide.pipelines.generate import generate as run
+
+        check_output(output)
+        expected = None
+        if again is not None:
+            provenance = load_provenance(again)
+            arguments: dict[str, Any] = arguments_from(provenance)
+            expected = provenance.get("sha256")
+        else:
+            if prompt is None:
+                raise ValueError("prompt: is missing; say what the clip shows, or give --from clip.json")
+            arguments = dict(prompt=prompt, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
+            arguments |= dict(steps=steps, frames=frames, device=device, dtype=dtype, offload=offload)
+            arguments |= dict(guidance=None if guidance is None else parse(guidance), **parse_size(size))
+        clip = run(**arguments, progress=not (quiet or as_json))
+        paths = [clip.save(output)] + ([clip.save(output.with_suffix(".mkv"))] if lossless else [])
+        written = [str(path) for path in (*paths, output.with_suffix(".json"))]
+        if as_json:
+            typer.echo(json.dumps({**clip.provenance, "sha256": clip.sha256, "files": written}))
+            return
+        if trace:
+            console.print(clip.provenance["trace"] or "no attention was changed in this run")
+        if expected is not None:
+            same = clip.sha256 == expected
+            console.print("the same frames, bit for bit" if same else "the frames differ from the original's")
+        console.print("wrote " + ", ".join(written))
+
+
+@app.command()
+def compare(
+    prompt: Annotated[str, typer.Argument(help="What the clips show.")],
+    guidance: Annotated[list[str] | None, typer.Option("--guidance", "-g", help="One per arm.")] = None,
+    negative: Negative = None,
+    model: Model = "tiny",
+    steps: Steps = None,
+    frames: Frames = None,
+    size: Size = None,
+    seed: Seed = 0,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("comparison"),
+    device: Device = None,
+    dtype: Dtype = None,
+    offload: Offload = "auto",
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Generate with several guidances at one seed: video side by side, contact sheet, table, page."""
+    with plain_errors():
+        from vidguide.pipelines.compare import compare as run
+
+        specs = guidance or (["none", "nag"] if negative else ["none"])
+        settings: dict[str, Any] = dict(steps=steps, frames=frames, seed=seed, progress=not (quiet or as_json))
+        settings |= dict(model=model, device=device, dtype=dtype, offload=offload, **parse_size(size))
+        result = run(prompt, specs, negative_prompt=negative, **settings)
+        written = [str(path) for path in result.save(output)]
+        if as_json:
+            typer.echo(json.dumps({"arms": result.rows(), "files": written}))
+            return
+        show(result.rows())
+        console.print("wrote " + ", ".join(written))
+
+
+@app.command()
+def locate(
+    model: Annotated[str, typer.Argument(help="Shipped name, pipeline folder or hub id.")] = "tiny",
+    as_json: AsJson = False,
+) -> None:
+    """List the attention sites of a model: where text enters, what spans space and time."""
+    with plain_errors():
+        from vidguide import locate as find
+        from vidguide.pipelines.load import load
+
+        rows = [{name: str(value) for name, value in vars(site).items()} for site in find(load(model, device="cpu"))]
+        if as_json:
+            typer.echo(json.dumps(rows))
+        else:
+            show(rows)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Versions, devices, encoders, families and shipped models: what works here."""
+    with plain_errors():
+        from vidguide.pipelines.doctor import report
+
+        topics = report()
+        if as_json:
+            typer.echo(json.dumps(topics))
+            return
+        for topic, facts in topics.items():
+            show([{topic: name, "": value} for name, value in facts.items()])
+
+
+if __name__ == "__main__":
+    app()
