@@ -105,7 +105,7 @@ def _parse(call: Callable[..., Any]) -> ast.FunctionDef:
 
 @functools.cache
 def rebound_class(processor_class: Any) -> tuple[Any, int]:
-    """A subclass whose kernel calls are routed, and how many there are. Made once per class, for compiled graphs to last.
+    """A subclass whose kernel calls are routed, and how many there are. Made once per class, as compiled graphs are.
 
     Raises:
         LookupError: the class's source cannot be read, or it calls no kernel we know.
