@@ -206,8 +206,12 @@ class Denoiser:
         return prediction
 
     def _context(self, name: str) -> AbstractContextManager[None]:
-        """A cache context of our own around an extra call; the pipeline's is entered again afterwards."""
-        return nullcontext() if self.open_context is None else self._nested(self.open_context, name)
+        """A cache context of our own around an extra call; the pipeline's is entered again afterwards.
+
+        None where nothing is cached: opening one would leave diffusers' hook registry on a bare transformer.
+        """
+        cached = self.outer is not None or getattr(self.original, "is_cache_enabled", False)
+        return self._nested(self.open_context, name) if cached and self.open_context else nullcontext()
 
     @contextmanager
     def _nested(self, open_context: Callable[..., Any], name: str) -> Iterator[None]:
