@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidguide import NAG, Clip, guide
+from vidguide import NAG, Clip, __version__, guide
 from vidguide.guidance import Guidance
 from vidguide.pipelines.arms import KINDS, with_negative
 from vidguide.pipelines.load import load
@@ -117,9 +117,8 @@ def to_frames(video: Any) -> np.ndarray:
 
 def versions() -> dict[str, str]:
     """Versions of what the frames depend on."""
-    return {"python": platform.python_version()} | {
-        name: version(name) for name in ("vidguide", "torch", "diffusers", "transformers")
-    }
+    found = {name: version(name) for name in ("torch", "diffusers", "transformers")}
+    return {"python": platform.python_version(), "vidguide": __version__, **found}
 
 
 def check_words(name: str, text: Any) -> None:

@@ -48,12 +48,14 @@ class CFG(Guidance):
     def check(self, denoiser: "Denoiser") -> None:
         denoiser.check_negative(self, self.negative_prompt or "", self.negative_prompt_embeds)
 
-    def correct(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor:
+    def prepare(self, denoiser: "Denoiser") -> None:
         if denoiser.pipeline_guides():
             raise ValueError(
                 "CFG is in the list and the pipeline's own guidance_scale is above 1: pass guidance_scale=1 to the "
                 "pipeline, or take CFG out of the list"
             )
+
+    def correct(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor:
         prompt = None if self.negative_prompt_embeds is not None else self.negative_prompt or ""
         text = denoiser.negative_text(prompt, self.negative_prompt_embeds)
         return cfg(prediction, denoiser.predict("uncond", text), self.scale)
