@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2: full 3D self-attention, text by cross-attention, padded with zero embeddings and not masked."""
+"""Wan 2.1 and 2.2, and what is built on them: full 3D self-attention, text by cross-attention, not masked."""
 
 from typing import Any
 
@@ -12,26 +12,44 @@ def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
     return {"encoder_hidden_states": embeds}
 
 
-def one_token(transformer: Any, inputs: Inputs) -> Inputs:
-    """A single patch of the latents; the text's keys and values depend on neither it nor the timestep."""
-    frames, height, width = transformer.config.patch_size
-    batch = inputs["encoder_hidden_states"].shape[0]
-    timestep = inputs["timestep"][:1]
-    small = {
-        "hidden_states": inputs["hidden_states"][:1, :, :frames, :height, :width].expand(batch, -1, -1, -1, -1),
-        "timestep": (timestep[:, :1] if timestep.ndim == 2 else timestep).expand(batch, *[-1] * (timestep.ndim - 1)),
-    }
-    image = inputs.get("encoder_hidden_states_image")
-    if image is not None:
-        small["encoder_hidden_states_image"] = image[:1].expand(batch, -1, -1)
-    return {**inputs, **small}
+def two_frames(transformer: Any, inputs: Inputs, small: Inputs) -> Inputs:
+    """Animate adds its poses to all frames but the first, the reference, so it needs one more of those."""
+    height, width = small["hidden_states"].shape[-2:]
+    return {**small, "hidden_states": inputs["hidden_states"][:, :, :2, :height, :width]}
 
 
-def grid(transformer: Any, inputs: Inputs) -> tuple[int, int, int]:
-    """Latents `(B, C, F, H, W)` over the patch size."""
-    sizes = inputs["hidden_states"].shape[2:]
-    frames, height, width = (size // patch for size, patch in zip(sizes, transformer.config.patch_size, strict=True))
-    return frames, height, width
-
-
-FAMILIES = (Family(name="Wan", transformers=("WanTransformer3DModel",), encode=encode, one_token=one_token, grid=grid),)
+FAMILIES = (
+    Family(name="Wan", transformers=("WanTransformer3DModel",), encode=encode),
+    Family(
+        name="Wan VACE",
+        transformers=("WanVACETransformer3DModel",),
+        blocks=("blocks", "vace_blocks"),
+        encode=encode,
+        cuts={"control_hidden_states": "BCFHW"},
+    ),
+    Family(
+        name="Wan Animate",
+        transformers=("WanAnimateTransformer3DModel",),
+        encode=encode,
+        cuts={"pose_hidden_states": "BCFHW", "face_pixel_values": "BCF"},
+        adjust=two_frames,
+    ),
+    Family(name="SkyReels-V2", transformers=("SkyReelsV2Transformer3DModel",), encode=encode),
+    Family(name="ChronoEdit", transformers=("ChronoEditTransformer3DModel",), encode=encode),
+    Family(
+        name="AnyFlow",
+        transformers=("AnyFlowTransformer3DModel",),
+        encode=encode,
+        layout="BFCHW",
+        cuts={"r_timestep": "BL"},
+        cfg="batched",
+    ),
+    Family(
+        name="Helios",
+        transformers=("HeliosTransformer3DModel",),
+        encode=encode,
+        cuts={"indices_hidden_states": "BL"},
+        # Without history: attention to text looks at the current frames only, or at each token by itself.
+        instead={f"latents_history_{span}": None for span in ("short", "mid", "long")},
+    ),
+)

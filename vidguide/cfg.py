@@ -1,5 +1,6 @@
 """Classifier-free guidance, run by us: for a pipeline whose own is off, or to combine it otherwise."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,8 @@ class CFG(Guidance):
     Attributes:
         scale: guidance scale; 1 is off.
         negative_prompt: text of the unconditional branch; None for the empty text.
-        negative_prompt_embeds: `(1 or B, L, C)`, ready embeddings in place of the text.
+        negative_prompt_embeds: `(1 or B, L, C)`, ready embeddings in place of the text; or a dict of the
+            transformer's text inputs.
         start, stop: window in fractions of the steps.
         layers: not used by this guidance.
 
@@ -32,7 +34,7 @@ class CFG(Guidance):
 
     scale: float = 5.0
     negative_prompt: str | list[str] | None = None
-    negative_prompt_embeds: Tensor | None = None
+    negative_prompt_embeds: Tensor | Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

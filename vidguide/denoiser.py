@@ -8,10 +8,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from vidguide.family import Family, Inputs, family_of
+from vidguide.family import Family, Inputs, blocks_of, family_of
 from vidguide.guidance import Guidance
+from vidguide.joint import Stream, capture_stream, carrying
+from vidguide.negative import ready_text, repeat_rows, text_shape
 from vidguide.run import Run
 from vidguide.seam import SITE, Kernel, Site, rebound, rebound_class
+from vidguide.tokens import one_token
 
 Kept = TypeVar("Kept")
 
@@ -40,23 +43,30 @@ class Denoiser:
         self.signature = inspect.signature(type(self.original).forward)
         self.open_context = getattr(type(self.original), "cache_context", None)
         self.text_sites = self._find_sites()
-        self.depth = len(self.text_sites)
-        self.branch = "cond"
+        self.stream: Stream | None = None  # a second text that this call carries, in joint attention
         self.outer: tuple[str, dict[str, Any]] | None = None  # the pipeline's cache context, while it is in one
         self.inputs: Inputs = {}
         self._call: Callable[..., Any] | None = None
+        self._last_call: tuple[int, int] | None = None
         self._kept: dict[int, tuple[Any, Any]] = {}
         self._texts: dict[Any, Inputs] = {}
 
     def _find_sites(self) -> dict[int, Site]:
-        sites = {}
-        blocks: Any = self.original.get_submodule(self.family.blocks)
-        for layer, block in enumerate(blocks):
-            attention = block.get_submodule(self.family.text_attention)
-            own: Any = type(attention.processor)
-            kernels = rebound_class(own)[1]
-            sites[layer] = Site(layer, attention, range(kernels)[self.family.text_kernel])
-        return sites
+        """Sites where text is attended to, numbered; blocks after the last that carries text have none."""
+        family, joint = self.family, self.family.joint
+        blocks = blocks_of(family, self.original)
+        self.depth = len(blocks)
+        carriers = joint.text_blocks(self.original) if joint and joint.text_blocks else len(blocks)
+        found: list[Site] = []
+        for layer, (_, _, block) in enumerate(blocks[:carriers]):
+            modules = dict(block.named_modules())
+            for name in (*family.text_attention, *(joint.split_attention if joint else ())):
+                attention: Any = modules.get(name)
+                if attention is not None:
+                    own: Any = type(attention.processor)
+                    kernels = rebound_class(own)[1]
+                    found.append(Site(layer, attention, range(kernels)[family.text_kernel], name))
+        return dict(enumerate(found))
 
     @contextmanager
     def rebound(self) -> Iterator[None]:
@@ -82,7 +92,7 @@ class Denoiser:
 
     def __call__(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Stand around one call of the transformer; `call` is the transformer's own."""
-        if self._call is not None or self.branch != "cond":
+        if self._call is not None or self._next_branch() != "cond":
             return call(*args, **kwargs)
         if self.pipe is None and self.run.steps is None:
             self.run.begin(None)  # nothing tells one sampling from the next: keep nothing between calls
@@ -94,10 +104,11 @@ class Denoiser:
             self._rebind()
             for guidance in active:
                 guidance.prepare(self)
-            output = call(*args, **kwargs)
+            with carrying(self.stream):
+                output = call(*args, **kwargs)
             self._record()
             self._clear()
-            prediction = untouched = output[0]
+            prediction = untouched = prediction_of(output)
             for guidance in active:
                 prediction = guidance.correct(self, prediction)
             return output if prediction is untouched else _with_prediction(output, prediction)
@@ -110,26 +121,41 @@ class Denoiser:
         arguments.pop("self")
         return arguments
 
+    def _next_branch(self) -> str:
+        """Which branch the pipeline asks for: by its cache context, or where it opens none, by its order of calls."""
+        if self.outer is not None:
+            parts = self.outer[0].split("_")
+            return "uncond" if "uncond" in parts and parts[0] != "cond" else "cond"
+        if self.pipe is None or self.family.cfg != "two_calls":
+            return "cond"
+        step, self._last_call = self._last_call, (self.run.number, self.run.step)
+        if self.run.steps is None or step != self._last_call:
+            return "cond"
+        self._last_call = None
+        return "uncond"
+
     def _record(self) -> None:
-        for layer, site in self.text_sites.items():
+        for site in self.text_sites.values():
             measured = getattr(site.edit, "measured", None)
             if measured is not None:
-                self.run.trace.add(self.run.step, layer, measured)
+                self.run.trace.add(self.run.step, site.layer, measured)
 
     def _clear(self) -> None:
+        self.stream = None
         for site in self.text_sites.values():
             site.edit = None
 
     def kept(self, owner: Guidance, make: Callable[[], Kept]) -> Kept:
-        """What `make` returns, kept for the run, and made again when the text's shape, dtype or device changes."""
-        text = self.inputs[self.family.text_inputs[0]]
-        key = (self.run.number, tuple(text.shape), text.dtype, text.device)
+        """What `make` returns, kept for the run, or where the text depends on the step, for the step; made again when
+        the text's shape, dtype or device changes."""
+        step = self.run.step if self.family.text_varies(self.original.config) else None
+        key = (self.run.number, step, *text_shape(self.family, self.inputs))
         if self._kept.get(id(owner), (None,))[0] != key:
             self._kept[id(owner)] = (key, make())
         kept: Kept = self._kept[id(owner)][1]
         return kept
 
-    def check_negative(self, owner: Guidance, prompt: str | list[str] | None, embeds: Tensor | None) -> None:
+    def check_negative(self, owner: Guidance, prompt: str | list[str] | None, embeds: Any) -> None:
         """Refuse a negative in words where there is no pipeline to encode it."""
         if embeds is None and self.pipe is None:
             name = type(owner).__name__
@@ -138,72 +164,62 @@ class Denoiser:
                 "negative_prompt_embeds, or guide the pipeline"
             )
 
-    def negative_text(self, prompt: str | list[str] | None, embeds: Tensor | None) -> Inputs:
+    def negative_text(self, prompt: str | list[str] | None, embeds: Any) -> Inputs:
         """The text inputs of a negative, encoded as the pipeline encodes its prompt and kept while in `guide`.
 
         Raises:
             ValueError: embeddings of another width, or a number of negatives that does not divide the batch.
         """
-        name = self.family.text_inputs[0]
-        own = self.inputs[name]
         if embeds is not None:
-            text = {name: embeds.to(own)}
-        else:
-            prompts = [prompt] if isinstance(prompt, str) else list(prompt or [""])
-            key = (*prompts, tuple(own.shape[1:]), own.dtype, own.device)
-            if key not in self._texts:
-                with torch.no_grad():
-                    encoded = self.family.encode(self.pipe, prompts, self.inputs)
-                self._texts[key] = {key: tensor.to(own) for key, tensor in encoded.items()}
-            text = self._texts[key]
-        if text[name].shape[-1] != own.shape[-1]:
-            shape = tuple(text[name].shape)
-            raise ValueError(f"negative_prompt_embeds {shape}: the model's text is {own.shape[-1]} wide")
-        if own.shape[0] % text[name].shape[0]:
-            raise ValueError(
-                f"{text[name].shape[0]} negative prompts for a batch of {own.shape[0]}: give one, or one per prompt"
-            )
-        return text
+            return ready_text(self.family, embeds, self.inputs, self.conditional)
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt or [""])
+        key = (*prompts, *text_shape(self.family, self.inputs)[1:])
+        if key not in self._texts:
+            with torch.no_grad():
+                self._texts[key] = self.family.encode(self.pipe, prompts, self.inputs)
+        return ready_text(self.family, self._texts[key], self.inputs, self.conditional)
 
     def text_keys_values(self, text: Inputs) -> dict[int, tuple[Tensor, Tensor, Tensor | None]]:
-        """Keys, values and mask of a text at every text attention, made by the model itself over one video token."""
-        inputs = self.family.one_token(self.original, {**self.inputs, **text})
-        captures = {layer: Capture() for layer in self.text_sites}
+        """Keys, values and mask of a text at the text attentions, made by the model itself over one video token."""
+        inputs = one_token(self.family, self.original, self.inputs, text)
+        captures = {number: Capture() for number in self.text_sites}
         self._clear()
-        for layer, site in self.text_sites.items():
-            site.edit = captures[layer]
+        for number, site in self.text_sites.items():
+            site.edit = captures[number]
         try:
-            # Eager: a single token would cost a compiled model a compilation of its own, or turn it dynamic.
-            with torch.no_grad(), torch.compiler.set_stance("force_eager"), self._context("vidguide_negative"):
-                self._original_call(inputs)
+            self._aside(inputs)
         finally:
             self._clear()
-        kept = {layer: capture.kept for layer, capture in captures.items() if capture.kept is not None}
-        if len(kept) != len(captures):
-            missing = sorted(set(captures) - set(kept))
-            raise RuntimeError(f"blocks {missing} of {type(self.original).__name__} did not attend to the text")
+        # An attention that is not asked here (audio's, when there is no audio) is not asked in the guided call either.
+        kept = {number: capture.kept for number, capture in captures.items() if capture.kept is not None}
+        if not kept:
+            raise RuntimeError(f"no block of {type(self.original).__name__} attended to the text")
         return kept
+
+    def text_stream(self, text: Inputs) -> Stream:
+        """A text as it reaches the first block of joint attention, to be carried by the guided call."""
+        text = self._batched(text)
+        self._clear()
+        return capture_stream(self.family, self.original, self.halved, lambda: self._aside({**self.inputs, **text}))
+
+    def _aside(self, inputs: Inputs) -> None:
+        # Eager: a call of its own shape would cost a compiled model a compilation of its own, or turn it dynamic.
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"), self._context("vidguide_negative"):
+            self._original_call(inputs)
 
     def predict(self, branch: str, text: Inputs) -> Tensor:
         """The model's prediction for another text, on the same video and without our edits."""
         with self._context(branch):
-            return self._expect(self._original_call({**self.inputs, **self._batched(text)}))
+            return prediction_of(self._original_call({**self.inputs, **self._batched(text)}))
 
     def _batched(self, text: Inputs) -> Inputs:
-        batch = self.inputs[self.family.text_inputs[0]].shape[0]
-        return {name: value.repeat_interleave(batch // value.shape[0], 0) for name, value in text.items()}
+        """A text for every conditional row of the batch, and for the unconditional ones that come before them."""
+        return {name: repeat_rows(value, self.conditional, self.halved) for name, value in text.items()}
 
     def _original_call(self, inputs: Inputs) -> Any:
         if self._call is None:
             raise RuntimeError("the model can be asked for a prediction only during a guided call")
         return self._call(**inputs)
-
-    @staticmethod
-    def _expect(output: Any) -> Tensor:
-        prediction = output[0]
-        if not isinstance(prediction, Tensor):
-            raise TypeError(f"the transformer returned {type(prediction).__name__} where a tensor was expected")
-        return prediction
 
     def _context(self, name: str) -> AbstractContextManager[None]:
         """A cache context of our own around an extra call; the pipeline's is entered again afterwards.
@@ -225,20 +241,43 @@ class Denoiser:
     @contextmanager
     def pipeline_context(self, name: str, **kwargs: Any) -> Iterator[None]:
         """The pipeline's cache context, which also tells the branch it is about to ask for."""
-        self.branch, self.outer = "uncond" if "uncond" in name.split("_") else "cond", (name, kwargs)
+        self.outer = (name, kwargs)
         try:
             with nullcontext() if self.open_context is None else self.open_context(self.original, name, **kwargs):
                 yield
         finally:
-            self.branch, self.outer = "cond", None
+            self.outer = None
 
     def pipeline_guides(self) -> bool:
         """Whether the pipeline at work applies classifier-free guidance of its own."""
-        return bool(getattr(self.pipe, "do_classifier_free_guidance", False))
+        batched = self.family.cfg == "batched"  # some of these do not say, other than by the scale
+        scale = getattr(self.pipe, "_guidance_scale", None) if batched else None
+        return bool(getattr(self.pipe, "do_classifier_free_guidance", scale is not None and scale > 1))
+
+    @property
+    def halved(self) -> bool:
+        """Whether the call at work holds an unconditional half, before the conditional one."""
+        return self.family.cfg == "batched" and self.pipeline_guides()
+
+    @property
+    def conditional(self) -> int:
+        """Rows of the batch that are conditional."""
+        rows: int = self.inputs[self.family.text_inputs[0]].shape[0]
+        return rows // 2 if self.halved else rows
+
+
+def prediction_of(output: Any) -> Tensor:
+    """The prediction in a transformer's output, in whichever form it comes."""
+    prediction = output if isinstance(output, Tensor) else output[0]
+    if not isinstance(prediction, Tensor):
+        raise TypeError(f"the transformer returned {type(prediction).__name__} where a tensor was expected")
+    return prediction
 
 
 def _with_prediction(output: Any, prediction: Tensor) -> Any:
     """The transformer's output with another prediction, in the form it came in."""
+    if isinstance(output, Tensor):
+        return prediction
     if isinstance(output, tuple):
         return (prediction, *output[1:])
     return type(output)(**{**output, "sample": prediction})

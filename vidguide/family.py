@@ -3,11 +3,40 @@
 import functools
 import importlib
 import pkgutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 Inputs = dict[str, Any]  # keyword arguments of a transformer's forward
+
+
+@dataclass(frozen=True, kw_only=True)
+class Joint:
+    """How text and video share one attention in a family of joint attention.
+
+    Attributes:
+        text_first: whether the sequence is text then video; otherwise video then text.
+        block_masks: a block's arguments that mask the keys, with the text's at the end, as `(B, L)` or `(B, 1, 1, L)`.
+        ragged: whether the processor calls the kernel once per sample, on its valid text tokens only.
+        text_blocks: `transformer -> number of blocks` that carry text; all but where a decoder follows them.
+        split_attention: further attention modules of a block, whose keys are the prompt's and the negative's text.
+    """
+
+    text_first: bool = False
+    block_masks: tuple[str, ...] = ()
+    ragged: bool = False
+    text_blocks: Callable[[Any], int] | None = None
+    split_attention: tuple[str, ...] = ()
+
+
+def constant(config: Any) -> bool:
+    """The text that reaches the blocks is the same at every step."""
+    return False
+
+
+def by_step(config: Any) -> bool:
+    """The text that reaches the blocks depends on the timestep."""
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,29 +46,48 @@ class Family:
     Attributes:
         name: what people call it.
         transformers: class names of its transformers in diffusers, matched exactly.
-        blocks: dotted path of the list of blocks.
-        self_attention, text_attention: attention modules within a block; the video's own, and the one where
-            the video's queries meet the text's keys.
-        text_kernel: which kernel call of the text attention's processor, in source order, is the text's.
-        text_inputs: names of the forward's arguments that carry the text.
         encode: `(pipe, prompts, inputs) -> text inputs`: encodes as the pipeline does in its own call, given the
             arguments of the call to be guided.
-        one_token: `(transformer, inputs) -> inputs` of the same text over a single video token.
-        grid: `(transformer, inputs) -> (F, H, W)`, the video's token grid.
+        blocks: dotted paths of the lists of blocks, in the order in which `layers` counts them.
+        self_attention, text_attention: attention modules within a block; the video's own, and those where the
+            video's (or audio's) queries meet the text's keys. A block may lack some.
+        text_kernel: which kernel call of the text attention's processor, in source order, is the text's.
+        text_inputs: names of the forward's arguments that carry the text; the first is its embeddings.
+        text_masks: those of them that are masks `(B, L)`, each with the embeddings that it masks.
+        text_extras: those that ready embeddings may leave out, for the prompt's own to serve.
+        text_varies: `config -> bool`, whether the text's keys and values depend on the step.
+        joint: for joint attention, how text and video lie in it; None for cross-attention.
+        cfg: how its pipelines run their own classifier-free guidance: "two_calls", the conditional one first, or
+            "batched", with the conditional half last.
+        layout: axes of `hidden_states`; `L` for tokens that the pipeline has packed.
+        cuts: further arguments that lie on the video's or audio's grid, with their axes.
+        instead: arguments to be replaced when the video is cut to one token.
+        adjust: `(transformer, inputs, small) -> small`, what else one token needs.
         extent: what a self-attention spans: "spatial", "temporal" or "spatiotemporal".
+        temporal_blocks: dotted path of a list of blocks whose self-attention spans time only.
+        refuse: `transformer -> reason` why this very model cannot be guided; None when it can.
     """
 
     name: str
     transformers: tuple[str, ...]
     encode: Callable[[Any, list[str], Inputs], Inputs]
-    one_token: Callable[[Any, Inputs], Inputs]
-    grid: Callable[[Any, Inputs], tuple[int, int, int]]
-    blocks: str = "blocks"
+    blocks: tuple[str, ...] = ("blocks",)
     self_attention: str = "attn1"
-    text_attention: str = "attn2"
+    text_attention: tuple[str, ...] = ("attn2",)
     text_kernel: int = -1
     text_inputs: tuple[str, ...] = ("encoder_hidden_states",)
+    text_masks: Mapping[str, str] = field(default_factory=dict)
+    text_extras: tuple[str, ...] = ()
+    text_varies: Callable[[Any], bool] = constant
+    joint: Joint | None = None
+    cfg: str = "two_calls"
+    layout: str = "BCFHW"
+    cuts: Mapping[str, str] = field(default_factory=dict)
+    instead: Mapping[str, Any] = field(default_factory=dict)
+    adjust: Callable[[Any, Inputs, Inputs], Inputs] | None = None
     extent: str = "spatiotemporal"
+    temporal_blocks: str | None = None
+    refuse: Callable[[Any], str | None] | None = None
 
 
 @functools.cache
@@ -64,13 +112,21 @@ def family_of(transformer: Any) -> Family:
     """The family of a transformer, by its class name.
 
     Raises:
-        LookupError: none is registered; the message lists those that are.
+        LookupError: none is registered, or the family's adapter refuses this model; the message says why.
     """
     name = type(transformer).__name__
-    try:
-        return families()[name]
-    except KeyError:
+    family = families().get(name)
+    if family is None:
         known = ", ".join(sorted(families()))
         raise LookupError(
             f"no adapter for {name}; there is one for {known}. To add it, see 'Add a family' in CONTRIBUTING.md"
-        ) from None
+        )
+    reason = family.refuse(transformer) if family.refuse else None
+    if reason is not None:
+        raise LookupError(f"{name}: {reason}")
+    return family
+
+
+def blocks_of(family: Family, transformer: Any) -> list[tuple[str, int, Any]]:
+    """Path of the list, index in it, and block, for every block in the order in which `layers` counts."""
+    return [(path, i, block) for path in family.blocks for i, block in enumerate(transformer.get_submodule(path))]

@@ -1,19 +1,17 @@
 """Normalized Attention Guidance: negative prompts in attention, where classifier-free guidance cannot go."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
-from vidguide.formulas import l1_norm, nag_extrapolate, nag_limit
 from vidguide.guidance import Guidance, check_number, check_text
-from vidguide.seam import Kernel
+from vidguide.nag_edits import CrossAttentionNAG, JointAttentionNAG, SplitAttentionNAG
 
 if TYPE_CHECKING:
     from vidguide.denoiser import Denoiser
-
-SAMPLED_TOKENS = 256  # most tokens per clip whose change is measured for the trace, so that tracing costs no sweep
+    from vidguide.joint import Stream
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,7 +24,8 @@ class NAG(Guidance):
 
     Attributes:
         negative_prompt: what the clip should not show; a text, or one per prompt.
-        negative_prompt_embeds: `(1 or B, L, C)`, ready embeddings in place of the text.
+        negative_prompt_embeds: `(1 or B, L, C)`, ready embeddings in place of the text; or a dict of all the text
+            inputs of the transformer (embeddings, masks, pooled ones) by the names of its arguments.
         scale: extrapolation s; 1 is off. Published for Wan: 11.
         tau: most that a token's L1 norm may grow, as a multiple; at least 1.
         alpha: share of the guided features in the result, 0 to 1; 0 is off.
@@ -38,7 +37,7 @@ class NAG(Guidance):
     """
 
     negative_prompt: str | list[str] | None = None
-    negative_prompt_embeds: Tensor | None = None
+    negative_prompt_embeds: Tensor | Mapping[str, Tensor] | None = None
     scale: float = 11.0
     tau: float = 2.5
     alpha: float = 0.25
@@ -61,16 +60,26 @@ class NAG(Guidance):
         denoiser.check_negative(self, self.negative_prompt, self.negative_prompt_embeds)
 
     def prepare(self, denoiser: "Denoiser") -> None:
-        edits = denoiser.kept(self, lambda: self.make_edits(denoiser))
-        for layer, site in denoiser.text_sites.items():
-            if self.layers is None or layer in self.layers:
-                site.edit = edits[layer]
+        edits, denoiser.stream = denoiser.kept(self, lambda: self.make_edits(denoiser))
+        for number, site in denoiser.text_sites.items():
+            if denoiser.stream is not None or self.layers is None or site.layer in self.layers:
+                site.edit = edits.get(number)
+        for edit in edits.values():
+            edit.begin()
 
-    def make_edits(self, denoiser: "Denoiser") -> dict[int, "CrossAttentionNAG"]:
-        """One edit per layer, with the negative's keys and values as the model's own processors make them."""
+    def make_edits(self, denoiser: "Denoiser") -> tuple[dict[int, Any], "Stream | None"]:
+        """One edit per site: with the negative's keys and values as the model's own processors make them, or in joint
+        attention with the negative's stream."""
         text = denoiser.negative_text(self.negative_prompt, self.negative_prompt_embeds)
-        captured = denoiser.text_keys_values(text)
-        return {layer: CrossAttentionNAG(self, *kept) for layer, kept in captured.items()}
+        if denoiser.family.joint is None:
+            captured = denoiser.text_keys_values(text)
+            return {number: CrossAttentionNAG(self, denoiser.halved, *kept) for number, kept in captured.items()}, None
+        stream = denoiser.text_stream(text)
+        edits: dict[int, Any] = {}
+        for number, site in denoiser.text_sites.items():
+            kind = SplitAttentionNAG if site.name in denoiser.family.joint.split_attention else JointAttentionNAG
+            edits[number] = kind(self, stream, self.layers is None or site.layer in self.layers)
+        return edits, stream
 
 
 def check_negative(guidance: Any, empty: bool) -> None:
@@ -81,35 +90,8 @@ def check_negative(guidance: Any, empty: bool) -> None:
         raise ValueError(f"{name}: give negative_prompt or negative_prompt_embeds, not both")
     if prompt is not None:
         check_text(guidance, "negative_prompt", prompt, empty)
-    if embeds is not None and (not isinstance(embeds, Tensor) or embeds.ndim != 3):
+    if embeds is None or isinstance(embeds, Mapping):
+        return
+    if not isinstance(embeds, Tensor) or embeds.ndim != 3:
         shape = tuple(embeds.shape) if isinstance(embeds, Tensor) else type(embeds).__name__
-        raise TypeError(f"{name}(negative_prompt_embeds={shape}): must be a tensor (1 or B, L, C)")
-
-
-class CrossAttentionNAG:
-    """NAG at one text cross-attention, for negative keys and values `(1 or B, L, H, D)` that are already there."""
-
-    def __init__(self, nag: NAG, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
-        self.scale, self.tau, self.alpha = float(nag.scale), float(nag.tau), float(nag.alpha)
-        self.key, self.value, self.mask = key, value, mask
-        self.measured: Tensor | None = None  # share of tokens held by tau, relative change; read by the trace
-
-    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        positive = kernel(query, key, value, kernel.mask)
-        repeats = query.shape[0] // self.key.shape[0]
-        negative_key, negative_value = (t.repeat_interleave(repeats, 0) for t in (self.key, self.value))
-        mask = None if self.mask is None else self.mask.repeat_interleave(repeats, 0)
-        negative = kernel(query, negative_key, negative_value, mask)
-        guided = nag_extrapolate(positive, negative, self.scale)
-        factor = nag_limit(positive, guided, self.tau)
-        wide = positive.to(guided.dtype)
-        output = torch.lerp(wide, guided * factor, self.alpha)
-        self.measured = torch.stack([(factor < 1).float().mean(), change(wide, output)])
-        return output.to(positive.dtype)
-
-
-def change(before: Tensor, after: Tensor) -> Tensor:
-    """Relative L1 change of the features, over at most SAMPLED_TOKENS tokens spread evenly."""
-    stride = max(before.shape[1] // SAMPLED_TOKENS, 1)
-    before, after = before[:, ::stride], after[:, ::stride]
-    return (l1_norm(after - before).sum() / l1_norm(before).sum().clamp(min=1e-30)).float()
+        raise TypeError(f"{name}(negative_prompt_embeds={shape}): must be a tensor (1 or B, L, C), or a dict of them")

@@ -47,8 +47,8 @@ class Edit(Protocol):
 class Site:
     """A guided attention module: which of its kernel calls is meant (in source order), and what to do there."""
 
-    def __init__(self, layer: int, attention: Any, kernel: int) -> None:
-        self.layer, self.attention, self.kernel = layer, attention, kernel
+    def __init__(self, layer: int, attention: Any, kernel: int, name: str = "") -> None:
+        self.layer, self.attention, self.kernel, self.name = layer, attention, kernel, name
         self.edit: Edit | None = None
         self.own: Any = None  # the module's processor, and the one that stands in for it
         self.routed: Any = None

@@ -5,13 +5,14 @@ from typing import Any
 
 from torch import nn
 
-from vidguide.family import family_of
+from vidguide.family import Family, blocks_of, family_of
 from vidguide.guiding import transformers_of
 
 
 @dataclass(frozen=True)
 class Location:
-    """An attention module: its block, its dotted path, what it attends to, what it spans, and its heads."""
+    """An attention module: its block, its dotted path, what it attends to ("self", "text", or "joint" for both), what
+    the queries span, and its heads."""
 
     layer: int
     path: str
@@ -38,11 +39,26 @@ def locate(model: Any) -> list[Location]:
 
 def _locate(transformer: Any, prefix: str) -> list[Location]:
     family = family_of(transformer)
-    roles = ((family.self_attention, "self", family.extent), (family.text_attention, "text", family.extent))
     found = []
-    for layer, block in enumerate(transformer.get_submodule(family.blocks)):
-        for name, role, extent in roles:
-            attention = block.get_submodule(name)
-            path = f"{prefix}{family.blocks}.{layer}.{name}"
-            found.append(Location(layer, path, role, extent, int(attention.heads), type(attention.processor).__name__))
+    for layer, (stack, index, block) in enumerate(blocks_of(family, transformer)):
+        modules = dict(block.named_modules())
+        for name, role in _roles(family):
+            attention: Any = modules.get(name)
+            if attention is not None:
+                heads = getattr(attention, "heads", None) or attention.num_heads
+                path, processor = f"{prefix}{stack}.{index}.{name}", type(attention.processor).__name__
+                found.append(Location(layer, path, role, family.extent, int(heads), processor))
+    for index, block in enumerate(transformer.get_submodule(family.temporal_blocks) if family.temporal_blocks else ()):
+        attention = block.get_submodule(family.self_attention)
+        path, processor = f"{prefix}{family.temporal_blocks}.{index}.{family.self_attention}", attention.processor
+        found.append(Location(index, path, "self", "temporal", int(attention.heads), type(processor).__name__))
     return found
+
+
+def _roles(family: Family) -> list[tuple[str, str]]:
+    """Attention modules of a block, each with what it attends to."""
+    if family.joint is not None:
+        return [(name, "joint") for name in family.text_attention] + [
+            (name, "text") for name in family.joint.split_attention
+        ]
+    return [(family.self_attention, "self"), *((name, "text") for name in family.text_attention)]

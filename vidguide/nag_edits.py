@@ -1,0 +1,204 @@
+"""What NAG does at an attention: by cross-attention, in joint attention, and where a block splits its text."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from vidguide.formulas import l1_norm, nag_extrapolate, nag_limit
+from vidguide.joint import Stream
+from vidguide.merge import attend, can_merge, merge
+from vidguide.seam import Kernel
+
+SAMPLED_TOKENS = 256  # most tokens per clip whose change is measured for the trace, so that tracing costs no sweep
+
+
+class Strength(Protocol):
+    """The parameters that an edit takes from NAG."""
+
+    @property
+    def scale(self) -> float: ...
+
+    @property
+    def tau(self) -> float: ...
+
+    @property
+    def alpha(self) -> float: ...
+
+
+class Combine:
+    """NAG's combination of positive and negative features, and what it measured."""
+
+    def __init__(self, nag: Strength) -> None:
+        self.scale, self.tau, self.alpha = float(nag.scale), float(nag.tau), float(nag.alpha)
+        self.measured: Tensor | None = None  # share of tokens held by tau, relative change; read by the trace
+
+    def begin(self) -> None:
+        """A guided call begins."""
+        self.measured = None
+
+    def combine(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """Guided features `(B, L, H, D)`, of the same queries on the prompt and on the negative."""
+        guided = nag_extrapolate(positive, negative, self.scale)
+        factor = nag_limit(positive, guided, self.tau)
+        wide = positive.to(guided.dtype)
+        output = torch.lerp(wide, guided * factor, self.alpha)
+        self.measured = torch.stack([(factor < 1).float().mean(), change(wide, output)])
+        return output.to(positive.dtype)
+
+
+def change(before: Tensor, after: Tensor) -> Tensor:
+    """Relative L1 change of the features, over at most SAMPLED_TOKENS tokens spread evenly."""
+    stride = max(before.shape[1] // SAMPLED_TOKENS, 1)
+    before, after = before[:, ::stride], after[:, ::stride]
+    return (l1_norm(after - before).sum() / l1_norm(before).sum().clamp(min=1e-30)).float()
+
+
+def rows(mask: Tensor | None, start: int) -> Tensor | None:
+    """The rows of a mask from `start` on; one that serves the whole batch stays."""
+    return mask if mask is None or mask.shape[0] == 1 else mask[start:]
+
+
+class CrossAttentionNAG(Combine):
+    """NAG at one text cross-attention, for negative keys and values `(1 or B, L, H, D)` that are already there."""
+
+    def __init__(self, nag: Strength, halved: bool, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
+        super().__init__(nag)
+        self.halved, self.key, self.value, self.mask = halved, key, value, mask
+
+    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        positive = kernel(query, key, value, kernel.mask)
+        start = query.shape[0] // 2 if self.halved else 0  # before it, the pipeline's unconditional half
+        repeats = (query.shape[0] - start) // self.key.shape[0]
+        key, value = (tensor.repeat_interleave(repeats, 0) for tensor in (self.key, self.value))
+        mask = None if self.mask is None else self.mask.repeat_interleave(repeats, 0)
+        output = self.combine(positive[start:], kernel(query[start:], key, value, mask))
+        return torch.cat([positive[:start], output]) if start else output
+
+
+class SplitAttentionNAG(Combine):
+    """NAG at an attention that gets the carried texts as its keys, `[prompt | negative]`, less leading image tokens."""
+
+    def __init__(self, nag: Strength, stream: Stream, guides: bool) -> None:
+        super().__init__(nag)
+        self.stream, self.guides = stream, guides
+
+    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        # The block drops the prompt's image tokens; the negative has as many of its own, which are dropped here.
+        prompt, negative = slice(0, key.shape[1] - self.stream.negative), slice(self.stream.prompt, None)
+        masks = [None if kernel.mask is None else kernel.mask[..., part] for part in (prompt, negative)]
+        positive = kernel(query, key[:, prompt], value[:, prompt], masks[0])
+        if not self.guides:
+            return positive
+        return self.combine(positive, kernel(query, key[:, negative], value[:, negative], masks[1]))
+
+
+class JointAttentionNAG(Combine):
+    """NAG in one joint attention over the video, the prompt and a carried negative.
+
+    Prompt tokens see [video, prompt], negative tokens see [video, negative]; video queries see each text with the
+    video, and the two are combined. The unconditional half of a batch sees no negative.
+    """
+
+    def __init__(self, nag: Strength, stream: Stream, guides: bool) -> None:
+        super().__init__(nag)
+        self.stream, self.guides = stream, guides
+        self.sample = 0
+
+    def begin(self) -> None:
+        super().begin()
+        self.sample = 0
+
+    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        lengths, start = (self.stream.prompt, self.stream.negative), query.shape[0] // 2 if self.stream.halved else 0
+        if self.stream.joint.ragged:
+            samples = len(self.stream.valid)
+            lengths, sample = self.stream.valid[self.sample], self.sample
+            self.sample = (sample + 1) % samples
+            start = 1 if self.stream.halved and sample < samples // 2 else 0
+        parts = Parts(query.shape[1], *lengths, self.stream.joint.text_first)
+        if plain(kernel) and can_merge(query.device.type, query.dtype, kernel.mask is not None):
+            outputs = merged(kernel, query, key, value, parts, start)
+        else:
+            outputs = two_passes(kernel, query, key, value, parts, start)
+        video, negative_video, prompt, negative = outputs
+        if self.guides and start < query.shape[0]:
+            video = torch.cat([video[:start], self.combine(video[start:], negative_video)])
+        unseen = torch.zeros_like(query[:start, parts.negative])
+        return parts.join(video, prompt, torch.cat([unseen, negative]))
+
+
+class Parts:
+    """Where video, prompt and negative lie in a joint sequence."""
+
+    def __init__(self, length: int, prompt: int, negative: int, text_first: bool) -> None:
+        video = length - prompt - negative
+        begin = 0 if text_first else video
+        self.text_first = text_first
+        self.video = slice(length - video, length) if text_first else slice(0, video)
+        self.prompt = slice(begin, begin + prompt)
+        self.negative = slice(begin + prompt, begin + prompt + negative)
+
+    def join(self, video: Tensor, prompt: Tensor, negative: Tensor) -> Tensor:
+        """Parts of a sequence in their order."""
+        return torch.cat([prompt, negative, video] if self.text_first else [video, prompt, negative], 1)
+
+    def pick(self, tensor: Tensor, text: slice, dim: int = 1) -> Tensor:
+        """The video and one text of a sequence, in their order."""
+        if tensor.shape[dim] == 1:  # a mask that serves all queries
+            return tensor
+        pieces = [tensor.narrow(dim, part.start, part.stop - part.start) for part in (self.video, text)]
+        return torch.cat(pieces[::-1] if self.text_first else pieces, dim)
+
+    def split(self, output: Tensor, text: int) -> tuple[Tensor, Tensor]:
+        """Video and text of the output for :meth:`pick`ed queries."""
+        if self.text_first:
+            return output[:, text:], output[:, :text]
+        return output[:, : output.shape[1] - text], output[:, output.shape[1] - text :]
+
+
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor]  # video with prompt, video with negative, prompt, negative
+
+
+def two_passes(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int) -> Outputs:
+    """Full attention over video and prompt, and from row `start` on over video and negative."""
+    outputs = []
+    for text, first in ((parts.prompt, 0), (parts.negative, start)):
+        mask = kernel.mask
+        if mask is not None:
+            mask = rows(parts.pick(parts.pick(mask, text, mask.ndim - 2), text, mask.ndim - 1), first)
+        queries, keys, values = (parts.pick(tensor[first:], text) for tensor in (query, key, value))
+        outputs.append(parts.split(kernel(queries, keys, values, mask), text.stop - text.start))
+    (video, prompt), (negative_video, negative) = outputs
+    return video, negative_video, prompt, negative
+
+
+def merged(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int) -> Outputs:
+    """The same with the video's keys attended to once."""
+    queries = query[:, parts.video]
+    alone = attend(queries, key[:, parts.video], value[:, parts.video], None)  # no family masks video tokens
+    videos, texts = [], []
+    for text, first in ((parts.prompt, 0), (parts.negative, start)):
+        mask = rows(masked(kernel.mask, parts.video, text), first)
+        beside = attend(queries[first:], key[first:, text], value[first:, text], mask)
+        videos.append(merge((alone[0][first:], alone[1][first:]), beside))
+        mask = rows(masked(kernel.mask, text, slice(None)), first)
+        if mask is not None:
+            mask = parts.pick(mask, text, mask.ndim - 1)
+        keys, values = (parts.pick(tensor[first:], text) for tensor in (key, value))
+        texts.append(kernel(query[first:, text], keys, values, mask))
+    return videos[0], videos[1], texts[0], texts[1]
+
+
+def masked(mask: Tensor | None, queries: slice, keys: slice) -> Tensor | None:
+    """The part of a mask `(..., L or 1, K)` for some queries and keys."""
+    if mask is None:
+        return None
+    return mask[..., slice(None) if mask.shape[-2] == 1 else queries, keys]
+
+
+def plain(kernel: Kernel) -> bool:
+    """Whether a kernel call is softmax attention as torch does it, with nothing that only its own backend knows."""
+    settings: dict[str, Any] = {**kernel.kwargs}
+    backend = getattr(settings.pop("backend", None), "value", None) or "native"
+    return backend == "native" and not kernel.args and not any(settings.values())

@@ -1,0 +1,70 @@
+"""A negative's text inputs: what the user or the pipeline gave, brought to the form of the prompt's own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidguide.family import Family, Inputs
+
+
+def text_shape(family: Family, inputs: Inputs) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
+    """What negatives must fit: shape, dtype and device of the prompt's embeddings."""
+    own = inputs[family.text_inputs[0]]
+    return tuple(own.shape), own.dtype, own.device
+
+
+def ready_text(family: Family, given: Tensor | Mapping[str, Any], inputs: Inputs, rows: int) -> Inputs:
+    """All text inputs of a negative, of the prompt's dtype and device.
+
+    Args:
+        given: embeddings `(1 or B, L, C)`, or tensors by the names of the transformer's arguments. A mask that is
+            missing lets everything through.
+        inputs: arguments of the call to be guided.
+        rows: the conditional rows in it.
+
+    Raises:
+        ValueError: an input is missing or of another width, or the number of negatives does not divide the rows.
+    """
+    text: Inputs = dict(given) if isinstance(given, Mapping) else {family.text_inputs[0]: given}
+    if unknown := sorted(set(text) - set(family.text_inputs)):
+        raise ValueError(f"negative_prompt_embeds: {family.name} takes {', '.join(family.text_inputs)}, not {unknown}")
+    for name in family.text_inputs:
+        if text.get(name) is None:
+            text[name] = _missing(family, name, text, inputs, rows)
+    text = {name: _like(value, inputs.get(name)) for name, value in text.items() if value is not None}
+    own, negative = inputs[family.text_inputs[0]], text[family.text_inputs[0]]
+    if negative.shape[-1] != own.shape[-1]:
+        shape = tuple(negative.shape)
+        raise ValueError(f"negative_prompt_embeds {shape}: the model's text is {own.shape[-1]} wide")
+    if rows % negative.shape[0]:
+        raise ValueError(f"{negative.shape[0]} negative prompts for a batch of {rows}: give one, or one per prompt")
+    return text
+
+
+def _missing(family: Family, name: str, text: Inputs, inputs: Inputs, rows: int) -> Tensor | None:
+    """What stands for a text input that was not given: an open mask, or the prompt's own."""
+    if inputs.get(name) is None:
+        return None  # the call at hand does without it
+    if name in family.text_masks:
+        embeds = text[family.text_masks[name]]
+        return torch.ones(embeds.shape[:2], device=embeds.device)
+    if name in family.text_extras:
+        own: Tensor = inputs[name]
+        negatives = text[family.text_inputs[0]].shape[0]
+        return own if own.shape[0] != inputs["hidden_states"].shape[0] else own[-rows:][:negatives]
+    needed = ", ".join(family.text_inputs)
+    raise ValueError(f"negative_prompt_embeds: {name} is missing; {family.name} needs a dict with {needed}")
+
+
+def _like(value: Any, own: Any) -> Any:
+    return value.to(own.device, own.dtype) if isinstance(own, Tensor) and isinstance(value, Tensor) else value
+
+
+def repeat_rows(value: Any, rows: int, halved: bool) -> Any:
+    """Rows of a negative's input brought to a batch: each for its share of the rows, twice over if `halved`."""
+    if not isinstance(value, Tensor) or value.ndim < 2:
+        return value
+    value = value.repeat_interleave(rows // value.shape[0], 0)
+    return torch.cat([value, value]) if halved else value
