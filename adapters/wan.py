@@ -2,14 +2,8 @@
 
 from typing import Any
 
+from vidguide.adapters.texts import embeds_only
 from vidguide.family import Family, Inputs
-
-
-def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
-    """Pads to the length the pipeline's call used (512), which is not encode_prompt's own default (226)."""
-    length = inputs["encoder_hidden_states"].shape[1]
-    embeds, _ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, max_sequence_length=length)
-    return {"encoder_hidden_states": embeds}
 
 
 def two_frames(transformer: Any, inputs: Inputs, small: Inputs) -> Inputs:
@@ -19,27 +13,27 @@ def two_frames(transformer: Any, inputs: Inputs, small: Inputs) -> Inputs:
 
 
 FAMILIES = (
-    Family(name="Wan", transformers=("WanTransformer3DModel",), encode=encode),
+    Family(name="Wan", transformers=("WanTransformer3DModel",), encode=embeds_only),
     Family(
         name="Wan VACE",
         transformers=("WanVACETransformer3DModel",),
         blocks=("blocks", "vace_blocks"),
-        encode=encode,
+        encode=embeds_only,
         cuts={"control_hidden_states": "BCFHW"},
     ),
     Family(
         name="Wan Animate",
         transformers=("WanAnimateTransformer3DModel",),
-        encode=encode,
+        encode=embeds_only,
         cuts={"pose_hidden_states": "BCFHW", "face_pixel_values": "BCF"},
         adjust=two_frames,
     ),
-    Family(name="SkyReels-V2", transformers=("SkyReelsV2Transformer3DModel",), encode=encode),
-    Family(name="ChronoEdit", transformers=("ChronoEditTransformer3DModel",), encode=encode),
+    Family(name="SkyReels-V2", transformers=("SkyReelsV2Transformer3DModel",), encode=embeds_only),
+    Family(name="ChronoEdit", transformers=("ChronoEditTransformer3DModel",), encode=embeds_only),
     Family(
         name="AnyFlow",
         transformers=("AnyFlowTransformer3DModel",),
-        encode=encode,
+        encode=embeds_only,
         layout="BFCHW",
         cuts={"r_timestep": "BL"},
         cfg="batched",
@@ -47,7 +41,7 @@ FAMILIES = (
     Family(
         name="Helios",
         transformers=("HeliosTransformer3DModel",),
-        encode=encode,
+        encode=embeds_only,
         cuts={"indices_hidden_states": "BL"},
         # Without history: attention to text looks at the current frames only, or at each token by itself.
         instead={f"latents_history_{span}": None for span in ("short", "mid", "long")},

@@ -3,6 +3,7 @@
 from typing import Any, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vidguide.formulas import l1_norm, nag_extrapolate, nag_limit
@@ -110,12 +111,7 @@ class JointAttentionNAG(Combine):
         self.sample = 0
 
     def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        lengths, start = (self.stream.prompt, self.stream.negative), query.shape[0] // 2 if self.stream.halved else 0
-        if self.stream.joint.ragged:
-            samples = len(self.stream.valid)
-            lengths, sample = self.stream.valid[self.sample], self.sample
-            self.sample = (sample + 1) % samples
-            start = 1 if self.stream.halved and sample < samples // 2 else 0
+        lengths, start = self.lengths_and_start(query.shape[0])
         parts = Parts(query.shape[1], *lengths, self.stream.joint.text_first)
         if plain(kernel) and can_merge(query.device.type, query.dtype, kernel.mask is not None):
             outputs = merged(kernel, query, key, value, parts, start)
@@ -125,7 +121,18 @@ class JointAttentionNAG(Combine):
         if self.guides and start < query.shape[0]:
             video = torch.cat([video[:start], self.combine(video[start:], negative_video)])
         unseen = torch.zeros_like(query[:start, parts.negative])
+        if self.stream.joint.ragged:  # the padding that was left out of the call, so that the negative is in its place
+            prompt = F.pad(prompt, (0, 0, 0, 0, 0, self.stream.prompt - lengths[0]))
         return parts.join(video, prompt, torch.cat([unseen, negative]))
+
+    def lengths_and_start(self, rows: int) -> tuple[tuple[int, int], int]:
+        """Lengths of prompt and negative in a kernel call on some rows, and the first conditional row."""
+        stream = self.stream
+        if not stream.joint.ragged:
+            return (stream.prompt, stream.negative), rows // 2 if stream.halved else 0
+        sample, samples = self.sample, len(stream.valid)  # one call per sample, in their order
+        self.sample = (sample + 1) % samples
+        return stream.valid[sample], int(stream.halved and sample < samples // 2)
 
 
 class Parts:

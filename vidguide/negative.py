@@ -49,7 +49,7 @@ def _missing(family: Family, name: str, text: Inputs, inputs: Inputs, rows: int)
         return None  # the call at hand does without it
     if name in family.text_masks:
         embeds = text[family.text_masks[name]]
-        return torch.ones(embeds.shape[:2], device=embeds.device)
+        return torch.ones(embeds.shape[0], embeds.shape[-2], device=embeds.device)
     if name in family.text_extras:
         own: Tensor = inputs[name]
         negatives = text[family.text_inputs[0]].shape[0]

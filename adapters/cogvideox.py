@@ -1,0 +1,18 @@
+"""CogVideoX and ConsisID: one joint attention over [text, video], not masked."""
+
+from vidguide.adapters.texts import embeds_only
+from vidguide.family import Family, Joint
+
+FAMILIES = tuple(
+    Family(
+        name=name,
+        transformers=(transformer,),
+        blocks=("transformer_blocks",),
+        text_attention=("attn1",),
+        joint=Joint(text_first=True),
+        encode=embeds_only,
+        layout="BFCHW",
+        cfg="batched",
+    )
+    for name, transformer in (("CogVideoX", "CogVideoXTransformer3DModel"), ("ConsisID", "ConsisIDTransformer3DModel"))
+)

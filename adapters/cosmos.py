@@ -1,0 +1,26 @@
+"""Cosmos 1, 2 and 2.5: full 3D self-attention, text by cross-attention, padded and not masked."""
+
+from typing import Any
+
+from vidguide.adapters.texts import embeds_only
+from vidguide.family import Family
+
+
+def refuse(transformer: Any) -> str | None:
+    """The models that take a pair of texts in place of one."""
+    if transformer.config.img_context_dim_in:
+        return "its text comes paired with image context (Cosmos 2.5 Transfer), which no guidance here takes apart yet"
+    return None
+
+
+FAMILIES = (
+    Family(
+        name="Cosmos",
+        transformers=("CosmosTransformer3DModel",),
+        blocks=("transformer_blocks",),
+        encode=embeds_only,
+        cuts={"condition_mask": "BCFHW"},
+        instead={"block_controlnet_hidden_states": None},
+        refuse=refuse,
+    ),
+)

@@ -1,0 +1,16 @@
+"""EasyAnimate: joint attention over [text, video]; its pipelines make a mask and do not use it."""
+
+from vidguide.adapters.texts import embeds_only
+from vidguide.family import Family, Joint
+
+FAMILIES = (
+    Family(
+        name="EasyAnimate",
+        transformers=("EasyAnimateTransformer3DModel",),
+        blocks=("transformer_blocks",),
+        text_attention=("attn1",),
+        joint=Joint(text_first=True),
+        encode=embeds_only,
+        cfg="batched",
+    ),
+)

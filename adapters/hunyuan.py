@@ -1,0 +1,56 @@
+"""HunyuanVideo, its Framepack and 1.5: joint attention over [video, text]; a refiner mixes the text at each step."""
+
+import inspect
+from typing import Any
+
+from vidguide.adapters.texts import encoder
+from vidguide.family import Family, Inputs, Joint, by_step
+
+TEXT = ("encoder_hidden_states", "pooled_projections", "encoder_attention_mask")
+MASKS = {"encoder_attention_mask": "encoder_hidden_states"}
+TEXT_15 = ("encoder_hidden_states", "encoder_attention_mask", "encoder_hidden_states_2", "encoder_attention_mask_2")
+
+_encode = encoder(*TEXT)
+
+
+def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
+    """Image-to-video describes the image along with the prompt; for a negative, as its pipeline does, a black one."""
+    if "image" not in inspect.signature(pipe.encode_prompt).parameters:
+        return _encode(pipe, prompts, inputs)
+    from PIL import Image
+
+    height, width = (size * pipe.vae_scale_factor_spatial for size in inputs["hidden_states"].shape[-2:])
+    answer = pipe.encode_prompt(Image.new("RGB", (width, height)), prompts)
+    return dict(zip(TEXT, answer, strict=True))
+
+
+def encode_15(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
+    """Two encoders, each of which pads to a length of the pipeline's own."""
+    return dict(zip(TEXT_15, pipe.encode_prompt(prompts, batch_size=len(prompts)), strict=True))
+
+
+FAMILIES = (
+    Family(
+        name="HunyuanVideo",
+        transformers=("HunyuanVideoTransformer3DModel", "HunyuanVideoFramepackTransformer3DModel"),
+        blocks=("transformer_blocks", "single_transformer_blocks"),
+        text_attention=("attn",),
+        joint=Joint(block_masks=("attention_mask",)),
+        encode=encode,
+        text_inputs=TEXT,
+        text_masks=MASKS,
+        text_extras=("pooled_projections",),
+        text_varies=by_step,
+    ),
+    Family(
+        name="HunyuanVideo 1.5",
+        transformers=("HunyuanVideo15Transformer3DModel",),
+        blocks=("transformer_blocks",),
+        text_attention=("attn",),
+        joint=Joint(block_masks=("attention_mask",)),
+        encode=encode_15,
+        text_inputs=TEXT_15,
+        text_masks={TEXT_15[1]: TEXT_15[0], TEXT_15[3]: TEXT_15[2]},
+        text_varies=by_step,
+    ),
+)

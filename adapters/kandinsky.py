@@ -1,0 +1,55 @@
+"""Kandinsky 5 and 6: blocks of their own mix and modulate the text before the video's blocks attend to it."""
+
+from typing import Any
+
+import torch
+
+from vidguide.adapters.texts import encoder
+from vidguide.family import Family, Inputs, by_step
+
+_encode = encoder("encoder_hidden_states", "pooled_projections", max_sequence_length=None)
+
+
+def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
+    """Positions count the tokens of the longest prompt."""
+    text = _encode(pipe, prompts, inputs)
+    length = text["encoder_hidden_states"].shape[1]
+    return {**text, "text_rope_pos": torch.arange(length, device=inputs["text_rope_pos"].device)}
+
+
+FAMILIES = (
+    Family(
+        name="Kandinsky 5",
+        transformers=("Kandinsky5Transformer3DModel",),
+        blocks=("visual_transformer_blocks",),
+        self_attention="self_attention",
+        text_attention=("cross_attention",),
+        encode=encode,
+        text_inputs=("encoder_hidden_states", "pooled_projections", "text_rope_pos"),
+        text_extras=("pooled_projections", "text_rope_pos"),
+        text_varies=by_step,
+        layout="BFHWC",
+        instead={"visual_rope_pos": (torch.arange(1),) * 3, "sparse_params": None},
+    ),
+    Family(
+        name="Kandinsky 6",
+        transformers=("Kandinsky6Transformer3DModel",),
+        blocks=("visual_transformer_blocks",),
+        self_attention="video_dec_block.self_attention",
+        text_attention=("video_dec_block.cross_attention", "audio_dec_block.cross_attention"),
+        encode=encoder(
+            "encoder_hidden_states",
+            "pooled_projections",
+            "encoder_attention_mask",
+            do_classifier_free_guidance=False,
+            max_sequence_length=None,
+        ),
+        text_inputs=("encoder_hidden_states", "pooled_projections", "encoder_attention_mask"),
+        text_masks={"encoder_attention_mask": "encoder_hidden_states"},
+        text_extras=("pooled_projections",),
+        text_varies=by_step,
+        layout="BFHWC",
+        cuts={"audio_hidden_states": "BLC", "visual_token_type_ids": "BF"},
+        instead={"visual_rope_pos": None},
+    ),
+)

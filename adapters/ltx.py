@@ -1,0 +1,56 @@
+"""LTX-Video and LTX-2: packed tokens, masked text by cross-attention; LTX-2 has a second text for its audio."""
+
+from typing import Any
+
+from vidguide.adapters.texts import EMBEDS_AND_MASK, embeds_and_mask
+from vidguide.family import Family, Inputs
+
+ONE = dict.fromkeys(("num_frames", "height", "width", "audio_num_frames"), 1)
+
+
+def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
+    """The text encoder's states go through the connectors, which make one text for the video and one for the audio."""
+    embeds, mask, *_ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False)
+    side = getattr(getattr(pipe, "tokenizer", None), "padding_side", "left")
+    video, audio, mask = pipe.connectors(embeds, mask, padding_side=side)
+    return dict(zip(LTX2_TEXT, (video, audio, mask, mask), strict=True))
+
+
+def modulates_text(config: Any) -> bool:
+    """Since 2.3 every block modulates its text by the noise level."""
+    return bool(config.cross_attn_mod or config.audio_cross_attn_mod)
+
+
+LTX2_TEXT = (
+    "encoder_hidden_states",
+    "audio_encoder_hidden_states",
+    "encoder_attention_mask",
+    "audio_encoder_attention_mask",
+)
+
+FAMILIES = (
+    Family(
+        name="LTX-Video",
+        transformers=("LTXVideoTransformer3DModel",),
+        blocks=("transformer_blocks",),
+        encode=embeds_and_mask,
+        layout="BLC",
+        instead={**ONE, "video_coords": None},
+        cfg="batched",
+        **EMBEDS_AND_MASK,
+    ),
+    Family(
+        name="LTX-2",
+        transformers=("LTX2VideoTransformer3DModel",),
+        blocks=("transformer_blocks",),
+        text_attention=("attn2", "audio_attn2"),
+        encode=encode,
+        text_inputs=LTX2_TEXT,
+        text_masks={LTX2_TEXT[2]: LTX2_TEXT[0], LTX2_TEXT[3]: LTX2_TEXT[1]},
+        text_varies=modulates_text,
+        layout="BLC",
+        cuts={"audio_hidden_states": "BLC", "audio_timestep": "BL", "video_keyframes_mask": "BLC"},
+        instead={**ONE, "video_coords": None, "audio_coords": None, "video_self_attention_mask": None},
+        cfg="batched",
+    ),
+)

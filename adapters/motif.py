@@ -1,0 +1,25 @@
+"""Motif Video: joint attention over [video, text], in some models a text cross-attention on top of it."""
+
+from typing import Any
+
+from vidguide.adapters.texts import EMBEDS_AND_MASK, encoder
+from vidguide.family import Family, Joint
+
+
+def text_blocks(transformer: Any) -> int:
+    """Decoder blocks come last; what they get in the text's place is the encoder's video."""
+    single = len(transformer.single_transformer_blocks) - transformer.num_decoder_layers
+    return len(transformer.transformer_blocks) + single
+
+
+FAMILIES = (
+    Family(
+        name="Motif Video",
+        transformers=("MotifVideoTransformer3DModel",),
+        blocks=("transformer_blocks", "single_transformer_blocks"),
+        text_attention=("attn",),
+        joint=Joint(block_masks=("attention_mask",), text_blocks=text_blocks, split_attention=("cross_attn",)),
+        encode=encoder("encoder_hidden_states", None, "encoder_attention_mask"),
+        **EMBEDS_AND_MASK,
+    ),
+)

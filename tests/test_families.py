@@ -1,0 +1,280 @@
+"""Every registered family, held to the same laws."""
+
+import ast
+import functools
+import inspect
+import textwrap
+from types import SimpleNamespace
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from conftest import same
+from tiny_families import BY_NAME, TINY, Tiny, Values, row
+from torch import Tensor
+
+from vidguide import NAG, guide, locate
+from vidguide.denoiser import prediction_of
+from vidguide.family import families, family_of
+
+every_family = pytest.mark.parametrize("tiny", TINY, ids=BY_NAME)
+batched = pytest.mark.parametrize(
+    "tiny", [tiny for tiny in TINY if families()[tiny.key].cfg == "batched"], ids=lambda t: t.name
+)
+
+
+@pytest.fixture(autouse=True)
+def _quick() -> Any:
+    with torch.no_grad():
+        yield
+
+
+@functools.cache
+def model_of(tiny_name: str) -> Any:
+    return BY_NAME[tiny_name].make()
+
+
+def ask(tiny: Tiny, inputs: Values, *guidances: NAG) -> Tensor:
+    model = model_of(tiny.name)
+    with guide(model, *guidances):
+        return prediction_of(model(**inputs))
+
+
+def nag(negative: Values, **settings: Any) -> NAG:
+    return NAG(negative_prompt_embeds=negative, **settings)
+
+
+def test_every_registered_family_is_tested() -> None:
+    assert {tiny.key for tiny in TINY} == set(families())
+
+
+@every_family
+def test_without_effect_the_output_is_bitwise_the_same(tiny: Tiny) -> None:
+    model, inputs = model_of(tiny.name), tiny.inputs(2)
+    plain = prediction_of(model(**inputs))
+    for guidances in ((), (nag(tiny.negative(), scale=1),), (nag(tiny.negative(), alpha=0),)):
+        assert torch.equal(ask(tiny, inputs, *guidances), plain)
+
+
+@every_family
+def test_a_negative_equal_to_the_prompt_is_the_identity(tiny: Tiny) -> None:
+    inputs = tiny.inputs(2)
+    prompt = {name: inputs[name] for name in tiny.negative()}
+    torch.testing.assert_close(ask(tiny, inputs, nag(prompt)), ask(tiny, inputs), atol=2e-5, rtol=0)
+
+
+@every_family
+def test_another_negative_changes_the_output(tiny: Tiny) -> None:
+    inputs = tiny.inputs(2)
+    plain, guided = ask(tiny, inputs), ask(tiny, inputs, nag(tiny.negative()))
+    assert guided.isfinite().all()
+    assert guided.shape == plain.shape
+    assert all((guided - plain).abs().amax(tuple(range(1, plain.ndim))) > 1e-3)  # of every sample
+
+
+@every_family
+def test_a_batch_of_two_is_two_of_one(tiny: Tiny) -> None:
+    inputs, negative = tiny.inputs(2), tiny.negative(2)
+    together = ask(tiny, inputs, nag(negative))
+    apart = [ask(tiny, row(inputs, i, 2), nag(row(negative, i, 2))) for i in range(2)]
+    torch.testing.assert_close(together, torch.cat(apart), atol=tiny.atol, rtol=1e-4)
+
+
+@every_family
+def test_one_negative_serves_every_prompt(tiny: Tiny) -> None:
+    inputs, negative = tiny.inputs(2), tiny.negative(1)
+    twice = {name: torch.cat([value] * 2) if value.ndim > 1 else value for name, value in negative.items()}
+    torch.testing.assert_close(ask(tiny, inputs, nag(negative)), ask(tiny, inputs, nag(twice)), atol=2e-6, rtol=1e-5)
+
+
+@every_family
+def test_nothing_is_left_behind(tiny: Tiny, snapshot: Any) -> None:
+    model, inputs = tiny.make(), tiny.inputs(2)
+    before, plain = snapshot(model), prediction_of(model(**inputs))
+    with guide(model, nag(tiny.negative())):
+        model(**inputs)
+    assert same(snapshot(model), before)
+    last = [location.path for location in locate(model)][-1]
+    handle = model.get_submodule(last).register_forward_hook(fail)
+    with pytest.raises(ZeroDivisionError), guide(model, nag(tiny.negative())):
+        model(**inputs)
+    handle.remove()
+    assert same(snapshot(model), before)
+    assert torch.equal(prediction_of(model(**inputs)), plain)
+
+
+def fail(*args: Any) -> None:
+    raise ZeroDivisionError("in the middle of a call")
+
+
+@every_family
+def test_padding_of_a_negative_changes_nothing(tiny: Tiny) -> None:
+    family, negative = families()[tiny.key], tiny.negative()
+    cut = dict(negative)
+    for name, embeds in family.text_masks.items():
+        length = int(negative[name].sum())
+        assert length < negative[name].shape[1]
+        cut[name], cut[embeds] = negative[name][:, :length], negative[embeds].narrow(-2, 0, length)
+    torch.testing.assert_close(
+        ask(tiny, tiny.inputs(1), nag(cut)), ask(tiny, tiny.inputs(1), nag(negative)), atol=2e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("tiny", [tiny for tiny in TINY if tiny.bfloat16], ids=lambda tiny: tiny.name)
+def test_in_bfloat16_it_is_finite(tiny: Tiny) -> None:
+    def cast(values: Values) -> Values:
+        floats = {
+            name: value for name, value in values.items() if isinstance(value, Tensor) and value.dtype.is_floating_point
+        }
+        return values | {name: value.bfloat16() for name, value in floats.items()}
+
+    model = tiny.make().to(torch.bfloat16)
+    with guide(model, nag(cast(tiny.negative()))):
+        assert prediction_of(model(**cast(tiny.inputs(1)))).isfinite().all()
+
+
+@every_family
+def test_it_acts_in_the_layers_it_is_asked_to(tiny: Tiny) -> None:
+    inputs, negative = tiny.inputs(1), tiny.negative()
+    model = model_of(tiny.name)
+    with guide(model, nag(negative, layers=(1,))) as run:
+        first = prediction_of(model(**inputs))
+    assert {record.layer for record in run.trace} == {1}
+    every = ask(tiny, inputs, nag(negative))
+    assert not torch.allclose(first, every, atol=1e-4)
+
+
+@batched
+def test_of_a_batch_that_the_pipeline_doubled_the_conditional_half_is_guided(tiny: Tiny) -> None:
+    model, negative = tiny.make(), tiny.negative(1)
+    cond, uncond = tiny.inputs(2), {**tiny.inputs(2), **tiny.text(2, 7, 6)}
+    pipe = SimpleNamespace(transformer=model, do_classifier_free_guidance=True)
+    doubled = {
+        name: torch.cat([uncond[name], value]) if isinstance(value, Tensor) and value.shape[:1] == (2,) else value
+        for name, value in cond.items()
+    }
+    with guide(pipe, nag(negative)):
+        halves = prediction_of(model(**doubled)).chunk(2)
+    torch.testing.assert_close(halves[0], ask(tiny, uncond), atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(halves[1], ask(tiny, cond, nag(negative)), atol=2e-5, rtol=1e-4)
+
+
+def test_of_two_calls_in_a_step_the_second_is_unconditional() -> None:
+    tiny = BY_NAME["CosmosTransformer3DModel"]
+    model, inputs = tiny.make(), tiny.inputs(1)
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    pipe = SimpleNamespace(transformer=model, scheduler=scheduler, do_classifier_free_guidance=True)
+    plain, guided = ask(tiny, inputs), ask(tiny, inputs, nag(tiny.negative()))
+    with guide(pipe, nag(tiny.negative())):
+        scheduler.set_timesteps(2)
+        for timestep in scheduler.timesteps:
+            torch.testing.assert_close(prediction_of(model(**inputs)), guided)
+            torch.testing.assert_close(prediction_of(model(**inputs)), plain)
+            scheduler.step(plain, timestep, plain)
+
+
+PIPELINES = {  # of each family, pipelines that encode prompts in different ways
+    "WanTransformer3DModel": ("WanPipeline", "WanImageToVideoPipeline"),
+    "WanVACETransformer3DModel": ("WanVACEPipeline",),
+    "WanAnimateTransformer3DModel": ("WanAnimatePipeline",),
+    "SkyReelsV2Transformer3DModel": ("SkyReelsV2Pipeline", "SkyReelsV2DiffusionForcingPipeline"),
+    "ChronoEditTransformer3DModel": ("ChronoEditPipeline",),
+    "AnyFlowTransformer3DModel": ("AnyFlowPipeline",),
+    "HeliosTransformer3DModel": ("HeliosPipeline", "HeliosPyramidPipeline"),
+    "LTXVideoTransformer3DModel": ("LTXPipeline", "LTXConditionPipeline"),
+    "LTX2VideoTransformer3DModel": ("LTX2Pipeline", "LTX2ConditionPipeline"),
+    "AllegroTransformer3DModel": ("AllegroPipeline",),
+    "LatteTransformer3DModel": ("LattePipeline",),
+    "CosmosTransformer3DModel": ("CosmosTextToWorldPipeline", "Cosmos2_5_PredictBasePipeline"),
+    "SanaVideoTransformer3DModel": ("SanaVideoPipeline",),
+    "Kandinsky5Transformer3DModel": ("Kandinsky5T2VPipeline",),
+    "Kandinsky6Transformer3DModel": ("Kandinsky6TI2VAPipeline",),
+    "CogVideoXTransformer3DModel": ("CogVideoXPipeline",),
+    "ConsisIDTransformer3DModel": ("ConsisIDPipeline",),
+    "HunyuanVideoTransformer3DModel": ("HunyuanVideoPipeline", "HunyuanVideoImageToVideoPipeline"),
+    "HunyuanVideoFramepackTransformer3DModel": ("HunyuanVideoFramepackPipeline",),
+    "HunyuanVideo15Transformer3DModel": ("HunyuanVideo15Pipeline",),
+    "MochiTransformer3DModel": ("MochiPipeline",),
+    "EasyAnimateTransformer3DModel": ("EasyAnimatePipeline",),
+    "MotifVideoTransformer3DModel": ("MotifVideoPipeline",),
+}
+
+
+@pytest.mark.parametrize(("transformer", "name"), [(key, name) for key, names in PIPELINES.items() for name in names])
+def test_a_negative_in_words_is_encoded_by_the_pipelines_own_encoder(transformer: str, name: str) -> None:
+    tiny = BY_NAME[transformer]
+    pipe = FakePipeline(getattr(diffusers, name), tiny)
+    inputs = tiny.inputs(1)
+    with guide(pipe, NAG(negative_prompt="blurry")):
+        by_words = prediction_of(pipe.transformer(**inputs))
+    torch.testing.assert_close(by_words, ask(tiny, inputs, nag(tiny.text(1, 7, 5))))
+    assert pipe.asked in (None, 7)  # as long as the prompt's own, where a length can be asked for
+
+
+class FakePipeline:
+    """A pipeline whose encode_prompt has the real one's signature and order of answers, for 7 tokens of noise."""
+
+    def __init__(self, real: Any, tiny: Tiny) -> None:
+        self.transformer, self.real, self.tiny = tiny.make(), real, tiny
+        self.vae_scale_factor_spatial = 8
+        self.asked: int | None = None
+        encode: Any = functools.partial(self._encode)
+        encode.__signature__ = inspect.signature(real.encode_prompt.__get__(self))
+        self.encode_prompt = encode
+
+    def _encode(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        self.asked = (
+            inspect.signature(self.real.encode_prompt).bind(self, *args, **kwargs).arguments.get("max_sequence_length")
+        )
+        tree = ast.parse(textwrap.dedent(inspect.getsource(self.real.encode_prompt)))
+        answers = [ast.unparse(node.value) for node in ast.walk(tree) if isinstance(node, ast.Return) and node.value]
+        text = self.tiny.text(1, 7, 5)
+        text["encoder_hidden_states"] = text["encoder_hidden_states"].reshape(
+            1, 7, -1
+        )  # Allegro's pipeline adds an axis
+        return tuple(text.get(ANSWERS.get(answer, "")) for answer in answers[-1].strip("()").split(", "))
+
+    def connectors(self, embeds: Tensor, mask: Tensor, padding_side: str) -> tuple[Tensor, Tensor, Tensor]:
+        return embeds, self.tiny.text(1, 7, 5)["audio_encoder_hidden_states"], mask
+
+
+ANSWERS = {  # what encode_prompt's answers are called, as arguments of the transformer
+    "prompt_embeds": "encoder_hidden_states",
+    "masked_prompt_embeds": "encoder_hidden_states",
+    "prompt_embeds_qwen": "encoder_hidden_states",
+    "prompt_attention_mask": "encoder_attention_mask",
+    "prompt_embeds_mask": "encoder_attention_mask",
+    "prompt_embeds_2": "encoder_hidden_states_2",
+    "prompt_embeds_mask_2": "encoder_attention_mask_2",
+    "pooled_prompt_embeds": "pooled_projections",
+    "prompt_embeds_clip": "pooled_projections",
+}
+
+
+def test_every_family_is_encoded_for() -> None:
+    assert set(PIPELINES) == set(families())
+
+
+@every_family
+def test_every_attention_site_is_located(tiny: Tiny) -> None:
+    found = locate(model_of(tiny.name))
+    roles = {location.role for location in found}
+    assert roles in ({"self", "text"}, {"joint"}, {"joint", "text"})
+    assert all(location.heads == 2 or tiny.key.startswith("Kandinsky") for location in found)
+
+
+def test_a_model_with_paired_texts_is_refused() -> None:
+    model = SimpleNamespace(config=SimpleNamespace(img_context_dim_in=8))
+    paired = type("CosmosTransformer3DModel", (SimpleNamespace,), {})(**vars(model))
+    with pytest.raises(LookupError, match="paired with image context"):
+        family_of(paired)
+
+
+def test_text_inputs_that_are_missing_or_unknown_are_named() -> None:
+    tiny = BY_NAME["LTX2VideoTransformer3DModel"]
+    negative = tiny.negative()
+    with pytest.raises(ValueError, match="audio_encoder_hidden_states is missing"):
+        ask(tiny, tiny.inputs(1), NAG(negative_prompt_embeds=negative["encoder_hidden_states"]))
+    with pytest.raises(ValueError, match="not \\['prompt'\\]"):
+        ask(tiny, tiny.inputs(1), nag({**negative, "prompt": negative["encoder_hidden_states"]}))

@@ -1,0 +1,442 @@
+"""Every transformer class of diffusers that has an adapter, tiny and random, and calls of it as its pipelines make."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+Values = dict[str, Any]
+
+
+def noise(*shape: int, seed: int) -> Tensor:
+    """Random numbers of which a row does not depend on how many rows there are."""
+    rows = [
+        torch.randn(shape[1:], generator=torch.Generator().manual_seed(100 * seed + row)) for row in range(shape[0])
+    ]
+    return torch.stack(rows)
+
+
+def mask(batch: int, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Valid tokens first, one fewer in each row than in the one before."""
+    return torch.stack([(torch.arange(length) < length - 1 - row).to(dtype) for row in range(batch)])
+
+
+@dataclass(frozen=True)
+class Tiny:
+    """A transformer class, a configuration, and its arguments.
+
+    Attributes:
+        video: `batch -> arguments` other than the text.
+        text: `(batch, length, seed) -> text arguments`.
+        length: of the negative's text where it may differ from the prompt's 7.
+        atol: how well a sample agrees with itself in another batch.
+        bfloat16: whether the model itself runs in it on a CPU.
+    """
+
+    name: str
+    config: Values
+    video: Callable[[int], Values]
+    text: Callable[[int, int, int], Values]
+    length: int = 9
+    extra: Values = field(default_factory=dict)
+    atol: float = 2e-5
+    bfloat16: bool = True
+
+    @property
+    def key(self) -> str:
+        return self.name.split("/")[0]
+
+    def make(self) -> Any:
+        """The model, with everything that is initialised to zero made random: gates of zero would hide the blocks."""
+        torch.manual_seed(0)
+        model = getattr(diffusers, self.key)(**self.config).eval().requires_grad_(False)
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.copy_(0.3 * torch.randn_like(parameter))
+        return model
+
+    def inputs(self, batch: int) -> Values:
+        timestep = {"timestep": torch.full((batch,), 500.0)}
+        return {**timestep, **self.video(batch), **self.text(batch, 7, 2), **self.extra, "return_dict": False}
+
+    def negative(self, batch: int = 1) -> Values:
+        return self.text(batch, self.length, 5)
+
+
+def latents(*shape: int, **more: Callable[[int], Any]) -> Callable[[int], Values]:
+    """`(B, *shape)` of noise as hidden_states, and further arguments by batch."""
+    return lambda batch: {
+        "hidden_states": noise(batch, *shape, seed=1),
+        **{name: make(batch) for name, make in more.items()},
+    }
+
+
+def random(*shape: int, seed: int = 7) -> Callable[[int], Tensor]:
+    return lambda batch: noise(batch, *shape, seed=seed)
+
+
+def embeds(width: int = 16) -> Callable[[int, int, int], Values]:
+    return lambda batch, length, seed: {"encoder_hidden_states": noise(batch, length, width, seed=seed)}
+
+
+def masked(width: int = 16, dtype: torch.dtype = torch.float32, **more: int) -> Callable[[int, int, int], Values]:
+    """Embeddings, their mask, and further embeddings (`pooled_projections=8`) of a width."""
+    return lambda batch, length, seed: {
+        "encoder_hidden_states": noise(batch, length, width, seed=seed),
+        "encoder_attention_mask": mask(batch, length, dtype),
+        **{name: noise(batch, size, seed=seed + 1) for name, size in more.items()},
+    }
+
+
+def two_texts(batch: int, length: int, seed: int, width: int = 16) -> Values:
+    """LTX-2's text for the video and for the audio."""
+    return {
+        "encoder_hidden_states": noise(batch, length, width, seed=seed),
+        "audio_encoder_hidden_states": noise(batch, length, width, seed=seed + 1),
+        "encoder_attention_mask": mask(batch, length),
+        "audio_encoder_attention_mask": mask(batch, length),
+    }
+
+
+def two_encoders(batch: int, length: int, seed: int) -> Values:
+    """HunyuanVideo 1.5's text of two encoders, each masked."""
+    return {
+        "encoder_hidden_states": noise(batch, length, 16, seed=seed),
+        "encoder_attention_mask": mask(batch, length),
+        "encoder_hidden_states_2": noise(batch, 6, 10, seed=seed + 1),
+        "encoder_attention_mask_2": mask(batch, 6),
+    }
+
+
+def kandinsky(batch: int, length: int, seed: int) -> Values:
+    return {
+        "encoder_hidden_states": noise(batch, length, 16, seed=seed),
+        "pooled_projections": noise(batch, 8, seed=seed + 1),
+        "text_rope_pos": torch.arange(length),
+    }
+
+
+def fourth_axis(batch: int, length: int, seed: int) -> Values:
+    values = masked()(batch, length, seed)
+    return {**values, "encoder_hidden_states": values["encoder_hidden_states"].unsqueeze(1)}
+
+
+HEADS = dict(num_attention_heads=2, attention_head_dim=12)
+WAN = dict(**HEADS, in_channels=4, out_channels=4, text_dim=16, freq_dim=32, ffn_dim=32, num_layers=3)
+FACES = {"4": 16, "8": 16, "16": 16}
+ANIMATE = dict(motion_encoder_channel_sizes=FACES, motion_encoder_size=16, motion_style_dim=8, motion_dim=4)
+ANIMATE |= dict(motion_encoder_dim=16, face_encoder_hidden_dim=16, face_encoder_num_heads=2)
+COG = dict(num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, time_embed_dim=8, num_layers=3)
+COG |= dict(text_embed_dim=16, sample_width=8, sample_height=8, sample_frames=9, patch_size=2, max_text_seq_length=7)
+HUNYUAN = dict(in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_refiner_layers=1)
+HUNYUAN |= dict(patch_size=1, patch_size_t=1, text_embed_dim=16, rope_axes_dim=(2, 4, 4), num_layers=2)
+DUAL = dict(num_single_layers=2, pooled_projection_dim=8, guidance_embeds=True)
+LTX2 = dict(in_channels=4, out_channels=4, **HEADS, cross_attention_dim=24, audio_in_channels=4, audio_out_channels=4)
+LTX2 |= dict(audio_num_attention_heads=2, audio_attention_head_dim=6, audio_cross_attention_dim=12, num_layers=2)
+LTX2 |= dict(caption_channels=16, rope_double_precision=False)
+MOTIF = dict(in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=2)
+MOTIF |= dict(num_single_layers=3, patch_size=1, text_embed_dim=16, rope_axes_dim=(4, 6, 6))
+
+WAN_VIDEO = (4, 2, 4, 6)
+ROPE = tuple(noise(2 * 4 * 3, 16, seed=3).sin() for _ in range(2))
+
+
+def allegro_rope(frames: int, height: int, width: int) -> Any:
+    axes = torch.meshgrid(*(torch.arange(size) for size in (frames, height, width)), indexing="ij")
+    frequencies = tuple((noise(size, 8, seed=4).cos(),) * 2 for size in (frames, height, width))
+    return frequencies, [axis.flatten()[None] for axis in axes]
+
+
+TINY = [
+    Tiny("WanTransformer3DModel", WAN, latents(*WAN_VIDEO), embeds()),
+    Tiny(
+        "WanTransformer3DModel/image",
+        {**WAN, "image_dim": 8, "added_kv_proj_dim": 24},
+        latents(*WAN_VIDEO, encoder_hidden_states_image=random(5, 8)),
+        lambda batch, length, seed: embeds()(batch, 512, seed),  # what its processor relies on
+    ),
+    Tiny(
+        "WanVACETransformer3DModel",
+        {**WAN, "vace_layers": [0, 2], "vace_in_channels": 6},
+        latents(*WAN_VIDEO, control_hidden_states=random(6, 2, 4, 6)),
+        embeds(),
+    ),
+    Tiny(
+        "WanAnimateTransformer3DModel",
+        {**WAN, "in_channels": 12, "latent_channels": 4, "image_dim": 8, "inject_face_latents_blocks": 3, **ANIMATE},
+        latents(12, 3, 4, 6, pose_hidden_states=random(4, 2, 4, 6), face_pixel_values=random(3, 5, 16, 16)),
+        embeds(),
+    ),
+    Tiny("SkyReelsV2Transformer3DModel", WAN, latents(*WAN_VIDEO), embeds()),
+    Tiny(
+        "SkyReelsV2Transformer3DModel/forcing",
+        WAN,
+        latents(*WAN_VIDEO, timestep=lambda batch: torch.tensor([[0, 500]] * batch)),
+        embeds(),
+        extra={"enable_diffusion_forcing": True},
+    ),
+    Tiny("ChronoEditTransformer3DModel", WAN, latents(*WAN_VIDEO), embeds()),
+    Tiny(
+        "AnyFlowTransformer3DModel",
+        WAN,
+        latents(
+            3,
+            4,
+            4,
+            6,
+            timestep=lambda batch: torch.full((batch, 3), 500.0),
+            r_timestep=lambda batch: torch.full((batch, 3), 250.0),
+        ),
+        embeds(),
+    ),
+    Tiny(
+        "HeliosTransformer3DModel",
+        {**WAN, "rope_dim": (4, 4, 4)},
+        latents(
+            *WAN_VIDEO,
+            indices_hidden_states=lambda batch: torch.arange(3, 5).expand(batch, -1),
+            indices_latents_history_short=lambda batch: torch.arange(2, 3).expand(batch, -1),
+            latents_history_short=random(4, 1, 4, 6),
+        ),
+        embeds(),
+    ),
+    Tiny(
+        "LTXVideoTransformer3DModel",
+        dict(in_channels=4, out_channels=4, **HEADS, cross_attention_dim=24, num_layers=2, caption_channels=16),
+        latents(12, 4),
+        masked(),
+        extra={"num_frames": 2, "height": 2, "width": 3},
+    ),
+    Tiny(
+        "LTX2VideoTransformer3DModel",
+        LTX2,
+        latents(12, 4, audio_hidden_states=random(5, 4)),
+        two_texts,
+        extra={"num_frames": 2, "height": 2, "width": 3, "audio_num_frames": 5},
+    ),
+    Tiny(
+        "LTX2VideoTransformer3DModel/modulated",
+        {**LTX2, "cross_attn_mod": True, "audio_cross_attn_mod": True, "gated_attn": True, "audio_gated_attn": True},
+        latents(12, 4, audio_hidden_states=random(5, 4), sigma=lambda batch: torch.full((batch,), 500.0)),
+        two_texts,
+        extra={"num_frames": 2, "height": 2, "width": 3, "audio_num_frames": 5},
+    ),
+    Tiny(
+        "AllegroTransformer3DModel",
+        dict(num_attention_heads=2, attention_head_dim=24, num_layers=2, cross_attention_dim=48, caption_channels=16),
+        latents(4, 2, 4, 6),
+        fourth_axis,
+        extra={"image_rotary_emb": allegro_rope(2, 2, 3)},
+    ),
+    Tiny(
+        "LatteTransformer3DModel",
+        dict(
+            **HEADS,
+            in_channels=4,
+            out_channels=8,
+            num_layers=2,
+            cross_attention_dim=24,
+            attention_bias=True,
+            sample_size=8,
+            patch_size=2,
+            activation_fn="gelu-approximate",
+            num_embeds_ada_norm=1000,
+            norm_type="ada_norm_single",
+            norm_elementwise_affine=False,
+            norm_eps=1e-6,
+            caption_channels=16,
+            video_length=3,
+        ),
+        latents(4, 3, 8, 8),
+        embeds(),
+    ),
+    Tiny(
+        "CosmosTransformer3DModel",
+        dict(
+            in_channels=4,
+            out_channels=4,
+            **HEADS,
+            num_layers=2,
+            text_embed_dim=16,
+            adaln_lora_dim=4,
+            max_size=(4, 32, 32),
+            concat_padding_mask=False,  # would need torchvision
+        ),
+        latents(4, 2, 4, 6),
+        embeds(),
+        extra={"fps": 30},
+    ),
+    Tiny(
+        "SanaVideoTransformer3DModel",
+        dict(
+            in_channels=4,
+            out_channels=4,
+            **HEADS,
+            num_layers=2,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=12,
+            cross_attention_dim=24,
+            caption_channels=16,
+            sample_size=8,
+        ),
+        latents(4, 2, 4, 6),
+        masked(),
+    ),
+    Tiny(
+        "Kandinsky5Transformer3DModel",
+        dict(
+            in_visual_dim=4,
+            out_visual_dim=4,
+            in_text_dim=16,
+            in_text_dim2=8,
+            time_dim=16,
+            model_dim=24,
+            ff_dim=32,
+            num_text_blocks=1,
+            num_visual_blocks=2,
+            axes_dims=(4, 4, 4),
+        ),
+        latents(2, 4, 6, 4),
+        kandinsky,
+        extra={"visual_rope_pos": (torch.arange(2), torch.arange(2), torch.arange(3))},
+        atol=2e-3,  # its rotary embedding rounds to bfloat16, whatever the model's dtype
+        bfloat16=False,  # its time embedding stays float32, and only CUDA's autocast mends that
+    ),
+    Tiny(
+        "Kandinsky6Transformer3DModel",
+        dict(
+            in_visual_dim=4,
+            out_visual_dim=4,
+            in_text_dim=16,
+            in_text_dim2=8,
+            time_dim=16,
+            model_dim=24,
+            ff_dim=32,
+            num_text_blocks=1,
+            num_visual_blocks=2,
+            axes_dims=(4, 4, 4),
+            in_audio_dim=4,
+            out_audio_dim=4,
+            visual_cond=False,
+        ),
+        latents(2, 4, 6, 4, audio_hidden_states=random(5, 4)),
+        masked(dtype=torch.bool, pooled_projections=8),
+    ),
+    Tiny("CogVideoXTransformer3DModel", COG, latents(3, 4, 8, 8), embeds(), length=7),  # text positions are counted
+    Tiny(
+        "CogVideoXTransformer3DModel/rotary",
+        {**COG, "use_rotary_positional_embeddings": True},
+        latents(2, 4, 8, 6),
+        embeds(),
+        extra={"image_rotary_emb": ROPE},
+    ),
+    Tiny("ConsisIDTransformer3DModel", COG, latents(3, 4, 8, 8), embeds(), length=7),
+    Tiny(
+        "ConsisIDTransformer3DModel/rotary",
+        {**COG, "use_rotary_positional_embeddings": True},
+        latents(2, 4, 8, 6),
+        embeds(),
+        extra={"image_rotary_emb": ROPE},
+    ),
+    Tiny(
+        "HunyuanVideoTransformer3DModel",
+        {**HUNYUAN, **DUAL},
+        latents(4, 2, 3, 4, guidance=lambda batch: torch.full((batch,), 6000.0)),
+        masked(pooled_projections=8),
+    ),
+    Tiny(
+        "HunyuanVideoTransformer3DModel/token_replace",
+        {**HUNYUAN, **DUAL, "guidance_embeds": False, "image_condition_type": "token_replace"},
+        latents(4, 2, 3, 4),
+        masked(pooled_projections=8),
+    ),
+    Tiny(
+        "HunyuanVideoFramepackTransformer3DModel",
+        {**HUNYUAN, **DUAL, "has_image_proj": True, "image_proj_dim": 8, "has_clean_x_embedder": True, "patch_size": 2},
+        latents(
+            4,
+            3,
+            8,
+            8,
+            guidance=lambda batch: torch.full((batch,), 6000.0),
+            image_embeds=random(4, 8),
+            indices_latents=lambda batch: torch.arange(3),
+            latents_clean=random(4, 1, 8, 8, seed=8),
+            indices_latents_clean=lambda batch: torch.arange(1),
+            latents_history_2x=random(4, 4, 8, 8, seed=9),
+            indices_latents_history_2x=lambda batch: torch.arange(4),
+            latents_history_4x=random(4, 4, 8, 8, seed=10),
+            indices_latents_history_4x=lambda batch: torch.arange(4),
+        ),
+        masked(dtype=torch.int64, pooled_projections=8),
+    ),
+    Tiny(
+        "HunyuanVideo15Transformer3DModel",
+        {**HUNYUAN, "text_embed_2_dim": 10, "image_embed_dim": 8, "target_size": 16},
+        latents(4, 2, 3, 4, image_embeds=random(4, 8)),
+        two_encoders,
+    ),
+    Tiny(
+        "HunyuanVideo15Transformer3DModel/text",
+        {**HUNYUAN, "text_embed_2_dim": 10, "image_embed_dim": 8, "target_size": 16},
+        latents(4, 2, 3, 4, image_embeds=lambda batch: torch.zeros(batch, 4, 8)),
+        two_encoders,
+    ),
+    Tiny(
+        "MochiTransformer3DModel",
+        dict(
+            patch_size=2,
+            num_attention_heads=2,
+            attention_head_dim=8,
+            num_layers=3,
+            pooled_projection_dim=16,
+            in_channels=4,
+            text_embed_dim=16,
+            time_embed_dim=4,
+            max_sequence_length=16,
+        ),
+        latents(4, 2, 4, 6),
+        masked(),
+    ),
+    Tiny(
+        "EasyAnimateTransformer3DModel",
+        dict(
+            num_attention_heads=2,
+            attention_head_dim=16,
+            in_channels=4,
+            out_channels=4,
+            patch_size=2,
+            num_layers=3,
+            mmdit_layers=2,
+            time_embed_dim=8,
+            text_embed_dim=16,
+        ),
+        latents(4, 2, 4, 6),
+        embeds(),
+    ),
+    Tiny("MotifVideoTransformer3DModel", MOTIF, latents(4, 2, 3, 4), masked()),
+    Tiny(
+        "MotifVideoTransformer3DModel/image",
+        {
+            **MOTIF,
+            "image_embed_dim": 8,
+            "num_decoder_layers": 1,
+            "enable_text_cross_attention_dual": True,
+            "enable_text_cross_attention_single": True,
+        },
+        latents(4, 2, 3, 4, image_embeds=random(4, 8)),
+        masked(),
+    ),
+]
+BY_NAME = {tiny.name: tiny for tiny in TINY}
+
+
+def row(values: Values, index: int, batch: int) -> Values:
+    """One sample of a batch's arguments."""
+    return {
+        name: value[index : index + 1] if isinstance(value, Tensor) and value.shape[:1] == (batch,) else value
+        for name, value in values.items()
+    }
