@@ -24,6 +24,8 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tu
     if query.device.type == "cpu":
         bias = None if mask is None else additive(mask, query.dtype)
         output, sums = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, attn_mask=bias)
+        if bias is not None:  # the kernel calls the sum over nothing 1
+            sums = sums.masked_fill((bias == -math.inf).all(-1), -math.inf)
     elif mask is None and query.dtype in (torch.float16, torch.bfloat16):
         output, sums = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value)[:2]
     elif mask is None:
@@ -46,9 +48,7 @@ def merge(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor
     The first set must let something through; the second may be masked altogether.
     """
     share = torch.sigmoid(second[1] - first[1])  # of the second set; 0 where it is masked
-    share = torch.where(second[1].isnan(), torch.zeros_like(share), share)
-    other = torch.where(share > 0, second[0].to(share.dtype), torch.zeros_like(share))
-    return torch.lerp(first[0].to(share.dtype), other, share).to(first[0].dtype)
+    return torch.lerp(first[0].to(share.dtype), second[0].to(share.dtype), share).to(first[0].dtype)
 
 
 @functools.cache

@@ -103,7 +103,9 @@ class JointAttentionNAG(Combine):
 
     def __init__(self, nag: Strength, stream: Stream, guides: bool) -> None:
         super().__init__(nag)
-        self.stream, self.guides = stream, guides
+        self.stream, self.guides, self.dtype = stream, guides, stream.text.dtype
+        masked = not stream.joint.ragged and any(mask is not None for mask in stream.masks.values())
+        self.merges = can_merge(stream.text.device.type, self.dtype, masked)
         self.sample = 0
 
     def begin(self) -> None:
@@ -113,7 +115,7 @@ class JointAttentionNAG(Combine):
     def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         lengths, start = self.lengths_and_start(query.shape[0])
         parts = Parts(query.shape[1], *lengths, self.stream.joint.text_first)
-        if plain(kernel) and can_merge(query.device.type, query.dtype, kernel.mask is not None):
+        if self.merges and query.dtype == self.dtype and plain(kernel):
             outputs = merged(kernel, query, key, value, parts, start)
         else:
             outputs = two_passes(kernel, query, key, value, parts, start)
