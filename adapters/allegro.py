@@ -1,17 +1,9 @@
-"""Allegro: full 3D self-attention, masked text by cross-attention; the text has an axis more than elsewhere."""
+"""Allegro: full 3D self-attention, masked text by cross-attention."""
 
 from typing import Any
 
 from vidguide.adapters.texts import EMBEDS_AND_MASK, encoder
 from vidguide.family import Family, Inputs
-
-_encode = encoder(*EMBEDS_AND_MASK["text_inputs"], do_classifier_free_guidance=False, clean_caption=True)
-
-
-def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
-    """As the pipeline does, `(B, L, C)` becomes `(B, 1, L, C)`."""
-    text = _encode(pipe, prompts, inputs)
-    return {**text, "encoder_hidden_states": text["encoder_hidden_states"].unsqueeze(1)}
 
 
 def two_tokens(transformer: Any, inputs: Inputs, small: Inputs) -> Inputs:
@@ -28,7 +20,7 @@ FAMILIES = (
         name="Allegro",
         transformers=("AllegroTransformer3DModel",),
         blocks=("transformer_blocks",),
-        encode=encode,
+        encode=encoder(*EMBEDS_AND_MASK["text_inputs"], do_classifier_free_guidance=False, clean_caption=True),
         # Text attention has no rotary embedding, and keys of the text do not depend on the video's.
         adjust=two_tokens,
         instead={"attention_mask": None, "image_rotary_emb": None},

@@ -230,9 +230,7 @@ class FakePipeline:
         tree = ast.parse(textwrap.dedent(inspect.getsource(self.real.encode_prompt)))
         answers = [ast.unparse(node.value) for node in ast.walk(tree) if isinstance(node, ast.Return) and node.value]
         text = self.tiny.text(1, 7, 5)
-        text["encoder_hidden_states"] = text["encoder_hidden_states"].reshape(
-            1, 7, -1
-        )  # Allegro's pipeline adds an axis
+        text["encoder_hidden_states"] = text["encoder_hidden_states"].reshape(1, 7, -1)  # Allegro's adds an axis after
         return tuple(text.get(ANSWERS.get(answer, "")) for answer in answers[-1].strip("()").split(", "))
 
     def connectors(self, embeds: Tensor, mask: Tensor, padding_side: str) -> tuple[Tensor, Tensor, Tensor]:

@@ -381,8 +381,8 @@ TINY = [
     ),
     Tiny(
         "HunyuanVideo15Transformer3DModel/text",
-        {**HUNYUAN, "text_embed_2_dim": 10, "image_embed_dim": 8, "target_size": 16},
-        latents(4, 2, 3, 4, image_embeds=lambda batch: torch.zeros(batch, 4, 8)),
+        {**HUNYUAN, "in_channels": 9, "text_embed_2_dim": 10, "image_embed_dim": 8, "target_size": 16},
+        latents(9, 2, 3, 4, image_embeds=lambda batch: torch.zeros(batch, 4, 8)),
         two_encoders,
     ),
     Tiny(
@@ -418,6 +418,7 @@ TINY = [
         embeds(),
     ),
     Tiny("MotifVideoTransformer3DModel", MOTIF, latents(4, 2, 3, 4), masked()),
+    Tiny("MotifVideoTransformer3DModel/noisy", {**MOTIF, "in_channels": 9}, latents(9, 2, 3, 4), masked()),
     Tiny(
         "MotifVideoTransformer3DModel/image",
         {
