@@ -29,18 +29,25 @@ def encode_15(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
     return dict(zip(TEXT_15, pipe.encode_prompt(prompts, batch_size=len(prompts)), strict=True))
 
 
+HUNYUAN = (
+    ("HunyuanVideo", "HunyuanVideoTransformer3DModel"),
+    ("HunyuanVideo Framepack", "HunyuanVideoFramepackTransformer3DModel"),
+)
 FAMILIES = (
-    Family(
-        name="HunyuanVideo",
-        transformers=("HunyuanVideoTransformer3DModel", "HunyuanVideoFramepackTransformer3DModel"),
-        blocks=("transformer_blocks", "single_transformer_blocks"),
-        text_attention=("attn",),
-        joint=Joint(block_masks=("attention_mask",)),
-        encode=encode,
-        text_inputs=TEXT,
-        text_masks=MASKS,
-        text_extras=("pooled_projections",),
-        text_varies=by_step,
+    *(
+        Family(
+            name=name,
+            transformers=(transformer,),
+            blocks=("transformer_blocks", "single_transformer_blocks"),
+            text_attention=("attn",),
+            joint=Joint(block_masks=("attention_mask",)),
+            encode=encode,
+            text_inputs=TEXT,
+            text_masks=MASKS,
+            text_extras=("pooled_projections",),
+            text_varies=by_step,
+        )
+        for name, transformer in HUNYUAN
     ),
     Family(
         name="HunyuanVideo 1.5",

@@ -147,14 +147,19 @@ def compare(
 @app.command()
 def locate(
     model: Annotated[str, typer.Argument(help="Shipped name, pipeline folder or hub id.")] = "tiny",
+    every: Annotated[
+        bool, typer.Option("--list", help="List the model families there are adapters for instead.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """List the attention sites of a model: where text enters, what spans space and time."""
     with plain_errors():
         from vidguide import locate as find
         from vidguide.pipelines.load import load
+        from vidguide.sites import listing
 
-        rows = [{name: str(value) for name, value in vars(site).items()} for site in find(load(model, device="cpu"))]
+        sites = [] if every else find(load(model, device="cpu"))
+        rows = listing() if every else [{name: str(value) for name, value in vars(site).items()} for site in sites]
         if as_json:
             typer.echo(json.dumps(rows))
         else:

@@ -67,6 +67,13 @@ def test_locate_lists_the_sites() -> None:
     assert sites[0]["path"] == "blocks.0.attn1"
 
 
+def test_locate_lists_the_families() -> None:
+    families = json.loads(invoke("locate", "--list", "--json").stdout)
+    wan = next(family for family in families if family["family"] == "Wan")
+    assert wan == {"family": "Wan", "transformers": "WanTransformer3DModel", "text": "cross-attention", "here": "yes"}
+    assert invoke("locate", "--list").exit_code == 0
+
+
 def test_doctor_reports() -> None:
     told = json.loads(invoke("doctor", "--json").stdout)
     assert told["families"]["WanTransformer3DModel"] == "Wan"

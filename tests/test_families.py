@@ -15,8 +15,10 @@ from tiny_families import BY_NAME, TINY, Tiny, Values, row
 from torch import Tensor
 
 from vidguide import NAG, guide, locate
-from vidguide.denoiser import prediction_of
+from vidguide.denoiser import Denoiser, prediction_of
 from vidguide.family import families, family_of
+from vidguide.run import Run
+from vidguide.tokens import grid
 
 every_family = pytest.mark.parametrize("tiny", TINY, ids=BY_NAME)
 batched = pytest.mark.parametrize(
@@ -260,6 +262,20 @@ def test_every_attention_site_is_located(tiny: Tiny) -> None:
     roles = {location.role for location in found}
     assert roles in ({"self", "text"}, {"joint"}, {"joint", "text"})
     assert all(location.heads == 2 or tiny.key.startswith("Kandinsky") for location in found)
+
+
+@pytest.mark.parametrize("tiny", [t for t in TINY if not families()[t.key].joint], ids=lambda tiny: tiny.name)
+def test_the_token_grid_counts_the_videos_queries(tiny: Tiny) -> None:
+    model, inputs, family = tiny.make(), tiny.inputs(2), families()[tiny.key]
+    frames, height, width = grid(family, model, inputs)
+    site = Denoiser(model, None, (), Run()).text_sites[0]
+    counts = []
+    handle = site.attention.register_forward_pre_hook(
+        lambda module, args, kwargs: counts.append((args or tuple(kwargs.values()))[0].shape), with_kwargs=True
+    )
+    model(**inputs)
+    handle.remove()
+    assert counts[0][0] * counts[0][1] == 2 * frames * height * width
 
 
 def test_a_model_with_paired_texts_is_refused() -> None:

@@ -1,18 +1,19 @@
 """locate(): where the attention of a video transformer is, and what it spans."""
 
+import importlib
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
-from vidguide.family import Family, blocks_of, family_of
+from vidguide.family import Family, blocks_of, families, family_of
 from vidguide.guiding import transformers_of
 
 
 @dataclass(frozen=True)
 class Location:
     """An attention module: its block, its dotted path, what it attends to ("self", "text", or "joint" for both), what
-    the queries span, and its heads."""
+    the queries span, its heads, and in joint attention the order of the sequence."""
 
     layer: int
     path: str
@@ -20,6 +21,7 @@ class Location:
     extent: str
     heads: int
     processor: str
+    order: str = ""
 
 
 def locate(model: Any) -> list[Location]:
@@ -37,8 +39,26 @@ def locate(model: Any) -> list[Location]:
     ]
 
 
+def listing() -> list[dict[str, str]]:
+    """The registered families, each with its transformer classes, how text gets in, and whether they are installed."""
+    diffusers = importlib.import_module("diffusers")
+    rows = []
+    for one in {known.name: known for known in families().values()}.values():
+        missing = [name for name in one.transformers if not hasattr(diffusers, name)]
+        rows.append(
+            {
+                "family": one.name,
+                "transformers": ", ".join(one.transformers),
+                "text": "joint attention" if one.joint else "cross-attention",
+                "here": f"needs a newer diffusers than {diffusers.__version__}" if missing else "yes",
+            }
+        )
+    return rows
+
+
 def _locate(transformer: Any, prefix: str) -> list[Location]:
     family = family_of(transformer)
+    orders = {"joint": "text, video" if family.joint and family.joint.text_first else "video, text"}
     found = []
     for layer, (stack, index, block) in enumerate(blocks_of(family, transformer)):
         modules = dict(block.named_modules())
@@ -47,7 +67,7 @@ def _locate(transformer: Any, prefix: str) -> list[Location]:
             if attention is not None:
                 heads = getattr(attention, "heads", None) or attention.num_heads
                 path, processor = f"{prefix}{stack}.{index}.{name}", type(attention.processor).__name__
-                found.append(Location(layer, path, role, family.extent, int(heads), processor))
+                found.append(Location(layer, path, role, family.extent, int(heads), processor, orders.get(role, "")))
     for index, block in enumerate(transformer.get_submodule(family.temporal_blocks) if family.temporal_blocks else ()):
         attention = block.get_submodule(family.self_attention)
         path, processor = f"{prefix}{family.temporal_blocks}.{index}.{family.self_attention}", attention.processor
