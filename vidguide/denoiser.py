@@ -45,6 +45,7 @@ class Denoiser:
         self.text_sites = self._find_sites()
         self.stream: Stream | None = None  # a second text that this call carries, in joint attention
         self.outer: tuple[str, dict[str, Any]] | None = None  # the pipeline's cache context, while it is in one
+        self._again: AbstractContextManager[None] | None = None
         self.inputs: Inputs = {}
         self._call: Callable[..., Any] | None = None
         self._last_call: tuple[int, int] | None = None
@@ -236,7 +237,8 @@ class Denoiser:
                 yield
         finally:
             if self.outer is not None:  # diffusers leaves no context after a nested one; its own exit clears this
-                open_context(self.original, self.outer[0], **self.outer[1]).__enter__()
+                self._again = open_context(self.original, self.outer[0], **self.outer[1])  # closed when let go of
+                self._again.__enter__()
 
     @contextmanager
     def pipeline_context(self, name: str, **kwargs: Any) -> Iterator[None]:
@@ -246,7 +248,7 @@ class Denoiser:
             with nullcontext() if self.open_context is None else self.open_context(self.original, name, **kwargs):
                 yield
         finally:
-            self.outer = None
+            self.outer = self._again = None
 
     def pipeline_guides(self) -> bool:
         """Whether the pipeline at work applies classifier-free guidance of its own."""
