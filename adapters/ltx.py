@@ -43,6 +43,7 @@ FAMILIES = (
         name="LTX-2",
         transformers=("LTX2VideoTransformer3DModel",),
         blocks=("transformer_blocks",),
+        block_output=("hidden_states", "audio_hidden_states"),
         text_attention=("attn2", "audio_attn2"),
         encode=encode,
         text_inputs=LTX2_TEXT,

@@ -17,7 +17,7 @@ FAMILIES = (
     Family(
         name="Wan VACE",
         transformers=("WanVACETransformer3DModel",),
-        blocks=("blocks", "vace_blocks"),
+        side_blocks=("vace_blocks",),
         encode=embeds_only,
         cuts={"control_hidden_states": "BCFHW"},
     ),

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import negative_text, tiny_wan, wan_inputs
+from test_weak import sampled, videos
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from vidguide import NAG, guide
+from vidguide import EMAG, NAG, guide
 
 
 def compile_whole(model: Any, backend: Any) -> Any:
@@ -47,6 +48,20 @@ def test_compiled_guidance_acts_and_agrees(compiled: Callable[..., Any]) -> None
     assert counter.frame_count == 1
     assert torch.allclose(model(**inputs)[0], plain, atol=1e-5)
     assert counter.frame_count == 2
+
+
+@pytest.mark.parametrize("compiled", [compile_whole, compile_in_place, compile_blocks])
+def test_compiled_weak_passes_act_and_agree(compiled: Callable[..., Any]) -> None:
+    torch._dynamo.reset()
+    emag, calls = EMAG(decay=0.5, select=(1,), start=0.25, stop=1.0), videos(4)
+    eager, _ = sampled(tiny_wan(num_layers=2), calls, emag)
+    counter = CompileCounterWithBackend("eager")
+    model = compiled(tiny_wan(num_layers=2), counter)
+    result, _ = sampled(model, calls, emag)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(result, eager, strict=True))
+    assert not torch.allclose(result[-1], tiny_wan(num_layers=2)(**calls[-1])[0], atol=1e-4)
+    # First average, later averages, second pass; a block's own graph besides where blocks are compiled one by one.
+    assert counter.frame_count <= 4
 
 
 def test_the_default_backend_compiles_it_whole() -> None:

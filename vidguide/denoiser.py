@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from vidguide.blocks import Blocks
 from vidguide.family import Family, Inputs, blocks_of, family_of
 from vidguide.guidance import Guidance
 from vidguide.joint import Stream, capture_stream, carrying
@@ -42,8 +43,14 @@ class Denoiser:
         self.family: Family = family_of(self.original)
         self.signature = inspect.signature(type(self.original).forward)
         self.open_context = getattr(type(self.original), "cache_context", None)
-        self.text_sites = self._find_sites()
         self.stream: Stream | None = None  # a second text that this call carries, in joint attention
+        blocks = [block for path in self.family.blocks for block in self.original.get_submodule(path)]
+        self.blocks = Blocks(blocks, self.family.block_output)
+        self.depth = len(blocks)
+        self.perturbed = any(guidance.weak for guidance in guidances)
+        self.text_sites = self._find_text_sites()
+        self.self_sites = self._find_self_sites() if self.perturbed else {}
+        self.sites = [*self.text_sites.values(), *self.self_sites.values()]
         self.outer: tuple[str, dict[str, Any]] | None = None  # the pipeline's cache context, while it is in one
         self._again: AbstractContextManager[None] | None = None
         self.inputs: Inputs = {}
@@ -52,41 +59,45 @@ class Denoiser:
         self._kept: dict[int, tuple[Any, Any]] = {}
         self._texts: dict[Any, Inputs] = {}
 
-    def _find_sites(self) -> dict[int, Site]:
+    def _find_text_sites(self) -> dict[int, Site]:
         """Sites where text is attended to, numbered; blocks after the last that carries text have none."""
         family, joint = self.family, self.family.joint
+        names = (*family.text_attention, *(joint.split_attention if joint else ()))
         blocks = blocks_of(family, self.original)
-        self.depth = len(blocks)
         carriers = joint.text_blocks(self.original) if joint and joint.text_blocks else len(blocks)
         found: list[Site] = []
         for layer, (_, _, block) in enumerate(blocks[:carriers]):
             modules = dict(block.named_modules())
-            for name in (*family.text_attention, *(joint.split_attention if joint else ())):
-                attention: Any = modules.get(name)
-                if attention is not None:
-                    own: Any = type(attention.processor)
-                    kernels = rebound_class(own)[1]
-                    found.append(Site(layer, attention, range(kernels)[family.text_kernel], name))
+            found += [site_of(layer, modules[name], family.text_kernel, name) for name in names if name in modules]
         return dict(enumerate(found))
+
+    def _find_self_sites(self) -> dict[int, Site]:
+        """Sites where the video attends to itself, by layer."""
+        if self.family.joint is not None:
+            kinds = ", ".join(type(guidance).__name__ for guidance in self.guidances if guidance.weak)
+            raise ValueError(f"{kinds}: weak passes know no joint attention yet ({self.family.name}); leave it out")
+        name, kernel = self.family.self_attention, self.family.self_kernel
+        blocks = enumerate(self.blocks.blocks)
+        return {layer: site_of(layer, block.get_submodule(name), kernel, name) for layer, block in blocks}
 
     @contextmanager
     def rebound(self) -> Iterator[None]:
         """Route the attentions' kernel calls through their sites; on leaving, each has its own processor again."""
         try:
-            for site in self.text_sites.values():
+            for site in self.sites:
                 setattr(site.attention, SITE, site)
             self._rebind()
-            yield
+            with self.blocks.staged() if self.perturbed else nullcontext():
+                yield
         finally:
-            for site in self.text_sites.values():
-                if getattr(site.attention, SITE, None) is site:
-                    delattr(site.attention, SITE)
+            for site in self.sites:
+                vars(site.attention).pop(SITE, None)
                 if site.routed is not None and site.attention.processor is site.routed:
                     site.attention.processor = site.own
 
     def _rebind(self) -> None:
         """Rebind processors, also those that the user replaced since (by `fuse_qkv_projections`, say)."""
-        for site in self.text_sites.values():
+        for site in self.sites:
             if site.attention.processor is not site.routed:
                 site.own = site.attention.processor
                 site.routed = site.attention.processor = rebound(site.own)
@@ -108,14 +119,33 @@ class Denoiser:
             with carrying(self.stream):
                 output = call(*args, **kwargs)
             self._record()
-            self._clear()
-            prediction = untouched = prediction_of(output)
-            for guidance in active:
-                prediction = guidance.correct(self, prediction)
-            return output if prediction is untouched else _with_prediction(output, prediction)
+            prediction = self._guided(active, prediction_of(output))
+            return output if prediction is prediction_of(output) else _with_prediction(output, prediction)
         finally:
             self._clear()
+            self.blocks.forget()
             self._call, self.inputs = None, {}
+
+    def _guided(self, active: list[Guidance], untouched: Tensor) -> Tensor:
+        """The conditional prediction with every correction added, then combined with the unconditional one."""
+        self.blocks.stop_keeping()
+        self._clear_queries()
+        prediction = untouched
+        for guidance in active:
+            correction = guidance.correction(self, untouched)
+            if correction is not None:
+                prediction = prediction + self._of_conditional(correction)
+        self._clear()
+        for guidance in active:
+            prediction = guidance.combine(self, prediction)
+        return prediction
+
+    def _of_conditional(self, correction: Tensor) -> Tensor:
+        """A correction of the conditional half alone, where the batch holds another."""
+        if not self.halved:
+            return correction
+        half = correction.shape[0] // 2
+        return torch.cat([torch.zeros_like(correction[:half]), correction[half:]])
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
         arguments = dict(self.signature.bind(self.original, *args, **kwargs).arguments)
@@ -143,14 +173,32 @@ class Denoiser:
 
     def _clear(self) -> None:
         self.stream = None
-        for site in self.text_sites.values():
-            site.edit = None
+        for site in self.sites:
+            site.edit = site.query = None
 
-    def kept(self, owner: Guidance, make: Callable[[], Kept]) -> Kept:
-        """What `make` returns, kept for the run, or where the text depends on the step, for the step; made again when
-        the text's shape, dtype or device changes."""
-        step = self.run.step if self.family.text_varies(self.original.config) else None
-        key = (self.run.number, step, *text_shape(self.family, self.inputs))
+    @contextmanager
+    def _suspended(self) -> Iterator[None]:
+        """Without the edits that guidances have set so far, which are set again afterwards."""
+        edits, stream = [(site, site.edit, site.query) for site in self.sites], self.stream
+        self._clear()
+        try:
+            yield
+        finally:
+            self.stream = stream
+            for site, edit, query in edits:
+                site.edit, site.query = edit, query
+
+    def _clear_queries(self) -> None:
+        """What watches the clean pass must not watch the weak ones; edits of the text's attention stay for both."""
+        for site in self.self_sites.values():
+            site.query = site.edit = None
+
+    def kept(self, owner: Guidance, make: Callable[[], Kept], text_varies: bool = False) -> Kept:
+        """What `make` returns, kept for the run, and made again when a shape, dtype or device changes; at each step,
+        when it is of a text that the model makes anew at each step."""
+        step = self.run.step if text_varies and self.family.text_varies(self.original.config) else None
+        tensors = [v for v in self.inputs.values() if isinstance(v, Tensor)]
+        key = (self.run.number, step, [(tuple(tensor.shape), tensor.dtype, tensor.device) for tensor in tensors])
         if self._kept.get(id(owner), (None,))[0] != key:
             self._kept[id(owner)] = (key, make())
         kept: Kept = self._kept[id(owner)][1]
@@ -184,13 +232,10 @@ class Denoiser:
         """Keys, values and mask of a text at the text attentions, made by the model itself over one video token."""
         inputs = one_token(self.family, self.original, self.inputs, text)
         captures = {number: Capture() for number in self.text_sites}
-        self._clear()
-        for number, site in self.text_sites.items():
-            site.edit = captures[number]
-        try:
+        with self._suspended():
+            for number, site in self.text_sites.items():
+                site.edit = captures[number]
             self._aside(inputs)
-        finally:
-            self._clear()
         # An attention that is not asked here (audio's, when there is no audio) is not asked in the guided call either.
         kept = {number: capture.kept for number, capture in captures.items() if capture.kept is not None}
         if not kept:
@@ -199,14 +244,19 @@ class Denoiser:
 
     def text_stream(self, text: Inputs) -> Stream:
         """A text as it reaches the first block of joint attention, to be carried by the guided call."""
-        text = self._batched(text)
-        self._clear()
-        return capture_stream(self.family, self.original, self.halved, lambda: self._aside({**self.inputs, **text}))
+        inputs = {**self.inputs, **self._batched(text)}
+        with self._suspended():
+            return capture_stream(self.family, self.original, self.halved, lambda: self._aside(inputs))
 
     def _aside(self, inputs: Inputs) -> None:
         # Eager: a call of its own shape would cost a compiled model a compilation of its own, or turn it dynamic.
         with torch.no_grad(), torch.compiler.set_stance("force_eager"), self._context("vidguide_negative"):
             self._original_call(inputs)
+
+    def weak(self, first: int) -> Tensor:
+        """The model's prediction once more, with the edits now set; blocks before `first` are not run again."""
+        with self.blocks.skipped_before(first), carrying(self.stream), self._context("vidguide_weak"):
+            return prediction_of(self._original_call(self.inputs))
 
     def predict(self, branch: str, text: Inputs) -> Tensor:
         """The model's prediction for another text, on the same video and without our edits."""
@@ -266,6 +316,12 @@ class Denoiser:
         """Rows of the batch that are conditional."""
         rows: int = self.inputs[self.family.text_inputs[0]].shape[0]
         return rows // 2 if self.halved else rows
+
+
+def site_of(layer: int, attention: Any, kernel: int, name: str) -> Site:
+    """A site at one of the kernel calls of an attention module."""
+    own: Any = type(attention.processor)
+    return Site(layer, attention, range(rebound_class(own)[1])[kernel], name)
 
 
 def prediction_of(output: Any) -> Tensor:

@@ -51,7 +51,7 @@ class Family:
         blocks: dotted paths of the lists of blocks, in the order in which `layers` counts them.
         self_attention, text_attention: attention modules within a block; the video's own, and those where the
             video's (or audio's) queries meet the text's keys. A block may lack some.
-        text_kernel: which kernel call of the text attention's processor, in source order, is the text's.
+        self_kernel, text_kernel: which kernel call of that attention's processor, in source order, is meant.
         text_inputs: names of the forward's arguments that carry the text; the first is its embeddings.
         text_masks: those of them that are masks `(B, L)`, each with the embeddings that it masks.
         text_extras: those that ready embeddings may leave out, for the prompt's own to serve.
@@ -65,6 +65,9 @@ class Family:
         adjust: `(transformer, inputs, small) -> small`, what else one token needs.
         extent: what a self-attention spans: "spatial", "temporal" or "spatiotemporal".
         temporal_blocks: dotted path of a list of blocks whose self-attention spans time only.
+        side_blocks: dotted paths of lists of blocks that attend to the text too, but beside the video's stream:
+            layers after all others for NAG, and left alone by weak passes.
+        block_output: which of its arguments a block returns anew; more than one makes a tuple.
         refuse: `transformer -> reason` why this very model cannot be guided; None when it can.
     """
 
@@ -74,6 +77,7 @@ class Family:
     blocks: tuple[str, ...] = ("blocks",)
     self_attention: str = "attn1"
     text_attention: tuple[str, ...] = ("attn2",)
+    self_kernel: int = -1
     text_kernel: int = -1
     text_inputs: tuple[str, ...] = ("encoder_hidden_states",)
     text_masks: Mapping[str, str] = field(default_factory=dict)
@@ -87,6 +91,8 @@ class Family:
     adjust: Callable[[Any, Inputs, Inputs], Inputs] | None = None
     extent: str = "spatiotemporal"
     temporal_blocks: str | None = None
+    side_blocks: tuple[str, ...] = ()
+    block_output: tuple[str, ...] = ("hidden_states",)
     refuse: Callable[[Any], str | None] | None = None
 
 
@@ -129,4 +135,5 @@ def family_of(transformer: Any) -> Family:
 
 def blocks_of(family: Family, transformer: Any) -> list[tuple[str, int, Any]]:
     """Path of the list, index in it, and block, for every block in the order in which `layers` counts."""
-    return [(path, i, block) for path in family.blocks for i, block in enumerate(transformer.get_submodule(path))]
+    paths = (*family.blocks, *family.side_blocks)
+    return [(path, i, block) for path in paths for i, block in enumerate(transformer.get_submodule(path))]

@@ -6,7 +6,6 @@ call the first block gets `[prompt | negative]` as its text, every block carries
 prompt's alone. What sees what is up to the attention edit.
 """
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,28 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vidguide.arguments import Arguments
 from vidguide.family import Family, Joint, blocks_of
 
 TEXT = "encoder_hidden_states"  # the name of the text among a block's arguments, in every family of joint attention
-
-
-class Arguments:
-    """A block's arguments by name, whether they are passed by position or by keyword."""
-
-    def __init__(self, block: Any) -> None:
-        forward = type(getattr(block, "_orig_mod", block)).forward
-        self.places = {name: i for i, name in enumerate(list(inspect.signature(forward).parameters)[1:])}
-
-    def get(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        place = self.places[name]
-        return args[place] if place < len(args) else kwargs.get(name)
-
-    def put(self, name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        place = self.places[name]
-        if place < len(args):
-            return (*args[:place], value, *args[place + 1 :])
-        kwargs[name] = value
-        return args
 
 
 class Stream:

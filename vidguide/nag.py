@@ -60,7 +60,7 @@ class NAG(Guidance):
         denoiser.check_negative(self, self.negative_prompt, self.negative_prompt_embeds)
 
     def prepare(self, denoiser: "Denoiser") -> None:
-        edits, denoiser.stream = denoiser.kept(self, lambda: self.make_edits(denoiser))
+        edits, denoiser.stream = denoiser.kept(self, lambda: self.make_edits(denoiser), text_varies=True)
         for number, site in denoiser.text_sites.items():
             if denoiser.stream is not None or self.layers is None or site.layer in self.layers:
                 site.edit = edits.get(number)
