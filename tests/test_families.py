@@ -4,6 +4,7 @@ import ast
 import functools
 import inspect
 import textwrap
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +15,8 @@ from conftest import same
 from tiny_families import BY_NAME, TINY, Tiny, Values, row
 from torch import Tensor
 
-from vidguide import NAG, guide, locate
+from vidguide import NAG, PAG, STG, guide, locate
+from vidguide.blocks import Blocks
 from vidguide.denoiser import Denoiser, prediction_of
 from vidguide.family import families, family_of
 from vidguide.run import Run
@@ -160,6 +162,46 @@ def test_of_a_batch_that_the_pipeline_doubled_the_conditional_half_is_guided(tin
         halves = prediction_of(model(**doubled)).chunk(2)
     torch.testing.assert_close(halves[0], ask(tiny, uncond), atol=2e-5, rtol=1e-4)
     torch.testing.assert_close(halves[1], ask(tiny, cond, nag(negative)), atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "skip", [PAG(layers=(1,), scale=2), STG(layers=(1,), scale=2, mode="residual")], ids=["PAG", "STG"]
+)
+@pytest.mark.parametrize("tiny", [t for t in TINY if not families()[t.key].joint], ids=lambda tiny: tiny.name)
+def test_a_weak_pass_that_begins_late_is_the_whole_pass(tiny: Tiny, skip: PAG, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = tiny.make(), tiny.inputs(2)
+    plain = prediction_of(model(**inputs))
+    if tiny.key == "SanaVideoTransformer3DModel":
+        with pytest.raises(LookupError, match="calls none of"), guide(model, skip):
+            pass  # its self-attention is linear: there is no map to perturb
+        return
+    with guide(model, skip, nag(tiny.negative())):
+        late = prediction_of(model(**inputs))
+    monkeypatch.setattr(Blocks, "skipped_before", lambda self, layer: nullcontext())
+    with guide(model, skip, nag(tiny.negative())):
+        whole = prediction_of(model(**inputs))
+    torch.testing.assert_close(late, whole, atol=1e-6, rtol=0)
+    assert not torch.allclose(late, plain, atol=1e-3)
+
+
+@pytest.mark.parametrize("tiny", [t for t in TINY if families()[t.key].joint], ids=lambda tiny: tiny.name)
+def test_weak_passes_refuse_joint_attention(tiny: Tiny) -> None:
+    with pytest.raises(ValueError, match="weak passes know no joint attention yet"), guide(model_of(tiny.name), PAG()):
+        pass
+
+
+def test_of_a_doubled_batch_a_weak_pass_corrects_the_conditional_half() -> None:
+    tiny = BY_NAME["LTXVideoTransformer3DModel"]
+    model, cond, uncond = tiny.make(), tiny.inputs(2), {**tiny.inputs(2), **tiny.text(2, 7, 6)}
+    texts = {name: torch.cat([uncond[name], cond[name]]) for name in tiny.text(2, 7, 6)}
+    doubled = {**cond, "hidden_states": cond["hidden_states"].repeat(2, 1, 1), **texts}
+    doubled["timestep"] = cond["timestep"].repeat(2)
+    with guide(SimpleNamespace(transformer=model, do_classifier_free_guidance=True), PAG()):
+        halves = prediction_of(model(**doubled)).chunk(2)
+    with guide(model, PAG()):
+        corrected = prediction_of(model(**cond))
+    torch.testing.assert_close(halves[0], prediction_of(model(**uncond)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(halves[1], corrected, atol=1e-5, rtol=0)
 
 
 def test_of_two_calls_in_a_step_the_second_is_unconditional() -> None:

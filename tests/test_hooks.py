@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import cpu_offload
-from diffusers.hooks import FirstBlockCacheConfig, apply_group_offloading, apply_layerwise_casting
+from diffusers.hooks import FirstBlockCacheConfig, apply_group_offloading
 from tiny_families import BY_NAME, Tiny
 from torch import Tensor
 
@@ -34,7 +34,7 @@ def cached(model: Any) -> None:
 
 
 def cast(model: Any) -> None:
-    apply_layerwise_casting(model, storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
+    model.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
 
 
 def guided(model: Any, tiny: Tiny) -> Tensor:
