@@ -183,20 +183,16 @@ def two_passes(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts:
 
 
 def merged(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int) -> Outputs:
-    """The same with the video's keys attended to once."""
-    queries = query[:, parts.video]
-    alone = attend(queries, key[:, parts.video], value[:, parts.video], None)  # no family masks video tokens
-    videos, texts = [], []
-    for text, first in ((parts.prompt, 0), (parts.negative, start)):
-        mask = rows(masked(kernel.mask, parts.video, text), first)
-        beside = attend(queries[first:], key[first:, text], value[first:, text], mask)
-        videos.append(merge((alone[0][first:], alone[1][first:]), beside))
-        mask = rows(masked(kernel.mask, text, slice(None)), first)
-        if mask is not None:
-            mask = parts.pick(mask, text, mask.ndim - 1)
-        keys, values = (parts.pick(tensor[first:], text) for tensor in (key, value))
-        texts.append(kernel(query[first:, text], keys, values, mask))
-    return videos[0], videos[1], texts[0], texts[1]
+    """The same with the video's keys attended to once, by all queries together."""
+    alone = attend(query, key[:, parts.video], value[:, parts.video], None)  # no family masks video tokens
+
+    def joined(queries: slice, text: slice, first: int) -> Tensor:
+        mask = rows(masked(kernel.mask, queries, text), first)
+        beside = attend(query[first:, queries], key[first:, text], value[first:, text], mask)
+        return merge((alone[0][first:, queries], alone[1][first:, queries]), beside)
+
+    video, negative_video = joined(parts.video, parts.prompt, 0), joined(parts.video, parts.negative, start)
+    return video, negative_video, joined(parts.prompt, parts.prompt, 0), joined(parts.negative, parts.negative, start)
 
 
 def masked(mask: Tensor | None, queries: slice, keys: slice) -> Tensor | None:
