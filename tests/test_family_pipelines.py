@@ -71,6 +71,7 @@ class Case:
     scheduler: str = "FlowMatchEulerDiscreteScheduler"
     off: Values = field(default_factory=lambda: {"guidance_scale": 1.0})
     vae: Values | None = None
+    parts: Callable[[], Values] = dict
 
     def pipe(self, on: bool) -> Any:
         real = getattr(diffusers, self.pipeline)
@@ -81,6 +82,7 @@ class Case:
         parts.pop("force_zeros_for_empty_prompt", None)
         if self.vae is not None:
             parts["vae"] = Sizes(self.vae)
+        parts |= self.parts()
         pipe = real(**parts)
         pipe.set_progress_bar_config(disable=True)
         return pipe
@@ -96,6 +98,27 @@ class Case:
             )
         frames: Tensor = output.frames
         return frames
+
+
+class Connectors(torch.nn.Module):
+    """LTX-2's, as far as its pipelines see: of one text they make one for the video and one for the audio."""
+
+    dtype, device = torch.float32, torch.device("cpu")
+
+    def forward(self, embeds: Tensor, mask: Tensor, padding_side: str) -> tuple[Tensor, Tensor, Tensor]:
+        return embeds, embeds.flip(-1), mask
+
+
+def ltx2_parts() -> Values:
+    channels = {"latents_mean": torch.zeros(4), "latents_std": torch.ones(4), "scaling_factor": 1.0}
+    video = {**channels, "spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
+    audio = {**channels, "mel_bins": 4, "latent_channels": 1, "mel_compression_ratio": 1}
+    audio |= {"temporal_compression_ratio": 4, "sample_rate": 16000, "mel_hop_length": 160}
+    return {"connectors": Connectors(), "vae": Sizes(video), "audio_vae": Sizes(audio)}
+
+
+def before_connectors(text: Values, prefix: str = "") -> Values:
+    return embeds({name: value for name, value in text.items() if not name.startswith("audio")}, prefix)
 
 
 LATENT = {"height": 32, "width": 48, "guidance_scale": 3.0}
@@ -156,6 +179,15 @@ CASES = [
         text=with_masks,
         vae={"latent_channels": 4, "temporal_compression_ratio": 4, "spatial_compression_ratio": 8},
     ),
+    Case(
+        "LTX2Pipeline",
+        "LTX2VideoTransformer3DModel/modulated",
+        {"height": 64, "width": 96, "num_frames": 9, "guidance_scale": 3.0, "audio_guidance_scale": 3.0}
+        | {"stg_scale": 1.0, "spatio_temporal_guidance_blocks": [1], "modality_scale": 2.0},
+        text=before_connectors,
+        off={"guidance_scale": 1.0, "audio_guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0},
+        parts=ltx2_parts,
+    ),
     Case("WanPipeline", "WanTransformer3DModel", {**LATENT, "num_frames": 5}),
     Case("SkyReelsV2Pipeline", "SkyReelsV2Transformer3DModel", {**LATENT, "num_frames": 5}),
     Case(
@@ -173,9 +205,12 @@ CASES = [
 def test_the_conditional_branch_alone_is_guided(case: Case, on: bool) -> None:
     """With the prompt for a negative nothing changes, though it is another text than the unconditional branch's."""
     pipe, tiny = case.pipe(on), BY_NAME[case.tiny]
+    prompt, negative = tiny.text(1, 7, 2), tiny.text(1, tiny.length, 5)
+    if "audio_encoder_hidden_states" in prompt:
+        prompt["audio_encoder_hidden_states"] = prompt["encoder_hidden_states"].flip(-1)
     plain = case.sample(pipe, on)
-    same = case.sample(pipe, on, NAG(negative_prompt_embeds=tiny.text(1, 7, 2)))
-    other = case.sample(pipe, on, NAG(negative_prompt_embeds=tiny.text(1, tiny.length, 5)))
+    same = case.sample(pipe, on, NAG(negative_prompt_embeds=prompt))
+    other = case.sample(pipe, on, NAG(negative_prompt_embeds=negative))
     torch.testing.assert_close(same, plain, atol=1e-4, rtol=1e-3)
     assert other.isfinite().all()
     assert (other - plain).abs().max() > 1e-3

@@ -219,7 +219,8 @@ TINY = [
     ),
     Tiny(
         "LTX2VideoTransformer3DModel/modulated",
-        {**LTX2, "cross_attn_mod": True, "audio_cross_attn_mod": True, "gated_attn": True, "audio_gated_attn": True},
+        {**LTX2, "cross_attn_mod": True, "audio_cross_attn_mod": True, "gated_attn": True, "audio_gated_attn": True}
+        | {"perturbed_attn": True},
         latents(12, 4, audio_hidden_states=random(5, 4), sigma=lambda batch: torch.full((batch,), 500.0)),
         two_texts,
         extra={"num_frames": 2, "height": 2, "width": 3, "audio_num_frames": 5},
