@@ -12,7 +12,8 @@ import torch
 from tiny_families import BY_NAME, Values
 from torch import Tensor
 
-from vidguide import NAG, guide
+from vidguide import CFG, NAG, guide
+from vidguide.guidance import Guidance
 
 
 def embeds(text: Values, prefix: str = "") -> Values:
@@ -87,7 +88,7 @@ class Case:
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def sample(self, pipe: Any, on: bool, *guidances: NAG) -> Tensor:
+    def sample(self, pipe: Any, on: bool, *guidances: Guidance) -> Tensor:
         tiny = BY_NAME[self.tiny]
         texts = self.text(tiny.text(1, 7, 2)) | self.text(tiny.text(1, 7, 6), "negative_")
         settings = {} if on else {**self.off}
@@ -214,3 +215,13 @@ def test_the_conditional_branch_alone_is_guided(case: Case, on: bool) -> None:
     torch.testing.assert_close(same, plain, atol=1e-4, rtol=1e-3)
     assert other.isfinite().all()
     assert (other - plain).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["HunyuanVideoPipeline", "Kandinsky5T2VPipeline", "CogVideoXPipeline"])
+def test_two_classifier_free_guidances_at_once_are_refused(name: str) -> None:
+    """Also where the pipeline does not say whether it guides: by its second call, or by the scale it begins with."""
+    case = next(case for case in CASES if case.pipeline == name)
+    own = CFG(negative_prompt_embeds=BY_NAME[case.tiny].text(1, 7, 5))
+    with pytest.raises(ValueError, match="CFG is in the list"):
+        case.sample(case.pipe(True), True, own)
+    assert case.sample(case.pipe(False), False, own).isfinite().all()

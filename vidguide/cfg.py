@@ -54,11 +54,14 @@ class CFG(Guidance):
 
     def prepare(self, denoiser: "Denoiser") -> None:
         if denoiser.pipeline_guides():
-            name = type(self).__name__
-            raise ValueError(
-                f"{name} is in the list and the pipeline's own guidance_scale is above 1: pass guidance_scale=1 to "
-                f"the pipeline, or take {name} out of the list"
-            )
+            self.beside_uncond()
+
+    def beside_uncond(self) -> None:
+        name = type(self).__name__
+        raise ValueError(
+            f"{name} is in the list and the pipeline's own guidance_scale is above 1: pass guidance_scale=1 (or "
+            f"true_cfg_scale=1, where there is one) to the pipeline, or take {name} out of the list"
+        )
 
     def combine(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor:
         prompt = None if self.negative_prompt_embeds is not None else self.negative_prompt or ""

@@ -2,20 +2,22 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from vidguide.blocks import Blocks
-from vidguide.family import Family, Inputs, blocks_of, family_of
+from vidguide.contexts import Contexts
+from vidguide.family import Family, Inputs, family_of
 from vidguide.guidance import Guidance
 from vidguide.joint import Stream, capture_stream, carrying
 from vidguide.negative import ready_text, repeat_rows, text_shape
 from vidguide.run import Run
-from vidguide.seam import SITE, Kernel, Site, rebound, rebound_class
+from vidguide.seam import Kernel
 from vidguide.tokens import one_token
+from vidguide.wiring import find_self_sites, find_text_sites, rebind, routed
 
 Kept = TypeVar("Kept")
 
@@ -42,78 +44,44 @@ class Denoiser:
         self.original = getattr(transformer, "_orig_mod", transformer)  # under torch.compile
         self.family: Family = family_of(self.original)
         self.signature = inspect.signature(type(self.original).forward)
-        self.open_context = getattr(type(self.original), "cache_context", None)
+        self.contexts = Contexts(self.original)
         self.stream: Stream | None = None  # a second text that this call carries, in joint attention
         blocks = [block for path in self.family.blocks for block in self.original.get_submodule(path)]
         self.blocks = Blocks(blocks, self.family.block_output)
         self.depth = len(blocks)
         self.perturbed = any(guidance.weak for guidance in guidances)
-        self.text_sites = self._find_text_sites()
-        self.self_sites = self._find_self_sites() if self.perturbed else {}
+        self.text_sites = find_text_sites(self.family, self.original)
+        self.self_sites = find_self_sites(self.family, blocks) if self.perturbed else {}
         self.sites = [*self.text_sites.values(), *self.self_sites.values()]
-        self.outer: tuple[str, dict[str, Any]] | None = None  # the pipeline's cache context, while it is in one
-        self._again: AbstractContextManager[None] | None = None
         self.inputs: Inputs = {}
         self._call: Callable[..., Any] | None = None
         self._last_call: tuple[int, int] | None = None
+        self._guides = (-1, False)  # whether the pipeline guides, and of which run that is said
         self._kept: dict[int, tuple[Any, Any]] = {}
         self._texts: dict[Any, Inputs] = {}
 
-    def _find_text_sites(self) -> dict[int, Site]:
-        """Sites where text is attended to, numbered; blocks after the last that carries text have none."""
-        family, joint = self.family, self.family.joint
-        names = (*family.text_attention, *(joint.split_attention if joint else ()))
-        blocks = blocks_of(family, self.original)
-        carriers = joint.text_blocks(self.original) if joint and joint.text_blocks else len(blocks)
-        found: list[Site] = []
-        for layer, (_, _, block) in enumerate(blocks[:carriers]):
-            modules = dict(block.named_modules())
-            found += [site_of(layer, modules[name], family.text_kernel, name) for name in names if name in modules]
-        return dict(enumerate(found))
-
-    def _find_self_sites(self) -> dict[int, Site]:
-        """Sites where the video attends to itself, by layer."""
-        if self.family.joint is not None:
-            kinds = ", ".join(type(guidance).__name__ for guidance in self.guidances if guidance.weak)
-            raise ValueError(f"{kinds}: weak passes know no joint attention yet ({self.family.name}); leave it out")
-        name, kernel = self.family.self_attention, self.family.self_kernel
-        blocks = enumerate(self.blocks.blocks)
-        return {layer: site_of(layer, block.get_submodule(name), kernel, name) for layer, block in blocks}
-
     @contextmanager
     def rebound(self) -> Iterator[None]:
-        """Route the attentions' kernel calls through their sites; on leaving, each has its own processor again."""
-        try:
-            for site in self.sites:
-                setattr(site.attention, SITE, site)
-            self._rebind()
-            with self.blocks.staged() if self.perturbed else nullcontext():
-                yield
-        finally:
-            for site in self.sites:
-                vars(site.attention).pop(SITE, None)
-                if site.routed is not None and site.attention.processor is site.routed:
-                    site.attention.processor = site.own
-
-    def _rebind(self) -> None:
-        """Rebind processors, also those that the user replaced since (by `fuse_qkv_projections`, say)."""
-        for site in self.sites:
-            if site.attention.processor is not site.routed:
-                site.own = site.attention.processor
-                site.routed = site.attention.processor = rebound(site.own)
+        """Route attention through the sites; on leaving, modules and blocks are as they were."""
+        with routed(self.sites), self.blocks.staged() if self.perturbed else nullcontext():
+            yield
 
     def __call__(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Stand around one call of the transformer; `call` is the transformer's own."""
-        if self._call is not None or self._next_branch() != "cond":
+        if self._call is not None:
             return call(*args, **kwargs)
+        branch, _ = self._next_branch(), self.pipeline_guides()
         if self.pipe is None and self.run.steps is None:
             self.run.begin(None)  # nothing tells one sampling from the next: keep nothing between calls
         active = [guidance for guidance in self.guidances if guidance.active(self.run.progress)]
-        if not active:
+        if branch != "cond":
+            for guidance in active:
+                guidance.beside_uncond()
+        if branch != "cond" or not active:
             return call(*args, **kwargs)
         try:
             self._call, self.inputs = call, self._bind(args, kwargs)
-            self._rebind()
+            rebind(self.sites)
             for guidance in active:
                 guidance.prepare(self)
             with carrying(self.stream):
@@ -154,9 +122,8 @@ class Denoiser:
 
     def _next_branch(self) -> str:
         """Which branch the pipeline asks for: by its cache context, or where it opens none, by its order of calls."""
-        if self.outer is not None:
-            parts = self.outer[0].split("_")
-            return "uncond" if "uncond" in parts and parts[0] != "cond" else "cond"
+        if self.contexts.branch is not None:
+            return self.contexts.branch
         if self.pipe is None or self.family.cfg != "two_calls":
             return "cond"
         step, self._last_call = self._last_call, (self.run.number, self.run.step)
@@ -222,7 +189,8 @@ class Denoiser:
         if embeds is not None:
             return ready_text(self.family, embeds, self.inputs, self.conditional)
         prompts = [prompt] if isinstance(prompt, str) else list(prompt or [""])
-        key = (*prompts, *text_shape(self.family, self.inputs)[1:])
+        shape, dtype, device = text_shape(self.family, self.inputs)
+        key = (*prompts, shape[1:], dtype, device)
         if key not in self._texts:
             with torch.no_grad():
                 self._texts[key] = self.family.encode(self.pipe, prompts, self.inputs)
@@ -250,17 +218,17 @@ class Denoiser:
 
     def _aside(self, inputs: Inputs) -> None:
         # Eager: a call of its own shape would cost a compiled model a compilation of its own, or turn it dynamic.
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"), self._context("vidguide_negative"):
+        with torch.no_grad(), torch.compiler.set_stance("force_eager"), self.contexts.aside("vidguide_negative"):
             self._original_call(inputs)
 
     def weak(self, first: int) -> Tensor:
         """The model's prediction once more, with the edits now set; blocks before `first` are not run again."""
-        with self.blocks.skipped_before(first), carrying(self.stream), self._context("vidguide_weak"):
+        with self.blocks.skipped_before(first), carrying(self.stream), self.contexts.aside("vidguide_weak"):
             return prediction_of(self._original_call(self.inputs))
 
     def predict(self, branch: str, text: Inputs) -> Tensor:
         """The model's prediction for another text, on the same video and without our edits."""
-        with self._context(branch):
+        with self.contexts.aside(branch):
             return prediction_of(self._original_call({**self.inputs, **self._batched(text)}))
 
     def _batched(self, text: Inputs) -> Inputs:
@@ -272,39 +240,15 @@ class Denoiser:
             raise RuntimeError("the model can be asked for a prediction only during a guided call")
         return self._call(**inputs)
 
-    def _context(self, name: str) -> AbstractContextManager[None]:
-        """A cache context of our own around an extra call; the pipeline's is entered again afterwards.
-
-        None where nothing is cached: opening one would leave diffusers' hook registry on a bare transformer.
-        """
-        cached = self.outer is not None or getattr(self.original, "is_cache_enabled", False)
-        return self._nested(self.open_context, name) if cached and self.open_context else nullcontext()
-
-    @contextmanager
-    def _nested(self, open_context: Callable[..., Any], name: str) -> Iterator[None]:
-        try:
-            with open_context(self.original, name):
-                yield
-        finally:
-            if self.outer is not None:  # diffusers leaves no context after a nested one; its own exit clears this
-                self._again = open_context(self.original, self.outer[0], **self.outer[1])  # closed when let go of
-                self._again.__enter__()
-
-    @contextmanager
-    def pipeline_context(self, name: str, **kwargs: Any) -> Iterator[None]:
-        """The pipeline's cache context, which also tells the branch it is about to ask for."""
-        self.outer = (name, kwargs)
-        try:
-            with nullcontext() if self.open_context is None else self.open_context(self.original, name, **kwargs):
-                yield
-        finally:
-            self.outer = self._again = None
-
     def pipeline_guides(self) -> bool:
         """Whether the pipeline at work applies classifier-free guidance of its own."""
-        batched = self.family.cfg == "batched"  # some of these do not say, other than by the scale
-        scale = getattr(self.pipe, "_guidance_scale", None) if batched else None
-        return bool(getattr(self.pipe, "do_classifier_free_guidance", scale is not None and scale > 1))
+        own = getattr(self.pipe, "do_classifier_free_guidance", None)
+        if own is None and self.family.cfg == "batched":
+            # Said only by the scale, which CogVideoX changes from step to step: the one it begins with counts.
+            if self._guides[0] != self.run.number:
+                self._guides = (self.run.number, (getattr(self.pipe, "_guidance_scale", None) or 1) > 1)
+            own = self._guides[1]
+        return bool(own)
 
     @property
     def halved(self) -> bool:
@@ -316,12 +260,6 @@ class Denoiser:
         """Rows of the batch that are conditional."""
         rows: int = self.inputs[self.family.text_inputs[0]].shape[0]
         return rows // 2 if self.halved else rows
-
-
-def site_of(layer: int, attention: Any, kernel: int, name: str) -> Site:
-    """A site at one of the kernel calls of an attention module."""
-    own: Any = type(attention.processor)
-    return Site(layer, attention, range(rebound_class(own)[1])[kernel], name)
 
 
 def prediction_of(output: Any) -> Tensor:

@@ -92,6 +92,9 @@ class Guidance:
         """Combine the corrected conditional prediction with an unconditional one; one guidance at most does."""
         return prediction
 
+    def beside_uncond(self) -> None:
+        """The pipeline asks for an unconditional branch of its own: refuse, if that cannot be."""
+
     def describe(self) -> dict[str, Any]:
         """Name and parameters as plain values, for provenance."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -95,7 +95,7 @@ def guided_class(own: Any) -> type:
         return vars(self)[DENOISER](functools.partial(own.__call__, self), args, kwargs)
 
     def cache_context(self: Any, name: str, **kwargs: Any) -> Any:
-        return vars(self)[DENOISER].pipeline_context(name, **kwargs)
+        return vars(self)[DENOISER].contexts.pipeline(name, **kwargs)
 
     namespace: dict[str, Any] = {"__call__": call, "__module__": own.__module__, "__doc__": own.__doc__}
     if hasattr(own, "cache_context") or own.__name__ == "OptimizedModule":
