@@ -225,3 +225,16 @@ def test_two_classifier_free_guidances_at_once_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="CFG is in the list"):
         case.sample(case.pipe(True), True, own)
     assert case.sample(case.pipe(False), False, own).isfinite().all()
+
+
+PLAIN = [case for case in CASES if case.pipeline != "LTX2Pipeline" and "use_dynamic_cfg" not in case.call]
+
+
+@pytest.mark.parametrize("case", PLAIN, ids=lambda case: f"{case.pipeline}-{case.tiny.split('/')[-1]}")
+def test_our_classifier_free_guidance_is_the_pipelines_own(case: Case) -> None:
+    """LTX-2 combines clean predictions, and dynamic scales are the pipeline's affair."""
+    own = case.sample(case.pipe(True), True)
+    cfg = CFG(scale=3.0, negative_prompt_embeds=BY_NAME[case.tiny].text(1, 7, 6))
+    ours = case.sample(case.pipe(False), False, cfg)
+    torch.testing.assert_close(ours, own, atol=1e-4, rtol=1e-3)
+    assert (own - case.sample(case.pipe(False), False)).abs().max() > 1e-3
