@@ -8,6 +8,7 @@ FAMILIES = (
         name="Sana-Video",
         transformers=("SanaVideoTransformer3DModel",),
         blocks=("transformer_blocks",),
+        self_softmax=False,
         # Without the instruction that goes before a prompt: the pipeline gives its own negatives none either.
         encode=embeds_and_mask,
         instead={"attention_mask": None, "controlnet_block_samples": None},

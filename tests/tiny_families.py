@@ -150,7 +150,7 @@ def allegro_rope(frames: int, height: int, width: int) -> Any:
     return frequencies, [axis.flatten()[None] for axis in axes]
 
 
-TINY = [
+ALL = [
     Tiny("WanTransformer3DModel", WAN, latents(*WAN_VIDEO), embeds()),
     Tiny(
         "WanTransformer3DModel/image",
@@ -433,6 +433,7 @@ TINY = [
         masked(),
     ),
 ]
+TINY = [tiny for tiny in ALL if hasattr(diffusers, tiny.key)]  # an older diffusers lacks some
 BY_NAME = {tiny.name: tiny for tiny in TINY}
 
 

@@ -51,6 +51,7 @@ class Family:
         blocks: dotted paths of the lists of blocks, in the order in which `layers` counts them.
         self_attention, text_attention: attention modules within a block; the video's own, and those where the
             video's (or audio's) queries meet the text's keys. A block may lack some.
+        self_softmax: whether self-attention is by a softmax kernel, without which weak passes cannot perturb it.
         self_kernel, text_kernel: which kernel call of that attention's processor, in source order, is meant.
         text_inputs: names of the forward's arguments that carry the text; the first is its embeddings.
         text_masks: those of them that are masks `(B, L)`, each with the embeddings that it masks.
@@ -77,6 +78,7 @@ class Family:
     blocks: tuple[str, ...] = ("blocks",)
     self_attention: str = "attn1"
     text_attention: tuple[str, ...] = ("attn2",)
+    self_softmax: bool = True
     self_kernel: int = -1
     text_kernel: int = -1
     text_inputs: tuple[str, ...] = ("encoder_hidden_states",)

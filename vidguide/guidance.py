@@ -1,6 +1,7 @@
 """What every guidance is: frozen, keyword-only parameters, checked when made, and the places to act."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -97,6 +98,14 @@ class Guidance:
 
     def describe(self) -> dict[str, Any]:
         """Name and parameters as plain values, for provenance."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        plain = {k: (f"tensor{tuple(v.shape)}" if isinstance(v, Tensor) else v) for k, v in values.items()}
-        return {"name": type(self).__name__, **plain}
+        return {
+            "name": type(self).__name__,
+            **{field.name: _plain(getattr(self, field.name)) for field in fields(self)},
+        }
+
+
+def _plain(value: Any) -> Any:
+    """A parameter without its tensors, whose shapes stand for them."""
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
+    return f"tensor{tuple(value.shape)}" if isinstance(value, Tensor) else value

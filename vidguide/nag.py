@@ -20,7 +20,8 @@ class NAG(Guidance):
 
     At every text attention the video's queries meet the negative prompt's keys and values too; the two outputs
     are extrapolated, held to `tau` times the positive one's L1 norm per token, and blended. No second model
-    evaluation, so it works on few-step and guidance-distilled models.
+    evaluation, so it works on few-step and guidance-distilled models. Where text and video share one attention, the
+    negative travels through the blocks as a second text, and the video's keys are attended to once for both.
 
     Attributes:
         negative_prompt: what the clip should not show; a text, or one per prompt.

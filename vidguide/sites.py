@@ -8,6 +8,7 @@ from torch import nn
 
 from vidguide.family import Family, blocks_of, families, family_of
 from vidguide.guiding import transformers_of
+from vidguide.wiring import weak_passes
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ def listing() -> list[dict[str, str]]:
                 "family": one.name,
                 "transformers": ", ".join(one.transformers),
                 "text": "joint attention" if one.joint else "cross-attention",
+                "NAG, CFG": "yes",
+                "EMAG, STG, PAG": "yes" if weak_passes(one) else "no",
                 "here": f"needs a newer diffusers than {diffusers.__version__}" if missing else "yes",
             }
         )

@@ -27,14 +27,20 @@ def find_text_sites(family: Family, transformer: Any) -> dict[int, Site]:
     return dict(enumerate(found))
 
 
+def weak_passes(family: Family) -> bool:
+    """Whether guidances with a weak pass (EMAG, STG, PAG) fit a family."""
+    return family.joint is None and family.self_softmax
+
+
 def find_self_sites(family: Family, blocks: list[Any]) -> dict[int, Site]:
     """Sites where the video attends to itself, by layer.
 
     Raises:
-        ValueError: in joint attention, where a module has one site, which is the text's.
+        ValueError: in joint attention, where a module has one site, which is the text's; in linear attention.
     """
-    if family.joint is not None:
-        raise ValueError(f"EMAG, STG and PAG: weak passes know no joint attention yet ({family.name}); leave them out")
+    if not weak_passes(family):
+        what = "joint attention yet" if family.joint else "linear attention"
+        raise ValueError(f"EMAG, STG and PAG: weak passes know no {what} ({family.name}); leave them out")
     name = family.self_attention
     return {
         layer: site_of(layer, block.get_submodule(name), family.self_kernel, name) for layer, block in enumerate(blocks)
