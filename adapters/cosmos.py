@@ -8,7 +8,7 @@ from vidguide.family import Family
 
 def refuse(transformer: Any) -> str | None:
     """The models that take a pair of texts in place of one."""
-    if transformer.config.img_context_dim_in:
+    if getattr(transformer.config, "img_context_dim_in", None):
         return "its text comes paired with image context (Cosmos 2.5 Transfer), which no guidance here takes apart yet"
     return None
 

