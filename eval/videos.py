@@ -175,6 +175,8 @@ def read_decord(path: Path, *, partial: bool, max_bytes: int) -> Decoded:
     try:
         video = decord.VideoReader(str(path), num_threads=1)
         result.fps = float(video.get_avg_fps())
+        if video[0].shape[-1] != 3:  # narrow frames come with the padding of their rows
+            raise UnreadableError(path, "decord cannot read frames this narrow; leave reader='av'")
         check_bytes(path, int(np.prod(video[0].shape)) * len(video), max_bytes)
         for index in range(len(video)):
             result.add(path, video[index].asnumpy(), max_bytes)
