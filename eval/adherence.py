@@ -30,13 +30,12 @@ def asked(prompt: str | None) -> Scene:
     if strange:
         raise UndefinedError(f"the eval_prompt is not of the shipped world: {', '.join(strange)}")
     values: dict[str, str] = {}
-    for word in given:
-        if values.setdefault(HOME.get(word, word), word) != word:
+    for word in (word for word in given if word in HOME):
+        if values.setdefault(HOME[word], word) != word:
             raise UndefinedError(f"the eval_prompt names two values of {HOME[word]}: {values[HOME[word]]} and {word}")
-    named = {name: value for name, value in values.items() if name in ATTRIBUTES}
-    if not named:
+    if not values:
         raise UndefinedError("the eval_prompt names no attribute of the shipped world")
-    return Scene(**named)
+    return Scene(**values)
 
 
 def avoided(negative_prompt: str | None) -> list[tuple[str, str]]:
