@@ -3,6 +3,8 @@
 from vidguide.eval import adherence, guards, steadiness
 from vidguide.eval.metric import METRICS, Metric
 
+__all__ = ["METRICS", "chosen"]
+
 ROOMS = (steadiness, guards, adherence)  # importing a module registers its metrics
 
 

@@ -8,8 +8,7 @@ import pytest
 
 from tests.eval import clips
 from vidguide.clip import Clip
-from vidguide.eval.metric import METRICS
-from vidguide.eval.metrics import chosen
+from vidguide.eval.metrics import METRICS, chosen
 from vidguide.eval.reading import read
 from vidguide.eval.sample import Sample
 
@@ -55,7 +54,9 @@ def test_a_translation_moves_at_its_speed_and_has_no_warping_error(dx: int, dy: 
     assert value("temporal.warp_error", clip) < 1e-5
     assert value("temporal.flow_jerk", clip) < 0.3
     inside = (96 - dx) * (96 - dy) / 96**2
-    assert value("guard.tracked_share", clip) == pytest.approx(inside, abs=0.02)
+    assert value("guard.tracked_share", clip) == pytest.approx(
+        inside, abs=0.03
+    )  # a line at the border is lost to rounding
     assert value("guard.frozen_share", clip) == 0
 
 

@@ -1,0 +1,150 @@
+"""Compare two arms metric by metric, and say in words what may be concluded. A bought gain is not called a gain."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vidguide.eval.metric import Guard
+from vidguide.eval.metrics import METRICS
+from vidguide.eval.statistics import ENOUGH_PROMPTS, Key, Paired, holm, noise_floor, paired, wins
+
+PRIMARY = ("temporal.warp_error", "world.attributes", "world.negative_present")
+ALPHA = 0.05
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One metric of a comparison, with its verdict."""
+
+    metric: str
+    primary: bool
+    paired: Paired
+    wins: tuple[float, float, float] | None
+    p_holm: float | None
+    floor: float | None
+    undefined: int
+    verdict: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two arms, reference first; `failed` and `clips` count clips per arm, `notes` are sentences to print."""
+
+    reference: str
+    other: str
+    lines: list[Line]
+    clips: dict[str, int]
+    failed: dict[str, int]
+    notes: list[str] = field(default_factory=list)
+
+
+def values_of(rows: Iterable[Row], metric: str) -> dict[Key, float]:
+    """Defined values of one metric by prompt and seed; clips that share both are averaged."""
+    grouped: dict[Key, list[float]] = {}
+    for row in rows:
+        if row["metric"] == metric and row["status"] == "ok":
+            grouped.setdefault((row["prompt_id"], row["seed"]), []).append(row["value"])
+    return {key: sum(group) / len(group) for key, group in grouped.items()}
+
+
+def compare(
+    reference: Sequence[Row],
+    other: Sequence[Row],
+    names: tuple[str, str],
+    primary: Sequence[str] = PRIMARY,
+    again: Sequence[Row] = (),
+) -> Comparison:
+    """Compare the scored clips of two arms.
+
+    Args:
+        reference, other: rows of results. names: of the arms.
+        primary: metrics declared beforehand, over which p-values are corrected.
+        again: rows of the reference arm made a second time, for the noise floor.
+
+    Raises:
+        ValueError: a primary metric that does not exist.
+    """
+    for name in primary:
+        if name not in METRICS:
+            raise ValueError(f"primary={name!r}: there is no such metric; there are {', '.join(METRICS)}")
+    both = (*reference, *other)
+    present = {row["metric"] for row in both}
+    found = {name: paired(values_of(reference, name), values_of(other, name)) for name in METRICS if name in present}
+    tested = {name: p for name, one in found.items() if name in primary and (p := one.p) is not None}
+    corrected = holm(tested)
+    lines = []
+    for name, one in found.items():
+        floor = noise_floor(values_of(reference, name), values_of(again, name)) if again else None
+        line = Line(
+            metric=name,
+            primary=name in primary,
+            paired=one,
+            wins=wins([b - a for a, b in one.by_prompt.values()], direction(name)) if direction(name) else None,
+            p_holm=corrected.get(name),
+            floor=floor,
+            undefined=sum(row["metric"] == name and row["status"] == "undefined" for row in both),
+            verdict=verdict(name, found, corrected.get(name), floor),
+        )
+        lines.append(line)
+    arms = dict(zip(names, (reference, other), strict=True))
+    clips = {arm: len({row["clip"] for row in rows}) for arm, rows in arms.items()}
+    failed = {arm: len({row["clip"] for row in rows if row["status"] == "failed"}) for arm, rows in arms.items()}
+    notes = remarks(lines, failed, bool(again))
+    return Comparison(reference=names[0], other=names[1], lines=lines, clips=clips, failed=failed, notes=notes)
+
+
+def direction(name: str) -> int:
+    """1 where higher is better, -1 where lower is, 0 for a guard."""
+    return {"higher": 1, "lower": -1, "": 0}[METRICS[name].better]
+
+
+def verdict(name: str, found: Mapping[str, Paired], p_holm: float | None, floor: float | None) -> str:
+    """What may be said about one metric, in a few words."""
+    difference = found[name].difference
+    if difference.mean is None:
+        return "not measured in both arms"
+    if difference.low is None or difference.high is None:
+        return "one prompt only: nothing can be said"
+    if floor is not None and abs(difference.mean) <= floor:
+        return "within the noise floor"
+    if difference.low <= 0 <= difference.high or (p_holm is not None and p_holm > ALPHA):
+        return "no difference shown"
+    if not direction(name):
+        return "higher" if difference.mean > 0 else "lower"
+    if difference.mean * direction(name) < 0:
+        return "worse"
+    tripped = [guard.words for guard in METRICS[name].guards if lost(guard, found)]
+    return f"confounded: {', '.join(dict.fromkeys(tripped))}" if tripped else "better"
+
+
+def lost(guard: Guard, found: Mapping[str, Paired]) -> bool:
+    """Whether the other arm lost more of what the guard watches than it may."""
+    watched = found.get(guard.id)
+    if watched is None or watched.difference.mean is None or watched.reference is None:
+        return False
+    change = watched.difference.mean
+    if guard.relative:
+        if not watched.reference:
+            return False
+        change /= abs(watched.reference)
+    return change < guard.change if guard.change < 0 else change > guard.change
+
+
+def remarks(lines: Sequence[Line], failed: Mapping[str, int], floored: bool) -> list[str]:
+    """The sentences that must stand beside the numbers."""
+    notes = []
+    prompts = max((line.paired.difference.prompts for line in lines), default=0)
+    if not prompts:
+        notes.append("No clip of one arm has a partner of the same prompt and seed in the other: nothing is compared.")
+    elif prompts < ENOUGH_PROMPTS:
+        notes.append(f"Smoke test: {prompts} prompts; under {ENOUGH_PROMPTS} this is no evidence.")
+    for arm, count in failed.items():
+        if count:
+            notes.append(f"{count} clips of {arm} could not be scored; their pairs are left out of both arms.")
+    unpaired = max((line.paired.unpaired for line in lines), default=0)
+    if unpaired:
+        notes.append(f"{unpaired} clips have no partner of the same prompt and seed and are left out.")
+    if not floored:
+        notes.append("The noise floor was not measured: make one arm twice and give it as --again.")
+    return notes
