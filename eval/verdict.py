@@ -10,6 +10,7 @@ from vidguide.eval.statistics import ENOUGH_PROMPTS, Key, Paired, holm, noise_fl
 
 PRIMARY = ("temporal.warp_error", "world.attributes", "world.negative_present")
 ALPHA = 0.05
+INCOMPARABLE = "not comparable: the arms were scored by different definitions"
 Row = Mapping[str, Any]
 
 
@@ -84,7 +85,7 @@ def compare(
             p_holm=corrected.get(name),
             floor=floor,
             undefined=sum(row["metric"] == name and row["status"] == "undefined" for row in both),
-            verdict=verdict(name, found, corrected.get(name), floor),
+            verdict=verdict(name, found, corrected.get(name), floor) if alike(both, name) else INCOMPARABLE,
         )
         lines.append(line)
     arms = dict(zip(names, (reference, other), strict=True))
@@ -92,6 +93,11 @@ def compare(
     failed = {arm: len({row["clip"] for row in rows if row["status"] == "failed"}) for arm, rows in arms.items()}
     notes = remarks(lines, failed, bool(again))
     return Comparison(reference=names[0], other=names[1], lines=lines, clips=clips, failed=failed, notes=notes)
+
+
+def alike(rows: Iterable[Row], metric: str) -> bool:
+    """Whether all values of a metric have one definition: version and weights."""
+    return len({(row.get("version"), row.get("weights")) for row in rows if row["metric"] == metric}) <= 1
 
 
 def direction(name: str) -> int:

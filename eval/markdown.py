@@ -1,0 +1,65 @@
+"""The summary as Markdown."""
+
+from collections.abc import Sequence
+
+from vidguide.eval.metrics import METRICS
+from vidguide.eval.summary import Summary, interval, number
+
+ARROWS = {"higher": "↑", "lower": "↓", "": ""}
+
+
+def arrow(metric: str) -> str:
+    """The metric's name with the direction that is good."""
+    return f"{metric} {ARROWS[METRICS[metric].better]}".strip()
+
+
+def comparison_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the paired table."""
+    found = summary.comparison
+    if not found:
+        return [], []
+    header = ["metric", found.reference, found.other, "difference", "95% interval", "wins", "prompts", "p (Holm)"]
+    rows = []
+    for line in found.lines:
+        won = f"{line.wins[0]:.0%} ({line.wins[1]:.0%} to {line.wins[2]:.0%})" if line.wins else ""
+        pair = line.paired
+        cells = [arrow(line.metric), number(pair.reference), number(pair.other), number(pair.difference.mean)]
+        cells += [interval(pair.difference), won, str(pair.difference.prompts), number(line.p_holm)]
+        rows.append([*cells, number(line.floor), line.verdict])
+    return [*header, "noise floor", "verdict"], rows
+
+
+def standing_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the means per arm; an undefined mean is empty, with the reason."""
+    header = ["arm", "metric", "mean", "95% interval", "prompts", "clips", "undefined", "failed", "why undefined"]
+    rows = []
+    for one in summary.standings:
+        found = one.estimate
+        counts = [str(found.prompts), str(one.scored), str(one.undefined or ""), str(one.failed or "")]
+        rows.append([one.arm, arrow(one.metric), number(found.mean), interval(found), *counts, one.reason])
+    return header, rows
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
+    )
+
+
+def to_markdown(summary: Summary) -> str:
+    """The whole report but its pictures."""
+    parts = ["# Evaluation"]
+    if summary.comparison:
+        parts.append(
+            f"`{summary.comparison.other}` against `{summary.comparison.reference}`; ↑ higher is better, ↓ lower."
+        )
+        parts.append(table(*comparison_table(summary)))
+    if summary.notes:
+        parts.append("\n".join(f"- {note}" for note in summary.notes))
+    parts += ["## Arms", table(*standing_table(summary))]
+    if summary.failures:
+        parts += ["## Failed", "\n".join(f"- {clip}: {reason}" for clip, reason in summary.failures)]
+    parts += ["## Versions", ", ".join(f"{name} {version}" for name, version in summary.versions.items())]
+    return "\n\n".join(parts) + "\n"
