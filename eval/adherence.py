@@ -6,7 +6,7 @@ with the reason: the oracle would find no world object in it and call that a mis
 
 import re
 
-from vidguide.eval.metric import AVOIDANCE_GUARDS, METRICS, Metric, UndefinedError, Value, metric
+from vidguide.eval.metric import AVOIDANCE_GUARDS, REGISTRY, Metric, UndefinedError, Value, metric
 from vidguide.eval.sample import Sample
 from vidguide.eval.world import ATTRIBUTES, HEIGHT, WIDTH, Scene
 
@@ -160,7 +160,7 @@ def register_attribute(name: str) -> None:
         "Direction: higher is better. Range: 0 or 1. Unit: share of clips, once averaged. Fooled by: as "
         "world.attributes. Source: own, see vidguide.eval.oracle."
     )
-    METRICS[f"world.{name}"] = Metric(
+    REGISTRY[f"world.{name}"] = Metric(
         id=f"world.{name}",
         version="oracle/1",
         unit="0 or 1",

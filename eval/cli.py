@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 from typer.core import TyperCommand
 
 console, errors = Console(), Console(stderr=True)
+
 
 class Evaluate(TyperCommand):
     """A command whose wrong use ends with exit code 1, as 2 says that some clips failed."""
@@ -30,10 +32,12 @@ def names(given: str | None) -> list[str] | None:
     return None if given is None else [name.strip() for name in given.split(",") if name.strip()]
 
 
-def show(header: list[str], rows: list[list[str]]) -> None:
-    """Print a table; what is empty for all is left out."""
-    kept = [index for index in range(len(header)) if any(row[index] for row in rows)]
-    table = Table(*(header[index] for index in kept))
+def show(header: list[str], rows: list[list[str]], columns: list[str] | None = None) -> None:
+    """Print a table; what is empty for all is left out, as are columns that were not asked for."""
+    kept = [i for i, name in enumerate(header) if name in (columns or header) and any(row[i] for row in rows)]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for index in kept:
+        table.add_column(header[index], no_wrap=header[index] != "verdict")
     for row in rows:
         table.add_row(*(row[index] for index in kept))
     console.print(table)
@@ -104,9 +108,14 @@ def evaluate(
 
 def report(summary: Any, output: Path) -> None:
     """Print the paired table, or the means, and the notes."""
-    from vidguide.eval.markdown import comparison_table, standing_table
+    from vidguide.eval.markdown import comparison_table, standing_table, unmeasured
 
-    show(*(comparison_table(summary) if summary.comparison else standing_table(summary)))
-    for note in summary.notes:
+    if found := summary.comparison:
+        header, rows = comparison_table(summary)
+        show(header, rows, ["metric", found.reference, found.other, "difference", "verdict"])
+    else:
+        header, rows = standing_table(summary)
+        show(header, rows, ["metric", "arm", "mean", "95% interval", "clips", "undefined", "failed"])
+    for note in (*summary.notes, *unmeasured(summary)):
         console.print(note, highlight=False, markup=False)
     console.print(f"wrote {output}/report.html, report.md, results.csv, results.jsonl", highlight=False, markup=False)

@@ -51,6 +51,8 @@ def evaluate(
         if name not in METRICS:
             raise ValueError(f"primary={name!r}: there is no such metric; there are {', '.join(METRICS)}")
     picked, settings = chosen(metrics), settings or Settings()
+    if arms and arms[0] == arms[1]:
+        raise ValueError(f"compare={arms[0]!r}: both arms are the same; give two")
     groups, ready = gather(list(clips), manifest, arms, again)
     every = [entry for group in groups for entry in group]
     if not every and not any(ready):
@@ -79,8 +81,8 @@ def gather(
     if clips or manifest:
         groups.append(entries(clips, manifest))
         ready.append([])
-    for folder in [] if clips or manifest else [Path(arm) for arm in arms or ()]:
-        listed, rows = arm_of(folder, str(folder))
+    for arm in () if clips or manifest else arms or ():
+        listed, rows = arm_of(Path(arm), name_of(arm, arms))
         groups.append(listed)
         ready.append(rows)
     if again:
@@ -89,6 +91,12 @@ def gather(
         ready.append(rows)
     shared = iter(share_negatives(entry for group in groups for entry in group))
     return [[next(shared) for _ in group] for group in groups], ready
+
+
+def name_of(arm: str, arms: tuple[str, str] | None) -> str:
+    """A folder's own name for an arm, or its whole path where both folders are called the same."""
+    short = [Path(one).name for one in arms or ()]
+    return Path(arm).name if len(set(short)) == 2 else arm
 
 
 def arm_of(folder: Path, name: str) -> tuple[list[Entry], list[Row]]:
@@ -111,7 +119,8 @@ def conclude(
     rows = [row for group in scored for row in group]
     comparison = None
     if arms:
-        sides = [[row for row in rows if row["arm"] == arm] for arm in arms] if within else scored
+        arms = (name_of(arms[0], arms), name_of(arms[1], arms)) if not within else arms
+        sides = [[row for row in rows if row["arm"] == arm] for arm in arms]
         for arm, side in zip(arms, sides, strict=True):
             if not side:
                 known = ", ".join(dict.fromkeys(row["arm"] for row in rows))

@@ -29,12 +29,15 @@ class Motion:
         speed: mean length of the longest 5% of flow vectors, pixels per frame.
         jerk: mean change of the flow along its own path, over the fastest 5% of pixels tracked through both pairs,
             pixels per frame squared.
+        detail: covariance of the Laplacians of frame t and of frame t+1 warped to it, over all pixels, those that
+            could not be tracked counting 0; grey levels squared.
     """
 
     error: list[float | None] = field(default_factory=list)
     valid: list[float | None] = field(default_factory=list)
     speed: list[float | None] = field(default_factory=list)
     jerk: list[float | None] = field(default_factory=list)
+    detail: list[float | None] = field(default_factory=list)
 
 
 def follow(frames: NDArray[np.uint8]) -> Motion:
@@ -54,6 +57,7 @@ def follow(frames: NDArray[np.uint8]) -> Motion:
         result.valid.append(share)
         result.speed.append(fastest(np.linalg.norm(forward, axis=-1)))
         result.error.append(warp_error(frames[index], frames[index + 1], forward, valid) if enough else None)
+        result.detail.append(lasting_detail(here, there, forward, valid))
         if before is not None:
             result.jerk.append(change_of_flow(*before, forward, valid))
         before = (forward, valid)
@@ -94,6 +98,14 @@ def warp_error(here: NDArray[np.uint8], there: NDArray[np.uint8], forward: Array
     warped = fetch(there.astype(np.float32), grid(forward))
     squared = ((here.astype(np.float32) - warped) / 255) ** 2
     return float(squared[valid].mean(dtype=np.float64))
+
+
+def lasting_detail(here: NDArray[np.uint8], there: NDArray[np.uint8], forward: Array, valid: Mask) -> float:
+    """Mean product of the two frames' Laplacians along the flow: noise, being new in each frame, cancels out."""
+    import cv2
+
+    first, second = (cv2.Laplacian(grey, cv2.CV_32F) for grey in (here, there))
+    return float(np.where(valid, first * fetch(second, grid(forward)), 0).mean(dtype=np.float64))
 
 
 def fastest(lengths: Array) -> float:

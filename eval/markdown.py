@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from vidguide.eval.metrics import METRICS
-from vidguide.eval.summary import Summary, interval, number
+from vidguide.eval.summary import Standing, Summary, interval, number
 
 ARROWS = {"higher": "↑", "lower": "↓", "": ""}
 
@@ -30,14 +30,28 @@ def comparison_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
 
 
 def standing_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the means per arm; an undefined mean is empty, with the reason."""
-    header = ["arm", "metric", "mean", "95% interval", "prompts", "clips", "undefined", "failed", "why undefined"]
+    """Header and rows of the means per arm."""
+    header = ["metric", "arm", "mean", "95% interval", "prompts", "clips", "undefined", "failed", "why undefined"]
     rows = []
-    for one in summary.standings:
+    for one in measured(summary):
         found = one.estimate
         counts = [str(found.prompts), str(one.scored), str(one.undefined or ""), str(one.failed or "")]
-        rows.append([one.arm, arrow(one.metric), number(found.mean), interval(found), *counts, one.reason])
+        rows.append([arrow(one.metric), one.arm, number(found.mean), interval(found), *counts, one.reason])
     return header, rows
+
+
+def measured(summary: Summary) -> list[Standing]:
+    """What has a value in any clip."""
+    return [one for one in summary.standings if one.scored or one.failed]
+
+
+def unmeasured(summary: Summary) -> list[str]:
+    """A sentence per reason for what has no value in any clip of an arm."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for one in summary.standings:
+        if one not in measured(summary):
+            reasons.setdefault((one.arm, one.reason), []).append(one.metric)
+    return [f"Not measured in {arm}: {', '.join(names)}: {reason}." for (arm, reason), names in reasons.items()]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -56,8 +70,8 @@ def to_markdown(summary: Summary) -> str:
             f"`{summary.comparison.other}` against `{summary.comparison.reference}`; ↑ higher is better, ↓ lower."
         )
         parts.append(table(*comparison_table(summary)))
-    if summary.notes:
-        parts.append("\n".join(f"- {note}" for note in summary.notes))
+    if sentences := [*summary.notes, *unmeasured(summary)]:
+        parts.append("\n".join(f"- {sentence}" for sentence in sentences))
     parts += ["## Arms", table(*standing_table(summary))]
     if summary.failures:
         parts += ["## Failed", "\n".join(f"- {clip}: {reason}" for clip, reason in summary.failures)]

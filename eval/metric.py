@@ -38,7 +38,7 @@ class Guard:
 
 STEADINESS_GUARDS = (
     Guard(id="guard.motion", change=-0.05, relative=True, words="less motion"),
-    Guard(id="guard.sharpness", change=-0.05, relative=True, words="less sharpness"),
+    Guard(id="guard.detail", change=-0.10, relative=True, words="less sharpness"),  # 10% of a square are 5%
     Guard(id="guard.frozen_share", change=0.05, relative=False, words="more frozen frames"),
     Guard(id="world.well_formed", change=-0.05, relative=False, words="fewer well-formed clips"),
 )
@@ -101,7 +101,7 @@ class Metric:
         return measured
 
 
-METRICS: dict[str, Metric] = {}
+REGISTRY: dict[str, Metric] = {}
 
 
 def metric(**definition: Any) -> Callable[[Callable[[Sample], Value]], Callable[[Sample], Value]]:
@@ -109,9 +109,9 @@ def metric(**definition: Any) -> Callable[[Callable[[Sample], Value]], Callable[
 
     def register(measure: Callable[[Sample], Value]) -> Callable[[Sample], Value]:
         made = Metric(measure=measure, **definition)
-        if made.id in METRICS:
+        if made.id in REGISTRY:
             raise ValueError(f"metric id={made.id!r}: is taken already")
-        METRICS[made.id] = made
+        REGISTRY[made.id] = made
         return measure
 
     return register

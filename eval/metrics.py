@@ -1,11 +1,12 @@
 """All metrics that need no weights, by name."""
 
 from vidguide.eval import adherence, guards, steadiness
-from vidguide.eval.metric import METRICS, Metric
+from vidguide.eval.metric import REGISTRY, Metric
 
-__all__ = ["METRICS", "chosen"]
+ORDER = ("world", "temporal", "vbench", "guard")  # of namespaces, in lists and tables
+MODULES = (steadiness, guards, adherence)  # importing one registers its metrics
 
-ROOMS = (steadiness, guards, adherence)  # importing a module registers its metrics
+METRICS: dict[str, Metric] = dict(sorted(REGISTRY.items(), key=lambda item: ORDER.index(item[0].partition(".")[0])))
 
 
 def chosen(names: list[str] | None) -> list[Metric]:

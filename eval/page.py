@@ -4,7 +4,7 @@ import html
 from collections.abc import Sequence
 
 from vidguide.eval import drawing, pictures
-from vidguide.eval.markdown import arrow, comparison_table, standing_table
+from vidguide.eval.markdown import arrow, comparison_table, standing_table, unmeasured
 from vidguide.eval.metrics import METRICS
 from vidguide.eval.summary import Summary
 from vidguide.eval.verdict import Line, direction
@@ -68,9 +68,8 @@ def comparison_part(summary: Summary) -> str:
     header = [*header[:5], "", *header[5:]]
     parts = [f"<h2>{html.escape(found.other)} against {html.escape(found.reference)}</h2>"]
     for title, guards in (("", False), ("Guards: what must not have moved", True)):
-        picked = [
-            (line, row) for line, row in zip(found.lines, rows, strict=True) if guards == (not direction(line.metric))
-        ]
+        both = zip(found.lines, rows, strict=True)
+        picked = [(line, row) for line, row in both if guards == (direction(line.metric) == 0)]
         if picked:
             body = paired_rows([line for line, _ in picked], [row for _, row in picked])
             parts.append((f"<h2>{title}</h2>" if title else "") + table(header, body))
@@ -131,7 +130,7 @@ def definitions_part(summary: Summary) -> str:
 def to_html(summary: Summary) -> str:
     """The whole report."""
     header, rows = standing_table(summary)
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in summary.notes)
+    notes = "".join(f"<li>{html.escape(note)}</li>" for note in (*summary.notes, *unmeasured(summary)))
     failures = "".join(f"<li>{html.escape(clip)}: {html.escape(why)}</li>" for clip, why in summary.failures)
     versions = ", ".join(f"{name} {version}" for name, version in summary.versions.items())
     return (

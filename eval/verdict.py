@@ -85,7 +85,9 @@ def compare(
             p_holm=corrected.get(name),
             floor=floor,
             undefined=sum(row["metric"] == name and row["status"] == "undefined" for row in both),
-            verdict=verdict(name, found, corrected.get(name), floor) if alike(both, name) else INCOMPARABLE,
+            verdict=verdict(name, found, corrected.get(name, one.p), floor, name in primary)
+            if alike(both, name)
+            else INCOMPARABLE,
         )
         lines.append(line)
     arms = dict(zip(names, (reference, other), strict=True))
@@ -105,8 +107,8 @@ def direction(name: str) -> int:
     return {"higher": 1, "lower": -1, "": 0}[METRICS[name].better]
 
 
-def verdict(name: str, found: Mapping[str, Paired], p_holm: float | None, floor: float | None) -> str:
-    """What may be said about one metric, in a few words."""
+def verdict(name: str, found: Mapping[str, Paired], p: float | None, floor: float | None, primary: bool) -> str:
+    """What may be said about one metric, in a few words; both the interval and the p-value must agree to a gain."""
     difference = found[name].difference
     if difference.mean is None:
         return "not measured in both arms"
@@ -114,14 +116,15 @@ def verdict(name: str, found: Mapping[str, Paired], p_holm: float | None, floor:
         return "one prompt only: nothing can be said"
     if floor is not None and abs(difference.mean) <= floor:
         return "within the noise floor"
-    if difference.low <= 0 <= difference.high or (p_holm is not None and p_holm > ALPHA):
+    if difference.low <= 0 <= difference.high or (p is not None and p > ALPHA):
         return "no difference shown"
     if not direction(name):
         return "higher" if difference.mean > 0 else "lower"
+    told = "" if primary else ", exploratory"
     if difference.mean * direction(name) < 0:
-        return "worse"
+        return f"worse{told}"
     tripped = [guard.words for guard in METRICS[name].guards if lost(guard, found)]
-    return f"confounded: {', '.join(dict.fromkeys(tripped))}" if tripped else "better"
+    return f"confounded: {', '.join(dict.fromkeys(tripped))}" if tripped else f"better{told}"
 
 
 def lost(guard: Guard, found: Mapping[str, Paired]) -> bool:

@@ -96,9 +96,9 @@ def verdicts(**changes: tuple[float, float]) -> dict[str, str]:
 
 
 def test_a_gain_bought_with_stillness_is_confounded() -> None:
-    moved = verdicts(temporal__warp_error=(0.01, 0.005), guard__motion=(6, 6), guard__sharpness=(50, 50))
+    moved = verdicts(temporal__warp_error=(0.01, 0.005), guard__motion=(6, 6), guard__detail=(50, 50))
     assert moved["temporal.warp_error"] == "better"
-    still = verdicts(temporal__warp_error=(0.01, 0.005), guard__motion=(6, 5), guard__sharpness=(50, 40))
+    still = verdicts(temporal__warp_error=(0.01, 0.005), guard__motion=(6, 5), guard__detail=(50, 40))
     assert still["temporal.warp_error"] == "confounded: less motion, less sharpness"
     frozen = verdicts(vbench__temporal_flickering=(0.9, 0.95), guard__frozen_share=(0.1, 0.2))
     assert frozen["vbench.temporal_flickering"] == "confounded: more frozen frames"
@@ -110,6 +110,7 @@ def test_a_loss_is_a_loss_and_nothing_is_nothing() -> None:
     assert verdicts(temporal__warp_error=(0.01, 0.02))["temporal.warp_error"] == "worse"
     assert verdicts(temporal__flow_jerk=(1.0, 1.0))["temporal.flow_jerk"] == "no difference shown"
     assert verdicts(guard__motion=(1.0, 0.5))["guard.motion"] == "lower"
+    assert verdicts(world__colour=(0.5, 0.9))["world.colour"] == "better, exploratory"
 
 
 def test_failed_clips_take_their_pair_along_and_are_counted() -> None:

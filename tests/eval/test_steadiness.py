@@ -3,6 +3,7 @@
 from itertools import pairwise
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -28,9 +29,10 @@ def value(name: str, clip: Clip) -> float:
 
 def test_a_constant_clip_is_perfectly_steady_and_wholly_frozen() -> None:
     steady = values(clips.constant())
-    sharpness = steady.pop("guard.sharpness")
+    sharpness, detail = steady.pop("guard.sharpness"), steady.pop("guard.detail")
     assert sharpness is not None
     assert sharpness > 0
+    assert detail == pytest.approx(sharpness, rel=1e-3)
     assert steady == pytest.approx(
         {
             "temporal.warp_error": 0,
@@ -119,6 +121,15 @@ def test_more_corruption_moves_the_metric_further(name: str, corrupted: list[Cli
     assert all(later > earlier for earlier, later in pairwise(measured)), measured
 
 
+def test_lasting_detail_tells_noise_from_blur() -> None:
+    clip = clips.translation(side=96)
+    sharp = value("guard.detail", clip)
+    assert value("guard.detail", clips.noisy(6, clip)) == pytest.approx(sharp, rel=0.05)
+    blurred = Clip(frames=np.stack([cv2.GaussianBlur(frame, (0, 0), 0.6) for frame in clip.frames]), fps=8)
+    assert value("guard.detail", blurred) < 0.85 * sharp
+    assert value("guard.sharpness", clips.noisy(6, clip)) > 2 * value("guard.sharpness", clip)
+
+
 def test_shuffling_is_incoherent_and_reversal_changes_nothing() -> None:
     clip = clips.translation()
     order = np.random.default_rng(0).permutation(len(clip.frames))
@@ -164,12 +175,7 @@ def test_every_metric_says_what_it_is() -> None:
 
 def test_names_choose_metrics_and_bring_their_guards() -> None:
     picked = {metric.id for metric in chosen(["temporal.warp_error"])}
-    assert picked == {
-        "temporal.warp_error",
-        "guard.motion",
-        "guard.sharpness",
-        "guard.frozen_share",
-        "world.well_formed",
-    }
+    guards = {"guard.motion", "guard.detail", "guard.frozen_share", "world.well_formed"}
+    assert picked == {"temporal.warp_error", *guards}
     with pytest.raises(ValueError, match="metrics='fvd'"):
         chosen(["fvd"])
