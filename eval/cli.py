@@ -37,7 +37,7 @@ def show(header: list[str], rows: list[list[str]], columns: list[str] | None = N
     kept = [i for i, name in enumerate(header) if name in (columns or header) and any(row[i] for row in rows)]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index in kept:
-        table.add_column(header[index], no_wrap=header[index] != "verdict")
+        table.add_column(header[index], no_wrap=header[index] != "verdict", overflow="fold")
     for row in rows:
         table.add_row(*(row[index] for index in kept))
     console.print(table)

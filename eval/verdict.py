@@ -77,6 +77,7 @@ def compare(
     lines = []
     for name, one in found.items():
         floor = noise_floor(values_of(reference, name), values_of(again, name)) if again else None
+        said = verdict(name, found, corrected.get(name, one.p), floor, name in primary)
         line = Line(
             metric=name,
             primary=name in primary,
@@ -117,7 +118,7 @@ def verdict(name: str, found: Mapping[str, Paired], p: float | None, floor: floa
     if floor is not None and abs(difference.mean) <= floor:
         return "within the noise floor"
     if difference.low <= 0 <= difference.high or (p is not None and p > ALPHA):
-        return "no difference shown"
+        return "inconclusive"
     if not direction(name):
         return "higher" if difference.mean > 0 else "lower"
     told = "" if primary else ", exploratory"

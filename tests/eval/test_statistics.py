@@ -108,7 +108,7 @@ def test_a_gain_bought_with_stillness_is_confounded() -> None:
 
 def test_a_loss_is_a_loss_and_nothing_is_nothing() -> None:
     assert verdicts(temporal__warp_error=(0.01, 0.02))["temporal.warp_error"] == "worse"
-    assert verdicts(temporal__flow_jerk=(1.0, 1.0))["temporal.flow_jerk"] == "no difference shown"
+    assert verdicts(temporal__flow_jerk=(1.0, 1.0))["temporal.flow_jerk"] == "inconclusive"
     assert verdicts(guard__motion=(1.0, 0.5))["guard.motion"] == "lower"
     assert verdicts(world__colour=(0.5, 0.9))["world.colour"] == "better, exploratory"
 
@@ -138,6 +138,6 @@ def test_effects_under_the_noise_floor_are_none() -> None:
 def test_an_arm_against_itself_shows_no_difference() -> None:
     values = {"temporal.warp_error": np.random.default_rng(5).random(40).tolist()}
     found = compare(rows("a", **values), rows("a", **values), ("a", "again"))
-    assert found.lines[0].verdict == "no difference shown"
+    assert found.lines[0].verdict == "inconclusive"
     with pytest.raises(ValueError, match="primary='fvd'"):
         compare([], [], ("a", "b"), primary=["fvd"])
