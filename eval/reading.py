@@ -48,16 +48,21 @@ def read(
     Raises:
         ReadError: the subclass tells what is wrong. ValueError: an argument is not what it should be.
     """
-    if reader not in READERS:
-        raise ValueError(f"reader={reader!r}: must be one of {', '.join(READERS)}")
-    if fps is not None and not (np.isfinite(fps) and fps > 0):
-        raise ValueError(f"fps={fps!r}: must be a finite number above 0")
+    check_arguments(fps, reader)
     if isinstance(source, Clip):
         return source
     if not isinstance(source, str | os.PathLike):
         decoded = Decoded(reader="memory", codec="raw", fps=0.0)
         return as_clip("memory", decoded, fps, frames=canonical(source, max_bytes))
     return as_clip(Path(source), read_path(Path(source), READERS[reader], partial, max_bytes), fps)
+
+
+def check_arguments(fps: float | None, reader: str) -> None:
+    """Refuse a reader that does not exist, or a rate that cannot be."""
+    if reader not in READERS:
+        raise ValueError(f"reader={reader!r}: must be one of {', '.join(READERS)}")
+    if fps is not None and not (np.isfinite(fps) and fps > 0):
+        raise ValueError(f"fps={fps!r}: must be a finite number above 0")
 
 
 def read_path(path: Path, read_video: Callable[..., Decoded], partial: bool, max_bytes: int) -> Decoded:

@@ -12,7 +12,7 @@ from vidguide.eval import results
 from vidguide.eval.entries import Entry, as_row
 from vidguide.eval.errors import ReadError
 from vidguide.eval.metric import Metric, Value
-from vidguide.eval.reading import MAX_BYTES, file_hash, read
+from vidguide.eval.reading import MAX_BYTES, check_arguments, file_hash, read
 from vidguide.eval.results import SCHEMA, Row, fingerprint
 from vidguide.eval.sample import Sample
 
@@ -21,12 +21,15 @@ LIBRARIES = ("vidguide", "numpy", "scipy", "av", "imageio", "pillow", "transform
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How clips are read: see :func:`vidguide.eval.reading.read`."""
+    """How clips are read: see :func:`vidguide.eval.reading.read`; wrong ones raise ValueError."""
 
     fps: float | None = None
     reader: str = "av"
     partial: bool = False
     max_bytes: int = MAX_BYTES
+
+    def __post_init__(self) -> None:
+        check_arguments(self.fps, self.reader)
 
 
 def versions() -> dict[str, str]:

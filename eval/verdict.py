@@ -86,9 +86,7 @@ def compare(
             p_holm=corrected.get(name),
             floor=floor,
             undefined=sum(row["metric"] == name and row["status"] == "undefined" for row in both),
-            verdict=verdict(name, found, corrected.get(name, one.p), floor, name in primary)
-            if alike(both, name)
-            else INCOMPARABLE,
+            verdict=said if alike(both, name) else INCOMPARABLE,
         )
         lines.append(line)
     arms = dict(zip(names, (reference, other), strict=True))
