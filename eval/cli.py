@@ -54,6 +54,10 @@ def evaluate(
     again: Annotated[Path | None, typer.Option(help="The reference arm made again, for the noise floor.")] = None,
     primary: Annotated[str | None, typer.Option(help="Metrics declared beforehand, by comma.")] = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")] = Path("evaluation"),
+    clip: Annotated[str | None, typer.Option(help="CLIP model: folder or hub id[@revision].")] = None,
+    xclip: Annotated[str | None, typer.Option(help="X-CLIP model, likewise.")] = None,
+    dino: Annotated[str | None, typer.Option(help="DINO model, likewise.")] = None,
+    device: Annotated[str, typer.Option(help="Of these models.")] = "cpu",
     fps: Annotated[float | None, typer.Option(help="Where files have no frame rate, or a wrong one.")] = None,
     reader: Annotated[str, typer.Option(help="Of video files: av or decord.")] = "av",
     partial: Annotated[bool, typer.Option("--partial", help="Score what damaged files still hold, marked.")] = False,
@@ -65,6 +69,7 @@ def evaluate(
     """Measure clips, and what one arm did better than another. Exit codes: 0 all scored, 1 usage, 2 some clips failed,
     3 nothing scored."""
     from vidguide.eval import evaluating
+    from vidguide.eval.encoders import load
     from vidguide.eval.scoring import Settings, exit_code
     from vidguide.eval.verdict import PRIMARY
 
@@ -75,6 +80,7 @@ def evaluate(
         else:
             show(list(rows[0]), [list(row.values()) for row in rows])
         return
+    models = {"clip": clip, "xclip": xclip, "dino": dino}
     try:
         with Progress(console=errors, disable=quiet or as_json, transient=True) as progress:
             task = progress.add_task("scoring", total=None)
@@ -89,6 +95,7 @@ def evaluate(
                 arms=compare,
                 again=again,
                 primary=names(primary) or PRIMARY,
+                encoders={kind: load(kind, model, device) for kind, model in models.items() if model},
                 output=output,
                 settings=Settings(fps=fps, reader=reader, partial=partial),
                 resume=not fresh,
@@ -112,7 +119,7 @@ def report(summary: Any, output: Path) -> None:
 
     if found := summary.comparison:
         header, rows = comparison_table(summary)
-        show(header, rows, ["metric", found.reference, found.other, "difference", "verdict"])
+        show(header, rows, ["metric", "verdict", found.reference, found.other])
     else:
         header, rows = standing_table(summary)
         show(header, rows, ["metric", "arm", "mean", "95% interval", "clips", "undefined", "failed"])

@@ -1,11 +1,12 @@
 """evaluate(): find clips, score them, compare two arms, write the report."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from vidguide.clip import replace_whole
 from vidguide.eval import results
+from vidguide.eval.encoders import Encoder
 from vidguide.eval.entries import Entry, entries, share_negatives
 from vidguide.eval.markdown import to_markdown
 from vidguide.eval.metric import Metric
@@ -25,6 +26,7 @@ def evaluate(
     arms: tuple[str, str] | None = None,
     again: Path | None = None,
     primary: Sequence[str] = PRIMARY,
+    encoders: Mapping[str, Encoder] | None = None,
     output: Path | None = None,
     settings: Settings | None = None,
     resume: bool = True,
@@ -35,10 +37,11 @@ def evaluate(
     Args:
         clips: files and folders; none where the manifest names them, or where `arms` are folders.
         manifest: texts, seeds and arms by clip, see :mod:`vidguide.eval.manifest`.
-        metrics: ids or namespaces; None for all that need no weights.
+        metrics: ids or namespaces; None for all that can be computed.
         arms: reference and other: arms of the clips given; without clips, two folders of clips or of results.
         again: a folder of clips or results of the reference arm made a second time, for the noise floor.
         primary: metrics declared beforehand, over which p-values are corrected.
+        encoders: clip, xclip, dino, from :func:`vidguide.eval.encoders.load`.
         output: folder for results.jsonl, results.csv, report.md and report.html; None writes nothing.
         settings: how clips are read.
         resume: keep what an earlier run into the same folder scored already.
@@ -50,7 +53,7 @@ def evaluate(
     for name in primary:
         if name not in METRICS:
             raise ValueError(f"primary={name!r}: there is no such metric; there are {', '.join(METRICS)}")
-    picked, settings = chosen(metrics), settings or Settings()
+    picked, settings = chosen(metrics, encoders), settings or Settings()
     if arms and arms[0] == arms[1]:
         raise ValueError(f"compare={arms[0]!r}: both arms are the same; give two")
     groups, ready = gather(list(clips), manifest, arms, again)
@@ -63,7 +66,7 @@ def evaluate(
     if output and not resume:
         (output / results.PART).unlink(missing_ok=True)
     scored = [
-        rows or score(group, picked, settings, output, earlier, lambda clip: tell(clip, len(every)))
+        rows or score(group, picked, settings, encoders, output, earlier, lambda clip: tell(clip, len(every)))
         for group, rows in zip(groups, ready, strict=True)
     ]
     return conclude(scored, arms, bool(clips or manifest), again, primary, output)

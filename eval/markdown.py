@@ -18,15 +18,20 @@ def comparison_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     found = summary.comparison
     if not found:
         return [], []
-    header = ["metric", found.reference, found.other, "difference", "95% interval", "wins", "prompts", "p (Holm)"]
+    header = ["metric", "verdict", found.reference, found.other, "difference", "95% interval", "wins", "prompts"]
     rows = []
     for line in found.lines:
         won = f"{line.wins[0]:.0%} ({line.wins[1]:.0%} to {line.wins[2]:.0%})" if line.wins else ""
         pair = line.paired
-        cells = [arrow(line.metric), number(pair.reference), number(pair.other), number(pair.difference.mean)]
-        cells += [interval(pair.difference), won, str(pair.difference.prompts), number(line.p_holm)]
-        rows.append([*cells, number(line.floor), line.verdict])
-    return [*header, "noise floor", "verdict"], rows
+        cells = [arrow(line.metric), line.verdict, number(pair.reference), number(pair.other)]
+        cells += [number(pair.difference.mean), interval(pair.difference), won, str(pair.difference.prompts)]
+        rows.append([*cells, number(line.p_holm), number(line.floor)])
+    return [*header, "p (Holm)", "noise floor"], rows
+
+
+def filled(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """The columns that are not empty in every row."""
+    return [index for index in range(len(header)) if any(row[index] for row in rows)]
 
 
 def standing_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
@@ -55,11 +60,11 @@ def unmeasured(summary: Summary) -> list[str]:
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in line) + " |" for line in lines
-    )
+    """A Markdown table of the columns that hold something."""
+    kept = filled(header, rows)
+    lines = [[line[index] for index in kept] for line in (header, ["---"] * len(header), *rows)]
+    escaped = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
 def to_markdown(summary: Summary) -> str:

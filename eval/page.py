@@ -4,7 +4,7 @@ import html
 from collections.abc import Sequence
 
 from vidguide.eval import drawing, pictures
-from vidguide.eval.markdown import arrow, comparison_table, standing_table, unmeasured
+from vidguide.eval.markdown import arrow, comparison_table, filled, standing_table, unmeasured
 from vidguide.eval.metrics import METRICS
 from vidguide.eval.summary import Summary
 from vidguide.eval.verdict import Line, direction
@@ -23,7 +23,8 @@ th{color:var(--dim);font-weight:500}tr.primary td:first-child{font-weight:600}
 ul.notes{background:var(--soft);padding:.7rem 1rem .7rem 2rem;border-left:3px solid var(--warn)}
 .good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}.same{color:var(--dim)}
 .charts{display:flex;flex-wrap:wrap;gap:1.5rem}figure{margin:0 0 1rem;max-width:100%}figcaption{color:var(--dim)}
-img,svg{max-width:100%;height:auto}svg text{font:11px system-ui,sans-serif;fill:var(--dim)}
+img,svg{max-width:100%;height:auto}td svg{max-width:none;vertical-align:middle}
+svg text{font:11px system-ui,sans-serif;fill:var(--dim)}
 .zero,.axis{stroke:var(--rule)}.bar{stroke:currentColor;stroke-width:2}.dot{fill:currentColor}
 .slope{stroke:currentColor;opacity:.6}.curve{fill:none;stroke:var(--ink);stroke-width:1.5}
 pre{white-space:pre-wrap;color:var(--dim);font:13px/1.45 ui-monospace,monospace}
@@ -47,16 +48,19 @@ def table(header: Sequence[str], body: str) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def paired_rows(lines: Sequence[Line], rows: Sequence[Sequence[str]]) -> str:
-    """Rows of the paired table, the interval drawn beside its numbers."""
-    body = ""
-    for line, (metric, reference, other, change, interval, *rest, verdict) in zip(lines, rows, strict=True):
+def paired_table(header: Sequence[str], lines: Sequence[Line], rows: Sequence[Sequence[str]]) -> str:
+    """A paired table of the columns that hold something, each interval drawn beside its numbers."""
+    kept, body = filled(header, rows), ""
+    for line, row in zip(lines, rows, strict=True):
         found, kind = line.paired.difference, kind_of(line.verdict)
-        chart = drawing.interval(found.mean, found.low, found.high, kind)
-        cells = "".join(cell(text) for text in (metric, reference, other, change, interval))
-        cells += f"<td>{chart}</td>" + "".join(cell(text) for text in rest) + cell(verdict, kind)
+        cells = ""
+        for index in kept:
+            cells += cell(row[index], kind if header[index] == "verdict" else "")
+            if header[index] == "95% interval":
+                cells += f"<td>{drawing.interval(found.mean, found.low, found.high, kind)}</td>"
         body += f'<tr class="{"primary" if line.primary else ""}">{cells}</tr>'
-    return body
+    shown = [name for index in kept for name in ([header[index], ""] if "%" in header[index] else [header[index]])]
+    return table(shown, body)
 
 
 def comparison_part(summary: Summary) -> str:
@@ -65,14 +69,13 @@ def comparison_part(summary: Summary) -> str:
     if not found:
         return ""
     header, rows = comparison_table(summary)
-    header = [*header[:5], "", *header[5:]]
     parts = [f"<h2>{html.escape(found.other)} against {html.escape(found.reference)}</h2>"]
     for title, guards in (("", False), ("Guards: what must not have moved", True)):
         both = zip(found.lines, rows, strict=True)
         picked = [(line, row) for line, row in both if guards == (direction(line.metric) == 0)]
         if picked:
-            body = paired_rows([line for line, _ in picked], [row for _, row in picked])
-            parts.append((f"<h2>{title}</h2>" if title else "") + table(header, body))
+            made = paired_table(header, [line for line, _ in picked], [row for _, row in picked])
+            parts.append((f"<h2>{title}</h2>" if title else "") + made)
     charts = [
         figure(
             drawing.slopes(line.paired.by_prompt, (found.reference, found.other), direction(line.metric), line.metric),
@@ -130,6 +133,8 @@ def definitions_part(summary: Summary) -> str:
 def to_html(summary: Summary) -> str:
     """The whole report."""
     header, rows = standing_table(summary)
+    kept = filled(header, rows)
+    standings = "".join("<tr>" + "".join(cell(row[index]) for index in kept) + "</tr>" for row in rows)
     notes = "".join(f"<li>{html.escape(note)}</li>" for note in (*summary.notes, *unmeasured(summary)))
     failures = "".join(f"<li>{html.escape(clip)}: {html.escape(why)}</li>" for clip, why in summary.failures)
     versions = ", ".join(f"{name} {version}" for name, version in summary.versions.items())
@@ -141,7 +146,7 @@ def to_html(summary: Summary) -> str:
         + sheets_part(summary)
         + curves_part(summary)
         + "<h2>Arms</h2>"
-        + table(header, "".join("<tr>" + "".join(cell(text) for text in row) + "</tr>" for row in rows))
+        + table([header[index] for index in kept], standings)
         + (f"<h2>Failed</h2><ul>{failures}</ul>" if failures else "")
         + definitions_part(summary)
         + f"<h2>Versions</h2><p>{html.escape(versions)}</p></html>\n"

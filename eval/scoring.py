@@ -1,7 +1,7 @@
 """Score clips: each clip is read once, every metric is computed on it, every outcome becomes a row."""
 
 import platform
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from vidguide.clip import Clip
 from vidguide.eval import results
+from vidguide.eval.encoders import Encoder
 from vidguide.eval.entries import Entry, as_row
 from vidguide.eval.errors import ReadError
 from vidguide.eval.metric import Metric, Value
@@ -49,6 +50,7 @@ def score(
     entries: Iterable[Entry],
     metrics: Sequence[Metric],
     settings: Settings,
+    encoders: Mapping[str, Encoder] | None = None,
     folder: Path | None = None,
     earlier: Sequence[Row] = (),
     tell: Callable[[str], None] = lambda _: None,
@@ -57,7 +59,7 @@ def score(
 
     Args:
         entries: clips with their texts.
-        metrics: to compute.
+        metrics: to compute. settings: how to read. encoders: for the metrics that need weights.
         folder: where the rows of each clip are appended as soon as they are there.
         earlier: rows of an earlier run; those of the same clip, text, definition and versions are kept.
         tell: called with each clip's path before it is scored.
@@ -71,7 +73,7 @@ def score(
         known = [kept.get(identity(row)) for row in blank]
         rows = [row for row in known if row]
         if len(rows) < len(blank):
-            rows = fill(blank, entry, metrics, settings)
+            rows = fill(blank, entry, metrics, settings, encoders or {})
             if folder:
                 results.append(folder, rows)
         every += rows
@@ -109,14 +111,16 @@ def blank_rows(entry: Entry, metrics: Sequence[Metric], settings: Settings, envi
     return rows
 
 
-def fill(rows: list[Row], entry: Entry, metrics: Sequence[Metric], settings: Settings) -> list[Row]:
+def fill(
+    rows: list[Row], entry: Entry, metrics: Sequence[Metric], settings: Settings, encoders: Mapping[str, Encoder]
+) -> list[Row]:
     """The rows with their outcomes."""
     try:
         clip = read(entry.clip, **asdict(settings))
     except (ReadError, OSError, ImportError, MemoryError) as error:
         failed = outcome(Value(value=None, reason=f"{type(error).__name__}: {error}"), "failed")
         return [{**row, **failed} for row in rows]
-    sample = Sample(clip, entry.eval_prompt, entry.negative_prompt)
+    sample = Sample(clip, entry.eval_prompt, entry.negative_prompt, encoders)
     about = description(clip)
     return [{**row, **about, **measured(metric, sample)} for row, metric in zip(rows, metrics, strict=True)]
 

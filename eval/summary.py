@@ -95,7 +95,7 @@ def marks(rows: Sequence[Row]) -> list[str]:
     """What was remarked while reading, with the number of clips it holds for."""
     clips: dict[str, set[str]] = {}
     for row in rows:
-        for mark in row.get("marks") or []:
+        for mark in [*(row.get("marks") or []), *(row.get("details") or {}).get("remarks", [])]:
             clips.setdefault(mark, set()).add(row["clip"])
     return [f"{mark} ({len(names)} clip{'s' if len(names) > 1 else ''})" for mark, names in clips.items()]
 
