@@ -4,10 +4,20 @@ import dataclasses
 from dataclasses import fields
 from typing import Any
 
-from vidguide import CFG, NAG
+from vidguide import APG, CFG, EMAG, NAG, PAG, STG, CFGZeroStar
+from vidguide.emag import SELECTS
 from vidguide.guidance import Guidance
 
-KINDS: dict[str, type[Guidance]] = {"nag": NAG, "cfg": CFG}
+KINDS: dict[str, type[Guidance]] = {
+    "nag": NAG,
+    "emag": EMAG,
+    "stg": STG,
+    "pag": PAG,
+    "cfg": CFG,
+    "apg": APG,
+    "cfgzero": CFGZeroStar,
+}
+WORDS = ("mode", "variant")  # parameters that are words
 SKIPPED = ("negative_prompt", "negative_prompt_embeds")
 
 
@@ -39,11 +49,13 @@ def _parse_one(part: str, spec: str) -> Guidance:
 
 
 def _value(key: str, value: str, spec: str) -> Any:
+    if key in WORDS or value in ("auto", *SELECTS):
+        return value
     try:
-        if key == "layers":  # a range or single blocks: 3-7 or 3/5/7
+        if key in ("layers", "select"):  # a range or single blocks: 3-7 or 3/5/7
             first, dash, last = value.partition("-")
             return tuple(range(int(first), int(last) + 1)) if dash else tuple(int(v) for v in value.split("/"))
-        return float(value)
+        return int(value) if key == "zero_steps" else float(value)
     except ValueError:
         raise ValueError(f"guidance {spec!r}: {key}={value!r} is no number") from None
 

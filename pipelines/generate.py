@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from vidguide import NAG, Clip, guide
+from vidguide import CFG, NAG, Clip, __version__, guide
 from vidguide.guidance import Guidance
 from vidguide.pipelines.arms import KINDS, with_negative
 from vidguide.pipelines.load import load
 from vidguide.pipelines.models import SHIPPED
 
 SETTINGS = ("steps", "height", "width", "frames", "fps", "guidance_scale")
+TUPLES = ("layers", "select")  # JSON has lists for them
 PIPELINE_NAMES = {"steps": "num_inference_steps", "frames": "num_frames"}
 
 
@@ -117,9 +118,8 @@ def to_frames(video: Any) -> np.ndarray:
 
 def versions() -> dict[str, str]:
     """Versions of what the frames depend on."""
-    return {"python": platform.python_version()} | {
-        name: version(name) for name in ("vidguide", "torch", "diffusers", "transformers")
-    }
+    found = {name: version(name) for name in ("torch", "diffusers", "transformers")}
+    return {"python": platform.python_version(), "vidguide": __version__, **found}
 
 
 def check_words(name: str, text: Any) -> None:
@@ -157,7 +157,7 @@ def fill_settings(pipe: Any, model: str, guidances: tuple[Guidance, ...], asked:
         own = getattr(shipped, name, None) if shipped else default_of(pipe, PIPELINE_NAMES.get(name, name))
         settings[name] = asked[name] if asked[name] is not None else own
     settings["fps"] = settings["fps"] or 16.0
-    if asked["guidance_scale"] is None and any(type(one).__name__ == "CFG" for one in guidances):
+    if asked["guidance_scale"] is None and any(isinstance(one, CFG) for one in guidances):
         settings["guidance_scale"] = 1.0
     return settings
 
@@ -248,5 +248,6 @@ def arguments_from(provenance: dict[str, Any]) -> dict[str, Any]:
         values = {name: value for name, value in entry.items() if name != "name"}
         if values.get("negative_prompt_embeds") is not None:
             raise ValueError(f"{entry['name']}: was given embeddings, which the JSON does not hold")
+        values = {name: tuple(value) if name in TUPLES and value else value for name, value in values.items()}
         guidances.append(kinds[entry["name"]](**values))
     return {**arguments, "guidance": guidances}

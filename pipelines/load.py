@@ -2,15 +2,18 @@
 
 import os
 import re
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from packaging.version import Version
 
 from vidguide.pipelines.models import SHIPPED
 
 OFFLOADS = ("auto", "none", "model", "sequential")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPE = "dtype" if Version(version("diffusers")) >= Version("0.40") else "torch_dtype"  # the argument's name changed
 ROOM = 1.3  # free device memory a model must have, relative to its weights, to stay there whole
 
 
@@ -95,9 +98,9 @@ def load(
     target = choose_device(device)
     precision = choose_dtype(dtype, target)
     try:
-        dtypes = {"default": precision, "vae": torch.float32}
+        dtypes = {DTYPE: {"default": precision, "vae": torch.float32}}
         loader: Any = diffusers.DiffusionPipeline
-        pipe = loader.from_pretrained(source, revision=revision, torch_dtype=dtypes)
+        pipe = loader.from_pretrained(source, revision=revision, **dtypes)
     except (OSError, ValueError, KeyError) as error:
         raise OSError(f"model={os.fspath(model)!r}: cannot be loaded: {error}") from error
     return place(pipe, target, offload)

@@ -4,20 +4,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vidguide.cfg import CFG
+    from vidguide.cfg import APG, CFG, CFGZeroStar
     from vidguide.clip import Clip
+    from vidguide.emag import EMAG
     from vidguide.guiding import guide
     from vidguide.nag import NAG
     from vidguide.pipelines.generate import generate
     from vidguide.sites import locate
+    from vidguide.skip import PAG, STG
 
 __version__ = "0.1.0"
-__all__ = ["CFG", "NAG", "Clip", "generate", "guide", "locate"]
+__all__ = ["APG", "CFG", "EMAG", "NAG", "PAG", "STG", "CFGZeroStar", "Clip", "generate", "guide", "locate"]
 
 # Found when first used, so that `import vidguide` loads neither torch nor diffusers. The core names the rooms that
 # lean on it only here, as strings.
 _HOMES = {
+    "APG": "vidguide.cfg",
     "CFG": "vidguide.cfg",
+    "CFGZeroStar": "vidguide.cfg",
+    "EMAG": "vidguide.emag",
+    "PAG": "vidguide.skip",
+    "STG": "vidguide.skip",
     "NAG": "vidguide.nag",
     "Clip": "vidguide.clip",
     "generate": "vidguide.pipelines.generate",

@@ -1,8 +1,9 @@
-"""Classifier-free guidance, run by us: for a pipeline whose own is off, or to combine it otherwise."""
+"""Classifier-free guidance and its variants, run by us: for a pipeline whose own is off, or to combine otherwise."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from vidguide.formulas import cfg
@@ -39,7 +40,8 @@ class CFG(Guidance):
         check_number(self, "scale", 1)
         check_negative(self, empty=True)
         if self.layers is not None:
-            raise ValueError(f"CFG(layers={self.layers}): CFG acts on whole predictions; leave layers out")
+            name = type(self).__name__
+            raise ValueError(f"{name}(layers={self.layers}): it acts on whole predictions; leave layers out")
 
     @property
     def neutral(self) -> bool:
@@ -48,12 +50,72 @@ class CFG(Guidance):
     def check(self, denoiser: "Denoiser") -> None:
         denoiser.check_negative(self, self.negative_prompt or "", self.negative_prompt_embeds)
 
-    def correct(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor:
+    def prepare(self, denoiser: "Denoiser") -> None:
         if denoiser.pipeline_guides():
+            name = type(self).__name__
             raise ValueError(
-                "CFG is in the list and the pipeline's own guidance_scale is above 1: pass guidance_scale=1 to the "
-                "pipeline, or take CFG out of the list"
+                f"{name} is in the list and the pipeline's own guidance_scale is above 1: pass guidance_scale=1 to "
+                f"the pipeline, or take {name} out of the list"
             )
+
+    def combine(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor:
         prompt = None if self.negative_prompt_embeds is not None else self.negative_prompt or ""
         text = denoiser.negative_text(prompt, self.negative_prompt_embeds)
-        return cfg(prediction, denoiser.predict("uncond", text), self.scale)
+        return self.rule(denoiser, prediction, denoiser.predict("uncond", text))
+
+    def rule(self, denoiser: "Denoiser", cond: Tensor, uncond: Tensor) -> Tensor:
+        """The guided prediction from the two; variants differ here."""
+        return cfg(cond, uncond, self.scale)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class APG(CFG):
+    """Adaptive Projected Guidance (Sadat et al., arXiv 2410.02416), by diffusers' own function.
+
+    Attributes:
+        scale: guidance scale; 1 is off.
+        eta: share of the update parallel to the conditional prediction, 0 to 1; 1 keeps it all.
+        rescale: largest L2 norm of the update; 0 for no limit.
+        momentum: of the update over the steps; 0 for none, negative as in the paper.
+    """
+
+    eta: float = 0.0
+    rescale: float = 15.0
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "eta", 0, 1)
+        check_number(self, "rescale", 0)
+        check_number(self, "momentum", -1, 1)
+
+    def rule(self, denoiser: "Denoiser", cond: Tensor, uncond: Tensor) -> Tensor:
+        from diffusers.guiders import adaptive_projected_guidance as upstream
+
+        def new_buffer() -> Any:
+            return upstream.MomentumBuffer(self.momentum) if self.momentum else None
+
+        buffer = denoiser.kept(self, new_buffer)
+        # The norms run over all dimensions but the batch: diffusers' default, and the paper's.
+        return upstream.normalized_guidance(cond, uncond, self.scale, buffer, self.eta, self.rescale)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CFGZeroStar(CFG):
+    """CFG-Zero* (Fan et al., arXiv 2503.18886), by diffusers' own optimal scale.
+
+    Attributes:
+        scale: guidance scale; 1 is off.
+        zero_steps: first steps that predict nothing at all; the paper's zero-init takes 1, 0 is off.
+    """
+
+    zero_steps: int = 1
+
+    def rule(self, denoiser: "Denoiser", cond: Tensor, uncond: Tensor) -> Tensor:
+        from diffusers.guiders.classifier_free_zero_star_guidance import cfg_zero_star_scale
+
+        if denoiser.run.step < self.zero_steps:
+            return torch.zeros_like(cond)
+        # diffusers' function sums over dimension 1 alone; the paper's inner product runs over the whole sample.
+        optimal = cfg_zero_star_scale(cond.flatten(1), uncond.flatten(1)).view(-1, *[1] * (cond.ndim - 1))
+        return cfg(cond, optimal * uncond, self.scale)

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from vidguide.blocks import Blocks
 from vidguide.family import Family, Inputs, family_of
 from vidguide.guidance import Guidance
 from vidguide.run import Run
@@ -39,8 +40,13 @@ class Denoiser:
         self.family: Family = family_of(self.original)
         self.signature = inspect.signature(type(self.original).forward)
         self.open_context = getattr(type(self.original), "cache_context", None)
-        self.text_sites = self._find_sites()
-        self.depth = len(self.text_sites)
+        modules: Any = self.original.get_submodule(self.family.blocks)
+        self.blocks = Blocks(list(modules), self.family.skip)
+        self.depth = len(self.blocks.blocks)
+        self.text_sites = self._find_sites(self.family.text_attention, self.family.text_kernel)
+        self.self_sites = self._find_sites(self.family.self_attention, self.family.self_kernel)
+        self.perturbed = any(guidance.weak for guidance in guidances)
+        self.sites = [*self.text_sites.values(), *(self.self_sites.values() if self.perturbed else ())]
         self.branch = "cond"
         self.outer: tuple[str, dict[str, Any]] | None = None  # the pipeline's cache context, while it is in one
         self.inputs: Inputs = {}
@@ -48,34 +54,32 @@ class Denoiser:
         self._kept: dict[int, tuple[Any, Any]] = {}
         self._texts: dict[Any, Inputs] = {}
 
-    def _find_sites(self) -> dict[int, Site]:
+    def _find_sites(self, name: str, index: int) -> dict[int, Site]:
         sites = {}
-        blocks: Any = self.original.get_submodule(self.family.blocks)
-        for layer, block in enumerate(blocks):
-            attention = block.get_submodule(self.family.text_attention)
+        for layer, block in enumerate(self.blocks.blocks):
+            attention = block.get_submodule(name)
             own: Any = type(attention.processor)
-            kernels = rebound_class(own)[1]
-            sites[layer] = Site(layer, attention, range(kernels)[self.family.text_kernel])
+            sites[layer] = Site(layer, attention, range(rebound_class(own)[1])[index])
         return sites
 
     @contextmanager
     def rebound(self) -> Iterator[None]:
         """Route the attentions' kernel calls through their sites; on leaving, each has its own processor again."""
         try:
-            for site in self.text_sites.values():
+            for site in self.sites:
                 setattr(site.attention, SITE, site)
             self._rebind()
-            yield
+            with self.blocks.staged() if self.perturbed else nullcontext():
+                yield
         finally:
-            for site in self.text_sites.values():
-                if getattr(site.attention, SITE, None) is site:
-                    delattr(site.attention, SITE)
+            for site in self.sites:
+                vars(site.attention).pop(SITE, None)
                 if site.routed is not None and site.attention.processor is site.routed:
                     site.attention.processor = site.own
 
     def _rebind(self) -> None:
         """Rebind processors, also those that the user replaced since (by `fuse_qkv_projections`, say)."""
-        for site in self.text_sites.values():
+        for site in self.sites:
             if site.attention.processor is not site.routed:
                 site.own = site.attention.processor
                 site.routed = site.attention.processor = rebound(site.own)
@@ -96,14 +100,25 @@ class Denoiser:
                 guidance.prepare(self)
             output = call(*args, **kwargs)
             self._record()
-            self._clear()
-            prediction = untouched = output[0]
-            for guidance in active:
-                prediction = guidance.correct(self, prediction)
-            return output if prediction is untouched else _with_prediction(output, prediction)
+            prediction = self._guided(active, output[0])
+            return output if prediction is output[0] else _with_prediction(output, prediction)
         finally:
             self._clear()
+            self.blocks.forget()
             self._call, self.inputs = None, {}
+
+    def _guided(self, active: list[Guidance], untouched: Tensor) -> Tensor:
+        """The conditional prediction with every correction added, then combined with the unconditional one."""
+        self.blocks.stop_keeping()
+        self._clear_queries()
+        prediction = untouched
+        for guidance in active:
+            correction = guidance.correction(self, untouched)
+            prediction = prediction if correction is None else prediction + correction
+        self._clear()
+        for guidance in active:
+            prediction = guidance.combine(self, prediction)
+        return prediction
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
         arguments = dict(self.signature.bind(self.original, *args, **kwargs).arguments)
@@ -117,13 +132,29 @@ class Denoiser:
                 self.run.trace.add(self.run.step, layer, measured)
 
     def _clear(self) -> None:
-        for site in self.text_sites.values():
-            site.edit = None
+        for site in self.sites:
+            site.edit = site.query = None
+
+    @contextmanager
+    def _suspended(self) -> Iterator[None]:
+        """Without the edits that guidances have set so far, which are set again afterwards."""
+        edits = [(site, site.edit, site.query) for site in self.sites]
+        self._clear()
+        try:
+            yield
+        finally:
+            for site, edit, query in edits:
+                site.edit, site.query = edit, query
+
+    def _clear_queries(self) -> None:
+        """What watches the clean pass must not watch the weak ones; edits of the text's attention stay for both."""
+        for site in self.self_sites.values():
+            site.query = site.edit = None
 
     def kept(self, owner: Guidance, make: Callable[[], Kept]) -> Kept:
-        """What `make` returns, kept for the run, and made again when the text's shape, dtype or device changes."""
-        text = self.inputs[self.family.text_inputs[0]]
-        key = (self.run.number, tuple(text.shape), text.dtype, text.device)
+        """What `make` returns, kept for the run, and made again when a shape, dtype or device changes."""
+        tensors = [self.inputs[self.family.text_inputs[0]], *(v for v in self.inputs.values() if isinstance(v, Tensor))]
+        key = (self.run.number, [(tuple(tensor.shape), tensor.dtype, tensor.device) for tensor in tensors])
         if self._kept.get(id(owner), (None,))[0] != key:
             self._kept[id(owner)] = (key, make())
         kept: Kept = self._kept[id(owner)][1]
@@ -169,20 +200,22 @@ class Denoiser:
         """Keys, values and mask of a text at every text attention, made by the model itself over one video token."""
         inputs = self.family.one_token(self.original, {**self.inputs, **text})
         captures = {layer: Capture() for layer in self.text_sites}
-        self._clear()
-        for layer, site in self.text_sites.items():
-            site.edit = captures[layer]
-        try:
-            # Eager: a single token would cost a compiled model a compilation of its own, or turn it dynamic.
-            with torch.no_grad(), torch.compiler.set_stance("force_eager"), self._context("vidguide_negative"):
-                self._original_call(inputs)
-        finally:
-            self._clear()
+        # Eager: a single token would cost a compiled model a compilation of its own, or turn it dynamic.
+        eager = torch.compiler.set_stance("force_eager")
+        with self._suspended(), torch.no_grad(), eager, self._context("vidguide_negative"):
+            for layer, site in self.text_sites.items():
+                site.edit = captures[layer]
+            self._original_call(inputs)
         kept = {layer: capture.kept for layer, capture in captures.items() if capture.kept is not None}
         if len(kept) != len(captures):
             missing = sorted(set(captures) - set(kept))
             raise RuntimeError(f"blocks {missing} of {type(self.original).__name__} did not attend to the text")
         return kept
+
+    def weak(self, first: int) -> Tensor:
+        """The model's prediction once more, with the edits now set; blocks before `first` are not run again."""
+        with self.blocks.skipped_before(first), self._context("vidguide_weak"):
+            return self._expect(self._original_call(self.inputs))
 
     def predict(self, branch: str, text: Inputs) -> Tensor:
         """The model's prediction for another text, on the same video and without our edits."""
@@ -206,8 +239,12 @@ class Denoiser:
         return prediction
 
     def _context(self, name: str) -> AbstractContextManager[None]:
-        """A cache context of our own around an extra call; the pipeline's is entered again afterwards."""
-        return nullcontext() if self.open_context is None else self._nested(self.open_context, name)
+        """A cache context of our own around an extra call; the pipeline's is entered again afterwards.
+
+        None where nothing is cached: opening one would leave diffusers' hook registry on a bare transformer.
+        """
+        cached = self.outer is not None or getattr(self.original, "is_cache_enabled", False)
+        return self._nested(self.open_context, name) if cached and self.open_context else nullcontext()
 
     @contextmanager
     def _nested(self, open_context: Callable[..., Any], name: str) -> Iterator[None]:

@@ -20,13 +20,14 @@ class Family:
         blocks: dotted path of the list of blocks.
         self_attention, text_attention: attention modules within a block; the video's own, and the one where
             the video's queries meet the text's keys.
-        text_kernel: which kernel call of the text attention's processor, in source order, is the text's.
+        self_kernel, text_kernel: which kernel call of that attention's processor, in source order, is meant.
         text_inputs: names of the forward's arguments that carry the text.
         encode: `(pipe, prompts, inputs) -> text inputs`: encodes as the pipeline does in its own call, given the
             arguments of the call to be guided.
         one_token: `(transformer, inputs) -> inputs` of the same text over a single video token.
         grid: `(transformer, inputs) -> (F, H, W)`, the video's token grid.
         extent: what a self-attention spans: "spatial", "temporal" or "spatiotemporal".
+        skip: `(args, kwargs) -> output` of a block that passes its input on.
     """
 
     name: str
@@ -37,9 +38,11 @@ class Family:
     blocks: str = "blocks"
     self_attention: str = "attn1"
     text_attention: str = "attn2"
+    self_kernel: int = -1
     text_kernel: int = -1
     text_inputs: tuple[str, ...] = ("encoder_hidden_states",)
     extent: str = "spatiotemporal"
+    skip: Callable[[tuple[Any, ...], Inputs], Any] = lambda args, kwargs: args[0] if args else kwargs["hidden_states"]
 
 
 @functools.cache

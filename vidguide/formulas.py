@@ -48,6 +48,16 @@ def nag(positive: Tensor, negative: Tensor, scale: float, tau: float, alpha: flo
     return torch.lerp(_wide(positive), limited, alpha).to(positive.dtype)
 
 
+def ema(average: Tensor, value: Tensor, decay: float) -> Tensor:
+    """`E = decay E + (1 - decay) A`, in place and in the average's own dtype (EMAG, arXiv 2512.17303)."""
+    return average.lerp_(value.to(average.dtype), 1 - decay)
+
+
+def attention_gradient(average: Tensor, value: Tensor) -> Tensor:
+    """`D = mean |E - A|` of a layer, a scalar (EMAG): how far the live attention is from its average."""
+    return (average - value.to(average.dtype)).abs().mean()
+
+
 def cfg(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance `u + s (c - u)` (arXiv 2207.12598), rounded as diffusers' pipelines do; 1 is off."""
     return uncond + scale * (cond - uncond)

@@ -1,4 +1,4 @@
-"""What every guidance is: frozen, keyword-only parameters, checked when made, and two places to act."""
+"""What every guidance is: frozen, keyword-only parameters, checked when made, and the places to act."""
 
 import math
 from dataclasses import dataclass, fields
@@ -67,6 +67,11 @@ class Guidance:
         return not self.neutral and self.start <= progress < self.stop
 
     @property
+    def weak(self) -> bool:
+        """Whether it runs the model a second time, perturbed."""
+        return False
+
+    @property
     def windowed(self) -> bool:
         return (self.start, self.stop) != (0.0, 1.0)
 
@@ -79,8 +84,12 @@ class Guidance:
     def prepare(self, denoiser: "Denoiser") -> None:
         """Set edits at attention sites for the conditional call that comes next."""
 
-    def correct(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor:
-        """Change the conditional prediction; `prediction` is what the guidances before it left."""
+    def correction(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor | None:
+        """What to add to the conditional prediction, which is as the model made it: so order does not matter."""
+        return None
+
+    def combine(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor:
+        """Combine the corrected conditional prediction with an unconditional one; one guidance at most does."""
         return prediction
 
     def describe(self) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import nn
 
+from vidguide.cfg import CFG
 from vidguide.denoiser import Denoiser
 from vidguide.guidance import Guidance
+from vidguide.patching import as_class
 from vidguide.run import Run
 
 DENOISER, RUN = "_vidguide_denoiser", "_vidguide_run"
@@ -76,25 +78,13 @@ def check_guidances(guidances: tuple[Any, ...], scheduler: Any) -> None:
         if guidance.windowed and scheduler is None:
             window = f"start={guidance.start}, stop={guidance.stop}"
             raise ValueError(f"{type(guidance).__name__}({window}): a bare transformer needs scheduler= as well")
+    rules = [type(guidance).__name__ for guidance in guidances if isinstance(guidance, CFG)]
+    if len(rules) > 1:
+        raise ValueError(f"{' and '.join(rules)} both combine the two predictions: keep one of them")
     kinds = [type(guidance).__name__ for guidance in guidances]
     twice = {kind for kind in kinds if kinds.count(kind) > 1}
     if twice:
         raise ValueError(f"{', '.join(sorted(twice))} is given twice: put its parameters into one")
-
-
-@contextmanager
-def as_class(target: Any, make: Any, attribute: str, value: Any) -> Iterator[None]:
-    """Let an object be of a subclass of its own class for a while: the one change that sees its calls from outside
-    whatever compile, offload, hooks and caches have put around its `forward`."""
-    own = type(target)
-    guided = make(own)
-    vars(target)[attribute] = value
-    target.__class__ = guided
-    try:
-        yield
-    finally:
-        target.__class__ = own
-        vars(target).pop(attribute, None)
 
 
 @functools.cache

@@ -17,6 +17,16 @@ class Record:
     change: float
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which layers a weak pass perturbed in a step, and `D` of every candidate layer where it was measured."""
+
+    step: int
+    guidance: str
+    layers: tuple[int, ...]
+    gradients: dict[int, float]
+
+
 class Trace:
     """What the guidances of one run did, step by step and layer by layer.
 
@@ -25,6 +35,7 @@ class Trace:
 
     def __init__(self) -> None:
         self._measured: list[tuple[int, int, Tensor]] = []
+        self.choices: list[Choice] = []
 
     def add(self, step: int, layer: int, measured: Tensor) -> None:
         self._measured.append((step, layer, measured.detach()))

@@ -50,8 +50,17 @@ class Site:
     def __init__(self, layer: int, attention: Any, kernel: int) -> None:
         self.layer, self.attention, self.kernel = layer, attention, kernel
         self.edit: Edit | None = None
+        self.query: Callable[[Tensor], Tensor] | None = None  # sees, and may replace, the query before the edit
         self.own: Any = None  # the module's processor, and the one that stands in for it
         self.routed: Any = None
+
+    def attend(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """The attention as edited."""
+        if self.query is not None:
+            query = self.query(query)
+        if self.edit is None:
+            return kernel(query, key, value, kernel.mask)
+        return self.edit(kernel, query, key, value)
 
 
 def route(
@@ -59,12 +68,12 @@ def route(
 ) -> Any:
     """Stand in for a kernel call: upstream's own, unless the module has a site with an edit for this very call."""
     site = getattr(attention, SITE, None)
-    if site is None or site.edit is None or site.kernel != index:
+    if site is None or site.kernel != index or (site.edit is None and site.query is None):
         return function(query, key, value, *args, **kwargs)
     kernel = Kernel(function, layout, args, kwargs)
     if layout == "BLHD":
-        return site.edit(kernel, query, key, value)
-    return site.edit(kernel, query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)).transpose(1, 2)
+        return site.attend(kernel, query, key, value)
+    return site.attend(kernel, query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)).transpose(1, 2)
 
 
 class _Reroute(ast.NodeTransformer):

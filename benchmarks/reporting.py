@@ -1,0 +1,63 @@
+"""What the benchmarks share: intervals, tables, and where results go."""
+
+import json
+import platform
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def share(successes: int, total: int) -> tuple[float, float, float]:
+    """A share and its Wilson 95% interval."""
+    interval = stats.binomtest(successes, total).proportion_ci(method="wilson")
+    return successes / total, interval.low, interval.high
+
+
+def paired(differences: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of paired differences and its bootstrap 95% interval (percentile, 2,000 resamples)."""
+    values = np.asarray(differences, dtype=float)
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0]), float(values[0])
+    random = np.random.default_rng(0)
+    done = stats.bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=random)
+    return float(values.mean()), float(done.confidence_interval.low), float(done.confidence_interval.high)
+
+
+def percent(triple: tuple[float, float, float]) -> str:
+    """A share or difference with its interval, in percent."""
+    value, low, high = triple
+    return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """Rows of the same keys as Markdown."""
+    head = "| " + " | ".join(rows[0]) + " |"
+    rule = "|" + "---|" * len(rows[0])
+    return "\n".join([head, rule, *("| " + " | ".join(row.values()) + " |" for row in rows)]) + "\n"
+
+
+def machine() -> dict[str, Any]:
+    """What the figures were taken on."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": version("diffusers"),
+        "transformers": version("transformers"),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+    }
+
+
+def write(name: str, markdown: str, data: dict[str, Any]) -> None:
+    """Write a result as Markdown for people and JSON for programs."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"{name}.md").write_text(markdown)
+    (RESULTS / f"{name}.json").write_text(json.dumps({**data, "machine": machine()}, indent=1) + "\n")
+    print(markdown)

@@ -1,0 +1,98 @@
+"""The command line: what it writes, what it says, and how it fails."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from vidguide.pipelines.cli import app
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def test_generate_writes_the_clip_and_what_makes_it_again(tmp_path: Path) -> None:
+    output = tmp_path / "clip.mp4"
+    done = invoke("generate", "a red circle", "-n", "blue", "--steps", "2", "-q", "-o", str(output), "--lossless")
+    assert done.exit_code == 0, done.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.json", "clip.mkv", "clip.mp4"]
+    again = invoke("generate", "--from", str(tmp_path / "clip.json"), "-q", "-o", str(tmp_path / "again.gif"))
+    assert "the same frames, bit for bit" in again.output
+
+
+def test_results_as_json(tmp_path: Path) -> None:
+    done = invoke("generate", "a red circle", "-g", "none", "--steps", "1", "--json", "-o", str(tmp_path / "clip.png"))
+    told = json.loads(done.stdout)
+    assert told["guidance"] == []
+    assert all(Path(path).is_file() for path in told["files"])
+
+
+def test_compare_writes_video_sheet_and_page(tmp_path: Path) -> None:
+    done = invoke(
+        "compare",
+        "a large circle",
+        "-n",
+        "red",
+        "-g",
+        "none",
+        "-g",
+        "nag:alpha=0.5",
+        "--steps",
+        "2",
+        "-q",
+        "-o",
+        str(tmp_path),
+    )
+    assert done.exit_code == 0, done.output
+    assert {"comparison.mp4", "contact-sheet.png", "index.html", "arm-0.mkv", "arm-1.mkv"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+    page = (tmp_path / "index.html").read_text()
+    assert "nag:alpha=0.5" in page
+    assert "<script" not in page
+
+
+def test_compare_escapes_what_it_shows(tmp_path: Path) -> None:
+    done = invoke("compare", "a <b>red</b> circle", "--steps", "1", "-q", "-o", str(tmp_path))
+    assert done.exit_code == 0, done.output
+    assert "<b>red</b>" not in (tmp_path / "index.html").read_text()
+
+
+def test_locate_lists_the_sites() -> None:
+    done = invoke("locate", "tiny", "--json")
+    sites = json.loads(done.stdout)
+    assert {site["role"] for site in sites} == {"self", "text"}
+    assert sites[0]["path"] == "blocks.0.attn1"
+
+
+def test_doctor_reports() -> None:
+    told = json.loads(invoke("doctor", "--json").stdout)
+    assert told["families"]["WanTransformer3DModel"] == "Wan"
+    assert told["video encoders"] == {"libx264": "yes", "ffv1": "yes"}
+    assert "missing" not in told["shipped models"]["tiny"]
+    assert invoke("doctor").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["generate", "a red circle", "-m", "huge"], "model='huge': unknown"),
+        (["generate", "a red circle", "--size", "64"], "size='64': must be WIDTHxHEIGHT"),
+        (["generate", "a red circle", "--size", "60x64"], "width=60"),
+        (["generate", "a red circle", "-g", "magic"], "no guidance 'magic'"),
+        (["generate"], "prompt: is missing"),
+        (["generate", " "], "is empty"),
+        (["generate", "a red circle", "-o", "clip.avi"], "suffix must be one of"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = invoke(*arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.output
+    assert list(tmp_path.iterdir()) == []

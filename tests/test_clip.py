@@ -1,0 +1,96 @@
+"""Clips on disk: lossless where promised, viewable where meant, whole or not at all."""
+
+import json
+from pathlib import Path
+
+import av
+import imageio.v3 as iio
+import numpy as np
+import pytest
+
+from vidguide import Clip
+
+
+def clip(frames: int = 5, height: int = 20, width: int = 31) -> Clip:
+    pixels = np.random.default_rng().integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
+    return Clip(frames=pixels, fps=8, provenance={"prompt": "a red circle"})
+
+
+def decoded(path: Path) -> tuple[np.ndarray, float, str]:
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frames = np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(stream)])
+        return frames, float(stream.average_rate or 0), stream.codec_context.name
+
+
+def test_lossless_is_lossless(tmp_path: Path) -> None:
+    made = clip()
+    frames, rate, codec = decoded(made.save(tmp_path / "clip.mkv"))
+    assert np.array_equal(frames, made.frames)
+    assert (rate, codec) == (8, "ffv1")
+
+
+def test_the_viewing_copy_is_h264_with_even_sides_scaled_by_a_whole_number(tmp_path: Path) -> None:
+    made = clip()
+    frames, rate, codec = decoded(made.save(tmp_path / "clip.mp4"))
+    assert frames.shape == (5, 240, 372, 3)
+    assert (rate, codec) == (8, "h264")
+
+
+def test_odd_sides_are_padded_not_cut(tmp_path: Path) -> None:
+    frames, _, _ = decoded(clip(2, 401, 399).save(tmp_path / "clip.mp4"))
+    assert frames.shape == (2, 402, 400, 3)
+
+
+def test_gif_and_sheet(tmp_path: Path) -> None:
+    made = clip()
+    assert iio.imread(made.save(tmp_path / "clip.gif")).shape[0] == 5
+    sheet = iio.imread(made.save(tmp_path / "clip.png"))
+    assert sheet.shape == (20 * 4, 31 * 5 * 4, 3)
+    assert np.array_equal(sheet[::4, ::4], np.concatenate(list(made.frames), axis=1))
+
+
+def test_the_json_beside_it_tells_what_made_it(tmp_path: Path) -> None:
+    made = clip()
+    made.save(tmp_path / "clip.mkv")
+    provenance = json.loads((tmp_path / "clip.json").read_text())
+    assert provenance == {"prompt": "a red circle", "fps": 8, "sha256": made.sha256}
+
+
+def test_a_failed_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "clip.gif").write_bytes(b"an older file")
+
+    def fail(path: Path, *args: object, **kwargs: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr(iio, "imwrite", fail)
+    with pytest.raises(RuntimeError, match="disk full"):
+        clip().save(tmp_path / "clip.gif")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.gif"]
+    assert (tmp_path / "clip.gif").read_bytes() == b"an older file"
+
+
+def test_outputs_that_cannot_be_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"suffix must be one of \.mp4"):
+        clip().save(tmp_path / "clip.avi")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="folder cannot be made"):
+        clip().save(tmp_path / "file" / "clip.mp4")
+    (tmp_path / "clip.mp4").mkdir()
+    with pytest.raises(OSError, match="cannot be written"):
+        clip().save(tmp_path / "clip.mp4")
+
+
+@pytest.mark.parametrize(
+    "frames", [np.zeros((2, 4, 4, 3)), np.zeros((4, 4, 3), np.uint8), np.zeros((0, 4, 4, 3), np.uint8)]
+)
+def test_what_is_no_clip_is_refused(frames: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="Clip"):
+        Clip(frames=frames, fps=8)
+
+
+@pytest.mark.parametrize("fps", [0, -1, float("nan")])
+def test_a_rate_must_be_positive(fps: float) -> None:
+    with pytest.raises(ValueError, match="fps"):
+        Clip(frames=np.zeros((2, 4, 4, 3), np.uint8), fps=fps)

@@ -1,0 +1,75 @@
+"""torch.compile: a compiled guided model equals the eager guided one, and differs from the unguided one.
+
+The second half matters: a processor rebound by name only is silently ignored by Dynamo.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from conftest import negative_text, tiny_wan, wan_inputs
+from test_weak import sampled, videos
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from vidguide import EMAG, NAG, guide
+
+
+def compile_whole(model: Any, backend: Any) -> Any:
+    return torch.compile(model, fullgraph=True, backend=backend)
+
+
+def compile_in_place(model: Any, backend: Any) -> Any:
+    model.compile(fullgraph=True, backend=backend)
+    return model
+
+
+def compile_blocks(model: Any, backend: Any) -> Any:
+    model.compile_repeated_blocks(fullgraph=True, backend=backend)
+    return model
+
+
+@pytest.mark.parametrize("compiled", [compile_whole, compile_in_place, compile_blocks])
+def test_compiled_guidance_acts_and_agrees(compiled: Callable[..., Any]) -> None:
+    torch._dynamo.reset()
+    inputs, nag = wan_inputs(), NAG(negative_prompt_embeds=negative_text())
+    eager = tiny_wan()
+    plain = eager(**inputs)[0]
+    with guide(eager, nag):
+        guided = eager(**inputs)[0]
+    counter = CompileCounterWithBackend("aot_eager")
+    model = compiled(tiny_wan(), counter)
+    for _ in range(3):  # the graph of the first block serves the others, and the next `guide` as well
+        with guide(model, nag) as run:
+            result = model(**inputs)[0]
+            assert len(run.trace) == 3
+        assert torch.allclose(result, guided, atol=1e-5)
+        assert not torch.allclose(result, plain, atol=1e-3)
+    assert counter.frame_count == 1
+    assert torch.allclose(model(**inputs)[0], plain, atol=1e-5)
+    assert counter.frame_count == 2
+
+
+@pytest.mark.parametrize("compiled", [compile_whole, compile_in_place, compile_blocks])
+def test_compiled_weak_passes_act_and_agree(compiled: Callable[..., Any]) -> None:
+    torch._dynamo.reset()
+    emag, calls = EMAG(decay=0.5, select=(1,), start=0.25, stop=1.0), videos(4)
+    eager, _ = sampled(tiny_wan(num_layers=2), calls, emag)
+    counter = CompileCounterWithBackend("eager")
+    model = compiled(tiny_wan(num_layers=2), counter)
+    result, _ = sampled(model, calls, emag)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(result, eager, strict=True))
+    assert not torch.allclose(result[-1], tiny_wan(num_layers=2)(**calls[-1])[0], atol=1e-4)
+    # First average, later averages, second pass; a block's own graph besides where blocks are compiled one by one.
+    assert counter.frame_count <= 4
+
+
+def test_the_default_backend_compiles_it_whole() -> None:
+    torch._dynamo.reset()
+    inputs, nag = wan_inputs(), NAG(negative_prompt_embeds=negative_text())
+    model = tiny_wan(num_layers=1)
+    with guide(model, nag):
+        guided = model(**inputs)[0]
+    compiled = torch.compile(model, fullgraph=True)
+    with guide(compiled, nag):
+        assert torch.allclose(compiled(**inputs)[0], guided, atol=1e-5)

@@ -1,0 +1,315 @@
+"""EMAG, STG and PAG: against their equations written out, and the shared second pass against a whole one."""
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import torch
+from conftest import negative_text, same, tiny_wan, wan_inputs
+from diffusers import FlowMatchEulerDiscreteScheduler
+
+from vidguide import APG, CFG, EMAG, NAG, PAG, STG, CFGZeroStar, guide
+from vidguide.blocks import Blocks
+from vidguide.emag import default_layers
+from vidguide.guidance import Guidance
+
+STEPS = 6
+ALWAYS = dict(start=0.0, stop=1.0)
+
+
+def videos(steps: int = STEPS, dtype: torch.dtype = torch.float32) -> list[dict[str, Any]]:
+    """A call per step, each on another noisy video."""
+    return [wan_inputs(seed=step, dtype=dtype) for step in range(steps)]
+
+
+def sampled(model: Any, calls: list[dict[str, Any]], *guidances: Guidance) -> tuple[list[torch.Tensor], Any]:
+    """The predictions of a sampling, with a scheduler that counts its steps."""
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    with guide(model, *guidances, scheduler=scheduler) as run:
+        scheduler.set_timesteps(len(calls))
+        predictions = []
+        for inputs, timestep in zip(calls, scheduler.timesteps, strict=True):
+            predictions.append(model(**inputs)[0])
+            scheduler.step(predictions[-1], timestep, inputs["hidden_states"])
+        return predictions, run
+
+
+class PlainSelfAttention:
+    """Wan's self-attention written out; keeps its queries and map, and puts others in their place when told."""
+
+    def __init__(self, variant: str) -> None:
+        self.variant = variant
+        self.live = self.replacement = torch.zeros(0)
+
+    def __call__(self, attn: Any, hidden_states: Any, text: Any, mask: Any, rotary: Any) -> torch.Tensor:
+        query, key = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(hidden_states))
+        query, key, value = (t.unflatten(2, (attn.heads, -1)) for t in (query, key, attn.to_v(hidden_states)))
+        query, key = self.rotate(query, *rotary), self.rotate(key, *rotary)
+        if self.variant == "query":
+            self.live = query
+            query = self.replacement if len(self.replacement) else query
+        weights = torch.einsum("bqhd,bkhd->bhqk", query, key).div(query.shape[-1] ** 0.5).softmax(-1)
+        if self.variant == "map":
+            self.live = weights
+            weights = self.replacement if len(self.replacement) else weights
+        return attn.to_out[0](torch.einsum("bhqk,bkhd->bqhd", weights, value).flatten(2))
+
+    @staticmethod
+    def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        turned = torch.stack([-x[..., 1::2], x[..., 0::2]], -1).flatten(-2)
+        return x * cos.to(x) + turned * sin.to(x)
+
+
+def plain_emag(model: Any, calls: list[dict[str, Any]], emag: EMAG, layers: tuple[int, ...]) -> list[torch.Tensor]:
+    """EMAG by whole passes and the paper's equations, step by step."""
+    model = copy.deepcopy(model)
+    processors = {layer: PlainSelfAttention(emag.variant) for layer in layers}
+    for layer, processor in processors.items():
+        model.blocks[layer].attn1.processor = processor
+    averages: dict[int, torch.Tensor] = {}
+    last: dict[int, float] = {}
+    results = []
+    for step, inputs in enumerate(calls):
+        progress, prediction = step / len(calls), model(**inputs)[0]
+        if emag.average_from <= progress < emag.stop:
+            live = {layer: processor.live for layer, processor in processors.items()}
+            decay = float(emag.decay)
+            averages = {
+                n: live[n] if n not in averages else decay * averages[n] + (1 - decay) * live[n] for n in layers
+            }
+            gradients = {n: (averages[n] - live[n]).abs().mean().item() for n in layers}
+            if progress >= emag.start:
+                by = last if emag.select == "previous" and last else gradients
+                chosen = emag.select if isinstance(emag.select, tuple) else (max(by, key=by.__getitem__),)
+                for n in chosen:
+                    processors[n].replacement = (1 - emag.strength) * live[n] + emag.strength * averages[n]
+                if emag.variant == "query" and emag.strength < 1:
+                    assert len(chosen) == 1, "the second of two layers sees another live query"
+                weak = model(**inputs)[0]
+                for n in chosen:
+                    processors[n].replacement = torch.zeros(0)
+                prediction = weak + emag.scale * (prediction - weak)
+            last = gradients
+        results.append(prediction)
+    return results
+
+
+@pytest.mark.parametrize("variant", ["query", "map"])
+@pytest.mark.parametrize("select", ["largest", "previous", (1,), (0, 2)])
+def test_emag_is_the_papers_equations(variant: str, select: Any) -> None:
+    model, calls = tiny_wan().double(), videos(dtype=torch.float64)
+    emag = EMAG(scale=2.5, decay=0.7, select=select, variant=variant, start=0.3, stop=0.9, layers=(0, 1, 2))
+    guided, run = sampled(model, calls, emag)
+    layers = select if isinstance(select, tuple) else (0, 1, 2)
+    for ours, plain in zip(guided, plain_emag(model, calls, emag, layers), strict=True):
+        assert torch.allclose(ours, plain, rtol=0, atol=1e-9)
+    assert [choice.step for choice in run.trace.choices] == [2, 3, 4, 5]
+
+
+def test_strength_mixes_the_average_with_the_live_query() -> None:
+    model, calls = tiny_wan().double(), videos(dtype=torch.float64)
+    emag = EMAG(scale=2.5, decay=0.7, strength=0.6, average_from=0.1, start=0.5, stop=1.0, layers=(1, 2))
+    for ours, plain in zip(sampled(model, calls, emag)[0], plain_emag(model, calls, emag, (1, 2)), strict=True):
+        assert torch.allclose(ours, plain, rtol=0, atol=1e-9)
+
+
+WEAK = [
+    EMAG(decay=0.5, select=(2,), **ALWAYS),
+    EMAG(decay=0.5, select=(1,), variant="map", **ALWAYS),
+    PAG(layers=(2,)),
+    STG(layers=(1, 2)),
+    STG(layers=(2,), mode="residual"),
+]
+
+
+@pytest.mark.parametrize("guidance", WEAK, ids=repr)
+def test_a_shared_pass_equals_a_whole_one_bit_for_bit(guidance: Guidance, monkeypatch: pytest.MonkeyPatch) -> None:
+    shared = sampled(tiny_wan(), videos(), guidance)[0]
+
+    @contextmanager
+    def nothing(self: Blocks, layer: int) -> Iterator[None]:
+        yield
+
+    monkeypatch.setattr(Blocks, "skipped_before", nothing)
+    whole = sampled(tiny_wan(), videos(), guidance)[0]
+    assert all(torch.equal(one, two) for one, two in zip(shared, whole, strict=True))
+    assert not torch.allclose(shared[-1], tiny_wan()(**videos()[-1])[0], atol=1e-4)
+
+
+def test_what_comes_out_the_same_is_not_run_again(wan: Any) -> None:
+    runs: list[int] = []
+    for layer, block in enumerate(wan.blocks):
+        block.register_forward_hook(lambda *args, layer=layer: runs.append(layer))
+    sampled(wan, videos(5), EMAG(select=(2,), start=0.2, stop=0.8), CFG(negative_prompt_embeds=negative_text()))
+    cfg_step, weak_step = [0, 1, 2] * 2, [0, 1, 2, 2, 0, 1, 2]
+    assert runs == cfg_step + 3 * weak_step + cfg_step
+
+
+def test_stg_residual_is_the_model_without_the_block(wan: Any) -> None:
+    inputs = wan_inputs()
+    cond = wan(**inputs)[0]
+    with guide(wan, STG(scale=1.5, mode="residual", layers=(1,))):
+        guided = wan(**inputs)[0]
+    del wan.blocks[1]
+    assert torch.allclose(guided, cond + 1.5 * (cond - wan(**inputs)[0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("make", [PAG, STG])
+def test_attention_is_skipped_by_passing_its_values(wan: Any, make: Any) -> None:
+    inputs = wan_inputs()
+    cond = wan(**inputs)[0]
+    with guide(wan, make(scale=1.5, layers=(0, 2))):
+        guided = wan(**inputs)[0]
+    for layer in (0, 2):
+        attention = wan.blocks[layer].attn1
+        attention.forward = lambda x, *_, attention=attention: attention.to_out[0](attention.to_v(x))
+    assert torch.allclose(guided, cond + 1.5 * (cond - wan(**inputs)[0]), atol=1e-6)
+
+
+@pytest.mark.parametrize("guidance", [EMAG(scale=1), EMAG(strength=0), PAG(scale=0), STG(scale=0)], ids=repr)
+def test_neutral_settings_are_bitwise_neutral(guidance: Guidance) -> None:
+    plain = [tiny_wan()(**inputs)[0] for inputs in videos()]
+    assert all(torch.equal(a, b) for a, b in zip(sampled(tiny_wan(), videos(), guidance)[0], plain, strict=True))
+
+
+def test_averages_begin_anew_with_each_run_and_shape(wan: Any) -> None:
+    emag, scheduler, inputs = EMAG(decay=0.5, **ALWAYS), FlowMatchEulerDiscreteScheduler(), wan_inputs()
+    with guide(wan, emag, scheduler=scheduler) as run:
+        for _ in range(2):
+            scheduler.set_timesteps(12)
+            first = wan(**inputs)[0]
+            # The first average is the live query itself: nothing is perturbed, whatever came before.
+            assert torch.allclose(first, tiny_wan()(**inputs)[0], atol=1e-6)
+            assert all(value == 0 for value in run.trace.choices[-1].gradients.values())
+            wan(**wan_inputs(seed=5))
+            assert any(value > 0 for value in run.trace.choices[-1].gradients.values())
+        shorter = {**inputs, "hidden_states": inputs["hidden_states"][:, :, :1]}
+        wan(**shorter)
+        assert all(value == 0 for value in run.trace.choices[-1].gradients.values())
+
+
+def test_bfloat16_models_are_averaged_in_float32() -> None:
+    """At decay 0.988 a bfloat16 average would not move at all for most values."""
+    model, emag = tiny_wan().bfloat16(), EMAG(select=(1,), **ALWAYS)
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    with guide(model, emag, scheduler=scheduler):
+        scheduler.set_timesteps(20)
+        for step in range(3):
+            model(**wan_inputs(seed=step, dtype=torch.bfloat16))
+        (average,) = (kept[1] for kept in vars(model)["_vidguide_denoiser"]._kept.values())
+    assert average[1].average.dtype == torch.float32
+
+
+def test_corrections_do_not_depend_on_their_order() -> None:
+    negative = negative_text()
+    listed: list[Guidance] = [
+        EMAG(decay=0.5, select=(2,), **ALWAYS),
+        STG(layers=(1,)),
+        NAG(negative_prompt_embeds=negative),
+        CFG(scale=3, negative_prompt_embeds=negative),
+    ]
+    one = sampled(tiny_wan(), videos(), *listed)[0]
+    other = sampled(tiny_wan(), videos(), *listed[::-1])[0]
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(one, other, strict=True))
+
+
+def test_cfg_comes_on_top_of_emag() -> None:
+    """Eq. 15: `u + w (c' - u)`; the unconditional branch is not perturbed."""
+    emag, negative = EMAG(decay=0.5, select=(2,), **ALWAYS), negative_text()
+    calls = videos()
+    corrected = sampled(tiny_wan(), calls, emag)[0]
+    both = sampled(tiny_wan(), calls, emag, CFG(scale=3, negative_prompt_embeds=negative))[0]
+    for inputs, c, result in zip(calls, corrected, both, strict=True):
+        u = tiny_wan()(**{**inputs, "encoder_hidden_states": negative.expand(2, -1, -1)})[0]
+        assert torch.allclose(result, u + 3 * (c - u), atol=1e-5)
+
+
+def test_both_passes_see_nag() -> None:
+    """EMAG over NAG is EMAG of the model that NAG guides, not a correction of the unguided one."""
+    nag = NAG(negative_prompt_embeds=negative_text(length=7))
+    emag = EMAG(decay=0.5, select=(2,), scale=3, **ALWAYS)
+    together = sampled(tiny_wan(), videos(), nag, emag)[0]
+    alone = sampled(tiny_wan(), videos(), emag)[0]
+    guided = sampled(tiny_wan(), videos(), nag)[0]
+    plain = [tiny_wan()(**inputs)[0] for inputs in videos()]
+    difference = (together[-1] - guided[-1]) - (alone[-1] - plain[-1])
+    assert difference.abs().max() > 1e-4
+
+
+def test_apg_without_its_projection_is_cfg_and_zero_star_begins_with_nothing() -> None:
+    negative = negative_text()
+    plain = sampled(tiny_wan(), videos(), CFG(scale=3, negative_prompt_embeds=negative))[0]
+    apg = sampled(tiny_wan(), videos(), APG(scale=3, eta=1, rescale=0, negative_prompt_embeds=negative))[0]
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(plain, apg, strict=True))
+    star = sampled(tiny_wan(), videos(), CFGZeroStar(scale=3, negative_prompt_embeds=negative))[0]
+    assert star[0].abs().max() == 0
+    assert not torch.allclose(star[1], plain[1], atol=1e-4)
+
+
+def test_zero_star_scales_the_unconditional_prediction_by_its_projection() -> None:
+    model, inputs, negative = tiny_wan(), wan_inputs(), negative_text()
+    cond, uncond = model(**inputs)[0], model(**{**inputs, "encoder_hidden_states": negative.expand(2, -1, -1)})[0]
+    scaled = torch.stack(
+        [(c.flatten() @ u.flatten()) / u.square().sum() * u for c, u in zip(cond, uncond, strict=True)]
+    )
+    with guide(model, CFGZeroStar(scale=3, zero_steps=0, negative_prompt_embeds=negative)):
+        assert torch.allclose(model(**inputs)[0], scaled + 3 * (cond - scaled), atol=1e-4)
+
+
+@pytest.mark.parametrize("guidance", WEAK, ids=repr)
+def test_leaving_restores_everything(wan: Any, snapshot: Callable[..., Any], guidance: Guidance) -> None:
+    before, scheduler = snapshot(wan), FlowMatchEulerDiscreteScheduler()
+    context = guide(wan, guidance, scheduler=scheduler)
+    context.__enter__()
+    scheduler.set_timesteps(3)
+    wan(**wan_inputs())
+    assert context.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None) is False
+    assert same(before, snapshot(wan))
+
+
+def test_few_steps_are_told_and_auto_keeps_the_papers_share() -> None:
+    with pytest.warns(UserWarning, match=r"over 6 steps.*93%.*decay='auto'"):
+        sampled(tiny_wan(), videos(), EMAG())
+    assert EMAG(decay="auto").decay_for(250) == 0.988
+    assert EMAG(decay="auto").decay_for(4) ** 4 == pytest.approx(0.988**250)
+
+
+def test_maps_that_do_not_fit_are_refused_with_their_size(wan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vidguide.maps.free_memory", lambda device: 1 << 20)
+    wide = {**wan_inputs(), "hidden_states": torch.randn(2, 4, 8, 32, 32)}
+    message = r"2048 x 2048 tokens, 2 heads and 3 layers take 0\.3 GiB"
+    guided = guide(wan, EMAG(variant="map", **ALWAYS), scheduler=FlowMatchEulerDiscreteScheduler())
+    with guided, pytest.raises(ValueError, match=message):
+        wan(**wide)
+
+
+@pytest.mark.parametrize(
+    ("depth", "layers"), [(24, (6, 7, 8)), (30, (8, 9, 10)), (5, (1, 2, 3)), (3, (0, 1, 2)), (1, (0,))]
+)
+def test_default_layers(depth: int, layers: tuple[int, ...]) -> None:
+    assert default_layers(depth) == layers
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        (dict(decay=1.5), "decay=1.5"),
+        (dict(strength=-0.1), "strength=-0.1"),
+        (dict(average_from=0.5), "average_from=0.5"),
+        (dict(select="best"), "largest, previous or a tuple"),
+        (dict(select=(1,), layers=(2, 3)), "must be among layers"),
+        (dict(variant="video"), "variant='video'"),
+    ],
+)
+def test_bad_values_are_refused_when_made(parameters: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EMAG(**parameters)
+    with pytest.raises(ValueError, match="mode='blocks'"):
+        STG(mode="blocks")
+
+
+def test_two_rules_are_refused(wan: Any) -> None:
+    with pytest.raises(ValueError, match="CFG and APG both combine"):
+        guide(wan, CFG(negative_prompt_embeds=negative_text()), APG(negative_prompt_embeds=negative_text())).__enter__()

@@ -1,0 +1,193 @@
+"""Exponential Moving Average Guidance: away from the model whose attention is an average of its own past."""
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vidguide.formulas import attention_gradient, ema
+from vidguide.guidance import Guidance, check_number
+from vidguide.maps import AverageMap, check_map_fits
+from vidguide.run import Choice
+from vidguide.seam import Site
+
+if TYPE_CHECKING:
+    from vidguide.denoiser import Denoiser
+
+Averages = dict[int, "AverageQuery | AverageMap"]
+PAPER_STEPS = 250  # of the paper's setting that decay 0.988 belongs to
+FEW_STEPS = 10
+SELECTS = ("largest", "previous")
+VARIANTS = ("query", "map")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EMAG(Guidance):
+    """Exponential Moving Average Guidance (Yadav, Ta, Liu, arXiv 2512.17303).
+
+    Self-attentions of the candidate layers are averaged over the steps in the clean conditional pass. Within the
+    window a second pass puts the average in place of the live attention at one layer; the prediction moves away from
+    that: `c~ + scale (c - c~)` (eq. 14). Blocks before the perturbed layer are not run again.
+
+    Attributes:
+        scale: w_e; 1 is off. Published: 1.5 with CFG, 5.1 without.
+        decay: beta of the average, 0 to 1, per step; "auto" keeps the share that 0.988 leaves over 250 steps.
+        strength: lambda, share of the average in the perturbed attention, 0 to 1; 0 is off.
+        layers: candidate layers; None for those from 25% to 35% of the depth, at least three.
+        select: "largest" perturbs the layer whose attention is farthest from its average in this step (the paper),
+            "previous" in the step before (the reference code); a tuple names the layers to perturb at once.
+        variant: "query" averages the queries (EMAG-Q: any length); "map" the attention maps (EMAG), where a map of
+            video tokens by video tokens per head and candidate layer fits in memory.
+        start, stop: window of the second pass, in fractions of the steps; averaging stops with it.
+        average_from: where averaging begins, in fractions of the steps; at most `start`.
+
+    Raises:
+        TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
+    """
+
+    scale: float = 1.5
+    decay: float | str = 0.988
+    strength: float = 1.0
+    select: str | tuple[int, ...] = "largest"
+    variant: str = "query"
+    start: float = 0.2
+    stop: float = 0.8
+    average_from: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "scale", 0)
+        check_number(self, "strength", 0, 1)
+        check_number(self, "average_from", 0, self.start)
+        if self.decay != "auto":
+            check_number(self, "decay", 0, 1)
+        if self.variant not in VARIANTS:
+            raise ValueError(f"EMAG(variant={self.variant!r}): must be one of {', '.join(VARIANTS)}")
+        fixed = isinstance(self.select, tuple) and self.select and all(type(layer) is int for layer in self.select)
+        if self.select not in SELECTS and not fixed:
+            raise ValueError(f"EMAG(select={self.select!r}): must be largest, previous or a tuple of layers")
+        if fixed and self.layers is not None and not set(self.select) <= set(self.layers):
+            raise ValueError(f"EMAG(select={self.select}, layers={self.layers}): select must be among layers")
+
+    @property
+    def neutral(self) -> bool:
+        return self.scale == 1 or self.strength == 0
+
+    @property
+    def weak(self) -> bool:
+        return not self.neutral
+
+    def active(self, progress: float) -> bool:
+        """Averaging counts: it begins before the window of the second pass."""
+        return not self.neutral and self.average_from <= progress < self.stop
+
+    def candidates(self, depth: int) -> tuple[int, ...]:
+        """The layers whose attention is averaged."""
+        if isinstance(self.select, tuple):
+            return self.select
+        return self.layers if self.layers is not None else default_layers(depth)
+
+    def check(self, denoiser: "Denoiser") -> None:
+        super().check(denoiser)
+        if isinstance(self.select, tuple) and not set(self.select) <= set(range(denoiser.depth)):
+            raise ValueError(f"EMAG(select={self.select}): the model's blocks are 0 to {denoiser.depth - 1}")
+
+    def decay_for(self, steps: int) -> float:
+        """The decay per step of a run of that many steps."""
+        return 0.988 ** (PAPER_STEPS / steps) if isinstance(self.decay, str) else float(self.decay)
+
+    def averages(self, denoiser: "Denoiser") -> Averages:
+        """The averages of this run, one per candidate layer."""
+        layers, steps = self.candidates(denoiser.depth), denoiser.run.steps or 1
+        decay = self.decay_for(steps)
+        if steps < FEW_STEPS and not isinstance(self.decay, str):
+            warnings.warn(
+                f"EMAG(decay={decay}) over {steps} steps: after the last the average is still {decay**steps:.0%} the "
+                "first step's; decay='auto' keeps the paper's share at any number of steps",
+                stacklevel=2,
+            )
+        if self.variant == "map":
+            check_map_fits(denoiser, len(layers))
+            return {layer: AverageMap(decay, self.strength) for layer in layers}
+        return {layer: AverageQuery(decay, self.strength) for layer in layers}
+
+    def prepare(self, denoiser: "Denoiser") -> None:
+        averages = denoiser.kept(self, lambda: self.averages(denoiser))
+        for layer, average in averages.items():
+            average.watch(denoiser.self_sites[layer])
+        if denoiser.run.progress >= self.start:
+            denoiser.blocks.keep_before(averages)
+
+    def correction(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor | None:
+        averages = denoiser.kept(self, lambda: self.averages(denoiser))
+        if denoiser.run.progress < self.start:
+            return None
+        layers, gradients = self.choose(averages)
+        denoiser.run.trace.choices.append(Choice(denoiser.run.step, "EMAG", layers, gradients))
+        for layer in layers:
+            averages[layer].perturb(denoiser.self_sites[layer])
+        weak = denoiser.weak(min(layers))
+        for layer in layers:
+            averages[layer].leave(denoiser.self_sites[layer])
+        # c~ + w (c - c~), as an addition to c, so that it composes with other corrections in any order.
+        return (self.scale - 1) * (prediction - weak)
+
+    def choose(self, averages: Averages) -> tuple[tuple[int, ...], dict[int, float]]:
+        """The layers to perturb, and what was measured of each candidate."""
+        previous = self.select == "previous"
+        kept = [average.previous if previous else average.gradient for average in averages.values()]
+        seen = [gradient for gradient in kept if gradient is not None]
+        if len(seen) < len(kept):
+            raise RuntimeError("EMAG saw no attention in this step: a cache skipped the blocks; switch the cache off")
+        values = torch.stack(seen).tolist()
+        measured = dict(zip(averages, values, strict=True))
+        if isinstance(self.select, tuple):
+            return self.select, measured
+        return (max(measured, key=measured.__getitem__),), measured
+
+
+def default_layers(depth: int) -> tuple[int, ...]:
+    """From 25% to 35% of the depth, as published for SD3 (6 to 8 of 24), at least three where there are three."""
+    first = round(0.25 * depth)
+    last = min(max(round(0.35 * depth), first + 2), depth - 1)
+    return tuple(range(max(min(first, last - 2), 0), last + 1))
+
+
+class AverageQuery:
+    """EMAG-Q at one layer: the average of its queries `(B, L, H, D)`, in float32 (float64 for float64).
+
+    bfloat16 would not do: an update of 1.2% is about the size of one rounding step, and the average would stall.
+    """
+
+    def __init__(self, decay: float, strength: float) -> None:
+        self.decay, self.strength = decay, strength
+        self.average: Tensor | None = None
+        self.gradient: Tensor | None = None  # D in the latest step, and in the one before
+        self.previous: Tensor | None = None
+
+    def watch(self, site: Site) -> None:
+        site.query = self.update
+
+    def perturb(self, site: Site) -> None:
+        site.query = self.replace
+
+    def leave(self, site: Site) -> None:
+        site.query = None
+
+    def update(self, query: Tensor) -> Tensor:
+        """Take a step's query into the average; the query itself stays as it is."""
+        if self.average is None:
+            self.average = query.detach().to(torch.promote_types(query.dtype, torch.float32), copy=True)
+            self.gradient = self.previous = attention_gradient(self.average, query.detach())
+        else:
+            ema(self.average, query.detach(), self.decay)
+            self.previous, self.gradient = self.gradient, attention_gradient(self.average, query.detach())
+        return query
+
+    def replace(self, query: Tensor) -> Tensor:
+        """`(1 - strength) q + strength E`."""
+        if self.average is None:
+            raise RuntimeError("EMAG has no average yet")
+        return torch.lerp(query.to(self.average.dtype), self.average, self.strength).to(query.dtype)
