@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from vidguide.clip import replace_whole
@@ -48,11 +49,12 @@ def evaluate(
         tell: called before each clip with its path and the number of clips.
 
     Raises:
-        ValueError, OSError: before anything is scored, naming the argument and the cure.
+        ValueError, OSError, ImportError: before anything is scored, naming the argument and the cure.
     """
     for name in primary:
         if name not in METRICS:
             raise ValueError(f"primary={name!r}: there is no such metric; there are {', '.join(METRICS)}")
+    require()
     picked, settings = chosen(metrics, encoders), settings or Settings()
     if arms and arms[0] == arms[1]:
         raise ValueError(f"compare={arms[0]!r}: both arms are the same; give two")
@@ -70,6 +72,17 @@ def evaluate(
         for group, rows in zip(groups, ready, strict=True)
     ]
     return conclude(scored, arms, bool(clips or manifest), again, primary, output)
+
+
+def require() -> None:
+    """Refuse to start without the packages of the `eval` extra.
+
+    Raises:
+        ImportError: naming the package and the cure.
+    """
+    for package in ("cv2", "scipy"):
+        if find_spec(package) is None:
+            raise ImportError(f"{package}: is not installed; pip install 'vidguide[eval]'")
 
 
 def gather(
@@ -97,14 +110,14 @@ def gather(
 
 
 def name_of(arm: str, arms: tuple[str, str] | None) -> str:
-    """A folder's own name for an arm, or its whole path where both folders are called the same."""
-    short = [Path(one).name for one in arms or ()]
-    return Path(arm).name if len(set(short)) == 2 else arm
+    """The name of a folder or file for an arm, or its whole path where both are called the same."""
+    short = [Path(one).stem for one in arms or ()]
+    return Path(arm).stem if len(set(short)) == 2 else arm
 
 
 def arm_of(folder: Path, name: str) -> tuple[list[Entry], list[Row]]:
-    """A folder as one arm of that name: its clips, or its rows where it holds results."""
-    if folder.is_file() or (folder / FINAL).is_file():
+    """A folder or file as one arm of that name: its clips, or its rows where it holds results."""
+    if folder.suffix == ".jsonl" or (folder / FINAL).is_file():
         return [], [{**row, "arm": name} for row in results.load(folder)]
     return [replace(entry, arm=name) for entry in entries([folder])], []
 

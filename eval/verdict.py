@@ -92,8 +92,19 @@ def compare(
     arms = dict(zip(names, (reference, other), strict=True))
     clips = {arm: len({row["clip"] for row in rows}) for arm, rows in arms.items()}
     failed = {arm: len({row["clip"] for row in rows if row["status"] == "failed"}) for arm, rows in arms.items()}
-    notes = remarks(lines, failed, bool(again))
+    notes = remarks(lines, failed, bool(again)) + repeats(arms)
     return Comparison(reference=names[0], other=names[1], lines=lines, clips=clips, failed=failed, notes=notes)
+
+
+def repeats(arms: Mapping[str, Sequence[Row]]) -> list[str]:
+    """A sentence for each arm in which several clips share prompt and seed."""
+    notes = []
+    for arm, rows in arms.items():
+        clips = {(row["clip"], row["prompt_id"], row["seed"]) for row in rows}
+        extra = len(clips) - len({(prompt, seed) for _, prompt, seed in clips})
+        if extra:
+            notes.append(f"{extra} clips of {arm} share prompt and seed with another of it: their values are averaged.")
+    return notes
 
 
 def alike(rows: Iterable[Row], metric: str) -> bool:

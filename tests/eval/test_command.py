@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from vidguide.clip import Clip
+from vidguide.eval import evaluating
 from vidguide.eval.__main__ import app
 from vidguide.eval.world import Scene, all_scenes, caption, render
 from vidguide.pipelines.cli import app as whole_app
@@ -138,3 +139,16 @@ def test_markup_in_texts_stays_text(tmp_path: Path) -> None:
     given = [str(path), "-p", str(tmp_path / "p.json"), "-o", str(tmp_path / "o")]
     assert RUN.invoke(app, given).exit_code == 0
     assert "<script" not in (tmp_path / "o" / "report.html").read_text()
+
+
+def test_two_files_can_be_arms_and_a_missing_package_is_named(
+    arms: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [str(arm / "1.mkv") for arm in arms]
+    done = RUN.invoke(app, ["--compare", *files, "-m", "guard.motion", "-o", str(tmp_path / "o"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert "one prompt only" in done.stdout
+    monkeypatch.setattr(evaluating, "find_spec", lambda name: None)
+    done = RUN.invoke(app, [*files, "-o", str(tmp_path / "p")])
+    assert done.exit_code == 1
+    assert "vidguide[eval]" in done.stderr

@@ -139,5 +139,7 @@ def test_an_arm_against_itself_shows_no_difference() -> None:
     values = {"temporal.warp_error": np.random.default_rng(5).random(40).tolist()}
     found = compare(rows("a", **values), rows("a", **values), ("a", "again"))
     assert found.lines[0].verdict == "inconclusive"
+    doubled = rows("a", **values) + [{**row, "clip": "other"} for row in rows("a", **values)[:1]]
+    assert any("share prompt and seed" in note for note in compare(doubled, doubled, ("a", "b")).notes)
     with pytest.raises(ValueError, match="primary='fvd'"):
         compare([], [], ("a", "b"), primary=["fvd"])
