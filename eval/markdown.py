@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from vidguide.eval.metrics import METRICS
-from vidguide.eval.summary import Standing, Summary, interval, number
+from vidguide.eval.summary import Summary, interval, number
 
 ARROWS = {"higher": "↑", "lower": "↓", "": ""}
 
@@ -38,25 +38,23 @@ def standing_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the means per arm."""
     header = ["metric", "arm", "mean", "95% interval", "prompts", "clips", "undefined", "failed", "why undefined"]
     rows = []
-    for one in measured(summary):
+    for one in summary.standings:
+        if not one.scored and not one.failed:
+            continue
         found = one.estimate
         counts = [str(found.prompts), str(one.scored), str(one.undefined or ""), str(one.failed or "")]
         rows.append([arrow(one.metric), one.arm, number(found.mean), interval(found), *counts, one.reason])
     return header, rows
 
 
-def measured(summary: Summary) -> list[Standing]:
-    """What has a value in any clip."""
-    return [one for one in summary.standings if one.scored or one.failed]
-
-
 def unmeasured(summary: Summary) -> list[str]:
     """A sentence per reason for what has no value in any clip of an arm."""
-    reasons: dict[tuple[str, str], list[str]] = {}
+    reasons: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     for one in summary.standings:
-        if one not in measured(summary):
-            reasons.setdefault((one.arm, one.reason), []).append(one.metric)
-    return [f"Not measured in {arm}: {', '.join(names)}: {reason}." for (arm, reason), names in reasons.items()]
+        if not one.scored and not one.failed:
+            names, arms = reasons.setdefault(one.reason, ({}, {}))
+            names[one.metric] = arms[one.arm] = None
+    return [f"Not measured in {', '.join(arms)}: {', '.join(names)}: {why}." for why, (names, arms) in reasons.items()]
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

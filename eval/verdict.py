@@ -70,7 +70,7 @@ def compare(
         if name not in METRICS:
             raise ValueError(f"primary={name!r}: there is no such metric; there are {', '.join(METRICS)}")
     both = (*reference, *other)
-    present = {row["metric"] for row in both}
+    present = {row["metric"] for row in both if row["status"] != "undefined"}
     found = {name: paired(values_of(reference, name), values_of(other, name)) for name in METRICS if name in present}
     tested = {name: p for name, one in found.items() if name in primary and (p := one.p) is not None}
     corrected = holm(tested)

@@ -70,7 +70,7 @@ def read_av(path: Path, *, partial: bool, max_bytes: int) -> Decoded:
         stream = container.streams.video[0]
         if stream.codec_context is None:
             raise UnreadableError(path, "has a picture track whose kind cannot be told; is the file whole?")
-        stream.thread_type = "SLICE"
+        stream.codec_context.thread_type = "SLICE"
         result = Decoded(reader=f"av {av.__version__}", codec=stream.codec_context.name)
         rate = stream.average_rate or stream.guessed_rate
         result.fps = float(rate) if rate else 0.0
