@@ -3,7 +3,7 @@
     python benchmarks/evaluation.py
 
 Noise-textured clips that move by two pixels a frame, at two sizes, on one thread of the CPU; the better of two runs at
-the small size, one run at the large; other work on the machine makes them larger. Reading the file is timed too, from a lossless .mkv.
+the small size, one run at the large; other work on the machine makes them larger. Reading is from a lossless .mkv.
 """
 
 import resource

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 LEAST_SIDE = 16  # pixels; DIS refuses frames much smaller
 LEAST_VALID = 0.01  # share of pixels that must be trackable for a pair's error to mean anything
 FASTEST = 0.05  # share of pixels that stand for what moves, as in VBench's dynamic_degree
+FLAT = 1.0  # grey levels squared; a frame with less variance has nothing to be sharp
 
 Array = NDArray[np.float32]
 Mask = NDArray[np.bool_]
@@ -29,8 +30,8 @@ class Motion:
         speed: mean length of the longest 5% of flow vectors, pixels per frame.
         jerk: mean change of the flow along its own path, over the fastest 5% of pixels tracked through both pairs,
             pixels per frame squared.
-        detail: covariance of the Laplacians of frame t and of frame t+1 warped to it, over all pixels, those that
-            could not be tracked counting 0; grey levels squared.
+        detail: covariance of the Laplacians of frame t and of frame t+1 warped to it, relative to the covariance of
+            the frames themselves, over pixels that could be tracked; None for a flat frame.
     """
 
     error: list[float | None] = field(default_factory=list)
@@ -100,12 +101,26 @@ def warp_error(here: NDArray[np.uint8], there: NDArray[np.uint8], forward: Array
     return float(squared[valid].mean(dtype=np.float64))
 
 
-def lasting_detail(here: NDArray[np.uint8], there: NDArray[np.uint8], forward: Array, valid: Mask) -> float:
-    """Mean product of the two frames' Laplacians along the flow: noise, being new in each frame, cancels out."""
+def lasting_detail(here: NDArray[np.uint8], there: NDArray[np.uint8], forward: Array, valid: Mask) -> float | None:
+    """Covariance of the two frames' Laplacians along the flow, relative to that of the frames themselves.
+
+    Noise, being new in each frame, cancels out of both; strong and weak colours count alike.
+    """
     import cv2
 
-    first, second = (cv2.Laplacian(grey, cv2.CV_32F) for grey in (here, there))
-    return float(np.where(valid, first * fetch(second, grid(forward)), 0).mean(dtype=np.float64))
+    places, middle = grid(forward), float(here.mean())
+    first, second = (grey.astype(np.float32) - middle for grey in (here, there))
+    contrast = covariance(first, fetch(second, places), valid)
+    if contrast < FLAT:
+        return None
+    pair: list[Any] = [cv2.Laplacian(grey, cv2.CV_32F) for grey in (first, second)]
+    edges, later = pair
+    return covariance(edges, fetch(later, places), valid) / contrast
+
+
+def covariance(first: Array, second: Array, valid: Mask) -> float:
+    """Mean product over all pixels, those that could not be tracked counting 0."""
+    return float(np.where(valid, first * second, 0).mean(dtype=np.float64))
 
 
 def fastest(lengths: Array) -> float:

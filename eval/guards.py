@@ -58,8 +58,8 @@ def sharpness(sample: Sample) -> Value:
 
 @metric(
     id="guard.detail",
-    version="dis-medium/laplacian-covariance/1",
-    unit="luma levels squared",
+    version="dis-medium/laplacian-covariance/contrast/1",
+    unit="per squared pixel, relative to contrast",
     low=float("-inf"),
     high=float("inf"),
     better="",
@@ -68,10 +68,10 @@ def sharpness(sample: Sample) -> Value:
 def detail(sample: Sample) -> Value:
     """Sharpness that lasts: covariance of the Laplacians of each frame and the next one warped to it.
 
-    Direction: none; a loss beside a gain in consistency makes the gain confounded. Range: about 0 to the value of
-    guard.sharpness, which it has on a still clip. Unit: levels (0..255) squared. Noise is new in each frame and cancels
-    out; blur does not. Fooled by: a frozen clip has somewhat more, as nothing leaves the frame; motion that cannot be
-    tracked counts as detail lost. Source: own.
+    Direction: none; a loss beside a gain in consistency makes the gain confounded. Range: about 0 to 20, which still
+    noise has. Unit: energy of the Laplacian relative to that of the grey frame, so that another colour of the
+    same object changes nothing. Noise is new in each frame and cancels out; blur does not. Fooled by: only what can be
+    tracked is looked at; other content has other detail, so it compares clips of the same prompts. Source: own.
     """
     check_side(sample)
     values = sample.motion.detail

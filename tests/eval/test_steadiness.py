@@ -32,7 +32,8 @@ def test_a_constant_clip_is_perfectly_steady_and_wholly_frozen() -> None:
     sharpness, detail = steady.pop("guard.sharpness"), steady.pop("guard.detail")
     assert sharpness is not None
     assert sharpness > 0
-    assert detail == pytest.approx(sharpness, rel=1e-3)
+    grey = cv2.cvtColor(clips.constant().frames[0], cv2.COLOR_RGB2GRAY)
+    assert detail == pytest.approx(sharpness / grey.var(), rel=1e-3)
     assert steady == pytest.approx(
         {
             "temporal.warp_error": 0,
@@ -127,6 +128,8 @@ def test_lasting_detail_tells_noise_from_blur() -> None:
     assert value("guard.detail", clips.noisy(6, clip)) == pytest.approx(sharp, rel=0.05)
     blurred = Clip(frames=np.stack([cv2.GaussianBlur(frame, (0, 0), 0.6) for frame in clip.frames]), fps=8)
     assert value("guard.detail", blurred) < 0.85 * sharp
+    pale = Clip(frames=(128 + (clip.frames.astype(int) - 128) // 2).astype(np.uint8), fps=8)
+    assert value("guard.detail", pale) == pytest.approx(sharp, rel=0.1)  # another contrast, coarser steps
     assert value("guard.sharpness", clips.noisy(6, clip)) > 2 * value("guard.sharpness", clip)
 
 
@@ -179,3 +182,11 @@ def test_names_choose_metrics_and_bring_their_guards() -> None:
     assert picked == {"temporal.warp_error", *guards}
     with pytest.raises(ValueError, match="metrics='fvd'"):
         chosen(["fvd"])
+
+
+def test_motion_is_per_second_also_where_the_rate_varies() -> None:
+    clip = clips.translation(fps=8)
+    times = np.cumsum([0, *[0.25, 0.125] * 6])[:12]
+    uneven = Clip(frames=clip.frames, fps=8, provenance={"times": times.tolist()})
+    share = np.mean(0.125 / np.diff(times))
+    assert value("guard.motion", uneven) == pytest.approx(share * value("guard.motion", clip), rel=0.02)
