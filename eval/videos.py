@@ -64,10 +64,11 @@ def read_av(path: Path, *, partial: bool, max_bytes: int) -> Decoded:
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise UnreadableError(path, f"is not a video that PyAV opens ({error}); is it whole?") from None
     with container:
-        if not container.streams.video:
-            kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-            raise NoVideoError(path, f"has no picture track, only {kinds}")
-        stream = container.streams.video[0]
+        moving = [one for one in container.streams.video if not one.disposition & av.stream.Disposition.attached_pic]
+        if not moving:
+            kinds = ", ".join(sorted({one.type for one in container.streams})) or "nothing"
+            raise NoVideoError(path, f"has no moving picture, only {kinds}")
+        stream = moving[0]
         if stream.codec_context is None:
             raise UnreadableError(path, "has a picture track whose kind cannot be told; is the file whole?")
         stream.codec_context.thread_type = "SLICE"
@@ -77,7 +78,7 @@ def read_av(path: Path, *, partial: bool, max_bytes: int) -> Decoded:
         area = stream.codec_context.width * stream.codec_context.height * 3
         check_bytes(path, area * max(stream.frames, 1), max_bytes)
         troubles = decode(container, stream, path, result, max_bytes)
-        missing = promised(container, stream, result)
+        missing = promised(container, stream, result, troubles)
     settle(path, result, troubles, missing, partial)
     return result
 
@@ -116,15 +117,24 @@ def upright(frame: Any, result: Decoded) -> NDArray[np.uint8]:
     return pixels
 
 
-def promised(container: Any, stream: Any, result: Decoded) -> int:
-    """How many frames the file promises beyond those decoded: by its count, or where it has none by its duration."""
-    if stream.frames:
-        return int(stream.frames) - len(result.frames)
+def promised(container: Any, stream: Any, result: Decoded, troubles: list[str]) -> int:
+    """How many frames the file promises beyond those decoded: by its count, or where it has none by its duration.
+
+    Frames that an edit list hides are counted by the file, yet not promised: then the times are whole.
+    """
+    late = 0
     seconds = duration(container, stream)
-    if seconds is None or not result.fps or not result.times or min(result.times) < 0:
+    timed = seconds is not None and bool(result.fps) and bool(result.times) and min(result.times) >= 0
+    if timed and seconds is not None:
+        shown = result.times[-1] - result.times[0] + 1 / result.fps
+        late = max(round((seconds - shown) * result.fps), 0)
+    missing = int(stream.frames) - len(result.frames) if stream.frames else late
+    steps = np.diff(result.times)
+    even = len(steps) > 0 and bool((steps < 1.5 * np.median(steps)).all())
+    if timed and even and missing > 0 and not (late or troubles):
+        result.marks.append(f"an edit list hides {missing} frames of the file")
         return 0
-    shown = result.times[-1] - result.times[0] + 1 / result.fps
-    return max(round((seconds - shown) * result.fps), 0)
+    return missing
 
 
 def duration(container: Any, stream: Any) -> float | None:
