@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from vidguide.eval.errors import ManifestError
+from vidguide.eval.images import IMAGES
 from vidguide.eval.manifest import beside, read_manifest
-from vidguide.eval.reading import IMAGES, VIDEOS
+from vidguide.eval.reading import VIDEOS
 
 LOSSLESS_FIRST = (".mkv", ".avi", ".mov")  # of several files of one name, the one not meant for viewing
 

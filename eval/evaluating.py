@@ -16,7 +16,7 @@ from vidguide.eval.page import to_html
 from vidguide.eval.results import FINAL, Row
 from vidguide.eval.scoring import Settings, score
 from vidguide.eval.summary import Summary, summarise
-from vidguide.eval.verdict import PRIMARY, compare
+from vidguide.eval.verdict import PRIMARY, check_primary, compare
 
 
 def evaluate(
@@ -51,9 +51,7 @@ def evaluate(
     Raises:
         ValueError, OSError, ImportError: before anything is scored, naming the argument and the cure.
     """
-    for name in primary:
-        if name not in METRICS:
-            raise ValueError(f"primary={name!r}: there is no such metric; there are {', '.join(METRICS)}")
+    check_primary(primary)
     require()
     picked, settings = chosen(metrics, encoders), settings or Settings()
     if arms and arms[0] == arms[1]:

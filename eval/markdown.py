@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from vidguide.eval.metrics import METRICS
+from vidguide.eval.remarks import PROTOCOL
 from vidguide.eval.summary import Summary, interval, number
 
 ARROWS = {"higher": "↑", "lower": "↓", "": ""}
@@ -65,6 +66,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
 
 
+def protocol(summary: Summary) -> str:
+    """How arms were compared, in words; nothing where none were."""
+    if not summary.comparison:
+        return ""
+    primary = [line.metric for line in summary.comparison.lines if line.primary]
+    return PROTOCOL.format(primary=", ".join(primary) or "none")
+
+
 def to_markdown(summary: Summary) -> str:
     """The whole report but its pictures."""
     parts = ["# Evaluation"]
@@ -78,5 +87,7 @@ def to_markdown(summary: Summary) -> str:
     parts += ["## Arms", table(*standing_table(summary))]
     if summary.failures:
         parts += ["## Failed", "\n".join(f"- {clip}: {reason}" for clip, reason in summary.failures)]
+    if told := protocol(summary):
+        parts += ["## How it was compared", told]
     parts += ["## Versions", ", ".join(f"{name} {version}" for name, version in summary.versions.items())]
     return "\n\n".join(parts) + "\n"

@@ -4,7 +4,7 @@ import html
 from collections.abc import Sequence
 
 from vidguide.eval import drawing, pictures
-from vidguide.eval.markdown import arrow, comparison_table, filled, standing_table, unmeasured
+from vidguide.eval.markdown import arrow, comparison_table, filled, protocol, standing_table, unmeasured
 from vidguide.eval.metrics import METRICS
 from vidguide.eval.summary import Summary
 from vidguide.eval.verdict import Line, direction
@@ -149,5 +149,6 @@ def to_html(summary: Summary) -> str:
         + table([header[index] for index in kept], standings)
         + (f"<h2>Failed</h2><ul>{failures}</ul>" if failures else "")
         + definitions_part(summary)
+        + (f"<h2>How it was compared</h2><p>{html.escape(told)}</p>" if (told := protocol(summary)) else "")
         + f"<h2>Versions</h2><p>{html.escape(versions)}</p></html>\n"
     )

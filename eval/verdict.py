@@ -6,7 +6,8 @@ from typing import Any
 
 from vidguide.eval.metric import Guard
 from vidguide.eval.metrics import METRICS
-from vidguide.eval.statistics import ENOUGH_PROMPTS, Key, Paired, holm, noise_floor, paired, wins
+from vidguide.eval.remarks import remarks, repeats
+from vidguide.eval.statistics import Key, Paired, holm, noise_floor, paired, wins
 
 PRIMARY = ("temporal.warp_error", "world.attributes", "world.negative_present")
 ALPHA = 0.05
@@ -24,7 +25,6 @@ class Line:
     wins: tuple[float, float, float] | None
     p_holm: float | None
     floor: float | None
-    undefined: int
     verdict: str
 
 
@@ -66,9 +66,19 @@ def compare(
     Raises:
         ValueError: a primary metric that does not exist.
     """
-    for name in primary:
-        if name not in METRICS:
-            raise ValueError(f"primary={name!r}: there is no such metric; there are {', '.join(METRICS)}")
+    check_primary(primary)
+    lines = compared(reference, other, primary, again)
+    arms = dict(zip(names, (reference, other), strict=True))
+    clips = {arm: len({row["clip"] for row in rows}) for arm, rows in arms.items()}
+    failed = {arm: len({row["clip"] for row in rows if row["status"] == "failed"}) for arm, rows in arms.items()}
+    notes = remarks([line.paired for line in lines], failed, bool(again)) + repeats(arms)
+    return Comparison(reference=names[0], other=names[1], lines=lines, clips=clips, failed=failed, notes=notes)
+
+
+def compared(
+    reference: Sequence[Row], other: Sequence[Row], primary: Sequence[str], again: Sequence[Row]
+) -> list[Line]:
+    """A line per metric that any clip has."""
     both = (*reference, *other)
     present = {row["metric"] for row in both if row["status"] != "undefined"}
     found = {name: paired(values_of(reference, name), values_of(other, name)) for name in METRICS if name in present}
@@ -85,31 +95,22 @@ def compare(
             wins=wins([b - a for a, b in one.by_prompt.values()], direction(name)) if direction(name) else None,
             p_holm=corrected.get(name),
             floor=floor,
-            undefined=sum(row["metric"] == name and row["status"] == "undefined" for row in both),
             verdict=said if alike(both, name) else INCOMPARABLE,
         )
         lines.append(line)
-    arms = dict(zip(names, (reference, other), strict=True))
-    clips = {arm: len({row["clip"] for row in rows}) for arm, rows in arms.items()}
-    failed = {arm: len({row["clip"] for row in rows if row["status"] == "failed"}) for arm, rows in arms.items()}
-    notes = remarks(lines, failed, bool(again)) + repeats(arms)
-    return Comparison(reference=names[0], other=names[1], lines=lines, clips=clips, failed=failed, notes=notes)
-
-
-def repeats(arms: Mapping[str, Sequence[Row]]) -> list[str]:
-    """A sentence for each arm in which several clips share prompt and seed."""
-    notes = []
-    for arm, rows in arms.items():
-        clips = {(row["clip"], row["prompt_id"], row["seed"]) for row in rows}
-        extra = len(clips) - len({(prompt, seed) for _, prompt, seed in clips})
-        if extra:
-            notes.append(f"{extra} clips of {arm} share prompt and seed with another of it: their values are averaged.")
-    return notes
+    return lines
 
 
 def alike(rows: Iterable[Row], metric: str) -> bool:
     """Whether all values of a metric have one definition: version and weights."""
     return len({(row.get("version"), row.get("weights")) for row in rows if row["metric"] == metric}) <= 1
+
+
+def check_primary(primary: Sequence[str]) -> None:
+    """Refuse a primary metric that does not exist."""
+    for name in primary:
+        if name not in METRICS:
+            raise ValueError(f"primary={name!r}: there is no such metric; there are {', '.join(METRICS)}")
 
 
 def direction(name: str) -> int:
@@ -148,22 +149,3 @@ def lost(guard: Guard, found: Mapping[str, Paired]) -> bool:
             return False
         change /= abs(watched.reference)
     return change < guard.change if guard.change < 0 else change > guard.change
-
-
-def remarks(lines: Sequence[Line], failed: Mapping[str, int], floored: bool) -> list[str]:
-    """The sentences that must stand beside the numbers."""
-    notes = []
-    prompts = max((line.paired.difference.prompts for line in lines), default=0)
-    if not prompts:
-        notes.append("No clip of one arm has a partner of the same prompt and seed in the other: nothing is compared.")
-    elif prompts < ENOUGH_PROMPTS:
-        notes.append(f"Smoke test: {prompts} prompts; under {ENOUGH_PROMPTS} this is no evidence.")
-    for arm, count in failed.items():
-        if count:
-            notes.append(f"{count} clips of {arm} could not be scored; their pairs are left out of both arms.")
-    unpaired = max((line.paired.unpaired for line in lines), default=0)
-    if unpaired:
-        notes.append(f"{unpaired} clips have no partner of the same prompt and seed and are left out.")
-    if not floored:
-        notes.append("The noise floor was not measured: make one arm twice and give it as --again.")
-    return notes

@@ -1,0 +1,44 @@
+"""The sentences that stand beside the numbers of a comparison."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vidguide.eval.statistics import ENOUGH_PROMPTS, Paired
+
+Row = Mapping[str, Any]
+PROTOCOL = (
+    "The unit is the prompt; seeds are averaged within it, and both arms share prompts and seeds. Intervals are 95% by "
+    "bootstrap over prompts (BCa), win rates have Wilson's. A gain needs an interval without 0 and p under 0.05 by "
+    "flipping signs, corrected by Holm over the primary metrics ({primary}); all others are exploratory. It is confounded "
+    "where motion falls by 5%, lasting detail by 10%, or frozen frames or ill-formed clips rise by 0.05."
+)
+
+
+def remarks(pairs: Sequence[Paired], failed: Mapping[str, int], floored: bool) -> list[str]:
+    """The sentences that must stand beside the numbers."""
+    notes = []
+    prompts = max((pair.difference.prompts for pair in pairs), default=0)
+    if not prompts:
+        notes.append("No clip of one arm has a partner of the same prompt and seed in the other: nothing is compared.")
+    elif prompts < ENOUGH_PROMPTS:
+        notes.append(f"Smoke test: {prompts} prompts; under {ENOUGH_PROMPTS} this is no evidence.")
+    for arm, count in failed.items():
+        if count:
+            notes.append(f"{count} clips of {arm} could not be scored; their pairs are left out of both arms.")
+    unpaired = max((pair.unpaired for pair in pairs), default=0)
+    if unpaired:
+        notes.append(f"{unpaired} clips have no partner of the same prompt and seed and are left out.")
+    if not floored:
+        notes.append("The noise floor was not measured: make one arm twice and give it as --again.")
+    return notes
+
+
+def repeats(arms: Mapping[str, Sequence[Row]]) -> list[str]:
+    """A sentence for each arm in which several clips share prompt and seed."""
+    notes = []
+    for arm, rows in arms.items():
+        clips = {(row["clip"], row["prompt_id"], row["seed"]) for row in rows}
+        extra = len(clips) - len({(prompt, seed) for _, prompt, seed in clips})
+        if extra:
+            notes.append(f"{extra} clips of {arm} share prompt and seed with another of it: their values are averaged.")
+    return notes
