@@ -46,8 +46,8 @@ def test_gif_and_sheet(tmp_path: Path) -> None:
     made = clip()
     assert iio.imread(made.save(tmp_path / "clip.gif")).shape[0] == 5
     sheet = iio.imread(made.save(tmp_path / "clip.png"))
-    assert sheet.shape == (20 * 4, 31 * 5 * 4, 3)
-    assert np.array_equal(sheet[::4, ::4], np.concatenate(list(made.frames), axis=1))
+    assert sheet.shape == (20 * 6, 31 * 5 * 6, 3)
+    assert np.array_equal(sheet[::6, ::6], np.concatenate(list(made.frames), axis=1))
 
 
 def test_the_json_beside_it_tells_what_made_it(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 VIEWING_SIDE = 384  # viewing copies of smaller frames are scaled up by whole numbers to about this many pixels
+SHEET_WIDTH = 1024  # contact sheets are scaled up by whole numbers to about this
 SUFFIXES = {".mp4": "H.264 for viewing", ".mkv": "FFV1, lossless", ".gif": "animation", ".png": "contact sheet"}
 
 
@@ -92,7 +93,7 @@ class Clip:
         import imageio.v3 as iio
 
         sheet = self.contact_sheet()
-        factor = max(2 * VIEWING_SIDE // sheet.shape[1], 1)
+        factor = max(SHEET_WIDTH // sheet.shape[1], 1)
         iio.imwrite(path, sheet.repeat(factor, 0).repeat(factor, 1))
 
 
