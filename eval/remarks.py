@@ -9,7 +9,7 @@ Row = Mapping[str, Any]
 PROTOCOL = (
     "The unit is the prompt; seeds are averaged within it, and both arms share prompts and seeds. Intervals are 95% by "
     "bootstrap over prompts (BCa), win rates have Wilson's. A gain needs an interval without 0 and p under 0.05 by "
-    "flipping signs, corrected by Holm over the primary metrics ({primary}); all others are exploratory. It is confounded "
+    "flipping signs, corrected by Holm over the primary metrics ({primary}); others are exploratory. It is confounded "
     "where motion falls by 5%, lasting detail by 10%, or frozen frames or ill-formed clips rise by 0.05."
 )
 
