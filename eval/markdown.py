@@ -40,7 +40,7 @@ def standing_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
     header = ["metric", "arm", "mean", "95% interval", "prompts", "clips", "undefined", "failed", "why undefined"]
     rows = []
     for one in summary.standings:
-        if not one.scored and not one.failed:
+        if not one.scored and one.undefined:
             continue
         found = one.estimate
         counts = [str(found.prompts), str(one.scored), str(one.undefined or ""), str(one.failed or "")]
@@ -52,7 +52,7 @@ def unmeasured(summary: Summary) -> list[str]:
     """A sentence per reason for what has no value in any clip of an arm."""
     reasons: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
     for one in summary.standings:
-        if not one.scored and not one.failed:
+        if not one.scored and one.undefined:
             names, arms = reasons.setdefault(one.reason, ({}, {}))
             names[one.metric] = arms[one.arm] = None
     return [f"Not measured in {', '.join(arms)}: {', '.join(names)}: {why}." for why, (names, arms) in reasons.items()]

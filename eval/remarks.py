@@ -14,6 +14,11 @@ PROTOCOL = (
 )
 
 
+def clips(count: int) -> str:
+    """`1 clip`, `2 clips`."""
+    return f"{count} clip{'s' if count != 1 else ''}"
+
+
 def remarks(pairs: Sequence[Paired], failed: Mapping[str, int], floored: bool) -> list[str]:
     """The sentences that must stand beside the numbers."""
     notes = []
@@ -24,10 +29,10 @@ def remarks(pairs: Sequence[Paired], failed: Mapping[str, int], floored: bool) -
         notes.append(f"Smoke test: {prompts} prompts; under {ENOUGH_PROMPTS} this is no evidence.")
     for arm, count in failed.items():
         if count:
-            notes.append(f"{count} clips of {arm} could not be scored; their pairs are left out of both arms.")
+            notes.append(f"{clips(count)} of {arm} could not be scored; left out of both arms.")
     unpaired = max((pair.unpaired for pair in pairs), default=0)
     if unpaired:
-        notes.append(f"{unpaired} clips have no partner of the same prompt and seed and are left out.")
+        notes.append(f"Left out, as the other arm has none of the same prompt and seed: {clips(unpaired)}.")
     if not floored:
         notes.append("The noise floor was not measured: make one arm twice and give it as --again.")
     return notes
@@ -37,8 +42,10 @@ def repeats(arms: Mapping[str, Sequence[Row]]) -> list[str]:
     """A sentence for each arm in which several clips share prompt and seed."""
     notes = []
     for arm, rows in arms.items():
-        clips = {(row["clip"], row["prompt_id"], row["seed"]) for row in rows}
-        extra = len(clips) - len({(prompt, seed) for _, prompt, seed in clips})
+        known = {(row["clip"], row["prompt_id"], row["seed"]) for row in rows}
+        extra = len(known) - len({(prompt, seed) for _, prompt, seed in known})
         if extra:
-            notes.append(f"{extra} clips of {arm} share prompt and seed with another of it: their values are averaged.")
+            notes.append(
+                f"{clips(extra)} of {arm} of the same prompt and seed as another of it: their values are averaged."
+            )
     return notes

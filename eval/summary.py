@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from vidguide.eval.metrics import METRICS
+from vidguide.eval.remarks import clips as count_clips
 from vidguide.eval.results import Row
 from vidguide.eval.statistics import Estimate, by_prompt, estimate
 from vidguide.eval.verdict import Comparison, values_of
@@ -97,7 +98,7 @@ def marks(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         for mark in [*(row.get("marks") or []), *(row.get("details") or {}).get("remarks", [])]:
             clips.setdefault(mark, set()).add(row["clip"])
-    return [f"{mark} ({len(names)} clip{'s' if len(names) > 1 else ''})" for mark, names in clips.items()]
+    return [f"{mark} ({count_clips(len(names))})" for mark, names in clips.items()]
 
 
 def number(value: float | None) -> str:

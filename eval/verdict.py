@@ -80,7 +80,7 @@ def compared(
 ) -> list[Line]:
     """A line per metric that any clip has."""
     both = (*reference, *other)
-    present = {row["metric"] for row in both if row["status"] != "undefined"}
+    present = {row["metric"] for row in both if row["status"] == "ok"}
     found = {name: paired(values_of(reference, name), values_of(other, name)) for name in METRICS if name in present}
     tested = {name: p for name, one in found.items() if name in primary and (p := one.p) is not None}
     corrected = holm(tested)
@@ -125,7 +125,7 @@ def verdict(name: str, found: Mapping[str, Paired], p: float | None, floor: floa
         return "not measured in both arms"
     if difference.low is None or difference.high is None:
         return "one prompt only: nothing can be said"
-    if floor is not None and abs(difference.mean) <= floor:
+    if floor is not None and abs(difference.mean) < floor:
         return "within the noise floor"
     if difference.low <= 0 <= difference.high or (p is not None and p > ALPHA):
         return "inconclusive"

@@ -123,7 +123,7 @@ def test_failed_clips_take_their_pair_along_and_are_counted() -> None:
     assert found.lines[0].paired.pairs == 1
     assert found.lines[0].verdict == "one prompt only: nothing can be said"
     assert any("Smoke test" in note for note in found.notes)
-    assert any("1 clips of b" in note for note in found.notes)
+    assert any("1 clip of b" in note for note in found.notes)
 
 
 def test_effects_under_the_noise_floor_are_none() -> None:
@@ -140,6 +140,6 @@ def test_an_arm_against_itself_shows_no_difference() -> None:
     found = compare(rows("a", **values), rows("a", **values), ("a", "again"))
     assert found.lines[0].verdict == "inconclusive"
     doubled = rows("a", **values) + [{**row, "clip": "other"} for row in rows("a", **values)[:1]]
-    assert any("share prompt and seed" in note for note in compare(doubled, doubled, ("a", "b")).notes)
+    assert any("same prompt and seed as another" in note for note in compare(doubled, doubled, ("a", "b")).notes)
     with pytest.raises(ValueError, match="primary='fvd'"):
         compare([], [], ("a", "b"), primary=["fvd"])
