@@ -61,7 +61,6 @@ def main() -> None:
         shown = {part: f"{value:.2f} s" for part, value in best.items()}
         rows.append({"clip": size, **shown, "all": f"{sum(best.values()):.2f} s"})
     data["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    print(table(rows), f"peak memory {data['peak_mib']} MiB")
     write("evaluation", f"{table(rows)}\nPeak memory of the process: {data['peak_mib']} MiB.\n", data)
 
 
