@@ -14,6 +14,7 @@ import numpy as np
 Key = tuple[str, object]  # prompt id and seed
 
 RESAMPLES = 9999
+AT_ONCE = 4_000_000  # resampled values in memory
 Z = 1.959963984540054  # of 95%, two-sided
 ENOUGH_PROMPTS = 100  # fewer are a smoke test: 60% wins of 50 prompts could as well be 46%
 
@@ -70,7 +71,8 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(mean=mean, low=mean, high=mean, prompts=count)
     from scipy.stats import bootstrap
 
-    found = bootstrap((sample,), np.mean, n_resamples=RESAMPLES, method="BCa", rng=np.random.default_rng(0))
+    settings = {"n_resamples": RESAMPLES, "batch": max(AT_ONCE // count, 1), "rng": np.random.default_rng(0)}
+    found = bootstrap((sample,), np.mean, method="BCa", **settings)
     low, high = float(found.confidence_interval.low), float(found.confidence_interval.high)
     return Estimate(mean=mean, low=low, high=high, prompts=count)
 
@@ -84,8 +86,8 @@ def p_value(differences: Sequence[float]) -> float | None:
     from scipy.stats import permutation_test
 
     sample = np.asarray(differences, float)
-    random = np.random.default_rng(0)
-    found = permutation_test((sample,), np.mean, permutation_type="samples", n_resamples=RESAMPLES, rng=random)
+    settings = {"n_resamples": RESAMPLES, "batch": max(AT_ONCE // len(sample), 1), "rng": np.random.default_rng(0)}
+    found = permutation_test((sample,), np.mean, permutation_type="samples", **settings)
     return float(found.pvalue)
 
 
