@@ -33,6 +33,14 @@ def beside(clip: Path) -> dict[str, Any]:
     return checked(known, str(path))
 
 
+def stated_hash(clip: Path) -> str | None:
+    """The fingerprint of the frames in the JSON beside a clip, where it has one."""
+    path = clip.with_suffix(".json")
+    content = parse(path, path.read_text(encoding="utf-8", errors="replace"), str(path)) if path.is_file() else None
+    stated = content.get("sha256") if isinstance(content, dict) else None
+    return stated if isinstance(stated, str) else None
+
+
 def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     """Clip name to its fields, from JSON Lines, a JSON list of objects, or a JSON object of name to prompt or fields.
 

@@ -26,9 +26,7 @@ def remarks(pairs: Sequence[Paired], failed: Mapping[str, int], floored: bool) -
     if not prompts:
         notes.append("No clip of one arm has a partner of the same prompt and seed in the other: nothing is compared.")
     elif prompts < ENOUGH_PROMPTS:
-        notes.append(
-            f"Smoke test: {prompts} prompt{'s' if prompts > 1 else ''}; under {ENOUGH_PROMPTS} this is no evidence."
-        )
+        notes.append(f"Smoke test: prompts: {prompts}; under {ENOUGH_PROMPTS} this is no evidence.")
     for arm, count in failed.items():
         if count:
             notes.append(f"{clips(count)} of {arm} could not be scored; left out of both arms.")

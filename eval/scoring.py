@@ -12,10 +12,12 @@ from vidguide.eval import results
 from vidguide.eval.encoders import Encoder
 from vidguide.eval.entries import Entry, as_row
 from vidguide.eval.errors import ReadError
+from vidguide.eval.manifest import stated_hash
 from vidguide.eval.metric import Metric, Value
 from vidguide.eval.reading import MAX_BYTES, check_arguments, file_hash, read
 from vidguide.eval.results import SCHEMA, Row, fingerprint
 from vidguide.eval.sample import Sample
+from vidguide.eval.videos import LOSSLESS
 
 LIBRARIES = ("vidguide", "numpy", "scipy", "av", "imageio", "pillow", "transformers", "torch")
 
@@ -122,6 +124,8 @@ def fill(
         return [{**row, **failed} for row in rows]
     sample = Sample(clip, entry.eval_prompt, entry.negative_prompt, encoders)
     about = description(clip)
+    if clip.provenance["codec"] in LOSSLESS and stated_hash(entry.clip) not in (None, about["clip_sha256"]):
+        about["marks"] = [*about["marks"], "the frames are not those that the JSON beside the clip tells of"]
     return [{**row, **about, **measured(metric, sample)} for row, metric in zip(rows, metrics, strict=True)]
 
 

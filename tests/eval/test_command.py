@@ -66,7 +66,7 @@ def test_two_arms_are_compared_and_reported(arms: tuple[Path, Path], tmp_path: P
     assert (summary["comparison"]["reference"], summary["comparison"]["other"]) == ("none", "nag")
     assert lines["temporal.warp_error"]["paired"]["difference"]["mean"] < 0
     assert lines["world.negative_present"]["paired"]["pairs"] == 4  # the negative prompt is shared with the arm without
-    assert any("Smoke test: 4 prompts" in note for note in summary["notes"])
+    assert any("Smoke test: prompts: 4" in note for note in summary["notes"])
     page = Page()
     text = (tmp_path / "report.html").read_text()
     page.feed(text)

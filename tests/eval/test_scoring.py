@@ -96,6 +96,15 @@ def test_a_faulty_metric_fails_alone() -> None:
     assert "x=323.0: outside 0..1" in outcomes[0]["reason"]
 
 
+def test_frames_that_are_not_those_of_their_json_are_told(folder: Path) -> None:
+    path = folder / "arm" / "good.mkv"
+    metrics = chosen(["guard.sharpness"])
+    assert score(entries([path]), metrics, Settings())[0]["marks"] == []
+    told = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps({**told, "sha256": "0" * 64}))
+    assert "not those that the JSON" in score(entries([path]), metrics, Settings())[0]["marks"][0]
+
+
 def test_a_missing_clip_fails_and_is_not_forgotten(tmp_path: Path) -> None:
     (row,) = score([Entry(clip=tmp_path / "gone.mkv", arm="a", prompt_id="p")], chosen(["guard.sharpness"]), Settings())
     assert (row["status"], row["file_sha256"]) == ("failed", None)
