@@ -62,6 +62,7 @@ def evaluate(
     fps: Annotated[float | None, typer.Option(help="Where files have no frame rate, or a wrong one.")] = None,
     reader: Annotated[str, typer.Option(help="Of video files: av or decord.")] = "av",
     partial: Annotated[bool, typer.Option("--partial", help="Score what damaged files still hold, marked.")] = False,
+    memory: Annotated[int, typer.Option(min=1, help="MiB that the frames of one clip may take.")] = 2048,
     fresh: Annotated[bool, typer.Option("--fresh", help="Score again what the folder has already.")] = False,
     listing: Annotated[bool, typer.Option("--list", help="List the metrics and stop.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no table.")] = False,
@@ -98,7 +99,7 @@ def evaluate(
                 primary=names(primary) or PRIMARY,
                 encoders={kind: load(kind, model, device) for kind, model in models.items() if model},
                 output=output,
-                settings=Settings(fps=fps, reader=reader, partial=partial),
+                settings=Settings(fps=fps, reader=reader, partial=partial, max_bytes=memory << 20),
                 resume=not fresh,
                 tell=tell,
             )

@@ -107,7 +107,8 @@ def blank_rows(entry: Entry, metrics: Sequence[Metric], settings: Settings, envi
     rows = []
     for metric in metrics:
         definition = {"metric": metric.id, "version": metric.version, "weights": metric.weights}
-        config = {**definition, **asdict(settings), "versions": environment, "schema": SCHEMA}
+        reading = {name: value for name, value in asdict(settings).items() if name != "max_bytes"}
+        config = {**definition, **reading, "versions": environment, "schema": SCHEMA}
         row = {"schema": SCHEMA, **as_row(entry), **definition, "unit": metric.unit, "file_sha256": file}
         rows.append({**row, "config_hash": fingerprint(config), "versions": environment})
     return rows

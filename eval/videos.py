@@ -44,7 +44,9 @@ class Decoded:
 def check_bytes(path: Path, size: int, max_bytes: int) -> None:
     """Refuse a clip that would not fit."""
     if size > max_bytes:
-        trouble = f"needs {size >> 20} MiB of frames, allowed are {max_bytes >> 20}; shorten it or raise max_bytes"
+        trouble = (
+            f"needs {size >> 20} MiB of frames, allowed are {max_bytes >> 20}; shorten it or raise max_bytes (--memory)"
+        )
         raise TooLargeError(path, trouble)
 
 

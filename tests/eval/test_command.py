@@ -152,3 +152,11 @@ def test_two_files_can_be_arms_and_a_missing_package_is_named(
     done = RUN.invoke(app, [*files, "-o", str(tmp_path / "p")])
     assert done.exit_code == 1
     assert "vidguide[eval]" in done.stderr
+
+
+def test_a_clip_too_large_for_the_memory_fails_with_the_cure(arms: tuple[Path, Path], tmp_path: Path) -> None:
+    path = Clip(frames=np.zeros((90, 64, 64, 3), np.uint8), fps=8).save(tmp_path / "a.mkv")
+    done = RUN.invoke(app, [str(path), "--memory", "1", "-m", "guard.sharpness", "-o", str(tmp_path / "o")])
+    assert done.exit_code == 3
+    assert "--memory" in done.stderr
+    assert RUN.invoke(app, [str(path), "-m", "guard.sharpness", "-o", str(tmp_path / "o")]).exit_code == 0
