@@ -157,8 +157,8 @@ def write(summary: Summary, output: Path) -> list[Path]:
 
 
 def put(path: Path, text: str) -> None:
-    """Write a text file whole."""
-    replace_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write a text file whole; a file name that is no UTF-8 is shown with its bytes."""
+    replace_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def listing() -> list[dict[str, str]]:

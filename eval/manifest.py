@@ -1,11 +1,13 @@
 """The files that tell a clip's texts: a manifest of many clips, or the JSON beside one."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from vidguide.eval.errors import ManifestError
 
+UNWRITABLE = re.compile("[\x00\ud800-\udfff]")  # no path holds the first, no UTF-8 the others
 FIELDS = {
     "clip": str,
     "arm": str,
@@ -104,4 +106,6 @@ def checked(fields: dict[str, Any], where: str) -> dict[str, Any]:
             raise ManifestError(f"{where}: has an unknown field {name!r}; there are {', '.join(FIELDS)}")
         if value is not None and (not isinstance(value, FIELDS[name]) or isinstance(value, bool)):
             raise ManifestError(f"{where}: {name}={value!r} must be {FIELDS[name].__name__}")
+        if isinstance(value, str) and UNWRITABLE.search(value):
+            raise ManifestError(f"{where}: {name}={value!r} has characters that no file can hold")
     return {name: value for name, value in fields.items() if value not in (None, "")}

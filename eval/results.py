@@ -50,7 +50,8 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
     writer = csv.DictWriter(buffer, TABLE, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    replace_whole(path, lambda temporary: temporary.write_text(buffer.getvalue(), encoding="utf-8"))
+    text = buffer.getvalue().encode("utf-8", errors="backslashreplace")
+    replace_whole(path, lambda temporary: temporary.write_bytes(text))
 
 
 def load(path: Path) -> list[Row]:

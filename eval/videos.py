@@ -126,8 +126,8 @@ def promised(container: Any, stream: Any, result: Decoded, troubles: list[str]) 
     """
     late = 0
     seconds = duration(container, stream)
-    timed = seconds is not None and bool(result.fps) and bool(result.times) and min(result.times) >= 0
-    if timed and seconds is not None:
+    timed = bool(seconds and result.fps and result.times and min(result.times) >= 0)
+    if timed and seconds:
         shown = result.times[-1] - result.times[0] + 1 / result.fps
         late = max(round((seconds - shown) * result.fps), 0)
     missing = int(stream.frames) - len(result.frames) if stream.frames else late
