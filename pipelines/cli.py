@@ -10,6 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from vidguide.eval.cli import Evaluate, evaluate
+
 app = typer.Typer(
     help="Training-free guidance for video diffusion transformers.", no_args_is_help=True, add_completion=False
 )
@@ -142,6 +144,9 @@ def compare(
             return
         show(result.rows())
         console.print("wrote " + ", ".join(written))
+
+
+app.command(cls=Evaluate)(evaluate)
 
 
 @app.command()
