@@ -8,7 +8,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+
+from vidguide.eval.cli import Evaluate, evaluate
 
 app = typer.Typer(
     help="Training-free guidance for video diffusion transformers.", no_args_is_help=True, add_completion=False
@@ -35,7 +38,7 @@ def plain_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, OSError, LookupError) as error:
-        errors.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+        errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
 
 
@@ -142,6 +145,9 @@ def compare(
             return
         show(result.rows())
         console.print("wrote " + ", ".join(written))
+
+
+app.command(cls=Evaluate)(evaluate)
 
 
 @app.command()

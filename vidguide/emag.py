@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Averages = dict[int, "AverageQuery | AverageMap"]
 PAPER_STEPS = 250  # of the paper's setting that decay 0.988 belongs to
-FEW_STEPS = 10
+STALLED = 0.8  # share of the first step's attention left after the last, above which the average barely moves
 SELECTS = ("largest", "previous")
 VARIANTS = ("query", "map")
 
@@ -102,7 +102,7 @@ class EMAG(Guidance):
         """The averages of this run, one per candidate layer."""
         layers, steps = self.candidates(denoiser.depth), denoiser.run.steps or 1
         decay = self.decay_for(steps)
-        if steps < FEW_STEPS and not isinstance(self.decay, str):
+        if decay**steps > STALLED and not isinstance(self.decay, str):
             warnings.warn(
                 f"EMAG(decay={decay}) over {steps} steps: after the last the average is still {decay**steps:.0%} the "
                 "first step's; decay='auto' keeps the paper's share at any number of steps",

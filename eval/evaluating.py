@@ -1,0 +1,172 @@
+"""evaluate(): find clips, score them, compare two arms, write the report."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from vidguide.clip import replace_whole
+from vidguide.eval import results
+from vidguide.eval.encoders import Encoder
+from vidguide.eval.entries import Entry, entries, share_negatives
+from vidguide.eval.markdown import to_markdown
+from vidguide.eval.metric import Metric
+from vidguide.eval.metrics import METRICS, chosen
+from vidguide.eval.page import to_html
+from vidguide.eval.results import FINAL, Row
+from vidguide.eval.scoring import Settings, score
+from vidguide.eval.summary import Summary, summarise
+from vidguide.eval.verdict import PRIMARY, check_primary, compare
+
+
+def evaluate(
+    clips: Sequence[Path] = (),
+    *,
+    manifest: Path | None = None,
+    metrics: list[str] | None = None,
+    arms: tuple[str, str] | None = None,
+    again: Path | None = None,
+    primary: Sequence[str] = PRIMARY,
+    encoders: Mapping[str, Encoder] | None = None,
+    output: Path | None = None,
+    settings: Settings | None = None,
+    resume: bool = True,
+    tell: Callable[[str, int], None] = lambda clip, total: None,
+) -> Summary:
+    """Score clips, and compare two arms of them where asked.
+
+    Args:
+        clips: files and folders; none where the manifest names them, or where `arms` are folders.
+        manifest: texts, seeds and arms by clip, see :mod:`vidguide.eval.manifest`.
+        metrics: ids or namespaces; None for all that can be computed.
+        arms: reference and other: arms of the clips given; without clips, two folders of clips or of results.
+        again: a folder of clips or results of the reference arm made a second time, for the noise floor.
+        primary: metrics declared beforehand, over which p-values are corrected.
+        encoders: clip, xclip, dino, from :func:`vidguide.eval.encoders.load`.
+        output: folder for results.jsonl, results.csv, report.md and report.html; None writes nothing.
+        settings: how clips are read.
+        resume: keep what an earlier run into the same folder scored already.
+        tell: called before each clip with its path and the number of clips.
+
+    Raises:
+        ValueError, OSError, ImportError: before anything is scored, naming the argument and the cure.
+    """
+    check_primary(primary)
+    require()
+    picked, settings = chosen(metrics, encoders), settings or Settings()
+    if arms and arms[0] == arms[1]:
+        raise ValueError(f"compare={arms[0]!r}: both arms are the same; give two")
+    groups, ready = gather(list(clips), manifest, arms, again)
+    every = [entry for group in groups for entry in group]
+    if not every and not any(ready):
+        raise ValueError("clips: there is no clip in what was given; give videos, frame folders or folders of them")
+    if output:
+        output.mkdir(parents=True, exist_ok=True)
+    earlier = results.load_earlier(output) if output and resume else []
+    if output and not resume:
+        (output / results.PART).unlink(missing_ok=True)
+    scored = [
+        rows or score(group, picked, settings, encoders, output, earlier, lambda clip: tell(clip, len(every)))
+        for group, rows in zip(groups, ready, strict=True)
+    ]
+    return conclude(scored, arms, bool(clips or manifest), again, primary, output)
+
+
+def require() -> None:
+    """Refuse to start without the packages of the `eval` extra.
+
+    Raises:
+        ImportError: naming the package and the cure.
+    """
+    for package in ("cv2", "scipy"):
+        if find_spec(package) is None:
+            raise ImportError(f"{package}: is not installed; pip install 'vidguide[eval]'")
+
+
+def gather(
+    clips: list[Path], manifest: Path | None, arms: tuple[str, str] | None, again: Path | None
+) -> tuple[list[list[Entry]], list[list[Row]]]:
+    """Groups of clips to score, and beside each the rows where they are scored already.
+
+    One group for clips; without clips one for each arm. The second making of the reference arm comes last.
+    """
+    groups: list[list[Entry]] = []
+    ready: list[list[Row]] = []
+    if clips or manifest:
+        groups.append(entries(clips, manifest))
+        ready.append([])
+    for arm in () if clips or manifest else arms or ():
+        listed, rows = arm_of(Path(arm), name_of(arm, arms))
+        groups.append(listed)
+        ready.append(rows)
+    if again:
+        listed, rows = arm_of(again, f"{again} (again)")
+        groups.append(listed)
+        ready.append(rows)
+    shared = iter(share_negatives(entry for group in groups for entry in group))
+    return [[next(shared) for _ in group] for group in groups], ready
+
+
+def name_of(arm: str, arms: tuple[str, str] | None) -> str:
+    """The name of a folder or file for an arm, or its whole path where both are called the same."""
+    short = [Path(one).stem for one in arms or ()]
+    return Path(arm).stem if len(set(short)) == 2 else arm
+
+
+def arm_of(folder: Path, name: str) -> tuple[list[Entry], list[Row]]:
+    """A folder or file as one arm of that name: its clips, or its rows where it holds results."""
+    if folder.suffix == ".jsonl" or (folder / FINAL).is_file():
+        return [], [{**row, "arm": name} for row in results.load(folder)]
+    return [replace(entry, arm=name) for entry in entries([folder])], []
+
+
+def conclude(
+    scored: list[list[Row]],
+    arms: tuple[str, str] | None,
+    within: bool,
+    again: Path | None,
+    primary: Sequence[str],
+    output: Path | None,
+) -> Summary:
+    """Compare, summarise, write."""
+    repeated = scored.pop() if again else []
+    rows = [row for group in scored for row in group]
+    comparison = None
+    if arms:
+        arms = (name_of(arms[0], arms), name_of(arms[1], arms)) if not within else arms
+        sides = [[row for row in rows if row["arm"] == arm] for arm in arms]
+        for arm, side in zip(arms, sides, strict=True):
+            if not side:
+                known = ", ".join(dict.fromkeys(row["arm"] for row in rows))
+                raise ValueError(f"compare={arm!r}: no clip is of this arm; there are {known}")
+        comparison = compare(sides[0], sides[1], arms, primary, repeated)
+    summary = summarise([*rows, *repeated], comparison)
+    if output:
+        write(summary, output)
+    return summary
+
+
+def write(summary: Summary, output: Path) -> list[Path]:
+    """The report's files; each appears whole or not at all."""
+    written = [results.finish(output, summary.rows), output / "results.csv"]
+    results.write_csv(written[1], summary.rows)
+    for name, text in (("report.md", to_markdown(summary)), ("report.html", to_html(summary))):
+        written.append(output / name)
+        put(output / name, text)
+    return written
+
+
+def put(path: Path, text: str) -> None:
+    """Write a text file whole; a file name that is no UTF-8 is shown with its bytes."""
+    replace_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
+
+
+def listing() -> list[dict[str, str]]:
+    """Every metric, for people: id, direction, unit, needs, what it is."""
+
+    def row(metric: Metric) -> dict[str, str]:
+        first = metric.about.partition("\n")[0]
+        needs = ", ".join((*metric.needs, *([metric.weights] if metric.weights else [])))
+        return {"metric": metric.id, "better": metric.better or "guard", "needs": needs or "nothing", "what": first}
+
+    return [row(metric) for metric in METRICS.values()]

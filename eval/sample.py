@@ -1,0 +1,63 @@
+"""A clip with its texts, and what several metrics share about it, computed once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vidguide.clip import Clip
+from vidguide.eval import oracle
+from vidguide.eval.encoders import Encoder, Features
+from vidguide.eval.flow import Motion, follow
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What a metric looks at.
+
+    Attributes:
+        clip: frames `(F, H, W, 3)` uint8 and their rate.
+        eval_prompt: what the clip should show, as it is scored; often shorter than the prompt that made it.
+        negative_prompt: what it should not show.
+        encoders: clip, xclip, dino, where the user has their weights.
+    """
+
+    clip: Clip
+    eval_prompt: str | None = None
+    negative_prompt: str | None = None
+    encoders: Mapping[str, Encoder] = field(default_factory=dict)
+
+    def features(self, kind: str) -> Features:
+        """Unit features `(F, D)` of the frames by an encoder.
+
+        Raises:
+            LookupError: no such encoder was given.
+        """
+        if kind not in self.encoded:
+            self.encoded[kind] = self.encoders[kind].frames(self.clip.frames)
+        return self.encoded[kind]
+
+    @cached_property
+    def encoded(self) -> dict[str, Features]:
+        """Features by encoder, filled as they are asked for."""
+        return {}
+
+    @cached_property
+    def motion(self) -> Motion:
+        """Optical flow between neighbouring frames, reduced to numbers per pair."""
+        return follow(self.clip.frames)
+
+    @cached_property
+    def reading(self) -> oracle.Reading:
+        """What the oracle of the synthetic world sees."""
+        return oracle.read(self.clip.frames)
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """Time from each frame to the next `(F - 1,)`: the file's own, else from the rate."""
+        times = self.clip.provenance.get("times") or []
+        if len(times) == len(self.clip.frames):
+            return np.diff(times)
+        return np.full(len(self.clip.frames) - 1, 1 / self.clip.fps)

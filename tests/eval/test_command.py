@@ -1,0 +1,162 @@
+"""The command line and the report, as people meet them."""
+
+import html.parser
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from vidguide.clip import Clip
+from vidguide.eval import evaluating
+from vidguide.eval.__main__ import app
+from vidguide.eval.world import Scene, all_scenes, caption, render
+from vidguide.pipelines.cli import app as whole_app
+
+RUN = CliRunner()
+
+
+def make_arm(folder: Path, count: int = 4, sigma: float = 0.0, negative: str | None = None) -> Path:
+    """Clips of the world with noise, each with its JSON."""
+    folder.mkdir(parents=True)
+    for seed, scene in enumerate(all_scenes()[7 : 7 + 37 * count : 37]):
+        random = np.random.default_rng(seed)
+        frames = render(scene, random) + random.normal(0, sigma, (13, 64, 64, 3))
+        provenance = {"prompt": caption(scene), "seed": seed, "negative_prompt": negative}
+        whole = np.clip(np.rint(frames), 0, 255).astype(np.uint8)
+        Clip(frames=whole, fps=8, provenance=provenance).save(folder / f"{seed}.mkv")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def arms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("arms")
+    return make_arm(root / "none", sigma=8), make_arm(root / "nag", sigma=1, negative="red")
+
+
+class Page(html.parser.HTMLParser):
+    """What a page would load from elsewhere, and whether its tags are closed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.outside += [
+            str(value) for name, value in attrs if name in ("src", "href") and not str(value).startswith("data:")
+        ]
+        if tag not in ("meta", "img", "li", "html"):
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("li", "html"):
+            assert self.open.pop() == tag
+
+
+def test_two_arms_are_compared_and_reported(arms: tuple[Path, Path], tmp_path: Path) -> None:
+    done = RUN.invoke(app, ["--compare", str(arms[0]), str(arms[1]), "-o", str(tmp_path), "--json"])
+    assert done.exit_code == 0, done.output
+    summary = json.loads(done.stdout)
+    lines = {line["metric"]: line for line in summary["comparison"]["lines"]}
+    assert (summary["comparison"]["reference"], summary["comparison"]["other"]) == ("none", "nag")
+    assert lines["temporal.warp_error"]["paired"]["difference"]["mean"] < 0
+    assert lines["world.negative_present"]["paired"]["pairs"] == 4  # the negative prompt is shared with the arm without
+    assert any("Smoke test: prompts: 4" in note for note in summary["notes"])
+    page = Page()
+    text = (tmp_path / "report.html").read_text()
+    page.feed(text)
+    assert page.open == []
+    assert page.outside == []
+    assert "<script" not in text
+    assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report.md", "results.csv", "results.jsonl"}
+    again = RUN.invoke(app, ["--compare", str(tmp_path), str(arms[1]), "-o", str(tmp_path / "two")])
+    assert again.exit_code == 0, again.output  # results of one run against clips
+
+
+def test_arms_within_one_set_of_clips(arms: tuple[Path, Path], tmp_path: Path) -> None:
+    given = [str(arms[0].parent), "-m", "temporal.warp_error", "-o", str(tmp_path), "--primary", "temporal.warp_error"]
+    done = RUN.invoke(app, [*given, "--compare", "none", "nag", "--again", str(arms[0])])
+    assert done.exit_code == 0, done.output
+    assert "noise floor was not" not in done.output
+    assert RUN.invoke(app, [*given, "--compare", "none", "gone"]).exit_code == 1
+
+
+def test_failures_are_listed_and_change_the_exit_code(arms: tuple[Path, Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.mkv"
+    broken.write_bytes((arms[0] / "0.mkv").read_bytes()[:-6000])
+    good = str(arms[0] / "0.mkv")
+    some = RUN.invoke(app, [good, str(broken), "-m", "guard", "-o", str(tmp_path / "o")])
+    assert some.exit_code == 2
+    assert "failed:" in some.stderr
+    assert "broken.mkv" in some.stderr
+    none = RUN.invoke(app, [str(broken), "-m", "guard", "-o", str(tmp_path / "p"), "-q"])
+    assert none.exit_code == 3
+    assert "TruncatedError" in (tmp_path / "p" / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "there is no clip"),
+        (["nowhere.mkv"], "no such file"),
+        (["--flag"], "--flag"),
+        (["--metrics", "fvd", "."], "metrics='fvd'"),
+        (["--primary", "fvd", "."], "primary='fvd'"),
+        (["--compare", "a", "a"], "both arms"),
+        (["--prompts", "nowhere.json"], "nowhere.json"),
+        (["--reader", "cv2", "."], "reader='cv2'"),
+        (["--fps", "-1", "."], "fps=-1"),
+    ],
+)
+def test_wrong_use_ends_with_one(arguments: list[str], words: str, tmp_path: Path) -> None:
+    done = RUN.invoke(app, [*arguments, "-o", str(tmp_path / "out")])
+    assert done.exit_code == 1, done.output
+    assert words in done.stderr
+    assert "Traceback" not in done.output
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_same_command_is_in_the_whole_tool(arms: tuple[Path, Path], tmp_path: Path) -> None:
+    done = RUN.invoke(
+        whole_app, ["evaluate", str(arms[1] / "0.mkv"), "-m", "world.colour", "-o", str(tmp_path), "--json"]
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["standings"]
+    assert RUN.invoke(whole_app, ["evaluate", "--flag"]).exit_code == 1
+    listed = RUN.invoke(whole_app, ["evaluate", "--list", "--json"])
+    assert {"world.attributes", "temporal.warp_error"} <= {row["metric"] for row in json.loads(listed.stdout)}
+
+
+def test_markup_in_texts_stays_text(tmp_path: Path) -> None:
+    clip = Clip(frames=render(Scene(**vars(all_scenes()[0])), np.random.default_rng(0)), fps=8)
+    path = clip.save(tmp_path / "a.mkv")
+    (tmp_path / "p.json").write_text(json.dumps({"a.mkv": "<script>alert(1)</script> [red]x[/] | y"}))
+    given = [str(path), "-p", str(tmp_path / "p.json"), "-o", str(tmp_path / "o")]
+    assert RUN.invoke(app, given).exit_code == 0
+    assert "<script" not in (tmp_path / "o" / "report.html").read_text()
+
+
+def test_two_files_can_be_arms_and_a_missing_package_is_named(
+    arms: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = [str(arm / "1.mkv") for arm in arms]
+    done = RUN.invoke(app, ["--compare", *files, "-m", "guard.motion", "-o", str(tmp_path / "o"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert "one prompt only" in done.stdout
+    monkeypatch.setattr(evaluating, "find_spec", lambda name: None)
+    done = RUN.invoke(app, [*files, "-o", str(tmp_path / "p")])
+    assert done.exit_code == 1
+    assert "vidguide[eval]" in done.stderr
+
+
+def test_a_clip_too_large_for_the_memory_fails_with_the_cure(arms: tuple[Path, Path], tmp_path: Path) -> None:
+    path = Clip(frames=np.zeros((90, 64, 64, 3), np.uint8), fps=8).save(tmp_path / "a.mkv")
+    done = RUN.invoke(app, [str(path), "--memory", "1", "-m", "guard.sharpness", "-o", str(tmp_path / "o")])
+    assert done.exit_code == 3
+    assert "--memory" in done.stderr
+    assert RUN.invoke(app, [str(path), "-m", "guard.sharpness", "-o", str(tmp_path / "o")]).exit_code == 0

@@ -1,0 +1,120 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.eval.clips import constant
+from vidguide.clip import Clip
+from vidguide.eval.entries import entries, find
+from vidguide.eval.errors import ManifestError
+from vidguide.eval.manifest import read_manifest
+
+TWO = constant(frames=2, side=16)
+
+
+def put(path: Path, **provenance: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return Clip(frames=TWO.frames, fps=8, provenance=provenance).save(path)
+
+
+def test_folders_are_searched_and_lossless_files_come_first(tmp_path: Path) -> None:
+    for name in ("a/one.mkv", "a/one.mp4", "a/two.mp4", "b/three.mkv", "a/sheet.png", "c/x.gif"):
+        put(tmp_path / name)
+    (tmp_path / "d").mkdir()
+    for index in range(2):
+        Image.fromarray(TWO.frames[index]).save(tmp_path / "d" / f"{index}.png")
+    found = [str(path.relative_to(tmp_path)) for path in find(tmp_path)]
+    assert found == ["a/one.mkv", "a/two.mp4", "b/three.mkv", "c/x.gif", "d"]
+    with pytest.raises(FileNotFoundError, match="no such"):
+        find(tmp_path / "none")
+
+
+def test_texts_come_from_the_json_beside_a_clip(tmp_path: Path) -> None:
+    clip = put(tmp_path / "nag" / "one.mkv", prompt="a red square", negative_prompt="blue", seed=7, guidance=["NAG"])
+    (entry,) = entries([clip])
+    assert (entry.arm, entry.prompt_id, entry.seed) == ("nag", "a red square", 7)
+    assert (entry.prompt, entry.eval_prompt, entry.negative_prompt) == ("a red square", "a red square", "blue")
+
+
+def test_prompt_and_eval_prompt_are_two_fields(tmp_path: Path) -> None:
+    put(tmp_path / "nag" / "one.mkv", prompt="a long and flowery prompt")
+    manifest = tmp_path / "prompts.jsonl"
+    manifest.write_text('{"clip": "one", "eval_prompt": "short", "arm": "mine", "seed": 3}\n\n')
+    (entry,) = entries([tmp_path / "nag"], manifest)
+    assert (entry.prompt, entry.eval_prompt) == ("a long and flowery prompt", "short")
+    assert (entry.arm, entry.prompt_id, entry.seed) == ("mine", "short", 3)
+
+
+def test_the_arm_made_without_a_negative_prompt_is_asked_the_same(tmp_path: Path) -> None:
+    put(tmp_path / "none" / "0.mkv", prompt="p", seed=0, negative_prompt=None)
+    put(tmp_path / "none" / "1.mkv", prompt="q", seed=0)
+    put(tmp_path / "nag" / "0.mkv", prompt="p", seed=0, negative_prompt="red")
+    negatives = {(entry.arm, entry.prompt): entry.negative_prompt for entry in entries([tmp_path])}
+    assert negatives == {("nag", "p"): "red", ("none", "p"): "red", ("none", "q"): None}
+
+
+def test_a_clip_that_is_listed_but_missing_stays_listed(tmp_path: Path) -> None:
+    (tmp_path / "prompts.json").write_text(json.dumps({"one.mkv": "a red square", "gone.mkv": {"eval_prompt": "p"}}))
+    put(tmp_path / "one.mkv")
+    found = entries([], tmp_path / "prompts.json")
+    assert [entry.clip for entry in found] == [tmp_path / "one.mkv", tmp_path / "gone.mkv"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("m.jsonl", '{"clip": "a"}\n{"clip": ', "line 2: is not JSON"),
+        ("m.jsonl", '{"prompt": "a"}', "line 1: lacks 'clip'"),
+        ("m.jsonl", '{"clip": "a", "promt": "b"}', "unknown field 'promt'"),
+        ("m.jsonl", '{"clip": "a", "seed": "7"}', "seed='7' must be int"),
+        ("m.jsonl", '{"clip": "a", "seed": true}', "seed=True must be int"),
+        ("m.jsonl", '{"clip": "a", "prompt": ["b"]}', "must be str"),
+        ("m.jsonl", '{"clip": "a"}\n{"clip": "a"}', "line 2: clip 'a' is there twice"),
+        ("m.jsonl", "[1]", "line 1: is list"),
+        ("m.jsonl", "", "names no clip"),
+        ("m.json", "7", "must be a list"),
+        ("m.json", '{"a": 7}', "is int"),
+        ("m.json", "[7]", "entry 1: is int"),
+        ("m.json", "\x00\xff", "is not JSON"),
+        ("m.json", "[" * 100_000, "is not JSON"),
+        ("m.json", '{"a": "\\ud800"}', "no file can hold"),
+        ("m.json", '{"a\\u0000": "p"}', "no file can hold"),
+    ],
+)
+def test_a_wrong_manifest_is_refused_with_its_line(name: str, text: str, words: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ManifestError, match=words):
+        read_manifest(tmp_path / name)
+
+
+def test_an_ambiguous_name_and_a_bad_json_beside_are_refused(tmp_path: Path) -> None:
+    put(tmp_path / "a" / "0.mkv")
+    put(tmp_path / "b" / "0.mkv")
+    (tmp_path / "m.json").write_text('{"0.mkv": "p"}')
+    with pytest.raises(ManifestError, match="could be"):
+        entries([tmp_path / "a", tmp_path / "b"], tmp_path / "m.json")
+    (tmp_path / "a" / "0.json").write_text("{")
+    with pytest.raises(ManifestError, match="not JSON"):
+        entries([tmp_path / "a"])
+    with pytest.raises(FileNotFoundError, match="prompts="):
+        entries([], tmp_path / "gone.json")
+
+
+def test_two_hundred_damaged_manifests_are_read_or_refused(tmp_path: Path) -> None:
+    lines = ['{"clip": "a.mkv", "prompt": "p", "seed": 3}', '{"clip": "b.mkv", "eval_prompt": "q", "arm": "nag"}']
+    random = np.random.default_rng(0)
+    refused = 0
+    for name, text in (("m.jsonl", "\n".join(lines)), ("m.json", f"[{', '.join(lines)}]")):
+        for turn in range(120):
+            damaged = bytearray(text.encode())
+            for place in random.integers(0, len(damaged), 1 + turn % 4):
+                damaged[place] = random.integers(256)
+            whole = len(damaged) if turn % 2 else int(random.integers(len(damaged)))
+            (tmp_path / name).write_bytes(damaged[:whole])
+            try:
+                assert read_manifest(tmp_path / name)
+            except ManifestError:
+                refused += 1
+    assert 100 < refused < 240

@@ -1,0 +1,129 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vidguide.clip import Clip
+from vidguide.eval import results, scoring
+from vidguide.eval.entries import Entry, entries
+from vidguide.eval.errors import ResultsError
+from vidguide.eval.metric import Metric, UndefinedError, Value
+from vidguide.eval.metrics import chosen
+from vidguide.eval.sample import Sample
+from vidguide.eval.scoring import Settings, exit_code, score
+from vidguide.eval.world import Scene, caption, render
+
+SCENE = Scene(size="small", colour="green", shape="circle", motion="up", background="black")
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """One good clip with its texts, one cut short."""
+    frames = render(SCENE, np.random.default_rng(0))
+    clip = Clip(frames=frames, fps=8, provenance={"prompt": caption(SCENE), "seed": 1, "negative_prompt": "red"})
+    (tmp_path / "arm").mkdir()
+    data = clip.save(tmp_path / "arm" / "good.mkv").read_bytes()
+    (tmp_path / "arm" / "short.mkv").write_bytes(data[: len(data) // 2])
+    return tmp_path
+
+
+def test_every_clip_and_metric_has_a_row(folder: Path) -> None:
+    metrics = chosen(None)
+    rows = score(entries([folder]), metrics, Settings())
+    assert len(rows) == 2 * len(metrics)
+    good = {row["metric"]: row for row in rows if row["clip"].endswith("good.mkv")}
+    assert good["world.attributes"]["value"] == 1
+    assert good["world.negative_present"]["value"] == 0
+    assert good["temporal.warp_error"]["status"] == "ok"
+    assert len(good["temporal.warp_error"]["per_frame"]) == 12
+    short = [row for row in rows if row["clip"].endswith("short.mkv")]
+    assert {row["status"] for row in short} == {"failed"}
+    assert "TruncatedError" in short[0]["reason"]
+    assert exit_code(rows) == 2
+    assert exit_code(short) == 3
+    assert exit_code(list(good.values())) == 0
+
+
+def test_rows_say_what_they_are_and_survive_the_disk(folder: Path) -> None:
+    rows = score(entries([folder / "arm" / "good.mkv"]), chosen(["temporal"]), Settings())
+    row = rows[0]
+    assert row["versions"]["opencv"]
+    assert (row["reader"].split()[0], row["codec"], row["frames"], row["fps"]) == ("av", "ffv1", 13, 8)
+    assert len(row["file_sha256"]) == len(row["clip_sha256"]) == 64
+    assert row["version"]
+    assert row["unit"]
+    assert results.load(results.finish(folder, rows)) == rows
+    results.write_csv(folder / "results.csv", rows)
+    assert (folder / "results.csv").read_text().splitlines()[0].startswith("arm,clip,prompt_id")
+
+
+def test_a_run_is_taken_up_where_it_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    listed, metrics = entries([folder]), chosen(["guard"])
+    first = score(listed, metrics, Settings(), folder=folder)
+    with (folder / results.PART).open("a") as part:
+        part.write('{"schema": 1, "cl')  # the power fails here
+    earlier = results.load_earlier(folder)
+    assert earlier == first
+    seen: list[str] = []
+    original = scoring.read
+    monkeypatch.setattr(scoring, "read", lambda path, **rest: (seen.append(path.name), original(path, **rest))[1])
+    assert score(listed, metrics, Settings(), folder=folder, earlier=earlier) == first
+    assert seen == ["short.mkv"]  # what failed is tried again
+    score(listed, metrics, Settings(fps=4), earlier=earlier)
+    assert seen[1:] == ["good.mkv", "short.mkv"]  # another setting is another measurement
+    results.finish(folder, first)
+    assert not (folder / results.PART).exists()
+    assert results.load_earlier(folder) == first
+
+
+def test_a_faulty_metric_fails_alone() -> None:
+    def out_of_range(sample: Sample) -> Value:
+        return Value(value=323.0)
+
+    def crash(sample: Sample) -> Value:
+        raise RuntimeError("no memory")
+
+    def undefined(sample: Sample) -> Value:
+        raise UndefinedError("not for this clip")
+
+    sample = Sample(Clip(frames=np.zeros((2, 8, 8, 3), np.uint8), fps=8))
+    common = {"version": "1", "unit": "", "low": 0.0, "high": 1.0}
+    made = [Metric(id="x", better="", measure=m, **common) for m in (out_of_range, crash, undefined)]
+    outcomes = [scoring.measured(metric, sample) for metric in made]
+    assert [one["status"] for one in outcomes] == ["failed", "failed", "undefined"]
+    assert all(one["value"] is None for one in outcomes)
+    assert "x=323.0: outside 0..1" in outcomes[0]["reason"]
+
+
+def test_frames_that_are_not_those_of_their_json_are_told(folder: Path) -> None:
+    path = folder / "arm" / "good.mkv"
+    metrics = chosen(["guard.sharpness"])
+    assert score(entries([path]), metrics, Settings())[0]["marks"] == []
+    told = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps({**told, "sha256": "0" * 64}))
+    assert "not those that the JSON" in score(entries([path]), metrics, Settings())[0]["marks"][0]
+
+
+def test_a_missing_clip_fails_and_is_not_forgotten(tmp_path: Path) -> None:
+    (row,) = score([Entry(clip=tmp_path / "gone.mkv", arm="a", prompt_id="p")], chosen(["guard.sharpness"]), Settings())
+    assert (row["status"], row["file_sha256"]) == ("failed", None)
+    assert "MissingError" in row["reason"]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda row: "{", "not JSON"),
+        (lambda row: "[]", "lacks"),
+        (lambda row: json.dumps({k: v for k, v in row.items() if k != "arm"}), "lacks arm"),
+        (lambda row: json.dumps({**row, "schema": 99}), "schema 99"),
+        (lambda row: json.dumps({**row, "value": None}), "value None with status 'ok'"),
+    ],
+)
+def test_foreign_results_are_refused_with_their_line(change: object, words: str, folder: Path) -> None:
+    assert callable(change)
+    rows = score(entries([folder / "arm" / "good.mkv"]), chosen(["guard.sharpness"]), Settings())
+    (folder / "results.jsonl").write_text(change(rows[0]))
+    with pytest.raises(ResultsError, match=words):
+        results.load(folder)

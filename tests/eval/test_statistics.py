@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+from scipy.stats import binomtest, wilcoxon
+
+from vidguide.eval.statistics import estimate, holm, noise_floor, p_value, paired, wilson, wins
+from vidguide.eval.verdict import compare
+
+
+def rows(arm: str, **metrics: list[float | None]) -> list[dict[str, object]]:
+    """Result rows, one prompt per value; None is a failed clip."""
+    return [
+        dict(metric=name, status="failed" if value is None else "ok", value=value, prompt_id=f"p{index}", seed=0)
+        | dict(clip=f"{arm}/{index}")
+        for name, values in metrics.items()
+        for index, value in enumerate(values)
+    ]
+
+
+def test_seeds_are_averaged_before_prompts_are_counted() -> None:
+    reference = {("a", 0): 1.0, ("a", 1): 3.0, ("b", 0): 5.0}
+    other = {("a", 0): 2.0, ("a", 1): 6.0, ("b", 0): 5.0, ("c", 0): 9.0}
+    found = paired(reference, other)
+    assert found.by_prompt == {"a": (2.0, 4.0), "b": (5.0, 5.0)}
+    assert (found.reference, found.other, found.difference.mean) == (3.5, 4.5, 1.0)
+    assert (found.pairs, found.unpaired, found.difference.prompts) == (3, 1, 2)
+
+
+def test_many_seeds_of_one_prompt_are_no_evidence() -> None:
+    reference = {("a", seed): 0.0 for seed in range(50)}
+    found = paired(reference, dict.fromkeys(reference, 1.0))
+    assert found.difference.low is None
+    assert found.p is None
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    random = np.random.default_rng(3)
+    covered = 0
+    for _ in range(120):
+        found = estimate(random.normal(0.3, 1, 40).tolist())
+        assert found.low is not None
+        assert found.high is not None
+        covered += found.low <= 0.3 <= found.high
+    assert covered / 120 == pytest.approx(0.95, abs=0.06)
+
+
+def test_edges_of_the_estimate() -> None:
+    assert estimate([]).mean is None
+    assert estimate([2.0]).low is None
+    assert (estimate([2.0, 2.0]).low, estimate([0.0, 0.0]).high) == (2.0, 0.0)
+    assert estimate([1.0, 2.0, 4.0]) == estimate([1.0, 2.0, 4.0])
+
+
+def test_p_values_are_exact_for_few_and_agree_with_wilcoxon_for_many() -> None:
+    assert p_value([1.0, 2.0, 3.0]) == pytest.approx(2 / 8)
+    assert p_value([0.0, 0.0]) == 1
+    assert p_value([1.0]) is None
+    differences = np.random.default_rng(1).normal(0.3, 1, 80)
+    assert p_value(differences.tolist()) == pytest.approx(wilcoxon(differences).pvalue, abs=0.02)
+
+
+@pytest.mark.parametrize(("won", "count"), [(0, 5), (30, 50), (60, 100), (7, 7)])
+def test_wilson_equals_scipys_at_whole_counts(won: int, count: int) -> None:
+    interval = binomtest(won, count).proportion_ci(method="wilson")
+    assert wilson(won, count) == pytest.approx((interval.low, interval.high), abs=1e-9)
+
+
+def test_ties_are_half_a_win() -> None:
+    found = wins([1.0, 0.0, -1.0, 2.0], 1)
+    assert found is not None
+    assert found[0] == pytest.approx(2.5 / 4)
+    assert wins([1.0, 0.0, -1.0, 2.0], -1) != found
+    assert wins([], 1) is None
+
+
+def test_holm_on_a_worked_example() -> None:
+    assert holm({"a": 0.01, "b": 0.04, "c": 0.03}) == pytest.approx({"a": 0.03, "c": 0.06, "b": 0.06})
+    assert holm({}) == {}
+
+
+def test_the_noise_floor_is_what_repetition_can_produce() -> None:
+    first = {(f"p{i}", 0): float(i) for i in range(20)}
+    assert noise_floor(first, first) == 0
+    again = {key: value + (0.1 if index % 2 else -0.1) for index, (key, value) in enumerate(first.items())}
+    assert noise_floor(first, again) == pytest.approx(0.04, abs=0.02)
+
+
+NOISE = np.random.default_rng(0).normal(0, 0.01, 30)
+
+
+def verdicts(**changes: tuple[float, float]) -> dict[str, str]:
+    """Verdict per metric, for (reference value, other value) with noise on 30 prompts."""
+    names = {name: name.replace("__", ".") for name in changes}
+    left = rows("a", **{names[name]: (a + 0 * NOISE).tolist() for name, (a, _) in changes.items()})
+    right = rows("b", **{names[name]: (b * (1 + NOISE)).tolist() for name, (_, b) in changes.items()})
+    return {line.metric: line.verdict for line in compare(left, right, ("a", "b")).lines}
+
+
+def test_a_gain_bought_with_stillness_is_confounded() -> None:
+    moved = verdicts(temporal__warp_error=(0.01, 0.005), guard__motion=(6, 6), guard__detail=(50, 50))
+    assert moved["temporal.warp_error"] == "better"
+    still = verdicts(temporal__warp_error=(0.01, 0.005), guard__motion=(6, 5), guard__detail=(50, 40))
+    assert still["temporal.warp_error"] == "confounded: less motion, less sharpness"
+    frozen = verdicts(vbench__temporal_flickering=(0.9, 0.95), guard__frozen_share=(0.1, 0.2))
+    assert frozen["vbench.temporal_flickering"] == "confounded: more frozen frames"
+    destroyed = verdicts(world__negative_present=(0.9, 0.1), world__well_formed=(1, 0.5))
+    assert destroyed["world.negative_present"] == "confounded: fewer well-formed clips"
+
+
+def test_a_loss_is_a_loss_and_nothing_is_nothing() -> None:
+    assert verdicts(temporal__warp_error=(0.01, 0.02))["temporal.warp_error"] == "worse"
+    assert verdicts(temporal__flow_jerk=(1.0, 1.0))["temporal.flow_jerk"] == "inconclusive"
+    assert verdicts(guard__motion=(1.0, 0.5))["guard.motion"] == "lower"
+    assert verdicts(world__colour=(0.5, 0.9))["world.colour"] == "better, exploratory"
+
+
+def test_failed_clips_take_their_pair_along_and_are_counted() -> None:
+    found = compare(
+        rows("a", temporal__x=[], **{"temporal.warp_error": [1.0, 2.0, None]}),
+        rows("b", **{"temporal.warp_error": [1.0, None, 3.0]}),
+        ("a", "b"),
+    )
+    assert found.failed == {"a": 1, "b": 1}
+    assert found.lines[0].paired.pairs == 1
+    assert found.lines[0].verdict == "one prompt only: nothing can be said"
+    assert any("Smoke test" in note for note in found.notes)
+    assert any("1 clip of b" in note for note in found.notes)
+
+
+def test_effects_under_the_noise_floor_are_none() -> None:
+    base = {"temporal.warp_error": [0.010, 0.011, 0.012, 0.010]}
+    better = {"temporal.warp_error": [0.009, 0.010, 0.011, 0.009]}
+    again = {"temporal.warp_error": [0.012, 0.009, 0.014, 0.013]}
+    found = compare(rows("a", **base), rows("b", **better), ("a", "b"), again=rows("a2", **again))
+    assert found.lines[0].verdict == "within the noise floor"
+    assert not any("noise floor" in note for note in found.notes)
+
+
+def test_an_arm_against_itself_shows_no_difference() -> None:
+    values = {"temporal.warp_error": np.random.default_rng(5).random(40).tolist()}
+    found = compare(rows("a", **values), rows("a", **values), ("a", "again"))
+    assert found.lines[0].verdict == "inconclusive"
+    doubled = rows("a", **values) + [{**row, "clip": "other"} for row in rows("a", **values)[:1]]
+    assert any("same prompt and seed as another" in note for note in compare(doubled, doubled, ("a", "b")).notes)
+    with pytest.raises(ValueError, match="primary='fvd'"):
+        compare([], [], ("a", "b"), primary=["fvd"])
