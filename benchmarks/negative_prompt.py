@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from reporting import paired, percent, share, table, write
+from reporting import RESULTS, paired, percent, share, table, write
 from rich.progress import track
 
 from vidguide import CFG, NAG, guide
@@ -32,7 +32,6 @@ ARMS: dict[str, Any] = {
     "no guidance": lambda n: (),
     "CFG 3, empty negative": lambda n: (CFG(scale=3),),
     "CFG 3": lambda n: (CFG(scale=3, negative_prompt=n),),
-    "CFG 5": lambda n: (CFG(scale=5, negative_prompt=n),),
     "NAG (default: 11, 2.5, 0.25)": lambda n: (NAG(negative_prompt=n),),
     "NAG scale 5, alpha 0.25": lambda n: (NAG(negative_prompt=n, scale=5),),
     "NAG scale 5, alpha 0.5": lambda n: (NAG(negative_prompt=n, scale=5, alpha=0.5),),
@@ -149,7 +148,7 @@ def main() -> None:
     name = f"negative_prompt_{args.model}"
     data = {arm: {"judged": result["judged"], "seconds": result["seconds"]} for arm, result in results.items()}
     write(name, "\n".join(parts), {"clips": args.clips, "steps": shipped.steps, "arms": data})
-    Image.fromarray(contact_sheet(results, args.clips)).save(f"benchmarks/results/{name}.png", optimize=True)
+    Image.fromarray(contact_sheet(results, args.clips)).save(RESULTS / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
