@@ -33,7 +33,6 @@ ARMS: dict[str, Any] = {
     "CFG 3, empty negative": lambda n: (CFG(scale=3),),
     "CFG 3": lambda n: (CFG(scale=3, negative_prompt=n),),
     "NAG (default: 11, 2.5, 0.25)": lambda n: (NAG(negative_prompt=n),),
-    "NAG scale 5, alpha 0.25": lambda n: (NAG(negative_prompt=n, scale=5),),
     "NAG scale 5, alpha 0.5": lambda n: (NAG(negative_prompt=n, scale=5, alpha=0.5),),
     "NAG scale 11, alpha 0.5": lambda n: (NAG(negative_prompt=n, alpha=0.5),),
     "CFG 3, empty negative + NAG": lambda n: (CFG(scale=3), NAG(negative_prompt=n)),

@@ -59,5 +59,5 @@ def write(name: str, markdown: str, data: dict[str, Any]) -> None:
     """Write a result as Markdown for people and JSON for programs."""
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.md").write_text(markdown)
-    (RESULTS / f"{name}.json").write_text(json.dumps({**data, "machine": machine()}, indent=1) + "\n")
+    (RESULTS / f"{name}.json").write_text(json.dumps({**data, "machine": machine()}) + "\n")
     print(markdown)
