@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vidguide.formulas import attention_gradient, ema
+from vidguide.average import Average
 from vidguide.guidance import Guidance, check_number
 from vidguide.maps import AverageMap, check_map_fits
 from vidguide.run import Choice
@@ -155,17 +155,8 @@ def default_layers(depth: int) -> tuple[int, ...]:
     return tuple(range(max(min(first, last - 2), 0), last + 1))
 
 
-class AverageQuery:
-    """EMAG-Q at one layer: the average of its queries `(B, L, H, D)`, in float32 (float64 for float64).
-
-    bfloat16 would not do: an update of 1.2% is about the size of one rounding step, and the average would stall.
-    """
-
-    def __init__(self, decay: float, strength: float) -> None:
-        self.decay, self.strength = decay, strength
-        self.average: Tensor | None = None
-        self.gradient: Tensor | None = None  # D in the latest step, and in the one before
-        self.previous: Tensor | None = None
+class AverageQuery(Average):
+    """EMAG-Q at one layer: the average of its queries `(B, L, H, D)`."""
 
     def watch(self, site: Site) -> None:
         site.query = self.update
@@ -178,16 +169,9 @@ class AverageQuery:
 
     def update(self, query: Tensor) -> Tensor:
         """Take a step's query into the average; the query itself stays as it is."""
-        if self.average is None:
-            self.average = query.detach().to(torch.promote_types(query.dtype, torch.float32), copy=True)
-            self.gradient = self.previous = attention_gradient(self.average, query.detach())
-        else:
-            ema(self.average, query.detach(), self.decay)
-            self.previous, self.gradient = self.gradient, attention_gradient(self.average, query.detach())
+        self.take(query.detach())
         return query
 
     def replace(self, query: Tensor) -> Tensor:
-        """`(1 - strength) q + strength E`."""
-        if self.average is None:
-            raise RuntimeError("EMAG has no average yet")
-        return torch.lerp(query.to(self.average.dtype), self.average, self.strength).to(query.dtype)
+        """The query mixed with its average."""
+        return self.mixed(query).to(query.dtype)

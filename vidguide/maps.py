@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vidguide.formulas import attention_gradient, ema
+from vidguide.average import Average
 from vidguide.seam import Kernel, Site
 from vidguide.tokens import grid
 
@@ -28,14 +28,8 @@ def attention_map(kernel: Kernel, query: Tensor, key: Tensor) -> Tensor:
     return logits.softmax(-1)
 
 
-class AverageMap:
-    """EMAG at one layer: the average of its attention map (arXiv 2512.17303, `E = beta E + (1 - beta) A`)."""
-
-    def __init__(self, decay: float, strength: float) -> None:
-        self.decay, self.strength = decay, strength
-        self.average: Tensor | None = None
-        self.gradient: Tensor | None = None  # D in the latest step, and in the one before
-        self.previous: Tensor | None = None
+class AverageMap(Average):
+    """EMAG at one layer: the average of its attention map `(B, H, L, L)`."""
 
     def watch(self, site: Site) -> None:
         site.edit = self.update
@@ -48,17 +42,12 @@ class AverageMap:
 
     def update(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Take a step's map into the average; the attention itself stays as it is."""
-        live = attention_map(kernel, query, key)
-        self.average = live.clone() if self.average is None else ema(self.average, live, self.decay)
-        gradient = attention_gradient(self.average, live)
-        self.previous, self.gradient = gradient if self.gradient is None else self.gradient, gradient
+        self.take(attention_map(kernel, query, key))
         return kernel(query, key, value, kernel.mask)
 
     def replace(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention by `(1 - strength) A + strength E`."""
-        if self.average is None:
-            raise RuntimeError("EMAG has no average yet")
-        mixed = torch.lerp(attention_map(kernel, query, key), self.average, self.strength)
+        """Attention by the live map mixed with its average."""
+        mixed = self.mixed(attention_map(kernel, query, key))
         return torch.einsum("bhqk,bkhd->bqhd", mixed, value.to(mixed.dtype)).to(value.dtype)
 
 
