@@ -7,27 +7,24 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from scipy import stats
+
+from vidguide.eval.statistics import estimate, wilson
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def share(successes: int, total: int) -> tuple[float, float, float]:
     """A share and its Wilson 95% interval."""
-    interval = stats.binomtest(successes, total).proportion_ci(method="wilson")
-    return successes / total, interval.low, interval.high
+    return (successes / total, *wilson(successes, total))
 
 
 def paired(differences: Sequence[float]) -> tuple[float, float, float]:
     """Mean of paired differences and its bootstrap 95% interval (percentile, 2,000 resamples)."""
-    values = np.asarray(differences, dtype=float)
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0]), float(values[0])
-    random = np.random.default_rng(0)
-    done = stats.bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=random)
-    return float(values.mean()), float(done.confidence_interval.low), float(done.confidence_interval.high)
+    found = estimate(differences, method="percentile", resamples=2000)
+    if found.mean is None or found.low is None or found.high is None:
+        raise ValueError(f"differences={differences!r}: an interval needs two at least")
+    return found.mean, found.low, found.high
 
 
 def percent(triple: tuple[float, float, float]) -> str:

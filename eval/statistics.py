@@ -58,8 +58,13 @@ def by_prompt(values: Mapping[Key, float]) -> dict[str, float]:
     return {prompt: float(np.mean(group)) for prompt, group in grouped.items()}
 
 
-def estimate(values: Sequence[float]) -> Estimate:
-    """Mean over prompts with a bootstrap interval (BCa; of no width where all prompts agree)."""
+def estimate(values: Sequence[float], *, method: str = "BCa", resamples: int = RESAMPLES) -> Estimate:
+    """Mean over prompts with a bootstrap interval (of no width where all prompts agree).
+
+    Args:
+        values: one per prompt.
+        method, resamples: as scipy's bootstrap takes them.
+    """
     count = len(values)
     if count == 0:
         return Estimate(mean=None, low=None, high=None, prompts=0)
@@ -71,8 +76,8 @@ def estimate(values: Sequence[float]) -> Estimate:
         return Estimate(mean=mean, low=mean, high=mean, prompts=count)
     from scipy.stats import bootstrap
 
-    settings = {"n_resamples": RESAMPLES, "batch": max(AT_ONCE // count, 1), "rng": np.random.default_rng(0)}
-    found = bootstrap((sample,), np.mean, method="BCa", **settings)
+    settings = {"n_resamples": resamples, "batch": max(AT_ONCE // count, 1), "rng": np.random.default_rng(0)}
+    found = bootstrap((sample,), np.mean, method=method, **settings)
     low, high = float(found.confidence_interval.low), float(found.confidence_interval.high)
     return Estimate(mean=mean, low=low, high=high, prompts=count)
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy.stats import binomtest, wilcoxon
+from scipy.stats import binomtest, bootstrap, wilcoxon
 
 from vidguide.eval.statistics import estimate, holm, noise_floor, p_value, paired, wilson, wins
 from vidguide.eval.verdict import compare
@@ -48,6 +48,14 @@ def test_edges_of_the_estimate() -> None:
     assert estimate([2.0]).low is None
     assert (estimate([2.0, 2.0]).low, estimate([0.0, 0.0]).high) == (2.0, 0.0)
     assert estimate([1.0, 2.0, 4.0]) == estimate([1.0, 2.0, 4.0])
+
+
+def test_the_interval_is_scipys_by_either_method() -> None:
+    values = np.random.default_rng(2).exponential(1, 50)
+    for method in ("BCa", "percentile"):
+        expected = bootstrap((values,), np.mean, n_resamples=2000, method=method, rng=np.random.default_rng(0))
+        found = estimate(values.tolist(), method=method, resamples=2000)
+        assert (found.low, found.high) == pytest.approx(tuple(expected.confidence_interval))
 
 
 def test_p_values_are_exact_for_few_and_agree_with_wilcoxon_for_many() -> None:
