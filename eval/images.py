@@ -5,11 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from vidguide.eval.errors import EmptyError, FramesError, ReadError, UnreadableError
+from vidguide.eval.errors import CorruptError, EmptyError, FramesError, ReadError, TruncatedError, UnreadableError
 from vidguide.eval.videos import Decoded, check_bytes
 
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".apng"}
 LOSSY_IMAGES = {".jpg", ".jpeg"}
+WEBP_PARTS = {b"VP8 ", b"VP8L", b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"ICCP", b"EXIF", b"XMP "}
 
 
 def read_image(path: Path, max_bytes: int) -> Decoded:
@@ -21,6 +22,7 @@ def read_image(path: Path, max_bytes: int) -> Decoded:
     import imageio
     import imageio.v3 as iio
 
+    check_structure(path)
     codec = "lossy image" if path.suffix.lower() in LOSSY_IMAGES else "png"
     result = Decoded(reader=f"imageio {imageio.__version__}", codec=codec)
     try:
@@ -43,6 +45,22 @@ def read_image(path: Path, max_bytes: int) -> Decoded:
     if path.suffix.lower() == ".gif":
         result.marks.append("a palette of 256 colours: fine tones are lost")
     return result
+
+
+def check_structure(path: Path) -> None:
+    """Refuse an animation whose damage would read as a shorter clip.
+
+    A GIF without its end mark was cut between two frames; a WebP with a part of unknown name lost one.
+    """
+    data = path.read_bytes()
+    if data[:4] == b"GIF8" and not data.endswith(b";"):
+        raise TruncatedError(path, "breaks off: a GIF ends with ';', this one does not; make or copy it again")
+    place = 12
+    while data[:4] == b"RIFF" and data[8:12] == b"WEBP" and place + 8 <= len(data):
+        name, size = data[place : place + 4], int.from_bytes(data[place + 4 : place + 8], "little")
+        if name not in WEBP_PARTS:
+            raise CorruptError(path, f"is damaged: a WebP has no part {name!r}; make or copy it again")
+        place += 8 + size + size % 2
 
 
 def milliseconds(metadata: dict[str, Any]) -> float:

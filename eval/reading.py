@@ -18,7 +18,8 @@ from vidguide.clip import Clip
 from vidguide.eval.arrays import canonical
 from vidguide.eval.errors import EmptyError, MissingError
 from vidguide.eval.images import IMAGES, frame_files, read_folder, read_image
-from vidguide.eval.videos import LOSSLESS, Decoded, read_av, read_decord
+from vidguide.eval.second_reader import read_decord
+from vidguide.eval.videos import LOSSLESS, Decoded, read_av
 
 VIDEOS = {".mkv", ".mp4", ".mov", ".webm", ".avi", ".m4v", ".mpg", ".mpeg", ".ts", ".ogv"}
 MAX_BYTES = 2 << 30  # of decoded frames: 81 frames of 832x480 are 97 MB

@@ -1,5 +1,7 @@
-"""Decode video files: by PyAV, or by decord where asked. Truncation and damage are found, never decoded over."""
+"""Decode video files by PyAV. Truncation and damage are found, never decoded over."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,10 +81,34 @@ def read_av(path: Path, *, partial: bool, max_bytes: int) -> Decoded:
         result.fps = float(rate) if rate else 0.0
         area = stream.codec_context.width * stream.codec_context.height * 3
         check_bytes(path, area * max(stream.frames, 1), max_bytes)
-        troubles = decode(container, stream, path, result, max_bytes)
+        with complaints() as said:
+            troubles = decode(container, stream, path, result, max_bytes)
+        troubles += said if result.codec in LOSSLESS else []
         missing = promised(container, stream, result, troubles)
     settle(path, result, troubles, missing, partial)
+    if said and not troubles:
+        result.marks.append(f"the decoder complained: {'; '.join(said[:3])}")
     return result
+
+
+@contextmanager
+def complaints() -> Iterator[list[str]]:
+    """What FFmpeg's decoders say of errors meanwhile, filled at the end.
+
+    Some replace what is damaged by the frame before and tell of it nowhere else: FFV1 does so with a slice whose
+    checksum is wrong.
+    """
+    import av.logging
+
+    said: list[str] = []
+    before = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture(local=False) as logs:
+            yield said
+        said += [f"{who}: {what.strip()}" for _, who, what in logs if not what.startswith("at ")]
+    finally:
+        av.logging.set_level(before)
 
 
 def decode(container: Any, stream: Any, path: Path, result: Decoded, max_bytes: int) -> list[str]:
@@ -171,32 +197,3 @@ def settle(path: Path, result: Decoded, troubles: list[str], missing: int, parti
     elif len(steps) and steps.min() <= 0:
         result.marks.append("frame times do not increase")
         result.times = []
-
-
-def read_decord(path: Path, *, partial: bool, max_bytes: int) -> Decoded:
-    """All frames by decord, a second opinion: it raises on most damage and knows no GIF or AV1.
-
-    Raises:
-        ReadError: of the kind that tells what is wrong. ImportError: decord is not installed.
-    """
-    try:
-        import decord
-    except ImportError:
-        raise ImportError("reader='decord': is not installed; pip install 'vidguide[decord]', or leave av") from None
-    result = Decoded(reader=f"decord {decord.__version__}", codec="")
-    try:
-        video = decord.VideoReader(str(path), num_threads=1)
-        result.fps = float(video.get_avg_fps())
-        if video[0].shape[-1] != 3:  # narrow frames come with the padding of their rows
-            raise UnreadableError(path, "decord cannot read frames this narrow; leave reader='av'")
-        check_bytes(path, int(np.prod(video[0].shape)) * len(video), max_bytes)
-        for index in range(len(video)):
-            result.add(path, video[index].asnumpy(), max_bytes)
-        result.times = [float(start) for start, _ in video.get_frame_timestamp(list(range(len(video))))]
-    except ReadError:
-        raise
-    except Exception as error:  # decord raises RuntimeError, DECORDError and IndexError alike
-        trouble = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-        raise UnreadableError(path, f"decord cannot read it ({trouble[0]}); try reader='av'") from None
-    settle(path, result, [], 0, partial)
-    return result
