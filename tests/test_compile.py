@@ -13,6 +13,7 @@ from test_weak import sampled, videos
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from vidguide import EMAG, NAG, guide
+from vidguide.eager import eager
 
 
 def compile_whole(model: Any, backend: Any) -> Any:
@@ -73,3 +74,14 @@ def test_the_default_backend_compiles_it_whole() -> None:
     compiled = torch.compile(model, fullgraph=True)
     with guide(compiled, nag):
         assert torch.allclose(compiled(**inputs)[0], guided, atol=1e-5)
+
+
+def test_threads_that_cross_give_the_compilers_stance_back() -> None:
+    """Each `set_stance` gives back what it found, so that the last of two would leave all models eager for good."""
+    one, other = eager(), eager()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert torch._dynamo.eval_frame._stance.stance == "force_eager"
+    other.__exit__(None, None, None)
+    assert torch._dynamo.eval_frame._stance.stance == "default"

@@ -49,6 +49,10 @@ class CFG(Guidance):
     def neutral(self) -> bool:
         return self.scale == 1
 
+    @property
+    def extra_pass(self) -> bool:
+        return not self.neutral
+
     def check(self, denoiser: "Denoiser") -> None:
         denoiser.check_negative(self, self.negative_prompt or "", self.negative_prompt_embeds)
 

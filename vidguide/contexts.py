@@ -47,7 +47,7 @@ class Contexts:
     @contextmanager
     def _nested(self, open_context: Callable[..., Any], name: str) -> Iterator[None]:
         try:
-            with open_context(self.transformer, name):
+            with open_context(self.transformer, name, **(self.outer[1] if self.outer else {})):
                 yield
         finally:
             if self.outer is not None:  # diffusers leaves no context after a nested one; its own exit clears this

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from vidguide.blocks import Blocks
+from vidguide.caches import OWN, Caches
 from vidguide.contexts import Contexts
+from vidguide.eager import eager
 from vidguide.family import Family, Inputs, family_of
 from vidguide.guidance import Guidance
 from vidguide.joint import Stream, capture_stream, carrying
@@ -44,7 +46,7 @@ class Denoiser:
         self.original = getattr(transformer, "_orig_mod", transformer)  # under torch.compile
         self.family: Family = family_of(self.original)
         self.signature = inspect.signature(type(self.original).forward)
-        self.contexts = Contexts(self.original)
+        self.contexts, self.caches = Contexts(self.original), Caches(self.original)
         self.stream: Stream | None = None  # a second text that this call carries, in joint attention
         blocks = [block for path in self.family.blocks for block in self.original.get_submodule(path)]
         self.blocks = Blocks(blocks, self.family.block_output)
@@ -56,6 +58,7 @@ class Denoiser:
         self.inputs: Inputs = {}
         self._call: Callable[..., Any] | None = None
         self._last_call: tuple[int, int] | None = None
+        self._checked = -1  # the run before whose first step all was looked at
         self._guides = (-1, False)  # whether the pipeline guides, and of which run that is said
         self._kept: dict[int, tuple[Any, Any]] = {}
         self._texts: dict[Any, Inputs] = {}
@@ -63,8 +66,12 @@ class Denoiser:
     @contextmanager
     def rebound(self) -> Iterator[None]:
         """Route attention through the sites; on leaving, modules and blocks are as they were."""
-        with routed(self.sites), self.blocks.staged() if self.perturbed else nullcontext():
-            yield
+        try:
+            with routed(self.sites), self.blocks.staged() if self.perturbed else nullcontext():
+                yield
+        finally:
+            self.caches.look()
+            self.caches.forget()
 
     def __call__(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Stand around one call of the transformer; `call` is the transformer's own."""
@@ -73,10 +80,12 @@ class Denoiser:
         branch, _ = self._next_branch(), self.pipeline_guides()
         if self.pipe is None and self.run.steps is None:
             self.run.begin(None)  # nothing tells one sampling from the next: keep nothing between calls
+        self._check_run()
         active = [guidance for guidance in self.guidances if guidance.active(self.run.progress)]
         if branch != "cond":
             for guidance in active:
                 guidance.beside_uncond()
+                self.caches.check_uncond(guidance, self.family)
         if branch != "cond" or not active:
             return call(*args, **kwargs)
         try:
@@ -93,6 +102,16 @@ class Denoiser:
             self._clear()
             self.blocks.forget()
             self._call, self.inputs = None, {}
+
+    def _check_run(self) -> None:
+        """Before the first step of a run, refuse what would be found out, or be wrong, in the middle of it."""
+        if self._checked == self.run.number:
+            return
+        self.caches.look()
+        self.caches.forget()
+        for guidance in self.guidances:
+            self.caches.check(guidance, self.family, self.depth)
+        self._checked = self.run.number
 
     def _guided(self, active: list[Guidance], untouched: Tensor) -> Tensor:
         """The conditional prediction with every correction added, then combined with the unconditional one."""
@@ -218,12 +237,17 @@ class Denoiser:
 
     def _aside(self, inputs: Inputs) -> None:
         # Eager: a call of its own shape would cost a compiled model a compilation of its own, or turn it dynamic.
-        with torch.no_grad(), torch.compiler.set_stance("force_eager"), self.contexts.aside("vidguide_negative"):
+        with torch.no_grad(), eager(), self.caches.bypassed():
             self._original_call(inputs)
 
-    def weak(self, first: int) -> Tensor:
-        """The model's prediction once more, with the edits now set; blocks before `first` are not run again."""
-        with self.blocks.skipped_before(first), carrying(self.stream), self.contexts.aside("vidguide_weak"):
+    def weak(self, first: int, name: str) -> Tensor:
+        """The model's prediction once more, with the edits now set; blocks before `first` are not run again.
+
+        A cache runs all blocks: it decides at the first of them, and what it left out in the clean pass is no record
+        to begin from. It keeps a state for each `name`.
+        """
+        skipped = nullcontext() if self.caches.hooks else self.blocks.skipped_before(first)
+        with skipped, carrying(self.stream), self.contexts.aside(f"{OWN}{name}"):
             return prediction_of(self._original_call(self.inputs))
 
     def predict(self, branch: str, text: Inputs) -> Tensor:

@@ -128,7 +128,7 @@ class EMAG(Guidance):
         denoiser.run.trace.choices.append(Choice(denoiser.run.step, "EMAG", layers, gradients))
         for layer in layers:
             averages[layer].perturb(denoiser.self_sites[layer])
-        weak = denoiser.weak(min(layers))
+        weak = denoiser.weak(min(layers), "EMAG")
         for layer in layers:
             averages[layer].leave(denoiser.self_sites[layer])
         # c~ + w (c - c~), as an addition to c, so that it composes with other corrections in any order.

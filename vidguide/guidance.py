@@ -73,6 +73,15 @@ class Guidance:
         return False
 
     @property
+    def extra_pass(self) -> bool:
+        """Whether it runs the whole model more often than the pipeline does."""
+        return self.weak
+
+    def skipped(self, depth: int) -> tuple[int, ...]:
+        """Blocks, of `depth`, that its further pass leaves out whole."""
+        return ()
+
+    @property
     def windowed(self) -> bool:
         return (self.start, self.stop) != (0.0, 1.0)
 

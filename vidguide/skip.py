@@ -47,30 +47,30 @@ class PAG(Guidance):
     def weak(self) -> bool:
         return not self.neutral
 
-    def chosen(self, denoiser: "Denoiser") -> tuple[int, ...]:
-        """The blocks to perturb."""
-        return self.layers if self.layers else (denoiser.depth // 2,)
+    def chosen(self, depth: int) -> tuple[int, ...]:
+        """The blocks to perturb, of `depth`."""
+        return self.layers if self.layers else (depth // 2,)
 
     def prepare(self, denoiser: "Denoiser") -> None:
-        denoiser.blocks.keep_before([min(self.chosen(denoiser))])
+        denoiser.blocks.keep_before([min(self.chosen(denoiser.depth))])
 
     def correction(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor | None:
-        layers = self.chosen(denoiser)
+        layers = self.chosen(denoiser.depth)
         denoiser.run.trace.choices.append(Choice(denoiser.run.step, type(self).__name__, layers, {}))
         return self.scale * (prediction - self.perturbed(denoiser, layers))
 
     def perturbed(self, denoiser: "Denoiser", layers: tuple[int, ...]) -> Tensor:
         """The weak prediction; relatives perturb otherwise."""
-        return values_passed(denoiser, layers)
+        return values_passed(denoiser, layers, type(self).__name__)
 
 
-def values_passed(denoiser: "Denoiser", layers: tuple[int, ...]) -> Tensor:
+def values_passed(denoiser: "Denoiser", layers: tuple[int, ...], name: str) -> Tensor:
     """The prediction with the self-attention of some blocks passing its values through."""
     sites = [denoiser.self_sites[layer] for layer in layers]
     try:
         for site in sites:
             site.edit = pass_values
-        return denoiser.weak(min(layers))
+        return denoiser.weak(min(layers), name)
     finally:
         for site in sites:
             site.edit = None
@@ -95,8 +95,11 @@ class STG(PAG):
         if self.mode not in ("attention", "residual"):
             raise ValueError(f"STG(mode={self.mode!r}): must be attention or residual")
 
+    def skipped(self, depth: int) -> tuple[int, ...]:
+        return self.chosen(depth) if self.mode == "residual" else ()
+
     def perturbed(self, denoiser: "Denoiser", layers: tuple[int, ...]) -> Tensor:
         if self.mode == "attention":
-            return values_passed(denoiser, layers)
+            return values_passed(denoiser, layers, type(self).__name__)
         with denoiser.blocks.passing(layers):
-            return denoiser.weak(min(layers))
+            return denoiser.weak(min(layers), "STG")
