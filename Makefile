@@ -17,7 +17,12 @@ $(VENV)/installed: pyproject.toml
 demo: $(VENV)/installed
 	$(BIN)/python examples/demo.py
 
-test: $(VENV)/installed
+# Triton for its interpreter, in which the kernels are tested where there is no GPU: some 290 MB, so not for the demo.
+$(VENV)/triton: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable ".[dev,triton]"
+	touch $@
+
+test: $(VENV)/triton
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -79,7 +79,18 @@ def test_doctor_reports() -> None:
     assert told["families"]["WanTransformer3DModel"] == "Wan"
     assert told["video encoders"] == {"libx264": "yes", "ffv1": "yes"}
     assert "missing" not in told["shipped models"]["tiny"]
+    assert told["kernels"]["NAG, EMAG"].startswith(("eager formulas: no GPU", "Triton on the GPU"))
     assert invoke("doctor").exit_code == 0
+
+
+def test_doctor_says_that_the_kernels_are_off_or_how_to_switch_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIDGUIDE_KERNELS", "eager")
+    told = json.loads(invoke("doctor", "--json").stdout)
+    assert told["kernels"]["NAG, EMAG"] == "eager formulas: VIDGUIDE_KERNELS=eager"
+    monkeypatch.setenv("VIDGUIDE_KERNELS", "fast")
+    done = invoke("doctor")
+    assert done.exit_code == 2
+    assert "VIDGUIDE_KERNELS='fast': must be one of auto, eager" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from vidguide import kernels
 from vidguide.formulas import attention_gradient, ema
 
 
@@ -22,8 +23,11 @@ class Average:
     def take(self, live: Tensor) -> None:
         """Take a step's value into the average."""
         if self.average is None:
-            self.average = live.to(torch.promote_types(live.dtype, torch.float32), copy=True)
-            self.gradient = self.previous = attention_gradient(self.average, live)
+            wide, contiguous = torch.promote_types(live.dtype, torch.float32), torch.contiguous_format
+            self.average = live.to(wide, copy=True, memory_format=contiguous)
+            self.gradient = self.previous = self.average.new_zeros(())
+        elif kernels.fit(self.average, live):
+            self.previous, self.gradient = self.gradient, kernels.average(self.average, live, self.decay, 2).mean()
         else:
             ema(self.average, live, self.decay)
             self.previous, self.gradient = self.gradient, attention_gradient(self.average, live)

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from vidguide import kernels
 from vidguide.cfg import CFG
 from vidguide.denoiser import Denoiser
 from vidguide.guidance import Guidance
@@ -39,6 +40,7 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
     transformers = [model] if pipe is None else transformers_of(pipe)
     scheduler = scheduler or getattr(pipe, "scheduler", None)
     check_guidances(guidances, scheduler)
+    kernels.choice()
     run = Run()
     denoisers = []
     for transformer in transformers:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vidguide import kernels
 from vidguide.formulas import l1_norm, nag_extrapolate, nag_limit
 from vidguide.joint import Stream
 from vidguide.merge import attend, can_merge, merge
@@ -32,7 +33,7 @@ class Combine:
 
     def __init__(self, nag: Strength) -> None:
         self.scale, self.tau, self.alpha = float(nag.scale), float(nag.tau), float(nag.alpha)
-        self.measured: Tensor | None = None  # share of tokens held by tau, relative change; read by the trace
+        self.measured: Tensor | None = None  # means over tokens: held by tau, |z - z+|, |z+|; read by the trace
 
     def begin(self) -> None:
         """A guided call begins."""
@@ -40,19 +41,22 @@ class Combine:
 
     def combine(self, positive: Tensor, negative: Tensor) -> Tensor:
         """Guided features `(B, L, H, D)`, of the same queries on the prompt and on the negative."""
+        if kernels.fit(positive, negative) and kernels.small(positive):
+            output, self.measured = kernels.nag(positive, negative, (self.scale, self.tau, self.alpha))
+            return output
         guided = nag_extrapolate(positive, negative, self.scale)
         factor = nag_limit(positive, guided, self.tau)
         wide = positive.to(guided.dtype)
         output = torch.lerp(wide, guided * factor, self.alpha)
-        self.measured = torch.stack([(factor < 1).float().mean(), change(wide, output)])
+        self.measured = torch.stack([(factor < 1).float().mean(), *change(wide, output)])
         return output.to(positive.dtype)
 
 
-def change(before: Tensor, after: Tensor) -> Tensor:
-    """Relative L1 change of the features, over at most SAMPLED_TOKENS tokens spread evenly."""
+def change(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean L1 change of the features and mean L1 norm, over at most SAMPLED_TOKENS tokens spread evenly."""
     stride = max(before.shape[1] // SAMPLED_TOKENS, 1)
     before, after = before[:, ::stride], after[:, ::stride]
-    return (l1_norm(after - before).sum() / l1_norm(before).sum().clamp(min=1e-30)).float()
+    return l1_norm(after - before).mean().float(), l1_norm(before).mean().float()
 
 
 def rows(mask: Tensor | None, start: int) -> Tensor | None:

@@ -42,8 +42,8 @@ class Trace:
 
     def __iter__(self) -> Iterator[Record]:
         for step, layer, measured in self._measured:
-            clamped, change = measured.tolist()
-            yield Record(step, layer, clamped, change)
+            clamped, change, norm = measured.tolist()
+            yield Record(step, layer, clamped, change / norm if norm else 0.0)
 
     def __len__(self) -> int:
         return len(self._measured)

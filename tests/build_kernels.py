@@ -1,0 +1,54 @@
+"""Build every Triton kernel for a GPU, with no GPU here: the interpreter runs what the compiler would refuse."""
+
+from typing import Any
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from vidguide.triton_kernels import average_tile, nag_token
+
+
+class Target:
+    """Stands in for the driver of a machine that is not here: what the compiler asks of it."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 80, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+class Pointer:
+    """A tensor as the compiler sees it."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+
+    def data_ptr(self) -> int:
+        return 0
+
+    def ptr_range(self) -> int:
+        return 0
+
+
+def build(kernel: Any, *arguments: Any) -> None:
+    built = kernel.warmup(*arguments, grid=(1,), num_warps=4)
+    assert len(built.asm["cubin"]) > 0
+
+
+if __name__ == "__main__":
+    driver.set_active(Target())
+    wide, heads, width, length = Pointer(torch.float32), 6, 80, 1001
+    layout, strength, tile = ((9, 8, 7),) * 3, (11.0, 2.5, 0.25), (8, 128)
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        z, sizes = Pointer(dtype), (length, heads, width)
+        build(nag_token, z, z, None, None, None, z, wide, layout[:2], None, *sizes, *strength, *tile)
+        build(nag_token, z, z, None, None, None, None, wide, layout[:2], None, *sizes, *strength, *tile)
+        build(nag_token, z, z, z, (wide,) * 3, wide, z, wide, layout, layout, *sizes, *strength, *tile)
+        build(average_tile, wide, z, wide, *layout[:2], (heads, 1, length, width), 0.012, 32, 128)
+    print(triton.__version__)
