@@ -4,12 +4,13 @@ import dataclasses
 from dataclasses import fields
 from typing import Any
 
-from vidguide import APG, CFG, EMAG, NAG, PAG, STG, CFGZeroStar
+from vidguide import APG, CFG, EMAG, NAG, PAG, STG, VSF, CFGZeroStar
 from vidguide.emag import SELECTS
 from vidguide.guidance import Guidance
 
 KINDS: dict[str, type[Guidance]] = {
     "nag": NAG,
+    "vsf": VSF,
     "emag": EMAG,
     "stg": STG,
     "pag": PAG,
@@ -17,7 +18,7 @@ KINDS: dict[str, type[Guidance]] = {
     "apg": APG,
     "cfgzero": CFGZeroStar,
 }
-WORDS = ("mode", "variant")  # parameters that are words
+WORDS = ("mode", "norm", "variant")  # parameters that are words
 SKIPPED = ("negative_prompt", "negative_prompt_embeds")
 
 

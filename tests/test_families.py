@@ -4,7 +4,9 @@ import ast
 import functools
 import inspect
 import textwrap
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +18,11 @@ from conftest import same
 from tiny_families import ALL, BY_NAME, TINY, Tiny, Values, row
 from torch import Tensor
 
-from vidguide import NAG, PAG, STG, guide, locate
+from vidguide import NAG, PAG, STG, VSF, guide, locate
 from vidguide.blocks import Blocks
 from vidguide.denoiser import Denoiser, prediction_of
 from vidguide.family import families, family_of
+from vidguide.guidance import Guidance
 from vidguide.run import Run
 from vidguide.sites import listing
 from vidguide.tokens import grid
@@ -41,7 +44,7 @@ def model_of(tiny_name: str) -> Any:
     return BY_NAME[tiny_name].make()
 
 
-def ask(tiny: Tiny, inputs: Values, *guidances: NAG) -> Tensor:
+def ask(tiny: Tiny, inputs: Values, *guidances: Guidance) -> Tensor:
     model = model_of(tiny.name)
     with guide(model, *guidances):
         return prediction_of(model(**inputs))
@@ -49,6 +52,14 @@ def ask(tiny: Tiny, inputs: Values, *guidances: NAG) -> Tensor:
 
 def nag(negative: Values, **settings: Any) -> NAG:
     return NAG(negative_prompt_embeds=negative, **settings)
+
+
+def vsf(negative: Values, **settings: Any) -> VSF:
+    return VSF(negative_prompt_embeds=negative, **settings)
+
+
+Make = Callable[..., Guidance]
+every_negative = pytest.mark.parametrize("make", [nag, vsf], ids=["NAG", "VSF"])
 
 
 def test_every_registered_family_is_tested() -> None:
@@ -71,39 +82,57 @@ def test_a_negative_equal_to_the_prompt_is_the_identity(tiny: Tiny) -> None:
 
 
 @every_family
-def test_another_negative_changes_the_output(tiny: Tiny) -> None:
+def test_a_negative_that_gets_no_attention_is_the_identity(tiny: Tiny) -> None:
     inputs = tiny.inputs(2)
-    plain, guided = ask(tiny, inputs), ask(tiny, inputs, nag(tiny.negative()))
+    unseen = ask(tiny, inputs, vsf(tiny.negative(), offset=1e4))
+    torch.testing.assert_close(unseen, ask(tiny, inputs), atol=2e-6, rtol=0)
+
+
+@every_negative
+@every_family
+def test_another_negative_changes_the_output(tiny: Tiny, make: Make) -> None:
+    inputs = tiny.inputs(2)
+    plain, guided = ask(tiny, inputs), ask(tiny, inputs, make(tiny.negative()))
     assert guided.isfinite().all()
     assert guided.shape == plain.shape
     assert all((guided - plain).abs().amax(tuple(range(1, plain.ndim))) > 1e-3)  # of every sample
 
 
+HISTORY = "HunyuanVideoFramepackTransformer3DModel"  # its queries are more than the clip's frames
+
+
+@pytest.mark.parametrize("make", [nag, partial(nag, norm="frame"), partial(nag, norm="clip"), vsf])
 @every_family
-def test_a_batch_of_two_is_two_of_one(tiny: Tiny) -> None:
+def test_a_batch_of_two_is_two_of_one(tiny: Tiny, make: Make) -> None:
     inputs, negative = tiny.inputs(2), tiny.negative(2)
-    together = ask(tiny, inputs, nag(negative))
-    apart = [ask(tiny, row(inputs, i, 2), nag(row(negative, i, 2))) for i in range(2)]
+    if tiny.key == HISTORY and getattr(make(negative), "norm", None) == "frame":
+        with pytest.raises(ValueError, match="73 tokens attend here where the clip's grid has 3 x 4 x 4"):
+            ask(tiny, inputs, make(negative))
+        return
+    together = ask(tiny, inputs, make(negative))
+    apart = [ask(tiny, row(inputs, i, 2), make(row(negative, i, 2))) for i in range(2)]
     torch.testing.assert_close(together, torch.cat(apart), atol=tiny.atol, rtol=1e-4)
 
 
+@every_negative
 @every_family
-def test_one_negative_serves_every_prompt(tiny: Tiny) -> None:
+def test_one_negative_serves_every_prompt(tiny: Tiny, make: Make) -> None:
     inputs, negative = tiny.inputs(2), tiny.negative(1)
     twice = {name: torch.cat([value] * 2) if value.ndim > 1 else value for name, value in negative.items()}
-    torch.testing.assert_close(ask(tiny, inputs, nag(negative)), ask(tiny, inputs, nag(twice)), atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(ask(tiny, inputs, make(negative)), ask(tiny, inputs, make(twice)), atol=2e-6, rtol=1e-5)
 
 
+@every_negative
 @every_family
-def test_nothing_is_left_behind(tiny: Tiny, snapshot: Any) -> None:
+def test_nothing_is_left_behind(tiny: Tiny, snapshot: Any, make: Make) -> None:
     model, inputs = tiny.make(), tiny.inputs(2)
     before, plain = snapshot(model), prediction_of(model(**inputs))
-    with guide(model, nag(tiny.negative())):
+    with guide(model, make(tiny.negative())):
         model(**inputs)
     assert same(snapshot(model), before)
     last = [location.path for location in locate(model)][-1]
     handle = model.get_submodule(last).register_forward_hook(fail)
-    with pytest.raises(ZeroDivisionError), guide(model, nag(tiny.negative())):
+    with pytest.raises(ZeroDivisionError), guide(model, make(tiny.negative())):
         model(**inputs)
     handle.remove()
     assert same(snapshot(model), before)
@@ -114,8 +143,9 @@ def fail(*args: Any) -> None:
     raise ZeroDivisionError("in the middle of a call")
 
 
+@every_negative
 @every_family
-def test_padding_of_a_negative_changes_nothing(tiny: Tiny) -> None:
+def test_padding_of_a_negative_changes_nothing(tiny: Tiny, make: Make) -> None:
     family, negative = families()[tiny.key], tiny.negative()
     cut = dict(negative)
     for name, embeds in family.text_masks.items():
@@ -123,12 +153,13 @@ def test_padding_of_a_negative_changes_nothing(tiny: Tiny) -> None:
         assert length < negative[name].shape[1]
         cut[name], cut[embeds] = negative[name][:, :length], negative[embeds].narrow(-2, 0, length)
     torch.testing.assert_close(
-        ask(tiny, tiny.inputs(1), nag(cut)), ask(tiny, tiny.inputs(1), nag(negative)), atol=2e-5, rtol=0
+        ask(tiny, tiny.inputs(1), make(cut)), ask(tiny, tiny.inputs(1), make(negative)), atol=2e-5, rtol=0
     )
 
 
+@every_negative
 @pytest.mark.parametrize("tiny", [tiny for tiny in TINY if tiny.bfloat16], ids=lambda tiny: tiny.name)
-def test_in_bfloat16_it_is_finite(tiny: Tiny) -> None:
+def test_in_bfloat16_it_is_finite(tiny: Tiny, make: Make) -> None:
     def cast(values: Values) -> Values:
         floats = {
             name: value for name, value in values.items() if isinstance(value, Tensor) and value.dtype.is_floating_point
@@ -136,23 +167,25 @@ def test_in_bfloat16_it_is_finite(tiny: Tiny) -> None:
         return values | {name: value.bfloat16() for name, value in floats.items()}
 
     model = tiny.make().to(torch.bfloat16)
-    with guide(model, nag(cast(tiny.negative()))):
+    with guide(model, make(cast(tiny.negative()))):
         assert prediction_of(model(**cast(tiny.inputs(1)))).isfinite().all()
 
 
+@every_negative
 @every_family
-def test_it_acts_in_the_layers_it_is_asked_to(tiny: Tiny) -> None:
+def test_it_acts_in_the_layers_it_is_asked_to(tiny: Tiny, make: Make) -> None:
     inputs, negative = tiny.inputs(1), tiny.negative()
     model = model_of(tiny.name)
-    with guide(model, nag(negative, layers=(1,))) as run:
+    with guide(model, make(negative, layers=(1,))) as run:
         first = prediction_of(model(**inputs))
     assert {record.layer for record in run.trace} == {1}
-    every = ask(tiny, inputs, nag(negative))
+    every = ask(tiny, inputs, make(negative))
     assert not torch.allclose(first, every, atol=1e-4)
 
 
+@every_negative
 @batched
-def test_of_a_batch_that_the_pipeline_doubled_the_conditional_half_is_guided(tiny: Tiny) -> None:
+def test_of_a_batch_that_the_pipeline_doubled_the_conditional_half_is_guided(tiny: Tiny, make: Make) -> None:
     model, negative = tiny.make(), tiny.negative(1)
     cond, uncond = tiny.inputs(2), {**tiny.inputs(2), **tiny.text(2, 7, 6)}
     pipe = SimpleNamespace(transformer=model, do_classifier_free_guidance=True)
@@ -160,10 +193,10 @@ def test_of_a_batch_that_the_pipeline_doubled_the_conditional_half_is_guided(tin
         name: torch.cat([uncond[name], value]) if isinstance(value, Tensor) and value.shape[:1] == (2,) else value
         for name, value in cond.items()
     }
-    with guide(pipe, nag(negative)):
+    with guide(pipe, make(negative)):
         halves = prediction_of(model(**doubled)).chunk(2)
     torch.testing.assert_close(halves[0], ask(tiny, uncond), atol=2e-5, rtol=1e-4)
-    torch.testing.assert_close(halves[1], ask(tiny, cond, nag(negative)), atol=2e-5, rtol=1e-4)
+    torch.testing.assert_close(halves[1], ask(tiny, cond, make(negative)), atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -309,6 +342,27 @@ def test_every_attention_site_is_located(tiny: Tiny) -> None:
     roles = {location.role for location in found}
     assert roles in ({"self", "text"}, {"joint"}, {"joint", "text"})
     assert all(location.heads == 2 or tiny.key.startswith("Kandinsky") for location in found)
+
+
+@every_family
+def test_frames_are_consecutive_tokens_of_the_grid(tiny: Tiny) -> None:
+    """What a change of the first frame changes where the video enters the blocks; norms by frame rely on it."""
+    model, inputs, family = tiny.make(), tiny.inputs(1), families()[tiny.key]
+    frames, height, width = grid(family, model, inputs)
+    other = {**inputs, "hidden_states": inputs["hidden_states"].clone()}
+    axis = "BLC".index("L") if "L" in family.layout else family.layout.index("F")
+    first = height * width if "L" in family.layout else inputs["hidden_states"].shape[axis] // frames
+    other["hidden_states"].narrow(axis, 0, first).add_(1)
+    seen: list[Tensor] = []
+    block = model.get_submodule(family.blocks[0])[0]
+    handle = block.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append((args or tuple(kwargs.values()))[0].clone()), with_kwargs=True
+    )
+    for values in (inputs, other):
+        model(**values)
+    handle.remove()
+    changed = (seen[0] != seen[1]).any(-1).flatten()[-frames * height * width :]
+    assert changed.tolist() == [True] * (height * width) + [False] * ((frames - 1) * height * width)
 
 
 @pytest.mark.parametrize("tiny", [t for t in TINY if not families()[t.key].joint], ids=lambda tiny: tiny.name)

@@ -38,6 +38,30 @@ def test_nag_is_the_papers_equation(scale: float, tau: float, alpha: float) -> N
     assert torch.allclose(nag(positive, negative, scale, tau, alpha), expected, rtol=0, atol=1e-9)
 
 
+def plain_grouped_nag(positive: Tensor, negative: Tensor, s: float, tau: float, alpha: float, group: int) -> Tensor:
+    """Group by group of the tokens in a row, the same three steps: extrapolate, normalise, refine."""
+    z_pos, z_neg = (features.flatten(2).flatten(0, 1).split(group) for features in (positive, negative))
+    results = []
+    for own, other in zip(z_pos, z_neg, strict=True):
+        g = s * own - (s - 1) * other
+        r = g.abs().sum() / own.abs().sum()
+        results.append(alpha * g * min(r.item(), tau) / r + (1 - alpha) * own)
+    return torch.cat(results).view_as(positive)
+
+
+@pytest.mark.parametrize("group", [1, 3, 6, 12])
+def test_norms_over_several_tokens_are_the_same_equation_on_their_features(group: int) -> None:
+    """Of 2 rows of 6 tokens: each token, half a row (a frame), a row, and a clip whose frames are rows."""
+    positive, negative = features(2, 6, 3, 4)
+    negative[0] *= 0.1  # a part that is not held by the limit
+    expected = plain_grouped_nag(positive, negative, 3.0, 2.5, 0.5, group)
+    torch.testing.assert_close(nag(positive, negative, 3.0, 2.5, 0.5, group), expected, rtol=0, atol=1e-9)
+    if group == 1:
+        torch.testing.assert_close(expected, plain_nag(positive, negative, 3.0, 2.5, 0.5), rtol=0, atol=1e-9)
+    else:
+        assert not torch.allclose(expected, plain_nag(positive, negative, 3.0, 2.5, 0.5), atol=1e-3)
+
+
 def test_both_sides_of_the_limit_are_met() -> None:
     positive, negative = features(1, 200, 2, 3)
     factor = nag_limit(positive, 2 * positive - negative, 2.0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import WanPipeline
 
-from vidguide import CFG, EMAG, NAG, STG, Clip, generate, guide
+from vidguide import CFG, EMAG, NAG, STG, VSF, Clip, generate, guide
 from vidguide.eval.oracle import read
 from vidguide.pipelines.arms import parse, with_negative
 from vidguide.pipelines.generate import arguments_from, load_provenance, to_frames
@@ -228,6 +228,10 @@ def test_specs_are_read() -> None:
     assert isinstance(emag, EMAG)
     assert isinstance(stg, STG)
     assert (emag.decay, emag.select, stg.mode, stg.layers) == ("auto", (1, 3), "residual", (2,))
+    (vsf, by_frame) = (*parse("vsf:1.2,offset=0.2"), *parse("nag:norm=frame"))
+    assert isinstance(vsf, VSF)
+    assert isinstance(by_frame, NAG)
+    assert (vsf.scale, vsf.offset, by_frame.norm) == (1.2, 0.2, "frame")
     filled = with_negative((nag, CFG(negative_prompt="blue")), "red")
     assert [one.negative_prompt for one in filled] == ["red", "blue"]
 
@@ -235,7 +239,7 @@ def test_specs_are_read() -> None:
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ("magic", "no guidance 'magic'; there is none, nag, emag"),
+        ("magic", "no guidance 'magic'; there is none, nag, vsf, emag"),
         ("nag:force=3", "no parameter 'force'; it has .*scale"),
         ("nag:scale=big", "scale='big' is no number"),
         ("nag:tau=0", "tau=0"),

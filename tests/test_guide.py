@@ -10,10 +10,12 @@ import pytest
 import torch
 from conftest import negative_text, same, tiny_wan, wan_inputs
 from diffusers import FlowMatchEulerDiscreteScheduler
-from test_formulas import plain_nag
+from test_formulas import plain_grouped_nag
 
 from vidguide import CFG, NAG, guide
 from vidguide.guidance import Guidance
+
+FRAMES = 2  # of a call of the tiny model
 
 
 class PlainNAGProcessor:
@@ -24,7 +26,8 @@ class PlainNAGProcessor:
 
     def __call__(self, attn: Any, hidden_states: Any, text: Any, mask: Any = None, rotary: Any = None) -> torch.Tensor:
         positive, negative = (self.attend(attn, hidden_states, t) for t in (text, self.negative.expand_as(text)))
-        features = plain_nag(positive, negative, self.nag.scale, self.nag.tau, self.nag.alpha)
+        group = {"token": 1, "frame": positive.shape[1] // FRAMES, "clip": positive.shape[1]}[self.nag.norm]
+        features = plain_grouped_nag(positive, negative, self.nag.scale, self.nag.tau, self.nag.alpha, group)
         return attn.to_out[0](features.flatten(2))
 
     @staticmethod
@@ -35,11 +38,12 @@ class PlainNAGProcessor:
         return torch.einsum("bhqk,bkhd->bqhd", logits.softmax(-1), value)
 
 
+@pytest.mark.parametrize("norm", ["token", "frame", "clip"])
 @pytest.mark.parametrize("layers", [None, (1,), (0, 2)])
-def test_a_guided_model_equals_nag_written_out(layers: tuple[int, ...] | None) -> None:
+def test_a_guided_model_equals_nag_written_out(layers: tuple[int, ...] | None, norm: str) -> None:
     model, inputs = tiny_wan().double(), wan_inputs(dtype=torch.float64)
     negative = negative_text(length=7, dtype=torch.float64)
-    nag = NAG(negative_prompt_embeds=negative, scale=7.0, tau=2.0, alpha=0.5, layers=layers)
+    nag = NAG(negative_prompt_embeds=negative, scale=7.0, tau=2.0, alpha=0.5, layers=layers, norm=norm)
     with guide(model, nag):
         guided = model(**inputs)[0]
     reference = copy.deepcopy(model)
@@ -245,6 +249,7 @@ def test_the_trace_tells_what_was_done(wan: Any) -> None:
         (lambda: NAG(scale=0.5), "at least 1"),
         (lambda: NAG(tau=-1), "tau=-1"),
         (lambda: NAG(alpha=1.5), "between 0 and 1"),
+        (lambda: NAG(norm="video"), "must be one of token, frame, clip"),
         (lambda: NAG(start=0.5, stop=0.5), "start must be below stop"),
         (lambda: NAG(negative_prompt="  "), "is empty"),
         (lambda: NAG(negative_prompt="a", negative_prompt_embeds=negative_text()), "not both"),

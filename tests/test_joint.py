@@ -8,19 +8,20 @@ import pytest
 import torch
 import torch.nn.functional as F
 from test_compile import compile_blocks, compile_whole
-from test_formulas import plain_nag
+from test_formulas import plain_grouped_nag, plain_nag
 from tiny_families import BY_NAME, Tiny
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from vidguide import NAG, guide, merge
+from vidguide.combine import Group
 from vidguide.denoiser import prediction_of
 from vidguide.family import Joint
 from vidguide.joint import Stream
 from vidguide.nag_edits import JointAttentionNAG
 from vidguide.seam import Kernel
 
-VIDEO, PROMPT, NEGATIVE = 11, 5, 4
+VIDEO, PROMPT, NEGATIVE = 12, 5, 4
 BATCH, HEADS, DIM = 2, 3, 8
 STRENGTH = NAG(negative_prompt="blurry", scale=4, tau=1.5, alpha=0.5)
 
@@ -99,7 +100,7 @@ def test_the_kernel_is_the_plain_equation(
     masks = {"none": None, "keys": seen[:, None, None], "additive": (~seen[:, None, None]).to(dtype) * -1e9}
     masks["square"] = seen[:, None, None] & seen[:, None, :, None]  # HunyuanVideo 1.5: padding sees nothing either
     query, key, value = tensors(dtype)
-    edit = JointAttentionNAG(STRENGTH, stream_of(Joint(text_first=text_first), dtype), True)
+    edit = JointAttentionNAG(STRENGTH, Group(), stream_of(Joint(text_first=text_first), dtype), True)
     edit.merges = merges
     output = edit(kernel(masks[mask], layout), query, key, value)
     for sample in range(BATCH):
@@ -107,6 +108,27 @@ def test_the_kernel_is_the_plain_equation(
         tokens = seen[sample] if mask == "square" else slice(None)
         atol = 1e-9 if dtype == torch.float64 else 1e-5
         torch.testing.assert_close(output[sample][tokens], expected[tokens], atol=atol, rtol=1e-5)
+
+
+@pytest.mark.parametrize("merges", [False, True])
+@pytest.mark.parametrize(("norm", "group"), [("frame", VIDEO // 2), ("clip", VIDEO)])
+def test_norms_by_frame_and_clip_are_the_plain_equation(norm: str, group: int, merges: bool) -> None:
+    """Also where half of the batch is unconditional: a frame is a frame of the conditional clip."""
+    query, key, value = tensors(torch.float64)
+    video, prompt, negative = sequence(False)
+    for halved in (False, True):
+        stream = stream_of(Joint(), torch.float64, halved)
+        edit = JointAttentionNAG(STRENGTH, Group(norm, BATCH - halved, (2, VIDEO // 2, 1)), stream, True)
+        edit.merges = merges
+        output = edit(kernel(None, "BLHD"), query, key, value)
+        for i in range(int(halved), BATCH):
+            sides = [
+                softmax_attention(query[i, video], key[i], value[i], torch.cat([video, t])) for t in (prompt, negative)
+            ]
+            expected = plain_grouped_nag(
+                sides[0][None], sides[1][None], STRENGTH.scale, STRENGTH.tau, STRENGTH.alpha, group
+            )
+            torch.testing.assert_close(output[i, video], expected[0], atol=1e-9, rtol=0)
 
 
 def kernel(mask: Tensor | None, layout: str) -> Kernel:
@@ -122,8 +144,8 @@ def dispatched(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *
 @pytest.mark.parametrize("merges", [False, True])
 def test_the_unconditional_half_sees_no_negative(merges: bool) -> None:
     query, key, value = tensors(torch.float64)
-    halved = JointAttentionNAG(STRENGTH, stream_of(Joint(), torch.float64, halved=True), True)
-    whole = JointAttentionNAG(STRENGTH, stream_of(Joint(), torch.float64), True)
+    halved = JointAttentionNAG(STRENGTH, Group(), stream_of(Joint(), torch.float64, halved=True), True)
+    whole = JointAttentionNAG(STRENGTH, Group(), stream_of(Joint(), torch.float64), True)
     halved.merges = whole.merges = merges
     output = halved(kernel(None, "BLHD"), query, key, value)
     seen = torch.arange(VIDEO + PROMPT)
@@ -139,7 +161,7 @@ def test_an_attention_backend_of_the_users_own_is_used_throughout() -> None:
         return dispatched(query, key, value, mask)
 
     query, key, value = tensors(torch.float32)
-    edit = JointAttentionNAG(STRENGTH, stream_of(Joint(), torch.float32), True)
+    edit = JointAttentionNAG(STRENGTH, Group(), stream_of(Joint(), torch.float32), True)
     edit(Kernel(sage, "BLHD", (), {"backend": SimpleNamespace(value="sage")}), query, key, value)
     assert calls == [VIDEO + PROMPT, VIDEO + NEGATIVE]
 

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from vidguide.pipelines.generate import generate
     from vidguide.sites import locate
     from vidguide.skip import PAG, STG
+    from vidguide.vsf import VSF
 
 __version__ = "0.1.0"
-__all__ = ["APG", "CFG", "EMAG", "NAG", "PAG", "STG", "CFGZeroStar", "Clip", "generate", "guide", "locate"]
+__all__ = ["APG", "CFG", "EMAG", "NAG", "PAG", "STG", "VSF", "CFGZeroStar", "Clip", "generate", "guide", "locate"]
 
 # Found when first used, so that `import vidguide` loads neither torch nor diffusers. The core names the rooms that
 # lean on it only here, as strings.
@@ -26,6 +27,7 @@ _HOMES = {
     "PAG": "vidguide.skip",
     "STG": "vidguide.skip",
     "NAG": "vidguide.nag",
+    "VSF": "vidguide.vsf",
     "Clip": "vidguide.clip",
     "generate": "vidguide.pipelines.generate",
     "guide": "vidguide.guiding",

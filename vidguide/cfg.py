@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vidguide.formulas import cfg
 from vidguide.guidance import Guidance, check_number
-from vidguide.nag import check_negative
+from vidguide.negative import check_negative
 
 if TYPE_CHECKING:
     from vidguide.denoiser import Denoiser

@@ -1,5 +1,7 @@
 """Every formula, as pure functions of tensors. Imports torch and nothing else."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -20,17 +22,28 @@ def nag_extrapolate(positive: Tensor, negative: Tensor, scale: float) -> Tensor:
     return positive + (scale - 1) * (positive - negative)
 
 
-def nag_limit(positive: Tensor, guided: Tensor, tau: float) -> Tensor:
+def grouped(norms: Tensor, group: int) -> Tensor:
+    """Norms `(B, L, 1, 1)` summed over each `group` of consecutive tokens, for every token of the group.
+
+    A group that is longer than L spans as many rows of the batch as it takes (one per frame in factorised models).
+    """
+    if group == 1:
+        return norms
+    return norms.reshape(-1, group).sum(1, keepdim=True).expand(-1, group).reshape(norms.shape)
+
+
+def nag_limit(positive: Tensor, guided: Tensor, tau: float, group: int = 1) -> Tensor:
     """`min(r, tau) / r` with `r = |g|_1 / |z+|_1` per token (NAG: normalisation); 1 where the bound holds already.
 
-    Never divides by zero: where it divides, `|g|_1 > tau |z+|_1 >= 0`.
+    Norms may be taken over `group` consecutive tokens, of a frame or of the whole clip, so that the factor is one for
+    all of them. Never divides by zero: where it divides, `|g|_1 > tau |z+|_1 >= 0`.
     """
-    bound, norm = tau * l1_norm(positive), l1_norm(guided)
+    bound, norm = tau * grouped(l1_norm(positive), group), grouped(l1_norm(guided), group)
     exceeds = norm > bound
     return torch.where(exceeds, bound / torch.where(exceeds, norm, torch.ones_like(norm)), torch.ones_like(norm))
 
 
-def nag(positive: Tensor, negative: Tensor, scale: float, tau: float, alpha: float) -> Tensor:
+def nag(positive: Tensor, negative: Tensor, scale: float, tau: float, alpha: float, group: int = 1) -> Tensor:
     """Normalized Attention Guidance of attention features (Chen et al. 2025, arXiv 2505.21179).
 
     Args:
@@ -39,13 +52,49 @@ def nag(positive: Tensor, negative: Tensor, scale: float, tau: float, alpha: flo
         scale: extrapolation s; 1 is off.
         tau: most that a token's L1 norm may grow, as a multiple of the positive norm.
         alpha: share of the guided features in the result; 0 is off.
+        group: consecutive tokens that share one norm; 1 is the paper's.
 
     Returns:
         `(B, L, H, D)` in the dtype of `positive`; computed in float32, or float64 for float64.
     """
     guided = nag_extrapolate(positive, negative, scale)
-    limited = guided * nag_limit(positive, guided, tau)
+    limited = guided * nag_limit(positive, guided, tau, group)
     return torch.lerp(_wide(positive), limited, alpha).to(positive.dtype)
+
+
+Attended = tuple[Tensor, Tensor, Tensor | None]  # keys and values (B, L, H, D), mask broadcastable to (B, H, Q, L)
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask, boolean (True lets through) or additive, as numbers to add to the scores."""
+    if mask.dtype == torch.bool:
+        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -math.inf)
+    return mask.to(dtype)
+
+
+def vsf(positive: Attended, negative: Attended, scale: float, offset: float) -> Attended:
+    """Value Sign Flip (Guo and Du 2025, arXiv 2508.10931): what one attention sees in place of the prompt's text.
+
+    `softmax(q [k+, k-]^T / sqrt(D) + [0, -offset]) [v+, -scale v-]`: wherever a query finds the negative's tokens,
+    what they say is subtracted.
+
+    Args:
+        positive, negative: keys, values and mask, of the same batch.
+        scale: of the negative's values; there is no value that is off, since its keys still take their share.
+        offset: subtracted from the negative's scores.
+
+    Returns:
+        Keys, values and additive mask (None where nothing is masked or offset) for an attention of the same queries.
+    """
+    key, value = torch.cat([positive[0], negative[0]], 1), torch.cat([positive[1], -scale * negative[1]], 1)
+    if positive[2] is None and negative[2] is None and offset == 0:
+        return key, value, None
+    masks = []
+    for (keys, _, mask), shift in ((positive, 0.0), (negative, offset)):
+        open_mask = torch.zeros(1, 1, 1, keys.shape[1], dtype=keys.dtype, device=keys.device)
+        masks.append((open_mask if mask is None else additive(mask, keys.dtype)) - shift)
+    shape = [max(sizes) for sizes in zip(*(mask.shape[:-1] for mask in masks), strict=True)]
+    return key, value, torch.cat([mask.expand(*shape, -1) for mask in masks], -1)
 
 
 def ema(average: Tensor, value: Tensor, decay: float) -> Tensor:

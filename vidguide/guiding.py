@@ -13,6 +13,7 @@ from vidguide.denoiser import Denoiser
 from vidguide.guidance import Guidance
 from vidguide.patching import as_class
 from vidguide.run import Run
+from vidguide.text_guidance import TextGuidance
 
 DENOISER, RUN = "_vidguide_denoiser", "_vidguide_run"
 
@@ -83,6 +84,9 @@ def check_guidances(guidances: tuple[Any, ...], scheduler: Any) -> None:
     rules = [type(guidance).__name__ for guidance in guidances if isinstance(guidance, CFG)]
     if len(rules) > 1:
         raise ValueError(f"{' and '.join(rules)} both combine the two predictions: keep one of them")
+    negatives = [type(guidance).__name__ for guidance in guidances if isinstance(guidance, TextGuidance)]
+    if len(set(negatives)) > 1:
+        raise ValueError(f"{' and '.join(negatives)} act on the same attention to text: keep one of them")
     kinds = [type(guidance).__name__ for guidance in guidances]
     twice = {kind for kind in kinds if kinds.count(kind) > 1}
     if twice:

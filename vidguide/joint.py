@@ -48,6 +48,13 @@ class Stream:
             self.valid = list(zip(prompts[0], negatives[0], strict=True))
         return torch.cat([text, self.text.to(text.dtype)], 1)
 
+    def split(self, keys: int) -> tuple[slice, slice]:
+        """Prompt and negative among so many keys of an attention to the texts alone.
+
+        Its block drops the prompt's leading image tokens; the negative has as many of its own, which are dropped here.
+        """
+        return slice(0, keys - self.negative), slice(self.prompt, None)
+
     def extend(self, name: str, mask: Tensor | None) -> Tensor | None:
         """A block's mask of keys, longer by the negative's."""
         own = self.masks[name]

@@ -11,6 +11,8 @@ import math
 import torch
 from torch import Tensor
 
+from vidguide.formulas import additive
+
 log = logging.getLogger(__name__)
 
 
@@ -33,13 +35,6 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tu
     else:
         raise NotImplementedError(f"no kernel on {query.device.type} gives log-sum-exp under a mask")
     return output.transpose(1, 2), sums[..., : query.shape[2]].transpose(1, 2).unsqueeze(-1)
-
-
-def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask as numbers to add to the scores."""
-    if mask.dtype == torch.bool:
-        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -math.inf)
-    return mask.to(dtype)
 
 
 def merge(first: tuple[Tensor, Tensor], second: tuple[Tensor, Tensor]) -> Tensor:

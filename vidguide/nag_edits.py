@@ -1,74 +1,29 @@
 """What NAG does at an attention: by cross-attention, in joint attention, and where a block splits its text."""
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vidguide import kernels
-from vidguide.formulas import l1_norm, nag_extrapolate, nag_limit
+from vidguide.combine import Combine, Group, Strength
 from vidguide.joint import Stream
 from vidguide.merge import attend, can_merge, merge
 from vidguide.seam import Kernel
 
-SAMPLED_TOKENS = 256  # most tokens per clip whose change is measured for the trace, so that tracing costs no sweep
 
-
-class Strength(Protocol):
-    """The parameters that an edit takes from NAG."""
-
-    @property
-    def scale(self) -> float: ...
-
-    @property
-    def tau(self) -> float: ...
-
-    @property
-    def alpha(self) -> float: ...
-
-
-class Combine:
-    """NAG's combination of positive and negative features, and what it measured."""
-
-    def __init__(self, nag: Strength) -> None:
-        self.scale, self.tau, self.alpha = float(nag.scale), float(nag.tau), float(nag.alpha)
-        self.measured: Tensor | None = None  # means over tokens: held by tau, |z - z+|, |z+|; read by the trace
-
-    def begin(self) -> None:
-        """A guided call begins."""
-        self.measured = None
-
-    def combine(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """Guided features `(B, L, H, D)`, of the same queries on the prompt and on the negative."""
-        if kernels.fit(positive, negative) and kernels.small(positive):
-            output, self.measured = kernels.nag(positive, negative, (self.scale, self.tau, self.alpha))
-            return output
-        guided = nag_extrapolate(positive, negative, self.scale)
-        factor = nag_limit(positive, guided, self.tau)
-        wide = positive.to(guided.dtype)
-        output = torch.lerp(wide, guided * factor, self.alpha)
-        self.measured = torch.stack([(factor < 1).float().mean(), *change(wide, output)])
-        return output.to(positive.dtype)
-
-
-def change(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean L1 change of the features and mean L1 norm, over at most SAMPLED_TOKENS tokens spread evenly."""
-    stride = max(before.shape[1] // SAMPLED_TOKENS, 1)
-    before, after = before[:, ::stride], after[:, ::stride]
-    return l1_norm(after - before).mean().float(), l1_norm(before).mean().float()
-
-
-def rows(mask: Tensor | None, start: int) -> Tensor | None:
+def rows(mask: Tensor | None, start: int, stop: int | None = None) -> Tensor | None:
     """The rows of a mask from `start` on; one that serves the whole batch stays."""
-    return mask if mask is None or mask.shape[0] == 1 else mask[start:]
+    return mask if mask is None or mask.shape[0] == 1 else mask[start:stop]
 
 
 class CrossAttentionNAG(Combine):
     """NAG at one text cross-attention, for negative keys and values `(1 or B, L, H, D)` that are already there."""
 
-    def __init__(self, nag: Strength, halved: bool, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
-        super().__init__(nag)
+    def __init__(
+        self, nag: Strength, group: Group, halved: bool, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> None:
+        super().__init__(nag, group)
         self.halved, self.key, self.value, self.mask = halved, key, value, mask
 
     def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -84,13 +39,12 @@ class CrossAttentionNAG(Combine):
 class SplitAttentionNAG(Combine):
     """NAG at an attention that gets the carried texts as its keys, `[prompt | negative]`, less leading image tokens."""
 
-    def __init__(self, nag: Strength, stream: Stream, guides: bool) -> None:
-        super().__init__(nag)
+    def __init__(self, nag: Strength, group: Group, stream: Stream, guides: bool) -> None:
+        super().__init__(nag, group)
         self.stream, self.guides = stream, guides
 
     def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        # The block drops the prompt's image tokens; the negative has as many of its own, which are dropped here.
-        prompt, negative = slice(0, key.shape[1] - self.stream.negative), slice(self.stream.prompt, None)
+        prompt, negative = self.stream.split(key.shape[1])
         masks = [None if kernel.mask is None else kernel.mask[..., part] for part in (prompt, negative)]
         positive = kernel(query, key[:, prompt], value[:, prompt], masks[0])
         if not self.guides:
@@ -98,38 +52,35 @@ class SplitAttentionNAG(Combine):
         return self.combine(positive, kernel(query, key[:, negative], value[:, negative], masks[1]))
 
 
-class JointAttentionNAG(Combine):
-    """NAG in one joint attention over the video, the prompt and a carried negative.
+class JointEdit:
+    """An edit of one joint attention over the video, the prompt and a carried negative.
 
-    Prompt tokens see [video, prompt], negative tokens see [video, negative]; video queries see each text with the
-    video, and the two are combined. The unconditional half of a batch sees no negative.
+    Prompt tokens see [video, prompt], negative tokens see [video, negative]; what the video's queries make of the two
+    is the guidance's. The unconditional half of a batch sees no negative.
     """
 
-    def __init__(self, nag: Strength, stream: Stream, guides: bool) -> None:
-        super().__init__(nag)
+    def __init__(self, stream: Stream, guides: bool) -> None:
         self.stream, self.guides, self.dtype = stream, guides, stream.text.dtype
-        masked = not stream.joint.ragged and any(mask is not None for mask in stream.masks.values())
-        self.merges = can_merge(stream.text.device.type, self.dtype, masked)
         self.sample = 0
 
     def begin(self) -> None:
-        super().begin()
+        """A guided call begins."""
         self.sample = 0
 
     def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         lengths, start = self.lengths_and_start(query.shape[0])
         parts = Parts(query.shape[1], *lengths, self.stream.joint.text_first)
-        if self.merges and query.dtype == self.dtype and plain(kernel):
-            outputs = merged(kernel, query, key, value, parts, start)
-        else:
-            outputs = two_passes(kernel, query, key, value, parts, start)
-        video, negative_video, prompt, negative = outputs
-        if self.guides and start < query.shape[0]:
-            video = torch.cat([video[:start], self.combine(video[start:], negative_video)])
+        video, prompt, negative = self.outputs(kernel, query, key, value, parts, start)
         unseen = torch.zeros_like(query[:start, parts.negative])
         if self.stream.joint.ragged:  # the padding that was left out of the call, so that the negative is in its place
             prompt = F.pad(prompt, (0, 0, 0, 0, 0, self.stream.prompt - lengths[0]))
         return parts.join(video, prompt, torch.cat([unseen, negative]))
+
+    def outputs(
+        self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: "Parts", start: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Attention outputs of video, prompt, and (from row `start` on) negative."""
+        raise NotImplementedError
 
     def lengths_and_start(self, rows: int) -> tuple[tuple[int, int], int]:
         """Lengths of prompt and negative in a kernel call on some rows, and the first conditional row."""
@@ -139,6 +90,30 @@ class JointAttentionNAG(Combine):
         sample, samples = self.sample, len(stream.valid)  # one call per sample, in their order
         self.sample = (sample + 1) % samples
         return stream.valid[sample], int(stream.halved and sample < samples // 2)
+
+
+class JointAttentionNAG(JointEdit, Combine):
+    """NAG in one joint attention: video queries see each text with the video, and the two are combined."""
+
+    def __init__(self, nag: Strength, group: Group, stream: Stream, guides: bool) -> None:
+        JointEdit.__init__(self, stream, guides)
+        Combine.__init__(self, nag, group)
+        masked = not stream.joint.ragged and any(mask is not None for mask in stream.masks.values())
+        self.merges = can_merge(stream.text.device.type, self.dtype, masked)
+
+    def begin(self) -> None:
+        JointEdit.begin(self)
+        Combine.begin(self)
+
+    def outputs(
+        self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: "Parts", start: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        merges = self.merges and query.dtype == self.dtype and plain(kernel)
+        found = (merged if merges else two_passes)(kernel, query, key, value, parts, start)
+        video, negative_video, prompt, negative = found
+        if self.guides and start < query.shape[0]:
+            video = torch.cat([video[:start], self.combine(video[start:], negative_video)])
+        return video, prompt, negative
 
 
 class Parts:

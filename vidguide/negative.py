@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from vidguide.family import Family, Inputs
+from vidguide.guidance import check_text
 
 
 def text_shape(family: Family, inputs: Inputs) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
@@ -68,3 +69,18 @@ def repeat_rows(value: Any, rows: int, halved: bool) -> Any:
         return value
     value = value.repeat_interleave(rows // value.shape[0], 0)
     return torch.cat([value, value]) if halved else value
+
+
+def check_negative(guidance: Any, empty: bool) -> None:
+    """Refuse negatives that are neither text nor embeddings, or both."""
+    prompt, embeds = guidance.negative_prompt, guidance.negative_prompt_embeds
+    name = type(guidance).__name__
+    if prompt is not None and embeds is not None:
+        raise ValueError(f"{name}: give negative_prompt or negative_prompt_embeds, not both")
+    if prompt is not None:
+        check_text(guidance, "negative_prompt", prompt, empty)
+    if embeds is None or isinstance(embeds, Mapping):
+        return
+    if not isinstance(embeds, Tensor) or embeds.ndim != 3:
+        shape = tuple(embeds.shape) if isinstance(embeds, Tensor) else type(embeds).__name__
+        raise TypeError(f"{name}(negative_prompt_embeds={shape}): must be a tensor (1 or B, L, C), or a dict of them")

@@ -1,0 +1,97 @@
+"""NAG's combination of positive and negative features, and over which tokens its norms are taken."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vidguide import kernels
+from vidguide.formulas import l1_norm, nag_extrapolate, nag_limit
+
+SAMPLED_TOKENS = 256  # most tokens per clip whose change is measured for the trace, so that tracing costs no sweep
+NORMS = ("token", "frame", "clip")
+
+
+class Strength(Protocol):
+    """The parameters that an edit takes from NAG."""
+
+    @property
+    def scale(self) -> float: ...
+
+    @property
+    def tau(self) -> float: ...
+
+    @property
+    def alpha(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class Group:
+    """How many consecutive tokens of an attention's queries share one norm.
+
+    Attributes:
+        norm: "token", "frame" or "clip".
+        samples: clips in the rows that are combined; factorised models have a row for each frame of a clip.
+        grid: the clip's token grid (F, H, W).
+    """
+
+    norm: str = "token"
+    samples: int = 1
+    grid: tuple[int, int, int] = (1, 1, 1)
+
+    def size(self, features: Tensor) -> int:
+        """Consecutive tokens of `(B, L, H, D)` features that share a norm.
+
+        Raises:
+            ValueError: frames are meant, and the queries are more than the frames of the token grid.
+        """
+        if self.norm == "token":
+            return 1
+        clip = max(features.shape[0] // self.samples, 1) * features.shape[1]
+        if self.norm == "clip":
+            return clip
+        frames, height, width = self.grid
+        if clip != frames * height * width:
+            raise ValueError(
+                f"NAG(norm='frame'): {clip} tokens attend here where the clip's grid has {frames} x {height} x {width} "
+                "(history or conditions go along); use norm='token' or norm='clip'"
+            )
+        return height * width
+
+
+class Combine:
+    """NAG's combination of positive and negative features, and what it measured."""
+
+    def __init__(self, nag: Strength, group: Group) -> None:
+        self.scale, self.tau, self.alpha = float(nag.scale), float(nag.tau), float(nag.alpha)
+        self.group = group
+        self.measured: Tensor | None = None  # means over tokens: held by tau, |z - z+|, |z+|; read by the trace
+
+    def begin(self) -> None:
+        """A guided call begins."""
+        self.measured = None
+
+    def combine(self, positive: Tensor, negative: Tensor) -> Tensor:
+        """Guided features `(B, L, H, D)`, of the same queries on the prompt and on the negative."""
+        by_token = self.group.norm == "token"
+        if by_token and kernels.fit(positive, negative) and kernels.small(positive):
+            output, self.measured = kernels.nag(positive, negative, (self.scale, self.tau, self.alpha))
+            return output
+        guided = nag_extrapolate(positive, negative, self.scale)
+        factor = nag_limit(positive, guided, self.tau, self.group.size(positive))
+        wide = positive.to(guided.dtype)
+        output = torch.lerp(wide, guided * factor, self.alpha)
+        self.measured = torch.stack([(factor < 1).float().mean(), *change(wide, output)])
+        return output.to(positive.dtype)
+
+
+def sampled(tokens: Tensor) -> Tensor:
+    """At most about SAMPLED_TOKENS of the tokens `(B, L, ...)`, spread evenly."""
+    return tokens[:, :: max(tokens.shape[1] // SAMPLED_TOKENS, 1)]
+
+
+def change(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean L1 change of the features and mean L1 norm, over a sample of the tokens."""
+    before, after = sampled(before), sampled(after)
+    return l1_norm(after - before).mean().float(), l1_norm(before).mean().float()
