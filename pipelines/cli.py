@@ -18,7 +18,10 @@ app = typer.Typer(
 )
 console, errors = Console(), Console(stderr=True)
 
-Model = Annotated[str, typer.Option("--model", "-m", help="Shipped name, pipeline folder or hub id.")]
+Model = Annotated[
+    str, typer.Option("--model", "-m", help="Shipped name, preset (`vidguide models`), pipeline folder or hub id.")
+]
+Image = Annotated[Path | None, typer.Option("--image", help="First image, for a model that takes one.")]
 Negative = Annotated[str | None, typer.Option("--negative", "-n", help="What the clip should not show.")]
 Scale = Annotated[float | None, typer.Option("--cfg", help="guidance_scale of the pipeline's own CFG; 1 is off.")]
 Steps = Annotated[int | None, typer.Option(help="Denoising steps.")]
@@ -37,7 +40,7 @@ def plain_errors() -> Iterator[None]:
     """Bad input ends with one red line and exit code 2, not with a traceback."""
     try:
         yield
-    except (ValueError, TypeError, OSError, LookupError) as error:
+    except (ValueError, TypeError, OSError, LookupError, ImportError) as error:
         errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
 
@@ -64,6 +67,7 @@ def show(rows: list[dict[str, str]]) -> None:
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="What the clip shows.")] = None,
     model: Model = "tiny",
+    image: Image = None,
     negative: Negative = None,
     guidance: Annotated[str | None, typer.Option("--guidance", "-g", help="nag:scale=11,tau=2.5+cfg:5")] = None,
     cfg: Scale = None,
@@ -85,19 +89,18 @@ def generate(
     with plain_errors():
         from vidguide.clip import check_output
         from vidguide.pipelines.arms import parse
-        from vidguide.pipelines.generate import arguments_from, load_provenance
         from vidguide.pipelines.generate import generate as run
+        from vidguide.pipelines.provenance import arguments_from, differences, load_provenance
 
         check_output(output)
-        expected = None
-        if again is not None:
-            provenance = load_provenance(again)
-            arguments: dict[str, Any] = arguments_from(provenance)
-            expected = provenance.get("sha256")
+        before = None if again is None else load_provenance(again)
+        if before is not None:
+            arguments: dict[str, Any] = arguments_from(before, image)
         else:
             if prompt is None:
                 raise ValueError("prompt: is missing; say what the clip shows, or give --from clip.json")
             arguments = dict(prompt=prompt, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
+            arguments |= dict(image=image)
             arguments |= dict(steps=steps, frames=frames, device=device, dtype=dtype, offload=offload)
             arguments |= dict(guidance=None if guidance is None else parse(guidance), **parse_size(size))
         clip = run(**arguments, progress=not (quiet or as_json))
@@ -108,9 +111,11 @@ def generate(
             return
         if trace:
             console.print(clip.provenance["trace"] or "no attention was changed in this run")
-        if expected is not None:
-            same = clip.sha256 == expected
-            console.print("the same frames, bit for bit" if same else "the frames differ from the original's")
+        if before is not None and before.get("sha256") == clip.sha256:
+            console.print("the same frames, bit for bit")
+        elif before is not None:
+            reasons = differences(before, clip.provenance) or ["nothing that was written down has changed"]
+            console.print("the frames differ from the original's: " + "; ".join(reasons), markup=False)
         console.print("wrote " + ", ".join(written))
 
 
@@ -120,6 +125,7 @@ def compare(
     guidance: Annotated[list[str] | None, typer.Option("--guidance", "-g", help="One per arm.")] = None,
     negative: Negative = None,
     model: Model = "tiny",
+    image: Image = None,
     steps: Steps = None,
     frames: Frames = None,
     size: Size = None,
@@ -137,7 +143,7 @@ def compare(
 
         specs = guidance or (["none", "nag"] if negative else ["none"])
         settings: dict[str, Any] = dict(steps=steps, frames=frames, seed=seed, progress=not (quiet or as_json))
-        settings |= dict(model=model, device=device, dtype=dtype, offload=offload, **parse_size(size))
+        settings |= dict(model=model, image=image, device=device, dtype=dtype, offload=offload, **parse_size(size))
         result = run(prompt, specs, negative_prompt=negative, **settings)
         written = [str(path) for path in result.save(output)]
         if as_json:
@@ -152,7 +158,7 @@ app.command(cls=Evaluate)(evaluate)
 
 @app.command()
 def locate(
-    model: Annotated[str, typer.Argument(help="Shipped name, pipeline folder or hub id.")] = "tiny",
+    model: Annotated[str, typer.Argument(help="Shipped name, preset, pipeline folder or hub id.")] = "tiny",
     every: Annotated[
         bool, typer.Option("--list", help="List the model families there are adapters for instead.")
     ] = False,
@@ -164,12 +170,25 @@ def locate(
         from vidguide.pipelines.load import load
         from vidguide.sites import listing
 
-        sites = [] if every else find(load(model, device="cpu"))
+        sites = [] if every else find(load(model, device="cpu", progress=not as_json))
         rows = listing() if every else [{name: str(value) for name, value in vars(site).items()} for site in sites]
         if as_json:
             typer.echo(json.dumps(rows))
         else:
             show(rows)
+
+
+@app.command()
+def models(as_json: AsJson = False) -> None:
+    """List the models that ship and the presets of few-step models: what each is, and how it is run."""
+    with plain_errors():
+        from vidguide.pipelines.listing import rows
+        from vidguide.pipelines.presets import MODELS
+
+        if as_json:
+            typer.echo(json.dumps({name: model.values() for name, model in MODELS.items()}))
+        else:
+            show(rows(MODELS))
 
 
 @app.command()

@@ -111,7 +111,8 @@ def compare(prompt: str, specs: list[str], *, negative_prompt: str | None = None
     arms = {spec: parse(spec) for spec in specs}
     placing = {name: settings.pop(name, None) for name in ("device", "dtype", "revision")}
     model, offload = settings.pop("model", "tiny"), settings.pop("offload", "auto")
-    pipe = load(model, offload=offload, **placing)
+    given, progress = settings.get("image") is not None, settings.get("progress", True)
+    pipe = load(model, offload=offload, image=given, progress=progress, **placing)
     clips = {
         spec: generate(prompt, model=model, negative_prompt=negative_prompt, guidance=guidances, pipe=pipe, **settings)
         for spec, guidances in arms.items()

@@ -1,43 +1,57 @@
-"""A pipeline from a shipped name, a local folder or a hub id, on the device and in the dtype that suit."""
+"""A pipeline from a shipped name, a preset, a local folder or a hub id, on the device and in the dtype that suit."""
 
+import dataclasses
 import os
 import re
-from importlib.metadata import version
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from packaging.version import Version
 
-from vidguide.pipelines.models import SHIPPED
+from vidguide.pipelines.assemble import DTYPE, check_parts, diffusers_class, put_loras, set_up, single_file_parts
+from vidguide.pipelines.fetch import FINGERPRINTS, HUB_ID, fingerprints, read_index, weight_files
+from vidguide.pipelines.images import check_use, partner, takes_image
+from vidguide.pipelines.models import SHIPPED, Model
+from vidguide.pipelines.presets import MODELS, PRESETS
+from vidguide.pipelines.quiet import loading_bars
 
 OFFLOADS = ("auto", "none", "model", "sequential")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DTYPE = "dtype" if Version(version("diffusers")) >= Version("0.40") else "torch_dtype"  # the argument's name changed
 ROOM = 1.3  # free device memory a model must have, relative to its weights, to stay there whole
 
 
-def resolve(model: str | os.PathLike[str]) -> str:
-    """The folder or hub id behind a model's name.
+def resolve(model: str | os.PathLike[str] | Model) -> Model:
+    """The model behind a name; a folder or hub id is one that leaves every choice to its pipeline.
 
     Raises:
-        ValueError: it is no shipped name, no folder with a model_index.json and no hub id.
+        ValueError: it is no shipped name, no preset, no folder with a model_index.json and no hub id.
     """
-    name = os.fspath(model)
-    if name in SHIPPED:
-        return str(SHIPPED[name].path)
+    name = label(model)
+    if isinstance(model, Model) or name in MODELS:
+        return known(model)
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
             raise ValueError(f"model={name!r}: a folder without model_index.json; give a diffusers pipeline folder")
-        return str(folder)
-    if folder.exists() or not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        shipped = ", ".join(SHIPPED)
+        return Model(source=str(folder))
+    if folder.exists() or not re.fullmatch(HUB_ID, name):
         raise ValueError(
-            f"model={name!r}: unknown. Give a shipped name ({shipped}), a local pipeline folder, or a hub id like "
-            "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+            f"model={name!r}: unknown. Give a shipped name ({', '.join(SHIPPED)}), a preset ({', '.join(PRESETS)}), a "
+            "local pipeline folder, or a hub id like Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
         )
-    return name
+    return Model(source=name)
+
+
+def known(model: str | os.PathLike[str] | Model) -> Model:
+    """The model of that name; one that leaves every choice to its pipeline where we know none."""
+    return model if isinstance(model, Model) else MODELS.get(os.fspath(model)) or Model(source=os.fspath(model))
+
+
+def label(model: str | os.PathLike[str] | Model) -> str:
+    """What messages and provenance call a model."""
+    return model.source if isinstance(model, Model) else os.fspath(model)
 
 
 def choose_device(device: str | None) -> torch.device:
@@ -69,41 +83,91 @@ def choose_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
 
 
 def load(
-    model: str | os.PathLike[str] = "tiny",
+    model: str | os.PathLike[str] | Model = "tiny",
     *,
     revision: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
     offload: str = "auto",
+    image: bool | None = None,
+    progress: bool = True,
 ) -> Any:
     """Load a diffusers pipeline.
 
     Args:
-        model: a shipped name, a local pipeline folder, or a hub id.
+        model: a shipped name, a preset, a local pipeline folder, a hub id, or a :class:`Model` of your own.
         revision: of a hub id: a branch, tag or commit.
         device: None for CUDA where there is one, else MPS, else the CPU.
         dtype: "float32", "bfloat16" or "float16"; None for bfloat16 on CUDA and float32 elsewhere. The VAE stays
             in float32, as Wan's needs.
         offload: "none", "model" or "sequential" (diffusers' CPU offloads); "auto" offloads by model where the
             weights do not fit the GPU's free memory.
+        image: True for clips that start from an image: where weights serve a pipeline for text and one for images,
+            this chooses. None for what the folder names.
+        progress: show the bars of downloads and loading.
 
     Raises:
         ValueError: an argument that cannot be, by name. OSError: the model's files cannot be read or fetched.
+        ImportError: the model needs a package, or a newer diffusers. All before the large files are fetched.
     """
-    import diffusers
-
-    source = resolve(model)
+    chosen = resolve(model)
+    if revision is not None:
+        chosen = dataclasses.replace(chosen, revision=revision)
     if offload not in OFFLOADS:
         raise ValueError(f"offload={offload!r}: give one of {', '.join(OFFLOADS)}")
     target = choose_device(device)
     precision = choose_dtype(dtype, target)
-    try:
-        dtypes = {DTYPE: {"default": precision, "vae": torch.float32}}
-        loader: Any = diffusers.DiffusionPipeline
-        pipe = loader.from_pretrained(source, revision=revision, **dtypes)
-    except (OSError, ValueError, KeyError) as error:
-        raise OSError(f"model={os.fspath(model)!r}: cannot be loaded: {error}") from error
+    if image is not None and chosen.image is not None:
+        check_use(label(model), chosen.image, image)
+    check_parts(chosen)
+    with loading_bars(progress):
+        with told(label(model)):
+            index = read_index(chosen.source, chosen.revision)
+        loader = choose_pipeline(chosen, index, image)
+        with told(label(model)):
+            pipe = build(chosen, loader, index, precision)
     return place(pipe, target, offload)
+
+
+@contextmanager
+def told(name: str) -> Iterator[None]:
+    """Whatever goes wrong in files of a model says which model it was."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError) as error:
+        raise OSError(f"model={name!r}: cannot be loaded: {error}") from error
+
+
+def build(model: Model, loader: Any, index: dict[str, Any], precision: torch.dtype) -> Any:
+    """The pipeline that a model declares, on the CPU; its further files are found before its folder is fetched."""
+    files = weight_files(model)
+    parts = single_file_parts(model, index, files, precision)
+    dtypes = {DTYPE: {"default": precision, "vae": torch.float32}}
+    pipe = loader.from_pretrained(model.source, revision=model.revision, variant=model.variant, **parts, **dtypes)
+    put_loras(pipe, model.loras, files)
+    set_up(pipe, model)
+    FINGERPRINTS[pipe] = fingerprints(files)
+    return pipe
+
+
+def choose_pipeline(model: Model, index: dict[str, Any], image: bool | None) -> Any:
+    """The pipeline's class: the model's own choice, else what its folder names, or the partner that takes an image.
+
+    Raises:
+        ValueError: an image is given or lacking where that cannot be.
+    """
+    import diffusers
+
+    name = model.pipeline or str(index.get("_class_name"))
+    loader = getattr(diffusers, name, None)
+    if loader is None:
+        return diffusers.DiffusionPipeline  # which knows of code that comes with a folder, and says what it lacks
+    use = takes_image(loader)
+    if image and use == "no" and (other := partner(name, index)):
+        return diffusers_class(other)
+    if image is not None:
+        check_use(name, use, image)
+    return loader
 
 
 def place(pipe: Any, device: torch.device, offload: str) -> Any:

@@ -74,6 +74,20 @@ def test_locate_lists_the_families() -> None:
     assert invoke("locate", "--list").exit_code == 0
 
 
+def test_models_are_listed() -> None:
+    told = json.loads(invoke("models", "--json").stdout)
+    assert told["tiny"]["steps"] == 20
+    assert told["wan2.2-14b-lightning"]["loras"][1]["component"] == "transformer_2"
+    done = invoke("models")
+    assert done.exit_code == 0, done.output
+
+
+def test_quiet_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    done = invoke("generate", "a red circle", "--steps", "1", "-q", "-o", str(tmp_path / "clip.png"))
+    assert done.exit_code == 0, done.output
+    assert capfd.readouterr().err + done.stderr == ""
+
+
 def test_doctor_reports() -> None:
     told = json.loads(invoke("doctor", "--json").stdout)
     assert told["families"]["WanTransformer3DModel"] == "Wan"

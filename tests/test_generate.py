@@ -11,9 +11,10 @@ from diffusers import WanPipeline
 from vidguide import CFG, EMAG, NAG, STG, VSF, Clip, generate, guide
 from vidguide.eval.oracle import read
 from vidguide.pipelines.arms import parse, with_negative
-from vidguide.pipelines.generate import arguments_from, load_provenance, to_frames
+from vidguide.pipelines.generate import to_frames
 from vidguide.pipelines.load import choose_device, choose_dtype, load, resolve
 from vidguide.pipelines.models import SHIPPED
+from vidguide.pipelines.provenance import arguments_from, load_provenance
 
 PROMPT = "a large circle moving right"
 
@@ -200,7 +201,7 @@ def test_unknown_models_are_refused_with_what_there_is(tmp_path: Path) -> None:
             resolve(unknown)
     with pytest.raises(ValueError, match=r"without model_index\.json"):
         resolve(tmp_path)
-    assert resolve("org/name") == "org/name"
+    assert resolve("org/name").source == "org/name"
     (tmp_path / "model_index.json").write_text(
         '{"_class_name": "WanPipeline", "vae": ["diffusers", "AutoencoderKLWan"]}'
     )
