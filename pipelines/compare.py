@@ -41,7 +41,7 @@ class Comparison:
         for arm, clip in self.clips.items():
             trace = clip.provenance["trace"]
             row = {"arm": arm, "seconds": f"{clip.provenance['seconds']:.2f}"}
-            row["features changed"] = f"{trace['change']:.0%}" if trace else "-"
+            row["features changed"] = f"{trace['change']:.0%}" if "change" in trace else "-"
             if readings:
                 scene = readings[arm].scene
                 row |= {name: str(value or "none") for name, value in vars(scene).items()}

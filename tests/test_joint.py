@@ -14,6 +14,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from vidguide import NAG, guide, merge
+from vidguide.batch import Batch
 from vidguide.combine import Group
 from vidguide.denoiser import prediction_of
 from vidguide.family import Joint
@@ -73,7 +74,7 @@ def tensors(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def stream_of(joint: Joint, dtype: torch.dtype, halved: bool = False) -> Stream:
-    stream = Stream(joint, halved, [])
+    stream = Stream(joint, Batch(halved), [])
     stream.text, stream.prompt = torch.zeros(BATCH, NEGATIVE, 1, dtype=dtype), PROMPT
     return stream
 

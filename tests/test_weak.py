@@ -1,6 +1,6 @@
 """EMAG, STG and PAG: against their equations written out, and the shared second pass against a whole one."""
 
-import copy
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,8 +9,11 @@ import pytest
 import torch
 from conftest import negative_text, same, tiny_wan, wan_inputs
 from diffusers import FlowMatchEulerDiscreteScheduler
+from plain_emag import plain_emag
+from tiny_families import BY_NAME, noise
 
 from vidguide import APG, CFG, EMAG, NAG, PAG, STG, CFGZeroStar, guide
+from vidguide.batch import Batch
 from vidguide.blocks import Blocks
 from vidguide.emag import default_layers
 from vidguide.guidance import Guidance
@@ -36,88 +39,68 @@ def sampled(model: Any, calls: list[dict[str, Any]], *guidances: Guidance) -> tu
         return predictions, run
 
 
-class PlainSelfAttention:
-    """Wan's self-attention written out; keeps its queries and map, and puts others in their place when told."""
-
-    def __init__(self, variant: str) -> None:
-        self.variant = variant
-        self.live = self.replacement = torch.zeros(0)
-
-    def __call__(self, attn: Any, hidden_states: Any, text: Any, mask: Any, rotary: Any) -> torch.Tensor:
-        query, key = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(hidden_states))
-        query, key, value = (t.unflatten(2, (attn.heads, -1)) for t in (query, key, attn.to_v(hidden_states)))
-        query, key = self.rotate(query, *rotary), self.rotate(key, *rotary)
-        if self.variant == "query":
-            self.live = query
-            query = self.replacement if len(self.replacement) else query
-        weights = torch.einsum("bqhd,bkhd->bhqk", query, key).div(query.shape[-1] ** 0.5).softmax(-1)
-        if self.variant == "map":
-            self.live = weights
-            weights = self.replacement if len(self.replacement) else weights
-        return attn.to_out[0](torch.einsum("bhqk,bkhd->bqhd", weights, value).flatten(2))
-
-    @staticmethod
-    def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        turned = torch.stack([-x[..., 1::2], x[..., 0::2]], -1).flatten(-2)
-        return x * cos.to(x) + turned * sin.to(x)
+def cogvideox() -> Any:
+    return BY_NAME["CogVideoXTransformer3DModel/rotary"].make()
 
 
-def plain_emag(model: Any, calls: list[dict[str, Any]], emag: EMAG, layers: tuple[int, ...]) -> list[torch.Tensor]:
-    """EMAG by whole passes and the paper's equations, step by step."""
-    model = copy.deepcopy(model)
-    processors = {layer: PlainSelfAttention(emag.variant) for layer in layers}
-    for layer, processor in processors.items():
-        model.blocks[layer].attn1.processor = processor
-    averages: dict[int, torch.Tensor] = {}
-    last: dict[int, float] = {}
-    results = []
-    for step, inputs in enumerate(calls):
-        progress, prediction = step / len(calls), model(**inputs)[0]
-        if emag.average_from <= progress < emag.stop:
-            live = {layer: processor.live for layer, processor in processors.items()}
-            decay = float(emag.decay)
-            averages = {
-                n: live[n] if n not in averages else decay * averages[n] + (1 - decay) * live[n] for n in layers
-            }
-            gradients = {n: (averages[n] - live[n]).abs().mean().item() for n in layers}
-            if progress >= emag.start:
-                by = last if emag.select == "previous" and last else gradients
-                chosen = emag.select if isinstance(emag.select, tuple) else (max(by, key=by.__getitem__),)
-                for n in chosen:
-                    processors[n].replacement = (1 - emag.strength) * live[n] + emag.strength * averages[n]
-                if emag.variant == "query" and emag.strength < 1:
-                    assert len(chosen) == 1, "the second of two layers sees another live query"
-                weak = model(**inputs)[0]
-                for n in chosen:
-                    processors[n].replacement = torch.zeros(0)
-                prediction = weak + emag.scale * (prediction - weak)
-            last = gradients
-        results.append(prediction)
-    return results
+def clips(steps: int, dtype: torch.dtype = torch.float32) -> list[dict[str, Any]]:
+    """As `videos`, for `cogvideox`."""
+    inputs = BY_NAME["CogVideoXTransformer3DModel/rotary"].inputs(2)
+    inputs |= {name: inputs[name].to(dtype) for name in ("hidden_states", "encoder_hidden_states")}
+    return [{**inputs, "hidden_states": noise(2, 2, 4, 8, 6, seed=50 + step).to(dtype)} for step in range(steps)]
 
 
-@pytest.mark.parametrize("variant", ["query", "map"])
+@pytest.mark.parametrize("variant", ["query", "map", "map-video"])
 @pytest.mark.parametrize("select", ["largest", "previous", (1,), (0, 2)])
-def test_emag_is_the_papers_equations(variant: str, select: Any) -> None:
-    model, calls = tiny_wan().double(), videos(dtype=torch.float64)
+@pytest.mark.parametrize(("make", "each"), [(tiny_wan, videos), (cogvideox, clips)], ids=["Wan", "CogVideoX"])
+def test_emag_is_the_papers_equations(make: Any, each: Any, select: Any, variant: str) -> None:
+    model, calls = make().double(), each(12, dtype=torch.float64)
     emag = EMAG(scale=2.5, decay=0.7, select=select, variant=variant, start=0.3, stop=0.9, layers=(0, 1, 2))
     guided, run = sampled(model, calls, emag)
     layers = select if isinstance(select, tuple) else (0, 1, 2)
     for ours, plain in zip(guided, plain_emag(model, calls, emag, layers), strict=True):
         assert torch.allclose(ours, plain, rtol=0, atol=1e-9)
-    assert [choice.step for choice in run.trace.choices] == [2, 3, 4, 5]
+    assert [choice.step for choice in run.trace.choices] == [4, 5, 6, 7, 8, 9, 10]
+    assert all(choice.seconds > 0 for choice in run.trace.choices)
+    assert run.trace.summary()["weak_passes"] == len(str(run.trace).splitlines()) - 1 == 7
+    assert not torch.allclose(guided[-2], model(**calls[-2])[0], atol=1e-3)
 
 
-def test_strength_mixes_the_average_with_the_live_query() -> None:
-    model, calls = tiny_wan().double(), videos(dtype=torch.float64)
+@pytest.mark.parametrize("variant", ["query", "map", "map-video"])
+@pytest.mark.parametrize(("make", "each"), [(tiny_wan, videos), (cogvideox, clips)], ids=["Wan", "CogVideoX"])
+def test_strength_mixes_the_average_with_the_live_attention(make: Any, each: Any, variant: str) -> None:
+    model, calls = make().double(), each(10, dtype=torch.float64)
     emag = EMAG(scale=2.5, decay=0.7, strength=0.6, average_from=0.1, start=0.5, stop=1.0, layers=(1, 2))
+    emag = dataclasses.replace(emag, variant=variant)
     for ours, plain in zip(sampled(model, calls, emag)[0], plain_emag(model, calls, emag, (1, 2)), strict=True):
         assert torch.allclose(ours, plain, rtol=0, atol=1e-9)
+
+
+def test_decay_of_one_freezes_the_first_query_and_equal_steps_give_no_gradient() -> None:
+    model, calls = tiny_wan(), videos(3)
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    with guide(model, EMAG(decay=1.0, select=(1,), **ALWAYS), scheduler=scheduler) as run:
+        scheduler.set_timesteps(12)
+        model(**calls[0])
+        first = averages_of(model)[1].averages[0].clone()
+        model(**calls[1])
+        assert torch.equal(averages_of(model)[1].averages[0], first)
+        assert run.trace.choices[-1].gradients[1] > 0
+        scheduler.set_timesteps(12)
+        for _ in range(3):
+            model(**calls[2])
+        assert run.trace.choices[-1].gradients == {1: 0.0}
+
+
+def averages_of(model: Any) -> dict[int, Any]:
+    (kept,) = vars(model)["_vidguide_denoiser"]._kept.values()
+    return kept[1][0]
 
 
 WEAK = [
     EMAG(decay=0.5, select=(2,), **ALWAYS),
     EMAG(decay=0.5, select=(1,), variant="map", **ALWAYS),
+    EMAG(decay=0.5, select=(1,), variant="map-video", **ALWAYS),
     PAG(layers=(2,)),
     STG(layers=(1, 2)),
     STG(layers=(2,), mode="residual"),
@@ -129,7 +112,7 @@ def test_a_shared_pass_equals_a_whole_one_bit_for_bit(guidance: Guidance, monkey
     shared = sampled(tiny_wan(), videos(), guidance)[0]
 
     @contextmanager
-    def nothing(self: Blocks, layer: int) -> Iterator[None]:
+    def nothing(self: Blocks, place: int, batch: Batch) -> Iterator[None]:
         yield
 
     monkeypatch.setattr(Blocks, "skipped_before", nothing)
@@ -198,8 +181,8 @@ def test_bfloat16_models_are_averaged_in_float32() -> None:
         scheduler.set_timesteps(20)
         for step in range(3):
             model(**wan_inputs(seed=step, dtype=torch.bfloat16))
-        (average,) = (kept[1] for kept in vars(model)["_vidguide_denoiser"]._kept.values())
-    assert average[1].average.dtype == torch.float32
+        averages = averages_of(model)
+    assert averages[1].averages[0].dtype == torch.float32
 
 
 def test_corrections_do_not_depend_on_their_order() -> None:

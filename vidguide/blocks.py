@@ -1,24 +1,32 @@
 """The blocks of a transformer, recorded in one pass so that a second one need not run those that come out the same."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from vidguide.arguments import Arguments
+from vidguide.batch import Batch
 from vidguide.patching import as_class
 
 STAGE = "_vidguide_stage"
 
 
 class Stage:
-    """What a block does in the pass at hand: run, run and keep its output, or return a kept output."""
+    """What a block does in the pass at hand: run, run and keep its output, pass its input on, or return a kept output.
 
-    def __init__(self) -> None:
-        self.keep = False
+    Attributes:
+        rows, tokens: size of the video in the block's latest call, where text shares its attention.
+    """
+
+    def __init__(self, block: Any, output: tuple[str, ...], joint: bool) -> None:
+        self.arguments = Arguments(block)
+        self.passed = self.arguments.passing(output)
+        self.joint = joint
+        self.rows = self.tokens = 0
+        self.keep = self.skip = False
         self.output: Any = None  # what was kept
         self.replay: Any = None  # what to return in place of running
-        self.skip: Callable[..., Any] | None = None
 
 
 @functools.cache
@@ -29,8 +37,10 @@ def staged_class(own: Any) -> Any:
         stage = getattr(self, STAGE)
         if stage.replay is not None:
             return stage.replay
-        if stage.skip is not None:
-            return stage.skip(args, kwargs)
+        if stage.skip:
+            return stage.passed(args, kwargs)
+        if stage.joint:
+            stage.rows, stage.tokens = stage.arguments.get("hidden_states", args, kwargs).shape[:2]
         # By super(), which Dynamo follows; `own.__call__` it takes for a call of the class.
         output = super(staged, self).__call__(*args, **kwargs)
         if stage.keep:
@@ -43,11 +53,16 @@ def staged_class(own: Any) -> Any:
 
 
 class Blocks:
-    """The stages of all blocks of a transformer."""
+    """The stages of all blocks of a transformer, in the order in which they run; a place is an index in it.
 
-    def __init__(self, blocks: list[Any], output: tuple[str, ...]) -> None:
-        self.blocks, self.output = blocks, output
-        self.stages = [Stage() for _ in blocks]
+    Args:
+        output: which of its arguments a block returns anew.
+        joint: whether text and video share the blocks' attention.
+    """
+
+    def __init__(self, blocks: list[Any], output: tuple[str, ...], joint: bool) -> None:
+        self.blocks = blocks
+        self.stages = [Stage(block, output, joint) for block in blocks]
 
     @contextmanager
     def staged(self) -> Iterator[None]:
@@ -57,40 +72,43 @@ class Blocks:
                 stack.enter_context(as_class(block, staged_class, STAGE, stage))
             yield
 
-    def keep_before(self, layers: Any) -> None:
-        """Keep, in the next pass, the outputs that passes beginning at any of these layers start from."""
-        for layer in layers:
-            if layer > 0:
-                self.stages[layer - 1].keep = True
+    def keep_before(self, places: Iterable[int]) -> None:
+        """Keep, in the next pass, the outputs that passes beginning at any of these places start from."""
+        for place in places:
+            if place > 0:
+                self.stages[place - 1].keep = True
 
     @contextmanager
-    def skipped_before(self, layer: int) -> Iterator[None]:
-        """Pass over the blocks before `layer`, which comes to see what the recorded pass gave it.
+    def skipped_before(self, place: int, batch: Batch) -> Iterator[None]:
+        """Pass over the blocks before `place`, which comes to see what the recorded pass gave its conditional rows.
 
-        All of them return the output kept of the last one: its shape is right for each, and the last one's counts,
-        since some transformers add to the stream between blocks but none reads an earlier one again.
+        Only the last one's output counts, whatever is added to the stream between blocks, since no transformer reads
+        an earlier one again; the others pass their input on, which has the right shape.
         """
-        skipped = self.stages[:layer]
+        skipped = self.stages[:place]
         if skipped and skipped[-1].output is None:
-            raise RuntimeError(f"block {layer - 1} was not recorded, so a pass cannot begin at block {layer}")
+            raise RuntimeError(f"block {place - 1} was not recorded, so a pass cannot begin at block {place}")
         try:
             for stage in skipped:
-                stage.replay = skipped[-1].output
+                stage.skip = True
+            if skipped:
+                skipped[-1].replay = batch.conditional(skipped[-1].output)
             yield
         finally:
             for stage in skipped:
-                stage.replay = None
+                stage.skip, stage.replay = False, None
 
     @contextmanager
-    def passing(self, layers: Any) -> Iterator[None]:
+    def passing(self, places: Iterable[int]) -> Iterator[None]:
         """Let some blocks pass their input on."""
+        stages = [self.stages[place] for place in places]
         try:
-            for layer in layers:
-                self.stages[layer].skip = Arguments(self.blocks[layer]).passing(self.output)
+            for stage in stages:
+                stage.skip = True
             yield
         finally:
-            for layer in layers:
-                self.stages[layer].skip = None
+            for stage in stages:
+                stage.skip = False
 
     def stop_keeping(self) -> None:
         """What was kept stays as it is, whatever passes follow."""

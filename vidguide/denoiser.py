@@ -2,43 +2,33 @@
 
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from vidguide.batch import Batch
 from vidguide.blocks import Blocks
 from vidguide.caches import OWN, Caches
 from vidguide.contexts import Contexts
 from vidguide.eager import eager
 from vidguide.family import Family, Inputs, family_of
 from vidguide.guidance import Guidance
-from vidguide.joint import Stream, capture_stream, carrying
+from vidguide.joint import TEXT, Stream, carrying
 from vidguide.negative import ready_text, repeat_rows, text_shape
 from vidguide.run import Run
-from vidguide.seam import Kernel
-from vidguide.tokens import one_token
-from vidguide.wiring import find_self_sites, find_text_sites, rebind, routed
+from vidguide.seam import Site
+from vidguide.tokens import grid
+from vidguide.wiring import blocks_in_order, find_self_sites, find_text_sites, rebind, routed
 
 Kept = TypeVar("Kept")
-
-
-class Capture:
-    """An edit that changes nothing and keeps the keys, values and mask that the kernel was called with."""
-
-    def __init__(self) -> None:
-        self.kept: tuple[Tensor, Tensor, Tensor | None] | None = None
-
-    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        self.kept = (key, value, kernel.mask)
-        return kernel(query, key, value, kernel.mask)
 
 
 class Denoiser:
     """One transformer under `guide`: its attention sites, the branch it is asked for, and the guidances' doings.
 
-    Guidances use `depth`, `text_sites`, `inputs`, `negative_text`, `text_keys_values`, `predict` and `kept`.
+    Guidances use `depth`, `text_sites`, `self_sites`, `inputs`, `negative_text`, `predict`, `weak` and `kept`.
     """
 
     def __init__(self, transformer: Any, pipe: Any, guidances: tuple[Guidance, ...], run: Run) -> None:
@@ -48,13 +38,18 @@ class Denoiser:
         self.signature = inspect.signature(type(self.original).forward)
         self.contexts, self.caches = Contexts(self.original), Caches(self.original)
         self.stream: Stream | None = None  # a second text that this call carries, in joint attention
-        blocks = [block for path in self.family.blocks for block in self.original.get_submodule(path)]
-        self.blocks = Blocks(blocks, self.family.block_output)
-        self.depth = len(blocks)
-        self.perturbed = any(guidance.weak for guidance in guidances)
+        self.batch = Batch()
+        self.depth = sum(len(self.original.get_submodule(path)) for path in self.family.blocks)
         self.text_sites = find_text_sites(self.family, self.original)
-        self.self_sites = find_self_sites(self.family, blocks) if self.perturbed else {}
-        self.sites = [*self.text_sites.values(), *self.self_sites.values()]
+        self.perturbed = any(guidance.weak for guidance in guidances)
+        self.blocks = Blocks([], (), False)
+        self.self_sites: dict[str, dict[int, Site]] = {}
+        if self.perturbed:
+            outputs = self.family.block_output + ((TEXT,) if self.family.joint else ())
+            self.blocks = Blocks(blocks_in_order(self.family, self.original), outputs, self.family.joint is not None)
+            self.self_sites = find_self_sites(self.family, self.blocks, self.text_sites, self.batch)
+        every = [*self.text_sites.values(), *(site for sites in self.self_sites.values() for site in sites.values())]
+        self.sites = list(dict.fromkeys(every))  # in joint attention a site is the text's and the video's
         self.inputs: Inputs = {}
         self._call: Callable[..., Any] | None = None
         self._last_call: tuple[int, int] | None = None
@@ -67,7 +62,7 @@ class Denoiser:
     def rebound(self) -> Iterator[None]:
         """Route attention through the sites; on leaving, modules and blocks are as they were."""
         try:
-            with routed(self.sites), self.blocks.staged() if self.perturbed else nullcontext():
+            with routed(self.sites), self.blocks.staged():
                 yield
         finally:
             self.caches.look()
@@ -90,7 +85,10 @@ class Denoiser:
             return call(*args, **kwargs)
         try:
             self._call, self.inputs = call, self._bind(args, kwargs)
+            self.batch.halved = self.family.cfg == "batched" and self.pipeline_guides()
             rebind(self.sites)
+            for site in self.sites:
+                site.calls = 0
             for guidance in active:
                 guidance.prepare(self)
             with carrying(self.stream):
@@ -116,23 +114,18 @@ class Denoiser:
     def _guided(self, active: list[Guidance], untouched: Tensor) -> Tensor:
         """The conditional prediction with every correction added, then combined with the unconditional one."""
         self.blocks.stop_keeping()
-        self._clear_queries()
-        prediction = untouched
-        for guidance in active:
-            correction = guidance.correction(self, untouched)
-            if correction is not None:
-                prediction = prediction + self._of_conditional(correction)
+        for site in self.sites:
+            site.watchers.clear()
+        cond = self.batch.conditional(untouched)
+        found = [guidance.correction(self, cond) for guidance in active]
+        corrections = [correction for correction in found if correction is not None]
+        prediction = sum(corrections, cond) if corrections else untouched
+        if len(prediction) < len(untouched):
+            prediction = torch.cat([untouched[: -len(prediction)], prediction])
         self._clear()
         for guidance in active:
             prediction = guidance.combine(self, prediction)
         return prediction
-
-    def _of_conditional(self, correction: Tensor) -> Tensor:
-        """A correction of the conditional half alone, where the batch holds another."""
-        if not self.halved:
-            return correction
-        half = correction.shape[0] // 2
-        return torch.cat([torch.zeros_like(correction[:half]), correction[half:]])
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
         arguments = dict(self.signature.bind(self.original, *args, **kwargs).arguments)
@@ -160,24 +153,20 @@ class Denoiser:
     def _clear(self) -> None:
         self.stream = None
         for site in self.sites:
-            site.edit = site.query = None
+            site.edit = site.weak = None
+            site.watchers.clear()
 
     @contextmanager
-    def _suspended(self) -> Iterator[None]:
+    def suspended(self) -> Iterator[None]:
         """Without the edits that guidances have set so far, which are set again afterwards."""
-        edits, stream = [(site, site.edit, site.query) for site in self.sites], self.stream
+        edits, stream = [(site, site.edit, [*site.watchers]) for site in self.sites], self.stream
         self._clear()
         try:
             yield
         finally:
             self.stream = stream
-            for site, edit, query in edits:
-                site.edit, site.query = edit, query
-
-    def _clear_queries(self) -> None:
-        """What watches the clean pass must not watch the weak ones; edits of the text's attention stay for both."""
-        for site in self.self_sites.values():
-            site.query = site.edit = None
+            for site, edit, watchers in edits:
+                site.edit, site.watchers = edit, watchers
 
     def kept(self, owner: Guidance, make: Callable[[], Kept], text_varies: bool = False) -> Kept:
         """What `make` returns, kept for the run, and made again when a shape, dtype or device changes; at each step,
@@ -215,49 +204,40 @@ class Denoiser:
                 self._texts[key] = self.family.encode(self.pipe, prompts, self.inputs)
         return ready_text(self.family, self._texts[key], self.inputs, self.conditional)
 
-    def text_keys_values(self, text: Inputs) -> dict[int, tuple[Tensor, Tensor, Tensor | None]]:
-        """Keys, values and mask of a text at the text attentions, made by the model itself over one video token."""
-        inputs = one_token(self.family, self.original, self.inputs, text)
-        captures = {number: Capture() for number in self.text_sites}
-        with self._suspended():
-            for number, site in self.text_sites.items():
-                site.edit = captures[number]
-            self._aside(inputs)
-        # An attention that is not asked here (audio's, when there is no audio) is not asked in the guided call either.
-        kept = {number: capture.kept for number, capture in captures.items() if capture.kept is not None}
-        if not kept:
-            raise RuntimeError(f"no block of {type(self.original).__name__} attended to the text")
-        return kept
-
-    def text_stream(self, text: Inputs) -> Stream:
-        """A text as it reaches the first block of joint attention, to be carried by the guided call."""
-        inputs = {**self.inputs, **self._batched(text)}
-        with self._suspended():
-            return capture_stream(self.family, self.original, self.halved, lambda: self._aside(inputs))
-
-    def _aside(self, inputs: Inputs) -> None:
-        # Eager: a call of its own shape would cost a compiled model a compilation of its own, or turn it dynamic.
+    def aside(self, inputs: Inputs) -> None:
+        """Let the model see other inputs, for what its parts are given. Eager: a call of its own shape would cost a
+        compiled model a compilation of its own, or turn it dynamic."""
         with torch.no_grad(), eager(), self.caches.bypassed():
             self._original_call(inputs)
 
     def weak(self, first: int, name: str) -> Tensor:
-        """The model's prediction once more, with the edits now set; blocks before `first` are not run again.
+        """The conditional prediction once more, perturbed as sites and blocks now are; blocks whose place is before
+        `first` are not run again.
 
         A cache runs all blocks: it decides at the first of them, and what it left out in the clean pass is no record
         to begin from. It keeps a state for each `name`.
         """
-        skipped = nullcontext() if self.caches.hooks else self.blocks.skipped_before(first)
-        with skipped, carrying(self.stream), self.contexts.aside(f"{OWN}{name}"):
-            return prediction_of(self._original_call(self.inputs))
+        inputs = self.batch.inputs(self.inputs)
+        with ExitStack() as stack:
+            if not self.caches.hooks:
+                stack.enter_context(self.blocks.skipped_before(first, self.batch))
+            stack.enter_context(self.batch.alone())
+            stack.enter_context(carrying(self.stream))
+            stack.enter_context(self.contexts.aside(f"{OWN}{name}"))
+            return prediction_of(self._original_call(inputs))
+
+    def grid(self) -> tuple[int, int, int]:
+        """The video's token grid (F, H, W) in the call at work."""
+        return grid(self.family, self.original, self.inputs)
 
     def predict(self, branch: str, text: Inputs) -> Tensor:
         """The model's prediction for another text, on the same video and without our edits."""
         with self.contexts.aside(branch):
-            return prediction_of(self._original_call({**self.inputs, **self._batched(text)}))
+            return prediction_of(self._original_call({**self.inputs, **self.of_every_row(text)}))
 
-    def _batched(self, text: Inputs) -> Inputs:
-        """A text for every conditional row of the batch, and for the unconditional ones that come before them."""
-        return {name: repeat_rows(value, self.conditional, self.halved) for name, value in text.items()}
+    def of_every_row(self, text: Inputs) -> Inputs:
+        """A text for every conditional row of the batch."""
+        return {name: repeat_rows(value, self.conditional) for name, value in text.items()}
 
     def _original_call(self, inputs: Inputs) -> Any:
         if self._call is None:
@@ -275,15 +255,10 @@ class Denoiser:
         return bool(own)
 
     @property
-    def halved(self) -> bool:
-        """Whether the call at work holds an unconditional half, before the conditional one."""
-        return self.family.cfg == "batched" and self.pipeline_guides()
-
-    @property
     def conditional(self) -> int:
         """Rows of the batch that are conditional."""
         rows: int = self.inputs[self.family.text_inputs[0]].shape[0]
-        return rows // 2 if self.halved else rows
+        return rows - self.batch.start(rows)
 
 
 def prediction_of(output: Any) -> Tensor:

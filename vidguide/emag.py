@@ -7,24 +7,25 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vidguide.average import Average
-from vidguide.guidance import Guidance, check_number
-from vidguide.maps import AverageMap, check_map_fits
-from vidguide.run import Choice
-from vidguide.seam import Site
+from vidguide.average import Average, AverageQuery
+from vidguide.guidance import check_number
+from vidguide.heads import Heads
+from vidguide.maps import AverageMap, AverageVideoMap, check_map_fits
+from vidguide.text_guidance import TextGuidance
+from vidguide.weak import WeakGuidance
 
 if TYPE_CHECKING:
     from vidguide.denoiser import Denoiser
 
-Averages = dict[int, "AverageQuery | AverageMap"]
+Averages = dict[int, Average]
 PAPER_STEPS = 250  # of the paper's setting that decay 0.988 belongs to
 STALLED = 0.8  # share of the first step's attention left after the last, above which the average barely moves
 SELECTS = ("largest", "previous")
-VARIANTS = ("query", "map")
+VARIANTS: dict[str, type[Average]] = {"query": AverageQuery, "map": AverageMap, "map-video": AverageVideoMap}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class EMAG(Guidance):
+class EMAG(WeakGuidance):
     """Exponential Moving Average Guidance (Yadav, Ta, Liu, arXiv 2512.17303).
 
     Self-attentions of the candidate layers are averaged over the steps in the clean conditional pass. Within the
@@ -38,10 +39,12 @@ class EMAG(Guidance):
         layers: candidate layers; None for those from 25% to 35% of the depth, at least three.
         select: "largest" perturbs the layer whose attention is farthest from its average in this step (the paper),
             "previous" in the step before (the reference code); a tuple names the layers to perturb at once.
-        variant: "query" averages the queries (EMAG-Q: any length); "map" the attention maps (EMAG), where a map of
-            video tokens by video tokens per head and candidate layer fits in memory.
+        variant: "query" averages the video's queries (EMAG-Q: any length); "map" the attention maps (EMAG), where a
+            map of video tokens by all tokens per head and candidate layer fits in memory; "map-video" only the maps'
+            part from the video to itself (EMAG-I), which differs where text shares the attention.
         start, stop: window of the second pass, in fractions of the steps; averaging stops with it.
         average_from: where averaging begins, in fractions of the steps; at most `start`.
+        extent: "spatial" or "temporal" for those heads or modules only; see :class:`vidguide.weak.WeakGuidance`.
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
@@ -75,10 +78,6 @@ class EMAG(Guidance):
     def neutral(self) -> bool:
         return self.scale == 1 or self.strength == 0
 
-    @property
-    def weak(self) -> bool:
-        return not self.neutral
-
     def active(self, progress: float) -> bool:
         """Averaging counts: it begins before the window of the second pass."""
         return not self.neutral and self.average_from <= progress < self.stop
@@ -93,6 +92,12 @@ class EMAG(Guidance):
         super().check(denoiser)
         if isinstance(self.select, tuple) and not set(self.select) <= set(range(denoiser.depth)):
             raise ValueError(f"EMAG(select={self.select}): the model's blocks are 0 to {denoiser.depth - 1}")
+        text = [type(other).__name__ for other in denoiser.guidances if isinstance(other, TextGuidance)]
+        if text and denoiser.family.joint is not None and self.variant != "query":
+            raise ValueError(
+                f"EMAG(variant={self.variant!r}) beside {text[0]} in joint attention: the video has a map for each of "
+                "two texts there; use variant='query'"
+            )
 
     def decay_for(self, steps: int) -> float:
         """The decay per step of a run of that many steps."""
@@ -108,43 +113,47 @@ class EMAG(Guidance):
                 "first step's; decay='auto' keeps the paper's share at any number of steps",
                 stacklevel=2,
             )
-        if self.variant == "map":
+        if self.variant != "query":
             check_map_fits(denoiser, len(layers))
-            return {layer: AverageMap(decay, self.strength) for layer in layers}
-        return {layer: AverageQuery(decay, self.strength) for layer in layers}
+        sites, kind = self.sites(denoiser), VARIANTS[self.variant]
+        return {layer: kind(sites[layer], decay, self.strength) for layer in layers}
+
+    def state(self, denoiser: "Denoiser") -> tuple[Averages, Heads | None]:
+        """The averages of this run, and what tells the heads of the extent asked for."""
+        layers = self.candidates(denoiser.depth)
+        return denoiser.kept(self, lambda: (self.averages(denoiser), self.heads(denoiser, layers)))
 
     def prepare(self, denoiser: "Denoiser") -> None:
-        averages = denoiser.kept(self, lambda: self.averages(denoiser))
-        for layer, average in averages.items():
-            average.watch(denoiser.self_sites[layer])
+        averages, heads = self.state(denoiser)
+        for average in averages.values():
+            average.begin()
+        if heads is not None:
+            heads.begin(denoiser.inputs["hidden_states"].device)
         if denoiser.run.progress >= self.start:
-            denoiser.blocks.keep_before(averages)
+            denoiser.blocks.keep_before(average.site.place for average in averages.values())
 
     def correction(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor | None:
-        averages = denoiser.kept(self, lambda: self.averages(denoiser))
         if denoiser.run.progress < self.start:
             return None
-        layers, gradients = self.choose(averages)
-        denoiser.run.trace.choices.append(Choice(denoiser.run.step, "EMAG", layers, gradients))
-        for layer in layers:
-            averages[layer].perturb(denoiser.self_sites[layer])
-        weak = denoiser.weak(min(layers), "EMAG")
-        for layer in layers:
-            averages[layer].leave(denoiser.self_sites[layer])
+        averages, heads = self.state(denoiser)
+        layers, gradients = self.choose(averages, heads)
+        weak = self.prediction(denoiser, layers, lambda layer: averages[layer].perturb, heads, gradients)
         # c~ + w (c - c~), as an addition to c, so that it composes with other corrections in any order.
         return (self.scale - 1) * (prediction - weak)
 
-    def choose(self, averages: Averages) -> tuple[tuple[int, ...], dict[int, float]]:
+    def choose(self, averages: Averages, heads: Heads | None) -> tuple[tuple[int, ...], dict[int, float]]:
         """The layers to perturb, and what was measured of each candidate."""
-        previous = self.select == "previous"
-        kept = [average.previous if previous else average.gradient for average in averages.values()]
+        layers = tuple(averages) if heads is None else heads.layers()
+        kept = [averages[layer].gradients[self.select == "previous"] for layer in layers]
         seen = [gradient for gradient in kept if gradient is not None]
         if len(seen) < len(kept):
             raise RuntimeError("EMAG saw no attention in this step: a cache skipped the blocks; switch the cache off")
-        values = torch.stack(seen).tolist()
-        measured = dict(zip(averages, values, strict=True))
+        if heads is not None:
+            seen = [gradient[heads.chosen(layer)] for layer, gradient in zip(layers, seen, strict=True)]
+        values = torch.stack([gradient.mean() for gradient in seen]).tolist()
+        measured = dict(zip(layers, values, strict=True))
         if isinstance(self.select, tuple):
-            return self.select, measured
+            return layers, measured
         return (max(measured, key=measured.__getitem__),), measured
 
 
@@ -153,25 +162,3 @@ def default_layers(depth: int) -> tuple[int, ...]:
     first = round(0.25 * depth)
     last = min(max(round(0.35 * depth), first + 2), depth - 1)
     return tuple(range(max(min(first, last - 2), 0), last + 1))
-
-
-class AverageQuery(Average):
-    """EMAG-Q at one layer: the average of its queries `(B, L, H, D)`."""
-
-    def watch(self, site: Site) -> None:
-        site.query = self.update
-
-    def perturb(self, site: Site) -> None:
-        site.query = self.replace
-
-    def leave(self, site: Site) -> None:
-        site.query = None
-
-    def update(self, query: Tensor) -> Tensor:
-        """Take a step's query into the average; the query itself stays as it is."""
-        self.take(query.detach())
-        return query
-
-    def replace(self, query: Tensor) -> Tensor:
-        """The query mixed with its average."""
-        return self.mixed(query).to(query.dtype)

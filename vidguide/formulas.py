@@ -102,9 +102,14 @@ def ema(average: Tensor, value: Tensor, decay: float) -> Tensor:
     return average.lerp_(value.to(average.dtype), 1 - decay)
 
 
-def attention_gradient(average: Tensor, value: Tensor) -> Tensor:
-    """`D = mean |E - A|` of a layer, a scalar (EMAG): how far the live attention is from its average."""
-    return (average - value.to(average.dtype)).abs().mean()
+def attention_gradient(average: Tensor, value: Tensor, heads: int) -> Tensor:
+    """`D = mean |E - A|` of a layer (EMAG), how far the live attention is from its average: for each head, `(H,)`.
+
+    Args:
+        heads: which dimension is the heads'.
+    """
+    difference = (average - value.to(average.dtype)).abs()
+    return difference.mean([dim for dim in range(difference.ndim) if dim != heads])
 
 
 def cfg(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:

@@ -14,21 +14,22 @@ import torch
 from torch import Tensor, nn
 
 from vidguide.arguments import Arguments
+from vidguide.batch import Batch
 from vidguide.family import Family, Joint, blocks_of
 
 TEXT = "encoder_hidden_states"  # the name of the text among a block's arguments, in every family of joint attention
 
 
 class Stream:
-    """A second text `(B, L, C)` in the blocks, its masks, and how long the two texts are.
+    """A second text `(B, L, C)` in the blocks, for the conditional rows, its masks, and how long the two texts are.
 
     Attributes:
         prompt: length of the prompt's text in the call at work.
         valid: where the kernel is called per sample, on valid tokens only: both lengths of each sample.
     """
 
-    def __init__(self, joint: Joint, halved: bool, carriers: list[tuple[nn.ModuleList, int]]) -> None:
-        self.joint, self.halved, self.carriers = joint, halved, carriers
+    def __init__(self, joint: Joint, batch: Batch, carriers: list[tuple[nn.ModuleList, int]]) -> None:
+        self.joint, self.batch, self.carriers = joint, batch, carriers
         self.text = torch.empty(0)
         self.masks: dict[str, Tensor | None] = {}
         self.prompt = 0
@@ -42,11 +43,15 @@ class Stream:
 
     def begin(self, text: Tensor, masks: list[Tensor | None]) -> Tensor:
         """The first block's text: the prompt's, followed by the negative's."""
-        self.prompt, own = text.shape[1], self.masks.values()
+        self.prompt, own = text.shape[1], [self.filled(mask) for mask in self.masks.values() if mask is not None]
         if self.joint.ragged:
             prompts, negatives = ([m.bool().sum(-1).tolist() for m in s if m is not None] for s in (masks, own))
             self.valid = list(zip(prompts[0], negatives[0], strict=True))
-        return torch.cat([text, self.text.to(text.dtype)], 1)
+        return torch.cat([text, self.filled(self.text).to(text.dtype)], 1)
+
+    def filled(self, tensor: Tensor) -> Tensor:
+        """With as many rows before it for an unconditional half, which never sees them."""
+        return torch.cat([tensor, tensor]) if self.batch.halved else tensor
 
     def split(self, keys: int) -> tuple[slice, slice]:
         """Prompt and negative among so many keys of an attention to the texts alone.
@@ -60,7 +65,7 @@ class Stream:
         own = self.masks[name]
         if mask is None or own is None:
             return mask
-        return torch.cat([mask, own[..., own.shape[-1] - self.negative :].to(mask.dtype)], -1)
+        return torch.cat([mask, self.filled(own)[..., own.shape[-1] - self.negative :].to(mask.dtype)], -1)
 
 
 class Carry(nn.Module):
@@ -112,13 +117,13 @@ def standing_in(places: list[tuple[nn.ModuleList, int]], stand_ins: list[Any]) -
             stack[i] = block
 
 
-def capture_stream(family: Family, transformer: Any, halved: bool, forward: Callable[[], None]) -> Stream:
+def capture_stream(family: Family, transformer: Any, batch: Batch, forward: Callable[[], None]) -> Stream:
     """What the first block receives as text in `forward`, as a stream to be carried."""
     if family.joint is None:
         raise ValueError(f"{family.name} has no joint attention")
     places = [(transformer.get_submodule(path), i) for path, i, _ in blocks_of(family, transformer)]
     carriers = family.joint.text_blocks(transformer) if family.joint.text_blocks else len(places)
-    stream = Stream(family.joint, halved, places[:carriers])
+    stream = Stream(family.joint, batch, places[:carriers])
     with standing_in(places, [Listen(stack[i], stream, n == 0) for n, (stack, i) in enumerate(places)]):
         forward()
     return stream

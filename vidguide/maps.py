@@ -1,13 +1,13 @@
 """Averages of whole attention maps, where a map of tokens by tokens fits in memory."""
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vidguide.average import Average
-from vidguide.seam import Kernel, Site
-from vidguide.tokens import grid
+from vidguide.seam import Attention, Kernel
 
 if TYPE_CHECKING:
     from vidguide.denoiser import Denoiser
@@ -15,40 +15,56 @@ if TYPE_CHECKING:
 SHARE = 0.5  # of the free memory that maps may take
 
 
-def attention_map(kernel: Kernel, query: Tensor, key: Tensor) -> Tensor:
-    """`softmax(q k^T / sqrt(D) + mask)`, `(B, H, L, L)` in at least float32."""
+def attention_map(kernel: Kernel, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    """`softmax(q k^T / sqrt(D) + mask)`, `(B, H, Q, K)` in at least float32."""
     if kernel.kwargs.get("is_causal"):
         raise ValueError("EMAG(variant='map'): this model's attention is causal; use variant='query'")
     wide = torch.promote_types(query.dtype, torch.float32)
     scale = kernel.kwargs.get("scale") or query.shape[-1] ** -0.5
     logits = torch.einsum("bqhd,bkhd->bhqk", query.to(wide) * scale, key.to(wide))
-    if kernel.mask is not None:
-        boolean = kernel.mask.dtype == torch.bool
-        logits = logits.masked_fill(~kernel.mask, -torch.inf) if boolean else logits + kernel.mask
+    if mask is not None:
+        logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
     return logits.softmax(-1)
 
 
 class AverageMap(Average):
-    """EMAG at one layer: the average of its attention map `(B, H, L, L)`."""
+    """EMAG at one layer: the average of the video's rows of its attention map `(B, H, Q, K)`, text among the keys."""
 
-    def watch(self, site: Site) -> None:
-        site.edit = self.update
+    heads_dim = 1
 
-    def perturb(self, site: Site) -> None:
-        site.edit = self.replace
+    def rows(self, kernel: Kernel, query: Tensor, key: Tensor) -> Tensor:
+        """The video's rows of the map, of the conditional rows of a batch."""
+        video, mask = self.video, kernel.mask
+        rows, tokens = video.rows(query.shape[0]), video.tokens(query.shape[1])
+        if mask is not None:
+            mask = mask if mask.shape[0] == 1 else mask[rows]
+            mask = mask if mask.shape[-2] == 1 else mask[..., tokens, :]
+        return attention_map(kernel, query[rows, tokens], key[rows], mask)
 
-    def leave(self, site: Site) -> None:
-        site.edit = None
+    def live(self, kernel: Kernel, query: Tensor, key: Tensor) -> Tensor:
+        return self.rows(kernel, query, key)
 
-    def update(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Take a step's map into the average; the attention itself stays as it is."""
-        self.take(attention_map(kernel, query, key))
-        return kernel(query, key, value, kernel.mask)
+    def weights(self, weights: Tensor) -> Tensor:
+        """The perturbed rows of the map, from the live ones."""
+        return self.mixed(weights)
 
-    def replace(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attention by the live map mixed with its average."""
-        mixed = self.mixed(attention_map(kernel, query, key))
-        return torch.einsum("bhqk,bkhd->bqhd", mixed, value.to(mixed.dtype)).to(value.dtype)
+    def perturb(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        weights = self.weights(self.rows(attention.kernel, query, key))
+        output = torch.einsum("bhqk,bkhd->bqhd", weights, value.to(weights.dtype)).to(value.dtype)
+        return output if self.video.joint is None else self.video.put(attention(query, key, value), output)
+
+
+class AverageVideoMap(AverageMap):
+    """EMAG-I at one layer: only the map from the video to itself is averaged, and rows are brought back to sum 1."""
+
+    def live(self, kernel: Kernel, query: Tensor, key: Tensor) -> Tensor:
+        return self.rows(kernel, query, key)[..., self.video.tokens(query.shape[1])]
+
+    def weights(self, weights: Tensor) -> Tensor:
+        keys = self.video.tokens(weights.shape[-1])
+        mixed = self.mixed(weights[..., keys])
+        weights = torch.cat([weights[..., : keys.start], mixed, weights[..., keys.stop :]], -1)
+        return weights / weights.sum(-1, keepdim=True)
 
 
 def check_map_fits(denoiser: "Denoiser", layers: int) -> None:
@@ -57,16 +73,16 @@ def check_map_fits(denoiser: "Denoiser", layers: int) -> None:
     Raises:
         ValueError: with the memory it would take, what there is, and what to do.
     """
-    tokens = 1
-    for size in grid(denoiser.family, denoiser.original, denoiser.inputs):
-        tokens *= size
-    hidden = denoiser.inputs["hidden_states"]
-    heads = next(iter(denoiser.self_sites.values())).attention.heads
-    needed = (layers + 2) * hidden.shape[0] * heads * tokens**2 * 4  # two more while one is compared with its average
+    tokens = math.prod(denoiser.grid())
+    family, hidden = denoiser.family, denoiser.inputs["hidden_states"]
+    text = denoiser.inputs[family.text_inputs[0]].shape[-2] if family.joint else 0
+    heads = next(iter(denoiser.self_sites[family.extent].values())).attention.heads
+    maps = (layers + 2) * denoiser.conditional  # two more while one is compared with its average
+    needed = maps * heads * tokens * (tokens + text) * 4
     free = free_memory(hidden.device)
     if needed > SHARE * free:
         raise ValueError(
-            f"EMAG(variant='map'): maps of {tokens} x {tokens} tokens, {heads} heads and {layers} layers take "
+            f"EMAG(variant='map'): maps of {tokens} x {tokens + text} tokens, {heads} heads and {layers} layers take "
             f"{needed / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free. Use variant='query', or fewer layers"
         )
 

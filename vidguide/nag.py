@@ -8,7 +8,6 @@ from vidguide.guidance import check_number
 from vidguide.nag_edits import CrossAttentionNAG, JointAttentionNAG, SplitAttentionNAG
 from vidguide.seam import Edit, Site
 from vidguide.text_guidance import Negative, TextGuidance
-from vidguide.tokens import grid
 
 if TYPE_CHECKING:
     from vidguide.denoiser import Denoiser
@@ -59,7 +58,7 @@ class NAG(TextGuidance):
 
     def cross_edit(self, denoiser: "Denoiser", site: Site, negative: Negative) -> Edit:
         group = self.group(denoiser, site)
-        return CrossAttentionNAG(self, group, denoiser.halved, negative.key, negative.value, negative.mask)
+        return CrossAttentionNAG(self, group, denoiser.batch, negative.key, negative.value, negative.mask)
 
     def joint_edit(self, denoiser: "Denoiser", site: Site, stream: "Stream", split: bool, guides: bool) -> Edit:
         kind = SplitAttentionNAG if split else JointAttentionNAG
@@ -69,4 +68,4 @@ class NAG(TextGuidance):
         """Which queries of an attention share a norm."""
         if self.norm != "frame" or "audio" in site.name:
             return Group("token" if self.norm == "frame" else self.norm, denoiser.conditional)
-        return Group("frame", denoiser.conditional, grid(denoiser.family, denoiser.original, denoiser.inputs))
+        return Group("frame", denoiser.conditional, denoiser.grid())

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vidguide.batch import Batch
 from vidguide.combine import Combine, Group, Strength
 from vidguide.joint import Stream
 from vidguide.merge import attend, can_merge, merge
@@ -21,14 +22,14 @@ class CrossAttentionNAG(Combine):
     """NAG at one text cross-attention, for negative keys and values `(1 or B, L, H, D)` that are already there."""
 
     def __init__(
-        self, nag: Strength, group: Group, halved: bool, key: Tensor, value: Tensor, mask: Tensor | None
+        self, nag: Strength, group: Group, batch: Batch, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> None:
         super().__init__(nag, group)
-        self.halved, self.key, self.value, self.mask = halved, key, value, mask
+        self.batch, self.key, self.value, self.mask = batch, key, value, mask
 
     def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         positive = kernel(query, key, value, kernel.mask)
-        start = query.shape[0] // 2 if self.halved else 0  # before it, the pipeline's unconditional half
+        start = self.batch.start(query.shape[0])  # before it, the pipeline's unconditional half
         repeats = (query.shape[0] - start) // self.key.shape[0]
         key, value = (tensor.repeat_interleave(repeats, 0) for tensor in (self.key, self.value))
         mask = None if self.mask is None else self.mask.repeat_interleave(repeats, 0)
@@ -61,14 +62,9 @@ class JointEdit:
 
     def __init__(self, stream: Stream, guides: bool) -> None:
         self.stream, self.guides, self.dtype = stream, guides, stream.text.dtype
-        self.sample = 0
-
-    def begin(self) -> None:
-        """A guided call begins."""
-        self.sample = 0
 
     def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        lengths, start = self.lengths_and_start(query.shape[0])
+        lengths, start = self.lengths_and_start(kernel, query.shape[0])
         parts = Parts(query.shape[1], *lengths, self.stream.joint.text_first)
         video, prompt, negative = self.outputs(kernel, query, key, value, parts, start)
         unseen = torch.zeros_like(query[:start, parts.negative])
@@ -82,14 +78,14 @@ class JointEdit:
         """Attention outputs of video, prompt, and (from row `start` on) negative."""
         raise NotImplementedError
 
-    def lengths_and_start(self, rows: int) -> tuple[tuple[int, int], int]:
+    def lengths_and_start(self, kernel: Kernel, rows: int) -> tuple[tuple[int, int], int]:
         """Lengths of prompt and negative in a kernel call on some rows, and the first conditional row."""
         stream = self.stream
         if not stream.joint.ragged:
-            return (stream.prompt, stream.negative), rows // 2 if stream.halved else 0
-        sample, samples = self.sample, len(stream.valid)  # one call per sample, in their order
-        self.sample = (sample + 1) % samples
-        return stream.valid[sample], int(stream.halved and sample < samples // 2)
+            return (stream.prompt, stream.negative), stream.batch.start(rows)
+        samples = len(stream.valid)  # one call per sample, in their order
+        sample = kernel.call % samples
+        return stream.valid[sample], int(sample < stream.batch.start(samples))
 
 
 class JointAttentionNAG(JointEdit, Combine):
@@ -100,10 +96,6 @@ class JointAttentionNAG(JointEdit, Combine):
         Combine.__init__(self, nag, group)
         masked = not stream.joint.ragged and any(mask is not None for mask in stream.masks.values())
         self.merges = can_merge(stream.text.device.type, self.dtype, masked)
-
-    def begin(self) -> None:
-        JointEdit.begin(self)
-        Combine.begin(self)
 
     def outputs(
         self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: "Parts", start: int

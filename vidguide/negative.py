@@ -63,12 +63,11 @@ def _like(value: Any, own: Any) -> Any:
     return value.to(own.device, own.dtype) if isinstance(own, Tensor) and isinstance(value, Tensor) else value
 
 
-def repeat_rows(value: Any, rows: int, halved: bool) -> Any:
-    """Rows of a negative's input brought to a batch: each for its share of the rows, twice over if `halved`."""
+def repeat_rows(value: Any, rows: int) -> Any:
+    """Rows of a negative's input brought to a batch: each for its share of the rows."""
     if not isinstance(value, Tensor) or value.ndim < 2:
         return value
-    value = value.repeat_interleave(rows // value.shape[0], 0)
-    return torch.cat([value, value]) if halved else value
+    return value.repeat_interleave(rows // value.shape[0], 0)
 
 
 def check_negative(guidance: Any, empty: bool) -> None:

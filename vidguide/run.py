@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
+from vidguide.timing import Stopwatch
+
 
 @dataclass(frozen=True)
 class Record:
@@ -19,12 +21,18 @@ class Record:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which layers a weak pass perturbed in a step, and `D` of every candidate layer where it was measured."""
+    """Which layers a weak pass perturbed in a step, `D` of every candidate layer where it was measured, its time."""
 
     step: int
     guidance: str
     layers: tuple[int, ...]
     gradients: dict[int, float]
+    stopwatch: Stopwatch
+
+    @property
+    def seconds(self) -> float:
+        """What the weak pass took; on CUDA, waits for it."""
+        return self.stopwatch.seconds
 
 
 class Trace:
@@ -49,11 +57,15 @@ class Trace:
         return len(self._measured)
 
     def summary(self) -> dict[str, Any]:
-        """Means over steps and layers, and how many steps and layers were guided; empty when nothing was."""
-        records = list(self)
+        """Means over steps and layers, and how many steps and layers were guided; of weak passes, how many there were
+        and their time; empty when nothing was done."""
+        records, found = list(self), {}
+        if self.choices:
+            seconds = sum(choice.seconds for choice in self.choices)
+            found = {"weak_passes": len(self.choices), "weak_seconds": round(seconds, 3)}
         if not records:
-            return {}
-        return {
+            return found
+        return found | {
             "steps": len({record.step for record in records}),
             "layers": len({record.layer for record in records}),
             "clamped": sum(record.clamped for record in records) / len(records),
@@ -61,10 +73,16 @@ class Trace:
         }
 
     def __str__(self) -> str:
-        """One line per step: relative change of the attention features in each layer, and the share held by tau."""
+        """A line per step: relative change of the attention features in each layer, and the share held by tau; then a
+        line per weak pass."""
+        if not self._measured and not self.choices:
+            return "no attention was changed in this run"
+        return "\n".join([*self._features(), *self._weak_passes()])
+
+    def _features(self) -> list[str]:
         records = list(self)
         if not records:
-            return "no attention was changed in this run"
+            return []
         layers = sorted({record.layer for record in records})
         lines = ["step  clamped  change in layer " + " ".join(f"{layer:>6}" for layer in layers)]
         for step in sorted({record.step for record in records}):
@@ -72,7 +90,18 @@ class Trace:
             clamped = sum(record.clamped for record in here.values()) / len(here)
             cells = " ".join(f"{here[layer].change:6.2f}" if layer in here else "     -" for layer in layers)
             lines.append(f"{step:>4}  {clamped:>6.0%}   {'':15} {cells}")
-        return "\n".join(lines)
+        return lines
+
+    def _weak_passes(self) -> list[str]:
+        """One line per weak pass: which layers, its time, and D of the candidates where it was measured."""
+        if not self.choices:
+            return []
+        lines = ["step  weak pass  layers   seconds  D of the candidates"]
+        for choice in self.choices:
+            layers = ",".join(str(layer) for layer in choice.layers)
+            gradients = "  ".join(f"{layer}: {value:.4f}" for layer, value in choice.gradients.items())
+            lines.append(f"{choice.step:>4}  {choice.guidance:<9}  {layers:<7}  {choice.seconds:7.3f}  {gradients}")
+        return lines
 
 
 class Run:

@@ -19,6 +19,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from vidguide.video import Video
+
 LAYOUTS = {"dispatch_attention_fn": "BLHD", "scaled_dot_product_attention": "BHLD"}
 SITE = "_vidguide_site"  # attribute of a guided attention module
 
@@ -29,6 +31,7 @@ class Kernel:
     def __init__(self, function: Callable[..., Tensor], layout: str, args: tuple[Any, ...], kwargs: dict[str, Any]):
         self.function, self.layout = function, layout
         self.mask = args[0] if args else kwargs.get("attn_mask")
+        self.call = 0  # which call of its site this is, where there is one for each sample
         self.args, self.kwargs = args[1:], {name: value for name, value in kwargs.items() if name != "attn_mask"}
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
@@ -44,23 +47,68 @@ class Edit(Protocol):
     def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor: ...
 
 
-class Site:
-    """A guided attention module: which of its kernel calls is meant (in source order), and what to do there."""
+class Watcher(Protocol):
+    """What looks at the query and key of an attention's kernel call, and changes nothing."""
 
-    def __init__(self, layer: int, attention: Any, kernel: int, name: str = "") -> None:
-        self.layer, self.attention, self.kernel, self.name = layer, attention, kernel, name
+    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor) -> None: ...
+
+
+class Attention:
+    """An attention as edited, which is its kernel where it is not."""
+
+    def __init__(self, kernel: Kernel, edit: Edit | None) -> None:
+        self.kernel, self.edit = kernel, edit
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if self.edit is None:
+            return self.kernel(query, key, value, self.kernel.mask)
+        return self.edit(self.kernel, query, key, value)
+
+
+class Perturbation(Protocol):
+    """What a weak pass does to an attention, which may be edited for a text that shares it."""
+
+    def __call__(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor: ...
+
+
+class Site:
+    """A guided attention module: which of its kernel calls is meant (in source order), and what to do there.
+
+    Attributes:
+        edit: what the attention does in all passes. weak: what a weak pass does around it.
+        watchers: what looks on in the clean pass.
+        video: where the video's tokens lie in it; None where no weak pass is run.
+        place: of its block, in the order in which blocks run.
+        ragged: whether the kernel is called once per sample.
+    """
+
+    def __init__(self, layer: int, attention: Any, kernel: int, name: str = "", ragged: bool = False) -> None:
+        self.layer, self.attention, self.kernel, self.name, self.ragged = layer, attention, kernel, name, ragged
+        self.calls = 0
         self.edit: Edit | None = None
-        self.query: Callable[[Tensor], Tensor] | None = None  # sees, and may replace, the query before the edit
+        self.weak: Perturbation | None = None
+        self.watchers: list[Watcher] = []
+        self.video: Video | None = None
+        self.place = layer
         self.own: Any = None  # the module's processor, and the one that stands in for it
         self.routed: Any = None
 
+    @property
+    def idle(self) -> bool:
+        return self.edit is None and self.weak is None and not self.watchers
+
     def attend(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """The attention as edited."""
-        if self.query is not None:
-            query = self.query(query)
-        if self.edit is None:
-            return kernel(query, key, value, kernel.mask)
-        return self.edit(kernel, query, key, value)
+        """The attention as edited and perturbed."""
+        if self.ragged:
+            kernel.call, self.calls = self.calls, self.calls + 1
+            if self.video is not None:
+                self.video.call = kernel.call
+        for watcher in self.watchers:
+            watcher(kernel, query, key)
+        attention = Attention(kernel, self.edit)
+        if self.weak is not None:
+            return self.weak(attention, query, key, value)
+        return attention(query, key, value)
 
 
 def route(
@@ -68,7 +116,7 @@ def route(
 ) -> Any:
     """Stand in for a kernel call: upstream's own, unless the module has a site with an edit for this very call."""
     site = getattr(attention, SITE, None)
-    if site is None or site.kernel != index or (site.edit is None and site.query is None):
+    if site is None or site.kernel != index or site.idle:
         return function(query, key, value, *args, **kwargs)
     kernel = Kernel(function, layout, args, kwargs)
     if layout == "BLHD":

@@ -5,29 +5,26 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from vidguide.guidance import Guidance, check_number
-from vidguide.run import Choice
-from vidguide.seam import Kernel
+from vidguide.guidance import check_number
+from vidguide.heads import Heads
+from vidguide.seam import Perturbation
+from vidguide.weak import PassValues, WeakGuidance
 
 if TYPE_CHECKING:
     from vidguide.denoiser import Denoiser
 
 
-def pass_values(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Attention whose map is the identity: each token keeps its own value `(B, L, H, D)`."""
-    return value
-
-
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PAG(Guidance):
+class PAG(WeakGuidance):
     """Perturbed-Attention Guidance (Ahn et al., arXiv 2403.17377): `c + scale (c - c_p)`.
 
-    The weak pass has the identity in place of self-attention maps.
+    The weak pass has the identity in place of self-attention maps; in joint attention, of the video's rows.
 
     Attributes:
         scale: 0 is off. Published: 3.
         layers: perturbed blocks; None for the middle one.
         start, stop: window in fractions of the steps.
+        extent: "spatial" or "temporal" for those heads or modules only; see :class:`vidguide.weak.WeakGuidance`.
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
@@ -43,37 +40,33 @@ class PAG(Guidance):
     def neutral(self) -> bool:
         return self.scale == 0
 
-    @property
-    def weak(self) -> bool:
-        return not self.neutral
-
     def chosen(self, depth: int) -> tuple[int, ...]:
         """The blocks to perturb, of `depth`."""
         return self.layers if self.layers else (depth // 2,)
 
+    def measured(self, denoiser: "Denoiser") -> Heads | None:
+        """The heads of the extent asked for, kept for the run."""
+        return denoiser.kept(self, lambda: self.heads(denoiser, self.chosen(denoiser.depth)))
+
     def prepare(self, denoiser: "Denoiser") -> None:
-        denoiser.blocks.keep_before([min(self.chosen(denoiser.depth))])
+        sites = self.sites(denoiser)
+        denoiser.blocks.keep_before(sites[layer].place for layer in self.chosen(denoiser.depth))
+        heads = self.measured(denoiser)
+        if heads is not None:
+            heads.begin(denoiser.inputs["hidden_states"].device)
 
     def correction(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor | None:
-        layers = self.chosen(denoiser.depth)
-        denoiser.run.trace.choices.append(Choice(denoiser.run.step, type(self).__name__, layers, {}))
-        return self.scale * (prediction - self.perturbed(denoiser, layers))
+        return self.scale * (prediction - self.perturbed(denoiser))
 
-    def perturbed(self, denoiser: "Denoiser", layers: tuple[int, ...]) -> Tensor:
-        """The weak prediction; relatives perturb otherwise."""
-        return values_passed(denoiser, layers, type(self).__name__)
+    def perturbed(self, denoiser: "Denoiser") -> Tensor:
+        """The weak prediction."""
+        heads = self.measured(denoiser)
+        layers = self.chosen(denoiser.depth) if heads is None else heads.layers()
+        return self.prediction(denoiser, layers, lambda layer: self.perturbation(denoiser, layer), heads, {})
 
-
-def values_passed(denoiser: "Denoiser", layers: tuple[int, ...], name: str) -> Tensor:
-    """The prediction with the self-attention of some blocks passing its values through."""
-    sites = [denoiser.self_sites[layer] for layer in layers]
-    try:
-        for site in sites:
-            site.edit = pass_values
-        return denoiser.weak(min(layers), name)
-    finally:
-        for site in sites:
-            site.edit = None
+    def perturbation(self, denoiser: "Denoiser", layer: int) -> Perturbation:
+        """What is done to one layer's attention; relatives perturb otherwise."""
+        return PassValues(self.sites(denoiser)[layer])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,6 +78,7 @@ class STG(PAG):
         mode: "attention" passes the values of self-attention through (STG-A), "residual" skips whole blocks (STG-R).
         layers: skipped blocks; None for the middle one.
         start, stop: window in fractions of the steps.
+        extent: "spatial" or "temporal" for those heads or modules only; whole blocks have no heads.
     """
 
     scale: float = 1.0
@@ -98,8 +92,18 @@ class STG(PAG):
     def skipped(self, depth: int) -> tuple[int, ...]:
         return self.chosen(depth) if self.mode == "residual" else ()
 
-    def perturbed(self, denoiser: "Denoiser", layers: tuple[int, ...]) -> Tensor:
+    def check(self, denoiser: "Denoiser") -> None:
+        super().check(denoiser)
+        if self.mode == "residual" and self.extent is not None and self.extent not in denoiser.self_sites:
+            raise ValueError(
+                f"STG(mode='residual', extent={self.extent!r}): {denoiser.family.name} has no {self.extent} blocks; "
+                "use mode='attention' for its heads"
+            )
+
+    def perturbed(self, denoiser: "Denoiser") -> Tensor:
         if self.mode == "attention":
-            return values_passed(denoiser, layers, type(self).__name__)
-        with denoiser.blocks.passing(layers):
-            return denoiser.weak(min(layers), "STG")
+            return super().perturbed(denoiser)
+        layers = self.chosen(denoiser.depth)
+        places = [self.sites(denoiser)[layer].place for layer in layers]
+        with self.recorded(denoiser, layers, {}), denoiser.blocks.passing(places):
+            return denoiser.weak(min(places), "STG")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
+from vidguide.captures import text_keys_values, text_stream
 from vidguide.guidance import Guidance
 from vidguide.negative import check_negative
 from vidguide.seam import Edit, Site
@@ -63,9 +64,9 @@ class TextGuidance(Guidance):
         text, joint = denoiser.negative_text(self.negative_prompt, self.negative_prompt_embeds), denoiser.family.joint
         sites = denoiser.text_sites
         if joint is None:
-            captured = denoiser.text_keys_values(text)
+            captured = text_keys_values(denoiser, text)
             return {n: self.cross_edit(denoiser, sites[n], Negative(*kept, text)) for n, kept in captured.items()}, None
-        stream = denoiser.text_stream(text)
+        stream = text_stream(denoiser, text)
         edits = {}
         for number, site in sites.items():
             guides = self.layers is None or site.layer in self.layers

@@ -5,6 +5,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from vidguide.batch import Batch
 from vidguide.combine import change, sampled
 from vidguide.formulas import Attended, additive, vsf
 from vidguide.joint import Stream
@@ -55,10 +56,10 @@ class CrossAttentionVSF(Flip):
     """
 
     def __init__(
-        self, strength: Strength, halved: bool, key: Tensor, value: Tensor, mask: Tensor | None, padding: Tensor | None
+        self, strength: Strength, batch: Batch, key: Tensor, value: Tensor, mask: Tensor | None, padding: Tensor | None
     ) -> None:
         super().__init__(strength)
-        self.halved = halved
+        self.batch = batch
         if padding is not None:
             length = int((~padding).sum(1).max())
             key, value, padding = key[:, :length], value[:, :length], padding[:, :length]
@@ -69,7 +70,7 @@ class CrossAttentionVSF(Flip):
         self.negative: Attended = (key, value, mask)
 
     def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        start = query.shape[0] // 2 if self.halved else 0  # before it, the pipeline's unconditional half
+        start = self.batch.start(query.shape[0])  # before it, the pipeline's unconditional half
         repeats = (query.shape[0] - start) // self.negative[0].shape[0]
         negative: Any = tuple(None if one is None else one.repeat_interleave(repeats, 0) for one in self.negative)
         positive = key[start:], value[start:], rows(kernel.mask, start)
@@ -104,10 +105,6 @@ class JointAttentionVSF(JointEdit, Flip):
     def __init__(self, strength: Strength, stream: Stream, guides: bool) -> None:
         JointEdit.__init__(self, stream, guides)
         Flip.__init__(self, strength)
-
-    def begin(self) -> None:
-        JointEdit.begin(self)
-        Flip.begin(self)
 
     def outputs(
         self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int

@@ -4,14 +4,17 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from vidguide.batch import Batch
+from vidguide.blocks import Blocks
 from vidguide.family import Family, blocks_of
 from vidguide.seam import SITE, Site, rebound, rebound_class
+from vidguide.video import Video
 
 
-def site_of(layer: int, attention: Any, kernel: int, name: str) -> Site:
+def site_of(layer: int, attention: Any, kernel: int, name: str, ragged: bool = False) -> Site:
     """A site at one of the kernel calls of an attention module."""
     own: Any = type(attention.processor)
-    return Site(layer, attention, range(rebound_class(own)[1])[kernel], name)
+    return Site(layer, attention, range(rebound_class(own)[1])[kernel], name, ragged)
 
 
 def find_text_sites(family: Family, transformer: Any) -> dict[int, Site]:
@@ -20,31 +23,52 @@ def find_text_sites(family: Family, transformer: Any) -> dict[int, Site]:
     names = (*family.text_attention, *(joint.split_attention if joint else ()))
     blocks = blocks_of(family, transformer)
     carriers = joint.text_blocks(transformer) if joint and joint.text_blocks else len(blocks)
+    ragged = joint is not None and joint.ragged
     found: list[Site] = []
     for layer, (_, _, block) in enumerate(blocks[:carriers]):
         modules = dict(block.named_modules())
-        found += [site_of(layer, modules[name], family.text_kernel, name) for name in names if name in modules]
+        found += [site_of(layer, modules[name], family.text_kernel, name, ragged) for name in names if name in modules]
     return dict(enumerate(found))
 
 
 def weak_passes(family: Family) -> bool:
-    """Whether guidances with a weak pass (EMAG, STG, PAG) fit a family."""
-    return family.joint is None and family.self_softmax
+    """Whether guidances with a weak pass (EMAG, STG, PAG, SEG) fit a family."""
+    return family.self_softmax
 
 
-def find_self_sites(family: Family, blocks: list[Any]) -> dict[int, Site]:
-    """Sites where the video attends to itself, by layer.
+def blocks_in_order(family: Family, transformer: Any) -> list[Any]:
+    """The blocks of the video's stream in the order in which they run: where there are temporal ones, by turns."""
+    blocks = [block for path in family.blocks for block in transformer.get_submodule(path)]
+    if family.temporal_blocks is None:
+        return blocks
+    temporal = transformer.get_submodule(family.temporal_blocks)
+    return [block for pair in zip(blocks, temporal, strict=True) for block in pair]
+
+
+def find_self_sites(
+    family: Family, blocks: Blocks, text_sites: dict[int, Site], batch: Batch
+) -> dict[str, dict[int, Site]]:
+    """Sites where the video attends to itself, by extent and layer; in joint attention, the text's own sites.
 
     Raises:
-        ValueError: in joint attention, where a module has one site, which is the text's; in linear attention.
+        ValueError: in linear attention.
     """
     if not weak_passes(family):
-        what = "joint attention yet" if family.joint else "linear attention"
-        raise ValueError(f"EMAG, STG and PAG: weak passes know no {what} ({family.name}); leave them out")
-    name = family.self_attention
-    return {
-        layer: site_of(layer, block.get_submodule(name), family.self_kernel, name) for layer, block in enumerate(blocks)
-    }
+        raise ValueError(
+            f"EMAG, STG, PAG and SEG: weak passes know no linear attention ({family.name}); leave them out"
+        )
+    joint = family.joint
+    name = family.text_attention[0] if joint else family.self_attention
+    kernel = family.text_kernel if joint else family.self_kernel
+    known = {site.layer: site for site in text_sites.values() if joint and site.name == name}
+    extents = (family.extent, "temporal") if family.temporal_blocks else (family.extent,)
+    found: dict[str, dict[int, Site]] = {extent: {} for extent in extents}
+    for place, block in enumerate(blocks.blocks):
+        layer, extent = place // len(extents), extents[place % len(extents)]
+        site = known.get(layer) or site_of(layer, block.get_submodule(name), kernel, name)
+        site.place, site.video = place, Video(batch, blocks.stages[place], joint)
+        found[extent][layer] = site
+    return found
 
 
 def rebind(sites: Iterable[Site]) -> None:

@@ -1,0 +1,110 @@
+"""EMAG by whole passes and the paper's equations: explicit maps, explicit averages, nothing shared."""
+
+import copy
+from typing import Any
+
+import torch
+from diffusers.models.embeddings import apply_rotary_emb
+from torch import Tensor
+
+from vidguide import EMAG
+
+
+class PlainAttention:
+    """Attention written out; keeps what EMAG averages of it, and puts something else in its place when told."""
+
+    def __init__(self, variant: str) -> None:
+        self.variant = variant
+        self.live = self.replacement = torch.zeros(0)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, video: slice) -> Tensor:
+        """`(B, L, H, D)` of which the video's tokens lie in a slice."""
+        told = len(self.replacement) > 0
+        if self.variant == "query":
+            self.live = query[:, video].clone()
+            if told:
+                query = query.clone()
+                query[:, video] = self.replacement
+        weights = torch.einsum("bqhd,bkhd->bhqk", query, key).div(query.shape[-1] ** 0.5).softmax(-1)
+        if self.variant == "map":
+            self.live = weights[:, :, video].clone()
+            if told:
+                weights[:, :, video] = self.replacement
+        if self.variant == "map-video":
+            self.live = weights[:, :, video, video].clone()
+            if told:
+                weights[:, :, video, video] = self.replacement
+                weights[:, :, video] /= weights[:, :, video].sum(-1, keepdim=True)
+        return torch.einsum("bhqk,bkhd->bqhd", weights, value)
+
+
+class PlainSelfAttention(PlainAttention):
+    """Wan's self-attention."""
+
+    def __call__(self, attn: Any, hidden_states: Any, text: Any, mask: Any, rotary: Any) -> Tensor:
+        query, key = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(hidden_states))
+        query, key, value = (t.unflatten(2, (attn.heads, -1)) for t in (query, key, attn.to_v(hidden_states)))
+        query, key = self.rotate(query, *rotary), self.rotate(key, *rotary)
+        return attn.to_out[0](self.attend(query, key, value, slice(None)).flatten(2))
+
+    @staticmethod
+    def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        turned = torch.stack([-x[..., 1::2], x[..., 0::2]], -1).flatten(-2)
+        return x * cos.to(x) + turned * sin.to(x)
+
+
+class PlainJointAttention(PlainAttention):
+    """CogVideoX's attention over text and video."""
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Any,
+        image_rotary_emb: Any,
+    ) -> Any:
+        text = encoder_hidden_states.shape[1]
+        both = torch.cat([encoder_hidden_states, hidden_states], 1)
+        query, key, value = (
+            project(both).unflatten(2, (attn.heads, -1)) for project in (attn.to_q, attn.to_k, attn.to_v)
+        )
+        query, key = attn.norm_q(query), attn.norm_k(key)
+        for tensor in (query, key):
+            tensor[:, text:] = apply_rotary_emb(tensor[:, text:].transpose(1, 2), image_rotary_emb).transpose(1, 2)
+        output = attn.to_out[0](self.attend(query, key, value, slice(text, None)).flatten(2))
+        return output[:, text:], output[:, :text]
+
+
+def plain_emag(model: Any, calls: list[dict[str, Any]], emag: EMAG, layers: tuple[int, ...]) -> list[Tensor]:
+    """The predictions of a Wan or CogVideoX transformer, step by step."""
+    model = copy.deepcopy(model)
+    wan = hasattr(model, "blocks")
+    processors = {layer: (PlainSelfAttention if wan else PlainJointAttention)(emag.variant) for layer in layers}
+    for layer, processor in processors.items():
+        (model.blocks if wan else model.transformer_blocks)[layer].attn1.processor = processor
+    averages: dict[int, Tensor] = {}
+    last: dict[int, float] = {}
+    results = []
+    for step, inputs in enumerate(calls):
+        progress, prediction = step / len(calls), model(**inputs)[0]
+        if emag.average_from <= progress < emag.stop:
+            live = {layer: processor.live for layer, processor in processors.items()}
+            decay = float(emag.decay)
+            averages = {
+                n: live[n] if n not in averages else decay * averages[n] + (1 - decay) * live[n] for n in layers
+            }
+            gradients = {n: (averages[n] - live[n]).abs().mean().item() for n in layers}
+            if progress >= emag.start:
+                by = last if emag.select == "previous" and last else gradients
+                chosen = emag.select if isinstance(emag.select, tuple) else (max(by, key=by.__getitem__),)
+                assert len(chosen) == 1 or emag.strength == 1, "the second of two layers sees another live value"
+                for n in chosen:
+                    processors[n].replacement = (1 - emag.strength) * live[n] + emag.strength * averages[n]
+                weak = model(**inputs)[0]
+                for n in chosen:
+                    processors[n].replacement = torch.zeros(0)
+                prediction = weak + emag.scale * (prediction - weak)
+            last = gradients
+        results.append(prediction)
+    return results
