@@ -44,7 +44,6 @@ FAMILIES = (
             "pooled_projections",
             "encoder_attention_mask",
             do_classifier_free_guidance=False,
-            max_sequence_length=None,
         ),
         text_inputs=("encoder_hidden_states", "pooled_projections", "encoder_attention_mask"),
         text_masks={"encoder_attention_mask": "encoder_hidden_states"},

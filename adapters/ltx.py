@@ -10,7 +10,8 @@ ONE = dict.fromkeys(("num_frames", "height", "width", "audio_num_frames"), 1)
 
 def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
     """The text encoder's states go through the connectors, which make one text for the video and one for the audio."""
-    embeds, mask, *_ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False)
+    length = inputs[LTX2_TEXT[0]].shape[-2]  # which the connectors keep
+    embeds, mask, *_ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, max_sequence_length=length)
     side = getattr(getattr(pipe, "tokenizer", None), "padding_side", "left")
     video, audio, mask = pipe.connectors(embeds, mask, padding_side=side)
     return dict(zip(LTX2_TEXT, (video, audio, mask, mask), strict=True))

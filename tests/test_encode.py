@@ -1,11 +1,13 @@
 """A negative in words gets exactly what the pipeline would pass to the transformer for it as a prompt."""
 
+import inspect
 from typing import Any
 
 import diffusers
 import pytest
 import torch
 from test_family_pipelines import CASES, LATENT, Case
+from tiny_encoders import ENCODERS, OTHER, PROMPT
 from tiny_families import Values
 from torch import Tensor
 
@@ -13,9 +15,14 @@ from vidguide.family import family_of
 from vidguide.pipelines.load import load
 
 CALLS = [case for case in CASES if case.pipeline.startswith(("LTXP", "CogVideoX", "Mochi", "Latte", "Allegro", "Sana"))]
-CALLS += [case for case in CASES if case.pipeline.startswith(("Wan", "SkyReels"))]
+CALLS += [case for case in CASES if case.pipeline.startswith(("Wan", "SkyReels", "Cosmos"))]
+CALLS += [case for case in CASES if case.pipeline in ENCODERS]
 if hasattr(diffusers, "AnyFlowPipeline"):
     CALLS += [Case("AnyFlowPipeline", "AnyFlowTransformer3DModel", {**LATENT, "num_frames": 5})]
+if hasattr(diffusers, "Kandinsky6TI2VAPipeline"):
+    silent = {**LATENT, "num_frames": 5, "sample_audio": False}
+    CALLS += [Case("Kandinsky6TI2VAPipeline", "Kandinsky6Transformer3DModel", silent)]
+LENGTH = 128  # of the text that the pipeline is asked for, other than any default; longer than any template
 NOT_OURS = {"negative_prompt", "max_sequence_length"}
 
 
@@ -43,6 +50,8 @@ def call_of(pipe: Any, case: Case, prompt: str) -> Values:
     settings = {name: value for name, value in {**case.call, **case.off}.items() if name not in NOT_OURS}
     if case.pipeline == "SanaVideoPipeline":
         settings["complex_human_instruction"] = None  # goes before prompts, and before no negative
+    if "max_sequence_length" in inspect.signature(pipe.__call__).parameters:
+        settings["max_sequence_length"] = LENGTH
     generator = torch.Generator().manual_seed(0)
     with pytest.raises(SeenError), torch.no_grad():
         pipe(prompt, **settings, num_inference_steps=2, generator=generator, output_type="latent")
@@ -53,12 +62,12 @@ def call_of(pipe: Any, case: Case, prompt: str) -> Values:
 @pytest.mark.parametrize("case", CALLS, ids=lambda case: f"{case.pipeline}-{case.tiny.split('/')[-1]}")
 def test_a_negative_is_encoded_as_a_prompt_is(case: Case, encoders: Values) -> None:
     pipe = case.pipe(False)
-    pipe.register_modules(**encoders)
+    pipe.register_modules(**ENCODERS[case.pipeline]() if case.pipeline in ENCODERS else encoders)
     family = family_of(pipe.transformer)
-    as_prompt = call_of(pipe, case, "a red circle that moves left")
-    inputs = call_of(pipe, case, "blue")
+    as_prompt = call_of(pipe, case, PROMPT)
+    inputs = call_of(pipe, case, OTHER)
     with torch.no_grad():
-        encoded = family.encode(pipe, ["a red circle that moves left"], inputs)
+        encoded = family.encode(pipe, [PROMPT], inputs)
     for name in family.text_inputs:
         value: Tensor = as_prompt[name]
         assert not torch.equal(value, inputs[name]) or "mask" in name

@@ -1,0 +1,121 @@
+"""Text encoders of the kinds that pipelines name, tiny and random, with tokenizers made here."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors, trainers
+
+PROMPT, OTHER = 'a red circle that says "go" and moves left', "blue"
+WORDS = f"{PROMPT} {OTHER} system user assistant Describe the video by detailing following aspects . , : < | > _"
+CHAT = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ' ' }}{% if m['content'] is string %}{{ m['content'] }}"
+CHAT += "{% else %}{% for part in m['content'] %}{{ part['text'] }}{% endfor %}{% endif %}{{ '<|im_end|> ' }}"
+CHAT += "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}"
+LLM = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2)
+LLM |= dict(vocab_size=64, max_position_embeddings=2048, pad_token_id=0, bos_token_id=2, eos_token_id=3)
+VISION = dict(hidden_size=16, intermediate_size=16)  # of a tower that no text reaches
+ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+
+
+def tokenizer(**settings: Any) -> Any:
+    """Words and signs of this page one by one, all others as unknown; an end token after each text."""
+    words = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = ["<pad>", "<unk>", "<s>", "</s>"]
+    words.train_from_iterator([WORDS], trainers.WordLevelTrainer(special_tokens=special))
+    words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 3)])
+    names = dict(zip(("pad_token", "unk_token", "bos_token", "eos_token"), special, strict=True))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, **names, chat_template=CHAT, **settings)
+
+
+class TextsOnly:
+    """A processor for texts and images, as it is called without images."""
+
+    def __init__(self) -> None:
+        self.tokenizer = tokenizer(padding_side="right")
+
+    def __call__(self, text: list[str], images: None = None, videos: None = None, **settings: Any) -> Any:
+        return self.tokenizer(text, **settings)
+
+
+def made(model: Callable[[Any], Any], config: Any) -> Any:
+    torch.manual_seed(0)
+    return model(config).eval().requires_grad_(False)
+
+
+def clip() -> Any:
+    sizes = dict(hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    config = transformers.CLIPTextConfig(**sizes, vocab_size=64, bos_token_id=2, eos_token_id=3, pad_token_id=0)
+    return made(transformers.CLIPTextModel, config)
+
+
+def qwen(name: str) -> Any:
+    """Qwen2-VL or Qwen2.5-VL with its vision tower, which texts do not reach."""
+    config = getattr(transformers, f"{name}Config")(
+        text_config={**LLM, "rope_parameters": ROPE, "rope_scaling": ROPE},
+        vision_config=dict(
+            depth=1, hidden_size=16, embed_dim=16, num_heads=2, intermediate_size=16, out_hidden_size=16
+        ),
+    )
+    return made(getattr(transformers, f"{name}ForConditionalGeneration"), config)
+
+
+def t5(tokens: int = 400) -> Any:
+    sizes = dict(d_model=10, d_kv=4, d_ff=16, num_layers=1, num_heads=2, vocab_size=tokens)
+    return made(transformers.T5EncoderModel, transformers.T5Config(**sizes))
+
+
+def llama_and_clip() -> dict[str, Any]:
+    llama = made(transformers.LlamaModel, transformers.LlamaConfig(**LLM))
+    return {"text_encoder": llama, "tokenizer": tokenizer(), "text_encoder_2": clip(), "tokenizer_2": tokenizer()}
+
+
+def qwen_and_byt5() -> dict[str, Any]:
+    config = transformers.Qwen2_5_VLConfig(text_config={**LLM, "rope_parameters": ROPE, "rope_scaling": ROPE})
+    text = made(transformers.Qwen2_5_VLTextModel, config.text_config)
+    glyphs = transformers.ByT5Tokenizer()
+    return {"text_encoder": text, "tokenizer": tokenizer(), "text_encoder_2": t5(), "tokenizer_2": glyphs}
+
+
+def qwen_and_clip() -> dict[str, Any]:
+    return {
+        "text_encoder": qwen("Qwen2_5_VL"),
+        "tokenizer": TextsOnly(),
+        "text_encoder_2": clip(),
+        "tokenizer_2": tokenizer(),
+    }
+
+
+def qwen2() -> dict[str, Any]:
+    return {"text_encoder": qwen("Qwen2VL"), "tokenizer": tokenizer()}
+
+
+def t5gemma2() -> dict[str, Any]:
+    own = {**LLM, "head_dim": 8, "sliding_window": 64, "dropout_rate": 0.0}
+    vision = {**VISION, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 14, "patch_size": 14}
+    config = transformers.T5Gemma2EncoderConfig(text_config=own, vision_config=vision)
+    return {"text_encoder": made(transformers.T5Gemma2Encoder, config), "tokenizer": tokenizer()}
+
+
+def gemma3_and_connectors() -> dict[str, Any]:
+    from diffusers.pipelines.ltx2 import LTX2TextConnectors
+
+    config = transformers.Gemma3TextConfig(**LLM, head_dim=8, sliding_window=64)
+    sizes = dict(num_attention_heads=2, attention_head_dim=8, num_layers=1, num_learnable_registers=16)
+    each = {f"{kind}_connector_{name}": size for kind in ("video", "audio") for name, size in sizes.items()}
+    torch.manual_seed(0)
+    connectors = LTX2TextConnectors(caption_channels=16, text_proj_in_factor=4, rope_double_precision=False, **each)
+    encoder = made(transformers.Gemma3ForCausalLM, config)
+    return {"text_encoder": encoder, "tokenizer": tokenizer(), "connectors": connectors.eval()}
+
+
+ENCODERS: dict[str, Callable[[], dict[str, Any]]] = {
+    "HunyuanVideoPipeline": llama_and_clip,
+    "HunyuanVideo15Pipeline": qwen_and_byt5,
+    "Kandinsky5T2VPipeline": qwen_and_clip,
+    "Kandinsky6TI2VAPipeline": qwen_and_clip,
+    "MotifVideoPipeline": t5gemma2,
+    "EasyAnimatePipeline": qwen2,
+    "LTX2Pipeline": gemma3_and_connectors,
+}
