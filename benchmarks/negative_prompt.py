@@ -1,153 +1,141 @@
-"""What a negative prompt does on the shipped model: how often the unwanted thing still shows, and what it costs.
+"""What a negative prompt does on the shipped models: how often the unwanted thing still shows, and what it costs.
 
-    python benchmarks/negative_prompt.py [--clips 256] [--model tiny]
+    python benchmarks/negative_prompt.py [--model tiny | tiny-4step] [--arms chosen | grid] [--clips 256] [--first 0]
 
 Each clip has a prompt that leaves one attribute unsaid and a negative prompt that names one value of it, drawn at
 random; colour, shape, motion and background take turns. All arms see the same prompts, negatives and seeds, and take
-turns batch by batch, so that their times compare. Intervals are 95%: Wilson for shares, paired bootstrap for
-differences to no guidance.
+turns batch by batch, so that their times compare. `grid` tries many settings; `chosen` holds the ones picked from it
+to each other, to be run on cases that the grid did not see (`--first`). Intervals are 95%: Wilson for shares, paired
+bootstrap for differences to no guidance.
 """
 
 import argparse
-import time
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 from reporting import RESULTS, paired, percent, share, table, write
-from rich.progress import track
+from sampling import KINDS, Arm, Case, Result, sample
 
-from vidguide import CFG, NAG, guide
-from vidguide.eval.oracle import Reading, read
-from vidguide.eval.world import ATTRIBUTES, Scene, caption
+from vidguide import CFG, NAG, VSF
 from vidguide.pipelines.compare import labelled
-from vidguide.pipelines.generate import to_frames
 from vidguide.pipelines.load import load
 from vidguide.pipelines.models import SHIPPED
 
-KINDS = ("colour", "shape", "motion", "background")
-BATCH = 16
-ARMS: dict[str, Any] = {
-    "no guidance": lambda n: (),
+BASE = "no guidance"
+SHARES = ("as asked", "readable", "well-formed")
+
+
+def cfg_arm(scale: float) -> Arm:
+    """Classifier-free guidance with the negative prompt."""
+    return lambda n: (CFG(scale=scale, negative_prompt=n),)
+
+
+def nag_arm(**settings: float) -> Arm:
+    """NAG with the negative prompt."""
+    return lambda n: (NAG(negative_prompt=n, **settings),)
+
+
+def vsf_arm(scale: float) -> Arm:
+    """VSF with the negative prompt."""
+    return lambda n: (VSF(negative_prompt=n, scale=scale),)
+
+
+NONE: dict[str, Arm] = {BASE: lambda n: ()}
+CFGS = {f"CFG {scale}, negative": cfg_arm(scale) for scale in (2, 3, 4, 5, 6, 7)}
+GRID: dict[str, Arm] = {
+    **NONE,
     "CFG 3, empty negative": lambda n: (CFG(scale=3),),
-    "CFG 3": lambda n: (CFG(scale=3, negative_prompt=n),),
-    "NAG (default: 11, 2.5, 0.25)": lambda n: (NAG(negative_prompt=n),),
-    "NAG scale 5, alpha 0.5": lambda n: (NAG(negative_prompt=n, scale=5, alpha=0.5),),
-    "NAG scale 11, alpha 0.5": lambda n: (NAG(negative_prompt=n, alpha=0.5),),
-    "CFG 3, empty negative + NAG": lambda n: (CFG(scale=3), NAG(negative_prompt=n)),
+    **CFGS,
+    **{
+        f"NAG {scale}, tau 2.5, alpha {alpha}": nag_arm(scale=scale, alpha=alpha)
+        for scale in (3, 5, 11)
+        for alpha in (0.125, 0.25, 0.5, 1.0)
+    },
+    **{f"NAG 11, tau {tau}, alpha 0.5": nag_arm(tau=tau, alpha=0.5) for tau in (1.25, 5.0)},
+    **{f"VSF {scale}": vsf_arm(scale) for scale in (0.5, 1.0, 2.0)},
 }
-SHOWN = ("no guidance", "CFG 3", "NAG scale 11, alpha 0.5")  # rows of the contact sheet
+CHOSEN: dict[str, dict[str, Arm]] = {
+    "tiny": {
+        **NONE,
+        "CFG 3, empty negative": lambda n: (CFG(scale=3),),
+        "CFG 3, negative": cfg_arm(3),
+        "NAG (default: 11, 2.5, 0.25)": nag_arm(),
+        "NAG 11, alpha 0.5": nag_arm(alpha=0.5),
+        "CFG 3, empty negative + NAG": lambda n: (CFG(scale=3), NAG(negative_prompt=n)),
+        "VSF": lambda n: (VSF(negative_prompt=n),),
+    },
+}
+SHOWN = {"tiny": (BASE, "CFG 3, negative", "NAG 11, alpha 0.5")}  # rows of the contact sheet
 
 
-class Case:
-    """A prompt that leaves one attribute unsaid, and the value of it that is not wanted."""
-
-    def __init__(self, index: int) -> None:
-        random = np.random.default_rng([7, index])
-        self.kind = KINDS[index % len(KINDS)]
-        values = {name: str(random.choice(ATTRIBUTES[name])) for name in ATTRIBUTES}
-        self.unwanted = values.pop(self.kind)
-        self.asked = Scene(**values)
-        self.prompt = caption(self.asked, int(random.integers(3)))
-        self.negative = (
-            caption(Scene(**{self.kind: self.unwanted})) if self.kind in ("motion", "background") else self.unwanted
-        )
-        self.seed = index
-
-    def judge(self, reading: Reading) -> dict[str, bool]:
-        """Whether the unwanted value shows, and whether the rest is as asked."""
-        said = [name for name in ATTRIBUTES if name != self.kind]
-        return {
-            "unwanted": getattr(reading.scene, self.kind) == self.unwanted,
-            "as asked": all(reading.matches(self.asked, name) for name in said),
-            "well-formed": reading.well_formed,
-            "readable": getattr(reading.scene, self.kind) is not None,
-        }
-
-
-def run(pipe: Any, clips: int, steps: int) -> dict[str, dict[str, Any]]:
-    """Frames, judgements and seconds of every arm, batch by batch in turn."""
-    results: dict[str, dict[str, Any]] = {arm: {"frames": [], "judged": [], "seconds": []} for arm in ARMS}
-    for start in track(range(0, clips, BATCH), "batches"):
-        cases = [Case(index) for index in range(start, min(start + BATCH, clips))]
-        for arm, make in ARMS.items():
-            generators = [torch.Generator().manual_seed(case.seed) for case in cases]
-            began = time.perf_counter()
-            with guide(pipe, *make([case.negative for case in cases])):
-                video = pipe(
-                    [case.prompt for case in cases],
-                    height=64,
-                    width=64,
-                    num_frames=13,
-                    num_inference_steps=steps,
-                    guidance_scale=1.0,
-                    generator=generators,
-                ).frames
-            results[arm]["seconds"].append((time.perf_counter() - began) / len(cases))
-            frames = [to_frames(clip) for clip in video]
-            results[arm]["judged"] += [case.judge(read(clip)) for case, clip in zip(cases, frames, strict=True)]
-            results[arm]["frames"] += frames
-    return results
-
-
-def rows_of(results: dict[str, dict[str, Any]], picked: list[int]) -> list[dict[str, str]]:
+def rows_of(results: dict[str, Result], picked: list[int], times: bool = True) -> list[dict[str, str]]:
     """A row per arm over the picked cases."""
-    rows = []
-    base = results["no guidance"]
+    rows, base = [], results[BASE]
     for arm, result in results.items():
-        judged = [result["judged"][i] for i in picked]
-        before = [base["judged"][i] for i in picked]
-        row = {"arm": arm, "unwanted shows, %": percent(share(sum(j["unwanted"] for j in judged), len(judged)))}
-        differences = [float(j["unwanted"]) - float(b["unwanted"]) for j, b in zip(judged, before, strict=True)]
-        row["against no guidance, points"] = "-" if arm == "no guidance" else percent(paired(differences))
-        for name in ("as asked", "readable", "well-formed"):
-            row[f"{name}, %"] = percent(share(sum(j[name] for j in judged), len(judged)))
-        ratios = [a / b for a, b in zip(result["seconds"], base["seconds"], strict=True)]
-        row["seconds per clip"] = f"{np.median(result['seconds']):.2f}"
-        row["time, x no guidance"] = f"{np.median(ratios):.2f}"
+        judged, before = [result.judged[i] for i in picked], [base.judged[i] for i in picked]
+        row = {"arm": arm, "unwanted shows, %": of_all(judged, "unwanted")}
+        row["against no guidance, points"] = "-" if arm == BASE else percent(paired(change(judged, before, "unwanted")))
+        for name in SHARES:
+            row[f"{name}, %"] = of_all(judged, name)
+        row["warping error x 1000"] = f"{np.nanmean([one['warping error'] for one in judged]):.2f}"
+        if times:
+            ratios = [a / b for a, b in zip(result.seconds, base.seconds, strict=True)]
+            row["seconds per clip"] = f"{np.median(result.seconds):.2f}"
+            row["time, x no guidance"] = f"{np.median(ratios):.2f}"
         rows.append(row)
     return rows
 
 
-def contact_sheet(results: dict[str, dict[str, Any]], clips: int, columns: int = 8) -> np.ndarray:
+def of_all(judged: list[dict[str, float]], name: str) -> str:
+    """Share of clips of which a judgement holds."""
+    return percent(share(int(sum(one[name] for one in judged)), len(judged)))
+
+
+def change(judged: list[dict[str, float]], before: list[dict[str, float]], name: str) -> list[float]:
+    """Paired differences of a judgement."""
+    return [one[name] - other[name] for one, other in zip(judged, before, strict=True)]
+
+
+def contact_sheet(results: dict[str, Result], cases: list[Case], shown: tuple[str, ...], columns: int = 8) -> Any:
     """First, middle and last frame of clips in which the unwanted thing showed unguided, under each shown arm."""
-    showing = [i for i in range(clips) if results["no guidance"]["judged"][i]["unwanted"]]
-    by_kind = sorted(showing, key=lambda index: index % len(KINDS))
+    showing = [i for i in range(len(cases)) if results[BASE].judged[i]["unwanted"]]
+    by_kind = sorted(showing, key=lambda index: KINDS.index(cases[index].kind))
     picked = by_kind[:: max(len(showing) // columns, 1)][:columns]
     rows = []
-    for arm in SHOWN:
+    for arm in shown:
         cells = []
         for index in picked:
-            clip = results[arm]["frames"][index]
-            cell = np.concatenate([clip[0], clip[6], clip[12]]).repeat(2, 0).repeat(2, 1)
-            marked = labelled(cell[None], f"not {Case(index).negative}")[0]
+            clip = results[arm].frames[index]
+            middle, last = len(clip) // 2, len(clip) - 1
+            cell = np.concatenate([clip[0], clip[middle], clip[last]]).repeat(2, 0).repeat(2, 1)
+            marked = labelled(cell[None], f"not {cases[index].negative}")[0]
             cells.append(np.pad(marked, ((0, 0), (0, 4), (0, 0)), constant_values=255))
         rows.append(labelled(np.concatenate(cells, axis=1)[None], arm)[0])
     return np.concatenate(rows)
 
 
 def main() -> None:
-    """Measure, print and write `benchmarks/results/negative_prompt_MODEL.{md,json,png}`."""
+    """Measure, print and write `benchmarks/results/negative_prompt_MODEL[_grid].{md,json,png}`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--model", default="tiny", choices=sorted(SHIPPED))
+    parser.add_argument("--arms", default="chosen", choices=("chosen", "grid"))
     parser.add_argument("--clips", type=int, default=256)
+    parser.add_argument("--first", type=int, default=0, help="number of the first case")
     args = parser.parse_args()
-    pipe = load(args.model)
-    pipe.set_progress_bar_config(disable=True)
-    shipped = SHIPPED.get(args.model, SHIPPED["tiny"])
-    results = run(pipe, args.clips, shipped.steps)
+    indices = range(args.first, args.first + args.clips)
+    results = sample(load(args.model), args.model, GRID if args.arms == "grid" else CHOSEN[args.model], indices)
+    cases = [Case(index) for index in indices]
     parts = [table(rows_of(results, list(range(args.clips))))]
-    for number, kind in enumerate(KINDS):
-        picked = list(range(number, args.clips, len(KINDS)))
-        short = [
-            {k: v for k, v in row.items() if "second" not in k and "time" not in k} for row in rows_of(results, picked)
-        ]
-        parts.append(f"Negated {kind}, {len(picked)} clips an arm:\n\n{table(short)}")
-    name = f"negative_prompt_{args.model}"
-    data = {arm: {"judged": result["judged"], "seconds": result["seconds"]} for arm, result in results.items()}
-    write(name, "\n".join(parts), {"clips": args.clips, "steps": shipped.steps, "arms": data})
-    Image.fromarray(contact_sheet(results, args.clips)).save(RESULTS / f"{name}.png", optimize=True)
+    for kind in KINDS:
+        picked = [place for place, case in enumerate(cases) if case.kind == kind]
+        parts.append(f"Negated {kind}, {len(picked)} clips an arm:\n\n{table(rows_of(results, picked, times=False))}")
+    name = f"negative_prompt_{args.model}" + ("_grid" if args.arms == "grid" else "")
+    data = {arm: {"judged": result.judged, "seconds": result.seconds} for arm, result in results.items()}
+    write(name, "\n".join(parts), {"clips": args.clips, "first": args.first, "arms": data})
+    if args.arms == "chosen":
+        sheet = contact_sheet(results, cases, SHOWN[args.model])
+        Image.fromarray(sheet).save(RESULTS / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

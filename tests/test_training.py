@@ -1,6 +1,7 @@
 """The training scripts compute what the pipeline computes: shared pads, two-chunk VAE passes, held-out scenes."""
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ from diffusers import AutoencoderKLWan
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "training"))
 
+import distil as distil_script
 import transformer as transformer_script
 import vae as vae_script
 from text import LENGTH, make_tokenizer, random_caption
 
 from vidguide.eval.world import all_scenes, caption
+from vidguide.formulas import cfg
 
 
 @pytest.mark.parametrize("length", [LENGTH, 64, 512])
@@ -57,3 +60,41 @@ def test_training_captions_say_nothing_false() -> None:
     captions = [random_caption(scene, random) for _ in range(300)]
     assert all(set(text.split()) <= words for text in captions)
     assert {"", caption(scene)} <= set(captions)
+
+
+def test_the_students_jumps_follow_the_guided_teacher() -> None:
+    """Four steps of the student's scheduler along the targets arrive where many guided steps of the pipeline do."""
+    torch.manual_seed(0)
+    tokenizer, scale, substeps = make_tokenizer(), 2.0, 3
+    model = transformer_script.TextToVelocity(len(tokenizer)).eval().requires_grad_(False)
+    captions = ["a large red circle moving left", "blue"]
+    text = distil_script.Text(tokenizer, captions, np.array([LENGTH, 64]), torch.device("cpu"))
+    torch.manual_seed(1)
+    jumps = distil_script.trajectories(model.written_out(), text, scale, substeps)
+    scheduler = distil_script.student_scheduler()
+    scheduler.set_timesteps(distil_script.STEPS)
+    latents = jumps[0][0]
+    for timestep, (began, velocity) in zip(scheduler.timesteps, jumps, strict=True):
+        assert torch.allclose(latents, began, atol=1e-5)
+        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+
+    plain = transformer_script.TextToVelocity(len(tokenizer)).eval()
+    plain.load_state_dict(model.state_dict())
+    expected = []
+    for row, length in zip(jumps[0][0], (LENGTH, 64), strict=True):
+        words = [captions[len(expected)], ""]
+        tokens = tokenizer(words, padding="max_length", max_length=length, return_tensors="pt")
+        states = plain.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
+        states = states * tokens.attention_mask[..., None]
+        for level, after in pairwise(fine_levels(scheduler.sigmas, substeps)):
+            timestep = torch.full((2,), level * 1000)
+            prompted, empty = plain.transformer(row.expand(2, -1, -1, -1, -1), timestep, states, return_dict=False)[0]
+            row = row + (after - level) * cfg(prompted, empty, scale)
+        expected.append(row)
+    assert torch.allclose(latents, torch.stack(expected), atol=1e-4)
+
+
+def fine_levels(sigmas: torch.Tensor, substeps: int) -> list[float]:
+    """The student's noise levels with `substeps` equal steps between each two."""
+    fine = [torch.linspace(float(a), float(b), substeps + 1)[:-1].tolist() for a, b in pairwise(sigmas)]
+    return [*(level for part in fine for level in part), float(sigmas[-1])]

@@ -1,0 +1,85 @@
+"""What the benchmarks on shipped models share: cases with a negative, and arms in turn on the same noise."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+
+from vidguide import guide
+from vidguide.eval.flow import follow
+from vidguide.eval.oracle import Reading, read
+from vidguide.eval.world import ATTRIBUTES, Scene, caption
+from vidguide.guidance import Guidance
+from vidguide.pipelines.generate import to_frames
+from vidguide.pipelines.models import SHIPPED
+
+KINDS = ("colour", "shape", "motion", "background")
+BATCH = 16
+Arm = Callable[[list[str]], tuple[Guidance, ...]]  # of the negatives of a batch
+
+
+class Case:
+    """A prompt that leaves one attribute unsaid, and the value of it that is not wanted."""
+
+    def __init__(self, index: int) -> None:
+        random = np.random.default_rng([7, index])
+        self.kind = KINDS[index % len(KINDS)]
+        values = {name: str(random.choice(ATTRIBUTES[name])) for name in ATTRIBUTES}
+        self.unwanted = values.pop(self.kind)
+        self.asked = Scene(**values)
+        self.prompt = caption(self.asked, int(random.integers(3)))
+        self.negative = (
+            caption(Scene(**{self.kind: self.unwanted})) if self.kind in ("motion", "background") else self.unwanted
+        )
+        self.seed = index
+
+    def judge(self, frames: np.ndarray) -> dict[str, float]:
+        """What the oracle reads of the clip, as 0 or 1, and its warping error (x 1000)."""
+        reading: Reading = read(frames)
+        said = [name for name in ATTRIBUTES if name != self.kind]
+        errors = [error for error in follow(frames).error if error is not None]
+        return {
+            "unwanted": float(getattr(reading.scene, self.kind) == self.unwanted),
+            "as asked": float(all(reading.matches(self.asked, name) for name in said)),
+            "readable": float(getattr(reading.scene, self.kind) is not None),
+            "well-formed": float(reading.well_formed),
+            "warping error": 1000 * float(np.mean(errors)) if errors else float("nan"),
+        }
+
+
+class Result:
+    """Frames, judgements and seconds per clip of one arm."""
+
+    def __init__(self) -> None:
+        self.frames: list[np.ndarray] = []
+        self.judged: list[dict[str, float]] = []
+        self.seconds: list[float] = []  # per clip, one entry per batch
+
+
+def sample(pipe: Any, model: str, arms: Mapping[str, Arm], indices: Sequence[int]) -> dict[str, Result]:
+    """All arms over the same cases and seeds, batch by batch in turn, so that their times compare."""
+    pipe.set_progress_bar_config(disable=True)
+    shipped, results = SHIPPED[model], {arm: Result() for arm in arms}
+    for start in track(range(0, len(indices), BATCH), "batches"):
+        cases = [Case(index) for index in indices[start : start + BATCH]]
+        for arm, make in arms.items():
+            generators = [torch.Generator().manual_seed(case.seed) for case in cases]
+            began = time.perf_counter()
+            with guide(pipe, *make([case.negative for case in cases])):
+                video = pipe(
+                    [case.prompt for case in cases],
+                    height=shipped.height,
+                    width=shipped.width,
+                    num_frames=shipped.frames,
+                    num_inference_steps=shipped.steps,
+                    guidance_scale=1.0,
+                    generator=generators,
+                ).frames
+            results[arm].seconds.append((time.perf_counter() - began) / len(cases))
+            frames = [to_frames(clip) for clip in video]
+            results[arm].judged += [case.judge(clip) for case, clip in zip(cases, frames, strict=True)]
+            results[arm].frames += frames
+    return results

@@ -1,0 +1,171 @@
+"""Distil the shipped model into a student that makes its clips in four steps, with guidance built in.
+
+    python training/distil.py --minutes 45 --output pipelines/weights/tiny-4step     # resumable, CPU or GPU
+
+Needs the teacher's folder and nothing else: no clips, only captions. The teacher goes from noise to clip under
+classifier-free guidance in `--substeps` steps per step of the student, and the student regresses the velocity that
+takes it from one of its four noise levels to the next in one step: progressive distillation (Salimans & Ho 2022,
+arXiv 2202.00512) in one stage, with the guidance distilled in (Meng et al. 2023, arXiv 2210.03142). The text encoder
+stays the teacher's.
+"""
+
+import argparse
+import copy
+import json
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
+from export import portable
+from optimiser import Optimiser, device_for_training, load_state, save_state
+from text import random_caption
+from torch import Tensor, nn
+from transformer import SHIFT, TextToVelocity, average_into, lengths_for, text_batch
+
+from vidguide.eval.world import all_scenes, held_out
+
+STEPS = 4
+TERMINAL = 0.5  # the last noise level: without it diffusers' four-step schedule ends at 0.009, a step that does nothing
+SHAPE = (8, 7, 16, 16)  # latents of 13 frames of 64 x 64
+TRAJECTORIES = 32  # per round of the teacher
+UPDATES = 6  # of the student per round, so that a jump is seen three times on average
+BATCH = 64
+KEPT = 4096  # jumps to draw from
+
+
+def student_scheduler() -> FlowMatchEulerDiscreteScheduler:
+    """Plain Euler steps at the noise levels that the student knows."""
+    return FlowMatchEulerDiscreteScheduler(shift=SHIFT, shift_terminal=TERMINAL)
+
+
+def noise_levels() -> Tensor:
+    """The student's levels as its scheduler gives them, from 1 to 0: `(STEPS + 1,)`."""
+    scheduler = student_scheduler()
+    scheduler.set_timesteps(STEPS)
+    return scheduler.sigmas
+
+
+class Text:
+    """Captions as the transformer reads them: ids, mask and the logit bias of the pads, for prompt and for none."""
+
+    def __init__(self, tokenizer: Any, captions: list[str], lengths: np.ndarray, device: torch.device) -> None:
+        self.prompt = [tensor.to(device) for tensor in text_batch(tokenizer, captions, lengths)]
+        empty = text_batch(tokenizer, [""] * len(captions), lengths)
+        self.both = [torch.cat([one, two.to(device)]) for one, two in zip(self.prompt, empty, strict=True)]
+
+
+def guided_step(teacher: Any, latents: Tensor, text: Text, scale: float, level: Tensor, after: Tensor) -> Tensor:
+    """One Euler step of the teacher under classifier-free guidance."""
+    timestep = (level * 1000).expand(2 * len(latents)).to(latents)
+    prompted, empty = teacher(torch.cat([latents, latents]), timestep, *text.both).float().chunk(2)
+    return latents + (after - level).to(latents) * (empty + scale * (prompted - empty))
+
+
+def trajectories(teacher: Any, text: Text, scale: float, substeps: int) -> list[tuple[Tensor, Tensor]]:
+    """Latents at each of the student's levels, with the velocity that leads to the next level in one step."""
+    levels, latents = noise_levels(), torch.randn(len(text.prompt[0]), *SHAPE, device=text.prompt[0].device)
+    jumps = []
+    for level, after in pairwise(levels):
+        began = latents
+        fine = torch.lerp(level, after, torch.linspace(0, 1, substeps + 1))
+        for one, two in pairwise(fine):
+            latents = guided_step(teacher, latents, text, scale, one, two)
+        jumps.append((began, (latents - began) / (after - level).to(latents)))
+    return jumps
+
+
+class Jumps:
+    """The newest jumps of the teacher, to draw batches from."""
+
+    def __init__(self) -> None:
+        self.kept: list[tuple[Tensor, ...]] = []
+
+    def add(self, jumps: list[tuple[Tensor, Tensor]], text: Text) -> None:
+        for (began, velocity), level in zip(jumps, noise_levels(), strict=False):
+            timesteps = (level * 1000).expand(len(began))
+            rows = (began.half().cpu(), velocity.half().cpu(), timesteps, *(tensor.cpu() for tensor in text.prompt))
+            self.kept += zip(*(tensor.unbind() for tensor in rows), strict=True)
+        self.kept = self.kept[-KEPT:]
+
+    def draw(self, device: torch.device, random: np.random.Generator) -> list[Tensor]:
+        rows = [self.kept[index] for index in random.integers(0, len(self.kept), BATCH)]
+        began, velocity, *rest = (torch.stack(column).to(device) for column in zip(*rows, strict=True))
+        return [began.float(), velocity.float(), *rest]
+
+
+def load_teacher(folder: Path) -> tuple[WanPipeline, TextToVelocity]:
+    """The teacher's pipeline, and its transformer and text encoder as one module."""
+    pipe: WanPipeline = WanPipeline.from_pretrained(folder)
+    model = TextToVelocity(len(pipe.tokenizer))
+    model.text_encoder.load_state_dict(pipe.text_encoder.state_dict())
+    model.transformer.load_state_dict(pipe.transformer.state_dict())
+    return pipe, model.eval().requires_grad_(False)
+
+
+def train(args: argparse.Namespace) -> tuple[WanPipeline, nn.Module]:
+    """Distil for `args.minutes`; returns the teacher's pipeline and the averaged student."""
+    torch.manual_seed(args.seed + int(time.time()) % 9973)
+    random = np.random.default_rng([args.seed, int(time.time())])
+    device, dtype = device_for_training()
+    pipe, teacher = load_teacher(args.teacher)
+    student = copy.deepcopy(teacher).to(device)
+    student.transformer.requires_grad_(True)
+    average = copy.deepcopy(student.transformer).eval().requires_grad_(False)
+    optimiser = Optimiser(student, muon_lr=args.rate, adam_lr=args.rate / 2, seconds=60 * args.minutes)
+    path, spent, step, smooth = args.work / "student.pt", 0.0, 0, None
+    if path.exists():
+        spent, step = load_state(path, student, optimiser)
+        average.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["average"])
+    teach, learn = torch.compile(teacher.to(device).written_out()), torch.compile(student.written_out())
+    scenes, jumps = [scene for scene in all_scenes() if not held_out(scene)], Jumps()
+    started = time.time()
+    while (elapsed := spent + time.time() - started) < 60 * args.minutes:
+        captions = [random_caption(scenes[index], random) for index in random.integers(0, len(scenes), TRAJECTORIES)]
+        text = Text(pipe.tokenizer, captions, lengths_for(1.0, TRAJECTORIES, random), device)
+        with torch.no_grad(), torch.autocast(device.type, dtype):
+            jumps.add(trajectories(teach, text, args.guidance, args.substeps), text)
+        for _ in range(UPDATES):
+            began, velocity, timestep, *words = jumps.draw(device, random)
+            with torch.autocast(device.type, dtype):
+                predicted = learn(began, timestep, *words)
+            loss = (predicted.float() - velocity).square().mean()
+            optimiser.step(loss, elapsed)
+            average_into(average, student.transformer, min(args.average, (1 + step) / (10 + step)))
+            step += 1
+            smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
+        if step % (4 * UPDATES) == 0:
+            print(json.dumps(dict(step=step, seconds=round(elapsed), loss=round(smooth or 0, 5))), flush=True)
+        if step % (20 * UPDATES) == 0:
+            save_state(path, student, optimiser, elapsed, step, average=average.state_dict())
+    save_state(path, student, optimiser, spent + time.time() - started, step, average=average.state_dict())
+    return pipe, average
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--teacher", type=Path, default=Path("pipelines/weights/tiny"))
+    parser.add_argument("--work", type=Path, default=Path("work"))
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=45)
+    parser.add_argument("--guidance", type=float, default=2.0, help="scale of the teacher's classifier-free guidance")
+    parser.add_argument("--substeps", type=int, default=5, help="teacher's steps per step of the student")
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--average", type=float, default=0.995)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    pipe, student = train(args)
+    pipe.transformer.load_state_dict(student.state_dict())
+    pipe.register_modules(scheduler=student_scheduler())
+    pipe.transformer.half()
+    pipe.vae.half()
+    pipe.save_pretrained(args.output, safe_serialization=True)
+    portable(args.output)
+
+
+if __name__ == "__main__":
+    main()
