@@ -50,10 +50,11 @@ GRID: dict[str, Arm] = {
     **{
         f"NAG {scale}, tau 2.5, alpha {alpha}": nag_arm(scale=scale, alpha=alpha)
         for scale in (3, 5, 11)
-        for alpha in (0.125, 0.25, 0.5, 1.0)
+        for alpha in (0.25, 0.5, 1.0)
     },
+    "NAG 11, tau 2.5, alpha 0.125": nag_arm(alpha=0.125),
     **{f"NAG 11, tau {tau}, alpha 0.5": nag_arm(tau=tau, alpha=0.5) for tau in (1.25, 5.0)},
-    **{f"VSF {scale}": vsf_arm(scale) for scale in (0.5, 1.0, 2.0)},
+    **{f"VSF {scale}": vsf_arm(scale) for scale in (0.5, 1.0, 2.0, 4.0)},
 }
 CHOSEN: dict[str, dict[str, Arm]] = {
     "tiny": {
@@ -65,6 +66,7 @@ CHOSEN: dict[str, dict[str, Arm]] = {
         "CFG 3, empty negative + NAG": lambda n: (CFG(scale=3), NAG(negative_prompt=n)),
         "VSF": lambda n: (VSF(negative_prompt=n),),
     },
+    "tiny-4step": {**NONE},
 }
 SHOWN = {"tiny": (BASE, "CFG 3, negative", "NAG 11, alpha 0.5")}  # rows of the contact sheet
 

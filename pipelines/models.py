@@ -135,4 +135,16 @@ SHIPPED = {
         image="no",
         about="text to video in the real Wan format, trained on a world of coloured moving shapes; runs on a laptop",
     ),
+    "tiny-4step": Model(
+        source=str(WEIGHTS / "tiny-4step"),
+        height=64,
+        width=64,
+        frames=13,
+        fps=8,
+        steps=4,
+        guidance_scale=1.0,
+        distilled=True,
+        image="no",
+        about="tiny distilled to four steps with its guidance built in, as few-step models are",
+    ),
 }

@@ -33,8 +33,9 @@ def call(pipe: Any, seeds: int = 1, **changes: Any) -> torch.Tensor:
     return pipe(**arguments | changes).frames
 
 
-def test_the_shipped_model_loads_as_a_plain_wan_pipeline() -> None:
-    pipe = WanPipeline.from_pretrained(SHIPPED["tiny"].path)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_model_loads_as_a_plain_wan_pipeline(name: str) -> None:
+    pipe = WanPipeline.from_pretrained(SHIPPED[name].path)
     assert {part.dtype for part in (pipe.transformer, pipe.vae, pipe.text_encoder)} == {torch.float32}
 
 
@@ -61,10 +62,19 @@ def test_provenance_tells_what_made_the_clip(pipe: Any) -> None:
     assert {"torch", "diffusers", "transformers", "vidguide", "python"} == set(told["versions"])
 
 
-def test_the_shipped_model_follows_its_prompt(pipe: Any) -> None:
-    clip = generate("a large blue circle moving left on a white background", pipe=pipe, progress=False)
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_model_follows_its_prompt(name: str) -> None:
+    clip = generate("a large blue circle moving left on a white background", model=name, device="cpu", progress=False)
     scene = read(clip.frames).scene
     assert (scene.size, scene.colour, scene.motion, scene.background) == ("large", "blue", "left", "white")
+    assert clip.provenance["steps"] == SHIPPED[name].steps
+
+
+def test_the_student_has_four_noise_levels_that_all_do_work() -> None:
+    """diffusers' own four-step schedule ends at 0.009, which leaves three steps; the student's ends higher."""
+    scheduler = WanPipeline.from_pretrained(SHIPPED["tiny-4step"].path).scheduler
+    scheduler.set_timesteps(SHIPPED["tiny-4step"].steps)
+    assert torch.allclose(scheduler.sigmas, torch.tensor([1.0, 0.928, 0.799, 0.5, 0.0]), atol=1e-3)
 
 
 def test_nag_takes_the_unwanted_colour_away(pipe: Any) -> None:
