@@ -4,7 +4,7 @@ import platform
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-from vidguide import kernels
+from vidguide import kernels, sources
 from vidguide.family import families
 from vidguide.pipelines.models import SHIPPED
 
@@ -47,7 +47,7 @@ def report() -> dict[str, dict[str, str]]:
         "packages": {name: installed(name) or "missing: pip install vidguide" for name in REQUIRED},
         "optional packages": {name: installed(name) or "not installed" for name in OPTIONAL},
         "devices": devices(),
-        "kernels": kernels.in_use(),
+        "kernels": {**kernels.in_use(), **sources.in_use()},
         "video encoders": codecs(),
         "families": {name: family.name for name, family in sorted(families().items())},
         "shipped models": {

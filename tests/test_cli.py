@@ -93,6 +93,7 @@ def test_doctor_reports() -> None:
     assert told["families"]["WanTransformer3DModel"] == "Wan"
     assert told["video encoders"] == {"libx264": "yes", "ffv1": "yes"}
     assert "missing" not in told["shipped models"]["tiny"]
+    assert told["kernels"]["joint attention, cpu, float32"] == "aten CPU"
     assert told["kernels"]["NAG, EMAG"].startswith(("eager formulas: no GPU", "Triton on the GPU"))
     assert invoke("doctor").exit_code == 0
 

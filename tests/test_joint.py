@@ -1,6 +1,5 @@
 """NAG in joint attention: the kernel against the plain equation, a whole model against plain streams, and compiled."""
 
-import logging
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,12 +12,13 @@ from tiny_families import BY_NAME, Tiny
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from vidguide import NAG, guide, merge
+from vidguide import NAG, guide, sources
 from vidguide.batch import Batch
 from vidguide.combine import Group
 from vidguide.denoiser import prediction_of
 from vidguide.family import Joint
 from vidguide.joint import Stream
+from vidguide.merge import merge
 from vidguide.nag_edits import JointAttentionNAG
 from vidguide.seam import Kernel
 
@@ -79,6 +79,15 @@ def stream_of(joint: Joint, dtype: torch.dtype, halved: bool = False) -> Stream:
     return stream
 
 
+def edit_of(stream: Stream, merges: bool, group: Group | None = None) -> JointAttentionNAG:
+    """The edit, merging or in two passes."""
+    edit = JointAttentionNAG(STRENGTH, group or Group(), stream, True, DIM)
+    assert edit.sources is not None
+    if not merges:
+        edit.sources = None
+    return edit
+
+
 def key_mask(parts: tuple[Tensor, ...]) -> Tensor:
     """`(B, K)`: in each sample the last tokens of each text are padding, in the second sample one more."""
     seen = torch.ones(BATCH, VIDEO + PROMPT + NEGATIVE, dtype=torch.bool)
@@ -101,9 +110,9 @@ def test_the_kernel_is_the_plain_equation(
     masks = {"none": None, "keys": seen[:, None, None], "additive": (~seen[:, None, None]).to(dtype) * -1e9}
     masks["square"] = seen[:, None, None] & seen[:, None, :, None]  # HunyuanVideo 1.5: padding sees nothing either
     query, key, value = tensors(dtype)
-    edit = JointAttentionNAG(STRENGTH, Group(), stream_of(Joint(text_first=text_first), dtype), True)
-    edit.merges = merges
-    output = edit(kernel(masks[mask], layout), query, key, value)
+    stream = stream_of(Joint(text_first=text_first), dtype)
+    stream.masks = {"mask": masks[mask]}
+    output = edit_of(stream, merges)(kernel(masks[mask], layout), query, key, value)
     for sample in range(BATCH):
         expected = plain_joint(query[sample], key[sample], value[sample], parts, seen[sample])
         tokens = seen[sample] if mask == "square" else slice(None)
@@ -119,8 +128,7 @@ def test_norms_by_frame_and_clip_are_the_plain_equation(norm: str, group: int, m
     video, prompt, negative = sequence(False)
     for halved in (False, True):
         stream = stream_of(Joint(), torch.float64, halved)
-        edit = JointAttentionNAG(STRENGTH, Group(norm, BATCH - halved, (2, VIDEO // 2, 1)), stream, True)
-        edit.merges = merges
+        edit = edit_of(stream, merges, Group(norm, BATCH - halved, (2, VIDEO // 2, 1)))
         output = edit(kernel(None, "BLHD"), query, key, value)
         for i in range(int(halved), BATCH):
             sides = [
@@ -145,9 +153,8 @@ def dispatched(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *
 @pytest.mark.parametrize("merges", [False, True])
 def test_the_unconditional_half_sees_no_negative(merges: bool) -> None:
     query, key, value = tensors(torch.float64)
-    halved = JointAttentionNAG(STRENGTH, Group(), stream_of(Joint(), torch.float64, halved=True), True)
-    whole = JointAttentionNAG(STRENGTH, Group(), stream_of(Joint(), torch.float64), True)
-    halved.merges = whole.merges = merges
+    halved = edit_of(stream_of(Joint(), torch.float64, halved=True), merges)
+    whole = edit_of(stream_of(Joint(), torch.float64), merges)
     output = halved(kernel(None, "BLHD"), query, key, value)
     seen = torch.arange(VIDEO + PROMPT)
     torch.testing.assert_close(output[0, :VIDEO], softmax_attention(query[0, :VIDEO], key[0], value[0], seen))
@@ -162,38 +169,35 @@ def test_an_attention_backend_of_the_users_own_is_used_throughout() -> None:
         return dispatched(query, key, value, mask)
 
     query, key, value = tensors(torch.float32)
-    edit = JointAttentionNAG(STRENGTH, Group(), stream_of(Joint(), torch.float32), True)
+    edit = edit_of(stream_of(Joint(), torch.float32), True)
     edit(Kernel(sage, "BLHD", (), {"backend": SimpleNamespace(value="sage")}), query, key, value)
     assert calls == [VIDEO + PROMPT, VIDEO + NEGATIVE]
 
 
-def test_log_sum_exp_and_its_merge_are_exact_also_when_nothing_is_let_through() -> None:
+def test_the_merge_is_exact_also_when_nothing_is_let_through() -> None:
     query, key, value = tensors(torch.float64)
-    first, second = (
-        merge.attend(query, key[:, :7], value[:, :7], None),
-        merge.attend(query, key[:, 7:], value[:, 7:], None),
-    )
-    scores = torch.einsum("blhd,bkhd->blhk", query, key[:, :7]) / DIM**0.5
-    torch.testing.assert_close(first[1], scores.logsumexp(-1, keepdim=True))
-    torch.testing.assert_close(merge.merge(first, second), merge.attend(query, key, value, None)[0])
+    source = sources.source("cpu", torch.float64, DIM, True)
+    assert source is not None
+
+    def attention(keys: slice, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        return sources.attend(source, query, key[:, keys], value[:, keys], mask)
+
+    first, second, whole = attention(slice(0, 7)), attention(slice(7, None)), attention(slice(None))
+    torch.testing.assert_close(merge(first, second), whole[0])
     shut = torch.zeros(1, 1, 1, key.shape[1] - 7, dtype=torch.bool)
-    torch.testing.assert_close(merge.merge(first, merge.attend(query, key[:, 7:], value[:, 7:], shut)), first[0])
+    torch.testing.assert_close(merge(first, attention(slice(7, None), shut)), first[0])
 
 
-def test_where_no_kernel_gives_log_sum_exp_two_passes_are_announced_once(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def refuse(*args: Any) -> Any:
-        raise RuntimeError("no such kernel")
-
-    monkeypatch.setattr(merge, "attend", refuse)
-    merge.can_merge.cache_clear()
-    with caplog.at_level(logging.INFO, "vidguide"):
-        assert not merge.can_merge("cpu", torch.float32, False)
-        assert not merge.can_merge("cpu", torch.float32, False)
-    merge.can_merge.cache_clear()
-    assert [record.message for record in caplog.records].count(caplog.messages[0]) == 1
-    assert "two full passes" in caplog.messages[0]
+def test_gradients_are_those_of_two_passes() -> None:
+    """The kernels' gradients leave their log-sum-exp out, so what is to be learned from is not merged."""
+    gradients = []
+    for merges in (False, True):
+        query, key, value = (tensor.requires_grad_() for tensor in tensors(torch.float64))
+        with torch.enable_grad():
+            output = edit_of(stream_of(Joint(), torch.float64), merges)(kernel(None, "BLHD"), query, key, value)
+            gradients.append(torch.autograd.grad(output.pow(3).sum(), (query, key, value)))
+    for one, two in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, two)
 
 
 class PlainStreams:

@@ -15,6 +15,7 @@ import torch
 from conftest import negative_text, tiny_wan, wan_inputs
 from test_formulas import plain_nag
 from test_weak import ALWAYS, sampled
+from tiny_families import BY_NAME
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -167,6 +168,23 @@ def test_a_guided_model_comes_out_the_same(everywhere: list[str], monkeypatch: p
     for one, two in zip(run.trace, other.trace, strict=True):
         assert (one.step, one.layer, one.clamped) == (two.step, two.layer, two.clamped)
         assert one.change == pytest.approx(two.change, rel=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["token", "frame"])
+def test_a_guided_model_of_joint_attention_comes_out_the_same(
+    everywhere: list[str], monkeypatch: pytest.MonkeyPatch, norm: str
+) -> None:
+    tiny = BY_NAME["HunyuanVideoTransformer3DModel"]
+    nag, results = NAG(negative_prompt_embeds=tiny.negative(), norm=norm), []
+    for choice in ("auto", "eager"):
+        monkeypatch.setenv("VIDGUIDE_KERNELS", choice)
+        model = tiny.make()
+        with guide(model, nag):
+            results.append(model(**tiny.inputs(1))[0])
+        assert set(everywhere) == {"nag_merged"}
+        launched = len(everywhere)
+    assert len(everywhere) == launched == 4
+    torch.testing.assert_close(*results, atol=1e-5, rtol=0)
 
 
 def test_compiled_the_eager_formulas_are_traced(everywhere: list[str]) -> None:

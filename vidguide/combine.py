@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vidguide import kernels
 from vidguide.formulas import l1_norm, nag_extrapolate, nag_limit
+from vidguide.merge import Told, merge
 
 SAMPLED_TOKENS = 256  # most tokens per clip whose change is measured for the trace, so that tracing costs no sweep
 NORMS = ("token", "frame", "clip")
@@ -65,7 +66,7 @@ class Combine:
 
     def __init__(self, nag: Strength, group: Group) -> None:
         self.scale, self.tau, self.alpha = float(nag.scale), float(nag.tau), float(nag.alpha)
-        self.group = group
+        self.strength, self.group = (self.scale, self.tau, self.alpha), group
         self.measured: Tensor | None = None  # means over tokens: held by tau, |z - z+|, |z+|; read by the trace
 
     def begin(self) -> None:
@@ -74,16 +75,24 @@ class Combine:
 
     def combine(self, positive: Tensor, negative: Tensor) -> Tensor:
         """Guided features `(B, L, H, D)`, of the same queries on the prompt and on the negative."""
-        by_token = self.group.norm == "token"
-        if by_token and kernels.fit(positive, negative) and kernels.small(positive):
-            output, self.measured = kernels.nag(positive, negative, (self.scale, self.tau, self.alpha))
+        group = self.group.size(positive)
+        if kernels.fit(positive, negative) and kernels.small(positive):
+            output, self.measured = kernels.nag(positive, negative, self.strength, group)
             return output
         guided = nag_extrapolate(positive, negative, self.scale)
-        factor = nag_limit(positive, guided, self.tau, self.group.size(positive))
+        factor = nag_limit(positive, guided, self.tau, group)
         wide = positive.to(guided.dtype)
         output = torch.lerp(wide, guided * factor, self.alpha)
         self.measured = torch.stack([(factor < 1).float().mean(), *change(wide, output)])
         return output.to(positive.dtype)
+
+    def combine_merged(self, video: Told, positive: Told, negative: Told) -> Tensor:
+        """The same, from the attention over the video's keys and over either text's."""
+        if kernels.fit(video[0], positive[0], negative[0]) and kernels.small(video[0]):
+            group = self.group.size(video[0])
+            output, self.measured = kernels.nag_merged(video, positive, negative, self.strength, group)
+            return output
+        return self.combine(merge(video, positive), merge(video, negative))
 
 
 def sampled(tokens: Tensor) -> Tensor:

@@ -4,10 +4,10 @@ import torch
 import triton
 from torch import Tensor
 
+from vidguide.kernels import Strength
+from vidguide.merge import Told
 from vidguide.triton_kernels import average_tile, nag_token
 
-Attended = tuple[Tensor, Tensor]  # output (B, L, H, D) and log-sum-exp (B, L, H, 1)
-Strength = tuple[float, float, float]  # scale, tau, alpha
 TILE = 4096  # elements of an average that a program takes
 
 
@@ -26,7 +26,7 @@ def nag(positive: Tensor, negative: Tensor, strength: Strength, group: int = 1) 
 
 
 def nag_merged(
-    video: Attended, positive: Attended, negative: Attended, strength: Strength, group: int = 1
+    video: Told, positive: Told, negative: Told, strength: Strength, group: int = 1
 ) -> tuple[Tensor, Tensor]:
     """:func:`nag` of :func:`vidguide.merge.merge` of the video's keys with either text's, still in one pass."""
     parts = (positive, negative, video)

@@ -12,6 +12,9 @@ import torch
 from packaging.version import Version
 from torch import Tensor
 
+from vidguide.merge import Told
+
+Strength = tuple[float, float, float]  # NAG's scale, tau, alpha
 VARIABLE, CHOICES = "VIDGUIDE_KERNELS", ("auto", "eager")
 DEVICES = ("cuda",)  # types of device; ROCm's GPUs are called so too
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -59,11 +62,18 @@ def small(tensor: Tensor) -> bool:
     return functools.reduce(int.__mul__, sizes) <= CHANNELS
 
 
-def nag(positive: Tensor, negative: Tensor, strength: tuple[float, float, float]) -> tuple[Tensor, Tensor]:
+def nag(positive: Tensor, negative: Tensor, strength: Strength, group: int) -> tuple[Tensor, Tensor]:
     """:func:`vidguide.fused.nag`."""
     from vidguide import fused
 
-    return fused.nag(positive, negative, strength)
+    return fused.nag(positive, negative, strength, group)
+
+
+def nag_merged(video: Told, positive: Told, negative: Told, strength: Strength, group: int) -> tuple[Tensor, Tensor]:
+    """:func:`vidguide.fused.nag_merged`."""
+    from vidguide import fused
+
+    return fused.nag_merged(video, positive, negative, strength, group)
 
 
 def average(average: Tensor, live: Tensor, decay: float, heads: int) -> Tensor:

@@ -61,8 +61,10 @@ class NAG(TextGuidance):
         return CrossAttentionNAG(self, group, denoiser.batch, negative.key, negative.value, negative.mask)
 
     def joint_edit(self, denoiser: "Denoiser", site: Site, stream: "Stream", split: bool, guides: bool) -> Edit:
-        kind = SplitAttentionNAG if split else JointAttentionNAG
-        return kind(self, self.group(denoiser, site), stream, guides)
+        group, attention = self.group(denoiser, site), site.attention
+        if split:
+            return SplitAttentionNAG(self, group, stream, guides)
+        return JointAttentionNAG(self, group, stream, guides, attention.inner_dim // attention.heads)
 
     def group(self, denoiser: "Denoiser", site: Site) -> Group:
         """Which queries of an attention share a norm."""

@@ -9,8 +9,9 @@ from torch import Tensor
 from vidguide.batch import Batch
 from vidguide.combine import Combine, Group, Strength
 from vidguide.joint import Stream
-from vidguide.merge import attend, can_merge, merge
+from vidguide.merge import Told, merge
 from vidguide.seam import Kernel
+from vidguide.sources import Source, attend, pair
 
 
 def rows(mask: Tensor | None, start: int, stop: int | None = None) -> Tensor | None:
@@ -88,24 +89,66 @@ class JointEdit:
         return stream.valid[sample], int(sample < stream.batch.start(samples))
 
 
+Both = tuple[Told, Told]  # a name of its own, as torch.compile runs the annotations of nested functions
+
+
 class JointAttentionNAG(JointEdit, Combine):
     """NAG in one joint attention: video queries see each text with the video, and the two are combined."""
 
-    def __init__(self, nag: Strength, group: Group, stream: Stream, guides: bool) -> None:
+    def __init__(self, nag: Strength, group: Group, stream: Stream, guides: bool, width: int) -> None:
         JointEdit.__init__(self, stream, guides)
         Combine.__init__(self, nag, group)
-        masked = not stream.joint.ragged and any(mask is not None for mask in stream.masks.values())
-        self.merges = can_merge(stream.text.device.type, self.dtype, masked)
+        self.masked = not stream.joint.ragged and any(mask is not None for mask in stream.masks.values())
+        self.sources = pair(stream.text.device.type, self.dtype, width, self.masked)  # None: two full passes
 
     def outputs(
         self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: "Parts", start: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        merges = self.merges and query.dtype == self.dtype and plain(kernel)
-        found = (merged if merges else two_passes)(kernel, query, key, value, parts, start)
-        video, negative_video, prompt, negative = found
+        if self.sources is not None and self.may_merge(kernel, query):
+            return self.merged(self.sources, kernel, query, key, value, parts, start)
+        video, negative_video, prompt, negative = two_passes(kernel, query, key, value, parts, start)
         if self.guides and start < query.shape[0]:
             video = torch.cat([video[:start], self.combine(video[start:], negative_video)])
         return video, prompt, negative
+
+    def may_merge(self, kernel: Kernel, query: Tensor) -> bool:
+        """Whether this call is what the sources were tried for. None of them passes a log-sum-exp's gradient on."""
+        learns = query.requires_grad and torch.is_grad_enabled()
+        known = query.dtype == self.dtype and (kernel.mask is None or self.masked)
+        return known and plain(kernel) and not learns
+
+    def merged(
+        self,
+        sources: tuple[Source, Source],
+        kernel: Kernel,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        parts: "Parts",
+        start: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same with the video's keys attended to once, by all queries together."""
+        alone = attend(sources[0], query, key[:, parts.video], value[:, parts.video], None)  # video is never masked
+
+        def both(queries: slice, text: slice, batch: slice) -> Both:
+            """Attention of some queries over the video's keys, and over a text's."""
+            mask = rows(masked(kernel.mask, queries, text), batch.start, batch.stop)
+            query_key_value = query[batch, queries], key[batch, text], value[batch, text]
+            beside = attend(sources[mask is not None], *query_key_value, mask)
+            return (alone[0][batch, queries], alone[1][batch, queries]), beside
+
+        every, uncond, cond = slice(0, None), slice(0, start), slice(start, None)
+        prompt = merge(*both(parts.prompt, parts.prompt, every))
+        if start == query.shape[0]:
+            return merge(*both(parts.video, parts.prompt, every)), prompt, query[cond, parts.negative]
+        negative = merge(*both(parts.negative, parts.negative, cond))
+        if not self.guides:
+            return merge(*both(parts.video, parts.prompt, every)), prompt, negative
+        video, positive = both(parts.video, parts.prompt, cond)
+        combined = self.combine_merged(video, positive, both(parts.video, parts.negative, cond)[1])
+        if start:
+            combined = torch.cat([merge(*both(parts.video, parts.prompt, uncond)), combined])
+        return combined, prompt, negative
 
 
 class Parts:
@@ -151,19 +194,6 @@ def two_passes(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts:
         outputs.append(parts.split(kernel(queries, keys, values, mask), text.stop - text.start))
     (video, prompt), (negative_video, negative) = outputs
     return video, negative_video, prompt, negative
-
-
-def merged(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int) -> Outputs:
-    """The same with the video's keys attended to once, by all queries together."""
-    alone = attend(query, key[:, parts.video], value[:, parts.video], None)  # no family masks video tokens
-
-    def joined(queries: slice, text: slice, first: int) -> Tensor:
-        mask = rows(masked(kernel.mask, queries, text), first)
-        beside = attend(query[first:, queries], key[first:, text], value[first:, text], mask)
-        return merge((alone[0][first:, queries], alone[1][first:, queries]), beside)
-
-    video, negative_video = joined(parts.video, parts.prompt, 0), joined(parts.video, parts.negative, start)
-    return video, negative_video, joined(parts.prompt, parts.prompt, 0), joined(parts.negative, parts.negative, start)
 
 
 def masked(mask: Tensor | None, queries: slice, keys: slice) -> Tensor | None:
