@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import fields
 from typing import Any
 
-from vidguide import APG, CFG, EMAG, NAG, PAG, STG, VSF, CFGZeroStar
+from vidguide import APG, CADS, CFG, EMAG, NAG, PAG, SEG, STG, VSF, CFGZeroStar
 from vidguide.emag import SELECTS
 from vidguide.guidance import Guidance
 
@@ -14,11 +14,14 @@ KINDS: dict[str, type[Guidance]] = {
     "emag": EMAG,
     "stg": STG,
     "pag": PAG,
+    "seg": SEG,
+    "cads": CADS,
     "cfg": CFG,
     "apg": APG,
     "cfgzero": CFGZeroStar,
 }
-WORDS = ("mode", "norm", "variant")  # parameters that are words
+WORDS = ("extent", "mode", "norm", "variant")  # parameters that are words
+WHOLE = ("zero_steps", "seed")  # and whole numbers
 SKIPPED = ("negative_prompt", "negative_prompt_embeds")
 
 
@@ -50,13 +53,17 @@ def _parse_one(part: str, spec: str) -> Guidance:
 
 
 def _value(key: str, value: str, spec: str) -> Any:
+    if value == "none" and key in ("extent", "sigma"):
+        return None
     if key in WORDS or value in ("auto", *SELECTS):
         return value
+    if value in ("true", "false"):
+        return value == "true"
     try:
         if key in ("layers", "select"):  # a range or single blocks: 3-7 or 3/5/7
             first, dash, last = value.partition("-")
             return tuple(range(int(first), int(last) + 1)) if dash else tuple(int(v) for v in value.split("/"))
-        return int(value) if key == "zero_steps" else float(value)
+        return int(value) if key in WHOLE else float(value)
     except ValueError:
         raise ValueError(f"guidance {spec!r}: {key}={value!r} is no number") from None
 

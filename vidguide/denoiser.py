@@ -85,14 +85,9 @@ class Denoiser:
             return call(*args, **kwargs)
         try:
             self._call, self.inputs = call, self._bind(args, kwargs)
-            self.batch.halved = self.family.cfg == "batched" and self.pipeline_guides()
-            rebind(self.sites)
-            for site in self.sites:
-                site.calls = 0
-            for guidance in active:
-                guidance.prepare(self)
+            changed = self._prepare(active)
             with carrying(self.stream):
-                output = call(*args, **kwargs)
+                output = call(*args, **kwargs) if changed is None else call(**changed)
             self._record()
             prediction = self._guided(active, prediction_of(output))
             return output if prediction is prediction_of(output) else _with_prediction(output, prediction)
@@ -100,6 +95,19 @@ class Denoiser:
             self._clear()
             self.blocks.forget()
             self._call, self.inputs = None, {}
+
+    def _prepare(self, active: list[Guidance]) -> Inputs | None:
+        """Let the guidances prepare for the call that comes next; the arguments for it, where one changes them."""
+        self.batch.halved = self.family.cfg == "batched" and self.pipeline_guides()
+        rebind(self.sites)
+        for site in self.sites:
+            site.calls = 0
+        own = self.inputs
+        for guidance in active:
+            self.inputs = guidance.change_inputs(self, self.inputs)
+        for guidance in active:
+            guidance.prepare(self)
+        return None if self.inputs is own else self.inputs
 
     def _check_run(self) -> None:
         """Before the first step of a run, refuse what would be found out, or be wrong, in the middle of it."""

@@ -115,3 +115,28 @@ def attention_gradient(average: Tensor, value: Tensor, heads: int) -> Tensor:
 def cfg(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance `u + s (c - u)` (arXiv 2207.12598), rounded as diffusers' pipelines do; 1 is off."""
     return uncond + scale * (cond - uncond)
+
+
+def cads_share(progress: float, full: float, none: float) -> float:
+    """The prompt's share gamma (CADS, arXiv 2310.17347, eq. 4) at a fraction of the run: 0 until `full`, then linear
+    to 1 from `none` on."""
+    if progress >= none:
+        return 1.0
+    return 0.0 if progress <= full else (progress - full) / (none - full)
+
+
+def cads(prompt: Tensor, noise: Tensor, share: float, scale: float, mixing: float) -> Tensor:
+    """Embeddings `(B, ...)` with annealed noise (CADS, arXiv 2310.17347): `sqrt(gamma) y + s sqrt(1 - gamma) n`.
+
+    Args:
+        noise: standard normal, of the same shape.
+        share: gamma; 1 leaves the prompt as it is.
+        scale: s.
+        mixing: psi, how much of the result is brought back to each sample's own mean and standard deviation.
+    """
+    own, dims = _wide(prompt), list(range(1, prompt.ndim))
+    noisy = share**0.5 * own + scale * (1 - share) ** 0.5 * noise.to(own.dtype)
+    deviation, mean = torch.std_mean(noisy, dims, keepdim=True)
+    own_deviation, own_mean = torch.std_mean(own, dims, keepdim=True)
+    rescaled = (noisy - mean) / deviation * own_deviation + own_mean
+    return torch.lerp(noisy, rescaled, mixing).to(prompt.dtype)

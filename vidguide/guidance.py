@@ -91,6 +91,11 @@ class Guidance:
             who = f"{type(self).__name__}(layers={self.layers})"
             raise ValueError(f"{who}: the model's blocks are 0 to {denoiser.depth - 1}")
 
+    def change_inputs(self, denoiser: "Denoiser", inputs: dict[str, Any]) -> dict[str, Any]:
+        """The arguments of the conditional call that comes next, and of its weak passes; one guidance at most changes
+        them."""
+        return inputs
+
     def prepare(self, denoiser: "Denoiser") -> None:
         """Set edits at attention sites for the conditional call that comes next."""
 

@@ -79,6 +79,7 @@ class Site:
         watchers: what looks on in the clean pass.
         video: where the video's tokens lie in it; None where no weak pass is run.
         place: of its block, in the order in which blocks run.
+        extent: what the video's attention to itself spans here.
         ragged: whether the kernel is called once per sample.
     """
 
@@ -89,7 +90,7 @@ class Site:
         self.weak: Perturbation | None = None
         self.watchers: list[Watcher] = []
         self.video: Video | None = None
-        self.place = layer
+        self.place, self.extent = layer, "spatiotemporal"
         self.own: Any = None  # the module's processor, and the one that stands in for it
         self.routed: Any = None
 

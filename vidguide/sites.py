@@ -52,7 +52,7 @@ def listing() -> list[dict[str, str]]:
                 "transformers": ", ".join(one.transformers),
                 "text": "joint attention" if one.joint else "cross-attention",
                 "NAG, VSF, CFG": "yes",
-                "EMAG, STG, PAG": "yes" if weak_passes(one) else "no",
+                "EMAG, STG, PAG, SEG": "yes" if weak_passes(one) else "no",
                 "here": f"needs a newer diffusers than {diffusers.__version__}" if missing else "yes",
             }
         )

@@ -66,7 +66,7 @@ def find_self_sites(
     for place, block in enumerate(blocks.blocks):
         layer, extent = place // len(extents), extents[place % len(extents)]
         site = known.get(layer) or site_of(layer, block.get_submodule(name), kernel, name)
-        site.place, site.video = place, Video(batch, blocks.stages[place], joint)
+        site.place, site.extent, site.video = place, extent, Video(batch, blocks.stages[place], joint)
         found[extent][layer] = site
     return found
 
