@@ -36,7 +36,8 @@ FAMILIES = (
         blocks=("transformer_blocks",),
         encode=embeds_and_mask,
         layout="BLC",
-        instead={**ONE, "video_coords": None},
+        cuts={"video_coords": "BCL"},  # all that tells of the grid, where a pipeline conditions on frames
+        instead=ONE,
         cfg="batched",
         **EMBEDS_AND_MASK,
     ),

@@ -89,7 +89,7 @@ def put_loras(pipe: Any, loras: tuple[Lora, ...], files: dict[str, Path]) -> Non
 
 
 def set_up(pipe: Any, model: Model) -> None:
-    """Scheduler, boundary between experts, and the scale of a guider, as the model declares them.
+    """Scheduler, boundary between experts, tiling, and the scale of a guider, as the model declares them.
 
     Raises:
         ValueError: a boundary where there is one expert.
@@ -105,5 +105,7 @@ def set_up(pipe: Any, model: Model) -> None:
         if getattr(pipe, "transformer_2", None) is None:
             raise ValueError(f"boundary={model.boundary}: {model.source!r} has one transformer, not two experts")
         pipe.register_to_config(boundary_ratio=model.boundary)
+    if model.tiling:
+        pipe.vae.enable_tiling()
     if model.guidance_scale is not None and hasattr(pipe, "guider"):
         pipe.guider = pipe.guider.new(guidance_scale=model.guidance_scale)

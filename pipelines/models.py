@@ -61,6 +61,7 @@ class Model:
         image: whether clips start from an image: "no", "may" or "must"; None to ask the pipeline's class.
         nag: parameters of the NAG that a negative prompt brings; empty for NAG's own defaults.
         call: further arguments of the pipeline's call.
+        tiling: decode in tiles, which large sizes need.
         cites: where these values are from.
         ran: on real weights, where and with which result; None for not yet.
         about: one line for people.
@@ -87,6 +88,7 @@ class Model:
     image: str | None = None
     nag: Mapping[str, float] = field(default_factory=dict)
     call: Mapping[str, Any] = field(default_factory=dict)
+    tiling: bool = False
     cites: tuple[str, ...] = ()
     ran: str | None = None
     about: str = ""

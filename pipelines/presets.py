@@ -209,8 +209,12 @@ WAN = {
     ),
 }
 
+# Noise levels as they are given: no shift, whatever the folder's scheduler says.
+AS_GIVEN = {"shift": 1.0, "use_dynamic_shifting": False, "shift_terminal": None}
 LTX: dict[str, Any] = dict(
     pipeline="LTXConditionPipeline",
+    scheduler="FlowMatchEulerDiscreteScheduler",
+    scheduler_settings=AS_GIVEN,
     height=512,
     width=704,
     frames=161,
@@ -218,6 +222,7 @@ LTX: dict[str, Any] = dict(
     guidance_scale=1.0,
     distilled=True,
     image="may",
+    tiling=True,
     nag=NAG_NODE,
     call={"decode_timestep": 0.05, "decode_noise_scale": 0.025, "image_cond_noise_scale": 0.0},
 )
@@ -228,7 +233,7 @@ LTX_SINGLE = "Lightricks/LTX-Video"
 LTX2: dict[str, Any] = dict(
     pipeline="LTX2Pipeline",
     scheduler="FlowMatchEulerDiscreteScheduler",
-    scheduler_settings={"use_dynamic_shifting": False, "shift_terminal": None},
+    scheduler_settings=AS_GIVEN,
     steps=8,
     sigmas=(1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875),
     height=512,
@@ -238,6 +243,7 @@ LTX2: dict[str, Any] = dict(
     guidance_scale=1.0,
     distilled=True,
     image="may",
+    tiling=True,
     nag=NAG_NODE,
     call={"audio_guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0}
     | {"audio_stg_scale": 0.0, "audio_modality_scale": 1.0},  # on by default, and meant for the full model
@@ -250,10 +256,8 @@ OTHERS = {
         checkpoint=Checkpoint(
             source=LTX_SINGLE, file="ltxv-2b-0.9.6-distilled-04-25.safetensors", components=("transformer", "vae")
         ),
-        scheduler="FlowMatchEulerDiscreteScheduler",
-        scheduler_settings={"stochastic_sampling": True},
+        **{**LTX, "scheduler_settings": {**AS_GIVEN, "stochastic_sampling": True}},
         steps=8,
-        **LTX,
         cites=(f"{LIGHTRICKS}/ltxv-2b-0.9.6-distilled.yaml", f"{DIFFUSERS}/ltx_video", NAG_NODES),
         about="LTX-Video 0.9.6 2B distilled, from its single file",
     ),
@@ -295,6 +299,7 @@ OTHERS = {
         guidance_scale=1.0,
         distilled=True,
         image="no",
+        tiling=True,
         nag=NAG_HUNYUAN,
         call={"guidance_scale": 6.0},  # embedded: an input of the model, no classifier-free guidance
         cites=(
@@ -316,6 +321,7 @@ OTHERS = {
         guidance_scale=1.0,
         distilled=True,
         image="must",
+        tiling=True,
         nag=NAG_HUNYUAN,
         cites=(
             "https://github.com/Tencent-Hunyuan/HunyuanVideo-1.5#optimal-inference-configurations",

@@ -77,6 +77,35 @@ def wan_image_folder(folder: Path, encoder: bool) -> Path:
     return folder
 
 
+def cogvideox_image_folder(folder: Path) -> Path:
+    torch.manual_seed(4)
+    blocks = 4
+    vae = diffusers.AutoencoderKLCogVideoX(
+        down_block_types=("CogVideoXDownBlock3D",) * blocks,
+        up_block_types=("CogVideoXUpBlock3D",) * blocks,
+        block_out_channels=(8,) * blocks,
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+    )
+    config: dict[str, Any] = dict(num_attention_heads=2, attention_head_dim=16, in_channels=8, out_channels=4)
+    config |= dict(time_embed_dim=2, text_embed_dim=32, num_layers=2, sample_width=4, sample_height=4, sample_frames=9)
+    config |= dict(patch_size=2, max_text_seq_length=16, use_rotary_positional_embeddings=True)
+    diffusers.CogVideoXImageToVideoPipeline(
+        tokenizer=AutoTokenizer.from_pretrained(TINY / "tokenizer"),
+        text_encoder=t5(),
+        vae=vae,
+        transformer=diffusers.CogVideoXTransformer3DModel(**config, use_learned_positional_embeddings=True),
+        scheduler=diffusers.CogVideoXDDIMScheduler(),
+    ).save_pretrained(folder)
+    return folder
+
+
+def t5() -> Any:
+    torch.manual_seed(3)
+    return T5EncoderModel(T5Config(vocab_size=29, d_model=32, d_ff=37, d_kv=8, num_heads=4, num_layers=2))
+
+
 def ltx_transformer(seed: int = 0) -> Any:
     torch.manual_seed(seed)
     config: dict[str, Any] = dict(in_channels=8, out_channels=8, num_attention_heads=2, attention_head_dim=8)
@@ -85,8 +114,6 @@ def ltx_transformer(seed: int = 0) -> Any:
 
 
 def ltx_folder(folder: Path, pipeline: str = "LTXPipeline") -> Path:
-    torch.manual_seed(3)
-    text = T5Config(vocab_size=29, d_model=32, d_ff=37, d_kv=8, num_heads=4, num_layers=2)
     vae = diffusers.AutoencoderKLLTXVideo(
         latent_channels=8,
         block_out_channels=(8, 8, 8, 8),
@@ -107,7 +134,7 @@ def ltx_folder(folder: Path, pipeline: str = "LTXPipeline") -> Path:
     vae.use_framewise_encoding = vae.use_framewise_decoding = False
     getattr(diffusers, pipeline)(
         tokenizer=AutoTokenizer.from_pretrained(TINY / "tokenizer"),
-        text_encoder=T5EncoderModel(text),
+        text_encoder=t5(),
         vae=vae,
         transformer=ltx_transformer(),
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),

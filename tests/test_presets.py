@@ -1,8 +1,10 @@
 """Presets: whole ones run from small checkpoints in the layouts of real ones, and the table they are read from."""
 
 import dataclasses
+import inspect
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -20,6 +22,7 @@ from vidguide.pipelines.load import load, resolve
 from vidguide.pipelines.models import SHIPPED, Checkpoint, Model
 from vidguide.pipelines.presets import MODELS, PRESETS
 from vidguide.pipelines.provenance import arguments_from, load_provenance
+from vidguide.pipelines.settings import SETTINGS, call_arguments, fill_settings, prepared
 
 PROMPT = "a large circle"
 ROOT = Path(__file__).parent.parent
@@ -150,8 +153,9 @@ def test_a_single_file_takes_the_place_of_the_folders_weights(tmp_path: Path) ->
     pipe = load(model, device="cpu", progress=False)
     weights = pipe.transformer.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in transformer.state_dict().items())
-    _, steps = sigmas_of(pipe, {"model": model})
+    seen, steps = sigmas_of(pipe, {"model": model})
     assert steps == pytest.approx(list(model.timesteps or ()))
+    assert seen[0] == pytest.approx([step / 1000 for step in steps] + [0.0])
 
 
 def test_a_clip_of_a_preset_is_made_again_from_its_json(wan: Path, tmp_path: Path) -> None:
@@ -253,6 +257,33 @@ def test_presets_agree_with_diffusers_and_say_where_they_are_from(name: str) -> 
     own = takes_image(pipeline)
     assert preset.image == own or (preset.image, own) == ("may", "no")  # by the partner of its weights
     assert resolve(name) is preset
+
+
+def test_hunyuans_guidance_scale_is_an_input_and_its_cfg_goes_by_another_name() -> None:
+    pipe = object.__new__(diffusers.HunyuanVideoPipeline)
+    preset = PRESETS["fasthunyuan"]
+    asked = dict.fromkeys(SETTINGS)
+    call = call_arguments(pipe, preset, fill_settings(pipe, preset, (), asked))
+    assert (call["guidance_scale"], call["true_cfg_scale"]) == (6.0, 1.0)
+    call = call_arguments(pipe, preset, fill_settings(pipe, preset, (), {**asked, "guidance_scale": 4.0}))
+    assert (call["guidance_scale"], call["true_cfg_scale"]) == (6.0, 4.0)
+    own = fill_settings(pipe, Model(source="x"), (CFG(scale=4.0),), asked)
+    assert "guidance_scale" not in call_arguments(pipe, Model(source="x"), own)
+
+
+def test_a_guider_takes_the_scale_for_the_length_of_a_call() -> None:
+    parts = dict.fromkeys(inspect.signature(diffusers.HunyuanVideo15Pipeline.__init__).parameters)
+    parts.pop("self")
+    guider = diffusers.ClassifierFreeGuidance(guidance_scale=6.0)
+    vae = torch.nn.Module()
+    vae.config = SimpleNamespace(latent_channels=32)
+    vae.temporal_compression_ratio, vae.spatial_compression_ratio = 4, 16
+    pipe = diffusers.HunyuanVideo15Pipeline(**{**parts, "guider": guider, "vae": vae})
+    assert fill_settings(pipe, Model(source="x"), (), dict.fromkeys(SETTINGS))["guidance_scale"] == 6.0
+    with prepared(pipe, {"num_frames": 5}, 1.0) as call:
+        assert pipe.guider.guidance_scale == 1.0
+        assert call == {"num_frames": 5}
+    assert pipe.guider is guider
 
 
 def test_the_readme_shows_the_table() -> None:
