@@ -103,7 +103,8 @@ def generate(
     pipe.set_progress_bar_config(disable=not progress)
     generator = torch.Generator("cpu").manual_seed(seed)
     started = time.perf_counter()
-    with prepared(pipe, arguments, settings["guidance_scale"]) as call, guide(pipe, *guidances) as run:
+    ready = prepared(pipe, arguments, settings["guidance_scale"], generator)
+    with ready as call, guide(pipe, *guidances) as run:
         video = pipe(**call, generator=generator, output_type="np").frames[0]
     seconds = time.perf_counter() - started
     provenance = {

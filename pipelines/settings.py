@@ -4,8 +4,10 @@ import functools
 import inspect
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
+
+import torch
 
 from vidguide import CFG, NAG
 from vidguide.guidance import Guidance
@@ -24,7 +26,7 @@ NAMES = {
 # For clips from an image: lower, so that the image is kept, as NAG's authors advise; the numbers are ours, unmeasured.
 # https://github.com/ChenDarYen/ComfyUI-NAG#rule-of-thumb
 IMAGE_NAG = {"tau": 2.0, "alpha": 0.125}
-SCHEDULE = "_vidguide_schedule"
+LEVELS, GENERATOR = "_vidguide_levels", "_vidguide_generator"
 
 
 def parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
@@ -113,36 +115,56 @@ def prompts(pipe: Any, settings: dict[str, Any], prompt: str, negative: str | No
 
 
 @contextmanager
-def prepared(pipe: Any, arguments: dict[str, Any], scale: float | None) -> Iterator[dict[str, Any]]:
-    """What a call cannot be told by arguments: noise levels that only the scheduler takes, and a guider's scale.
+def prepared(
+    pipe: Any, arguments: dict[str, Any], scale: float | None, generator: torch.Generator
+) -> Iterator[dict[str, Any]]:
+    """What a call cannot be told by arguments: noise levels that only the scheduler takes, where a scheduler that
+    draws noise at each step gets it from, and a guider's scale.
 
     Yields:
         The arguments that are left for the call.
     """
-    guider = getattr(pipe, "guider", None)
+    guider, scheduler = getattr(pipe, "guider", None), pipe.scheduler
     levels = {name: arguments[name] for name in ("sigmas", "timesteps") if name in arguments}
     unknown = {name: value for name, value in levels.items() if name not in parameters(pipe)}
-    rest = {name: value for name, value in arguments.items() if name not in unknown}
     if guider is not None and scale is not None and "guidance_scale" in guider.config:
         pipe.guider = guider.new(guidance_scale=scale)
     try:
-        if unknown:
-            with as_class(pipe.scheduler, scheduled_class, SCHEDULE, unknown):
-                yield rest
-        else:
-            yield rest
+        with ExitStack() as stack:
+            if unknown:
+                stack.enter_context(as_class(scheduler, levelled_class, LEVELS, unknown))
+            if getattr(scheduler.config, "stochastic_sampling", False):
+                stack.enter_context(as_class(scheduler, seeded_class, GENERATOR, generator))
+            yield {name: value for name, value in arguments.items() if name not in unknown}
     finally:
         if guider is not None:
             pipe.guider = guider
 
 
 @functools.cache
-def scheduled_class(own: Any) -> type:
-    """A scheduler's class whose noise levels are given, whatever number of steps it is asked for. Made
-    once per class."""
+def levelled_class(own: Any) -> type:
+    """A scheduler's class whose noise levels are given, whatever number of steps it is asked for. Made once per
+    class."""
 
     def set_timesteps(self: Any, num_inference_steps: int | None = None, device: Any = None, **settings: Any) -> Any:
-        return own.set_timesteps(self, device=device, **{**settings, **vars(self)[SCHEDULE]})
+        return own.set_timesteps(self, device=device, **{**settings, **vars(self)[LEVELS]})
 
     namespace = {"set_timesteps": set_timesteps, "__module__": own.__module__, "__doc__": own.__doc__}
     return type(own.__name__, (own,), namespace)
+
+
+@functools.cache
+def seeded_class(own: Any) -> type:
+    """A scheduler's class whose noise comes from the call's generator, which pipelines keep from it: drawn by it, or
+    from a seed that it draws where this diffusers asks nothing but the global one. Made once per class."""
+
+    @functools.wraps(own.step)
+    def step(self: Any, model_output: torch.Tensor, *args: Any, **settings: Any) -> Any:
+        generator = vars(self)[GENERATOR]
+        seed = int(torch.randint(2**62, (), generator=generator))
+        devices = [model_output.device] if model_output.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(seed)
+            return own.step(self, model_output, *args, **{**settings, "generator": generator})
+
+    return type(own.__name__, (own,), {"step": step, "__module__": own.__module__, "__doc__": own.__doc__})

@@ -130,18 +130,51 @@ def test_two_experts_get_their_own_adapters_and_share_the_steps(experts: Path) -
 
 
 def test_dmd_noises_its_prediction_anew(wan: Path) -> None:
-    """FastWan's rule: x0 = x - sigma v, then (1 - s) x0 + s noise at the next level, as the generator draws it."""
+    """FastWan's rule: x0 = x - sigma v, then (1 - s) x0 + s noise at the next level."""
     model = dataclasses.replace(moved("fastwan2.2-5b", wan), image="no")
     pipe = load(model, device="cpu", progress=False)
     scheduler = pipe.scheduler
     scheduler.set_timesteps(sigmas=list(model.sigmas or ()), device="cpu")
     assert scheduler.sigmas.tolist() == pytest.approx([1.0, 0.757, 0.522, 0.0])
     sample, velocity = torch.randn(1, 8, 3, 4, 4), torch.randn(1, 8, 3, 4, 4)
-    got = scheduler.step(velocity, scheduler.timesteps[0], sample, generator=torch.Generator().manual_seed(3))[0]
+    torch.manual_seed(3)
+    got = scheduler.step(velocity, scheduler.timesteps[0], sample)[0]
     noise = torch.randn(sample.shape, generator=torch.Generator().manual_seed(3))
     torch.testing.assert_close(got, (1 - 0.757) * (sample - velocity) + 0.757 * noise)
     _, steps = sigmas_of(pipe, {"model": model})
     assert steps == pytest.approx([1000.0, 757.0, 522.0])
+
+
+def test_noise_of_the_steps_is_of_the_seed_too_and_not_the_first_noise_again(wan: Path) -> None:
+    """No pipeline of Wan hands its generator to the scheduler, which would draw from the global one."""
+    model = dataclasses.replace(moved("fastwan2.2-5b", wan), image="no")
+    pipe = load(model, device="cpu", progress=False)
+    noises: list[Tensor] = []
+    first: list[Tensor] = []
+
+    def watch(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        first.append(kwargs["hidden_states"].clone())
+
+    def predict_nothing(module: Any, args: Any, output: Any) -> Any:
+        return (torch.zeros_like(output[0]),)
+
+    before = torch.random.get_rng_state()
+    clips = [generate(PROMPT, model=model, pipe=pipe, seed=seed, progress=False) for seed in (5, 5, 6)]
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert clips[0].sha256 == clips[1].sha256 != clips[2].sha256
+    handles = [
+        pipe.transformer.register_forward_pre_hook(watch, with_kwargs=True),
+        pipe.transformer.register_forward_hook(predict_nothing),
+    ]
+    generate(PROMPT, model=model, pipe=pipe, seed=5, progress=False)
+    for handle in handles:
+        handle.remove()
+    for now, then, level in zip(first[1:], first[:-1], (0.757, 0.522), strict=True):
+        noises.append((now - (1 - level) * then) / level)  # of a velocity of zero
+    for noise in noises:
+        assert abs(float(noise.std()) - 1) < 0.1
+        assert abs(float((noise * first[0]).mean())) < 0.2
+    assert abs(float((noises[0] * noises[1]).mean())) < 0.2
 
 
 def test_a_single_file_takes_the_place_of_the_folders_weights(tmp_path: Path) -> None:
@@ -280,7 +313,8 @@ def test_a_guider_takes_the_scale_for_the_length_of_a_call() -> None:
     vae.temporal_compression_ratio, vae.spatial_compression_ratio = 4, 16
     pipe = diffusers.HunyuanVideo15Pipeline(**{**parts, "guider": guider, "vae": vae})
     assert fill_settings(pipe, Model(source="x"), (), dict.fromkeys(SETTINGS))["guidance_scale"] == 6.0
-    with prepared(pipe, {"num_frames": 5}, 1.0) as call:
+    pipe.scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    with prepared(pipe, {"num_frames": 5}, 1.0, torch.Generator()) as call:
         assert pipe.guider.guidance_scale == 1.0
         assert call == {"num_frames": 5}
     assert pipe.guider is guider
