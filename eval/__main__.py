@@ -1,11 +1,6 @@
-"""`python -m vidguide.eval CLIPS...`: see :mod:`vidguide.eval.cli`."""
+"""`python -m vidguide.eval run CLIPS...`: see :mod:`vidguide.eval.cli`."""
 
-import typer
-
-from vidguide.eval.cli import Evaluate, evaluate
-
-app = typer.Typer(add_completion=False)
-app.command(cls=Evaluate)(evaluate)
+from vidguide.eval.cli import app
 
 if __name__ == "__main__":
     app(prog_name="python -m vidguide.eval")

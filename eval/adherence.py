@@ -6,7 +6,8 @@ with the reason: the oracle would find no world object in it and call that a mis
 
 import re
 
-from vidguide.eval.metric import AVOIDANCE_GUARDS, REGISTRY, Metric, UndefinedError, Value, metric
+from vidguide.eval.errors import UndefinedError
+from vidguide.eval.metric import AVOIDANCE_GUARDS, REGISTRY, Metric, Value, metric
 from vidguide.eval.sample import Sample
 from vidguide.eval.world import ATTRIBUTES, HEIGHT, WIDTH, Scene
 

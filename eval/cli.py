@@ -1,6 +1,8 @@
-"""The command line: `python -m vidguide.eval` and `vidguide evaluate` are this one command."""
+"""The command line: `python -m vidguide.eval` and `vidguide evaluate` are this one set of commands."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,22 +12,42 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 console, errors = Console(), Console(stderr=True)
+WRAPPED = ("verdict", "needs", "licence", "available here")  # columns of words
 
 
-class Evaluate(TyperCommand):
+class Command(TyperCommand):
     """A command whose wrong use ends with exit code 1, as 2 says that some clips failed."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
-        try:
+        with usage_is_one():
             return super().make_context(*arguments, **options)
-        except Exception as error:
-            usage: Any = error
-            if getattr(usage, "exit_code", None) == 2:  # of typer's own click or of an installed one
-                usage.exit_code = 1
-            raise
+
+
+class Commands(TyperGroup):
+    """A group whose first word may be left out: `CLIPS...` alone means `run CLIPS...`."""
+
+    def make_context(self, *arguments: Any, **options: Any) -> Any:
+        with usage_is_one():
+            return super().make_context(*arguments, **options)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if named else ["run", *args])
+
+
+@contextmanager
+def usage_is_one() -> Iterator[None]:
+    """Give errors of usage the exit code 1."""
+    try:
+        yield
+    except Exception as error:
+        usage: Any = error
+        if getattr(usage, "exit_code", None) == 2:  # of typer's own click or of an installed one
+            usage.exit_code = 1
+        raise
 
 
 def names(given: str | None) -> list[str] | None:
@@ -38,81 +60,184 @@ def show(header: list[str], rows: list[list[str]], columns: list[str] | None = N
     kept = [i for i, name in enumerate(header) if name in (columns or header) and any(row[i] for row in rows)]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index in kept:
-        table.add_column(header[index], no_wrap=header[index] != "verdict", overflow="fold")
+        table.add_column(header[index], no_wrap=header[index] not in WRAPPED, overflow="fold")
     for row in rows:
         table.add_row(*(row[index] for index in kept))
     console.print(table)
 
 
-def evaluate(
-    clips: Annotated[list[Path] | None, typer.Argument(help="Videos, frame folders, or folders of them.")] = None,
-    prompts: Annotated[Path | None, typer.Option("--prompts", "-p", help="JSON or JSONL: texts by clip.")] = None,
-    metrics: Annotated[str | None, typer.Option("--metrics", "-m", help="Ids or namespaces, by comma.")] = None,
-    compare: Annotated[
-        tuple[str, str] | None,
-        typer.Option(help="Reference and other: two arms of CLIPS, or without CLIPS two folders of clips or results."),
-    ] = None,
-    again: Annotated[Path | None, typer.Option(help="The reference arm made again, for the noise floor.")] = None,
-    primary: Annotated[str | None, typer.Option(help="Metrics declared beforehand, by comma.")] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")] = Path("evaluation"),
-    clip: Annotated[str | None, typer.Option(help="CLIP model: folder or hub id[@revision].")] = None,
-    xclip: Annotated[str | None, typer.Option(help="X-CLIP model, likewise.")] = None,
-    dino: Annotated[str | None, typer.Option(help="DINO model, likewise.")] = None,
-    device: Annotated[str, typer.Option(help="Of these models.")] = "cpu",
-    fps: Annotated[float | None, typer.Option(help="Where files have no frame rate, or a wrong one.")] = None,
-    reader: Annotated[str, typer.Option(help="Of video files: av or decord.")] = "av",
-    partial: Annotated[bool, typer.Option("--partial", help="Score what damaged files still hold, marked.")] = False,
-    memory: Annotated[int, typer.Option(min=1, help="MiB that the frames of one clip may take.")] = 2048,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Score again what the folder has already.")] = False,
-    listing: Annotated[bool, typer.Option("--list", help="List the metrics and stop.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no table.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON on standard output.")] = False,
+app = typer.Typer(
+    cls=Commands, add_completion=False, help="Measure clips, and what one arm of them did better than another."
+)
+Clips = Annotated[list[Path] | None, typer.Argument(help="Videos, frame folders, or folders of them.")]
+Prompts = Annotated[Path | None, typer.Option("--prompts", "-p", help="JSON or JSONL: texts by clip.")]
+Metrics = Annotated[str | None, typer.Option("--metrics", "-m", help="Ids or namespaces, by comma.")]
+Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")]
+Again = Annotated[Path | None, typer.Option(help="The reference arm made again, for the noise floor.")]
+Primary = Annotated[str | None, typer.Option(help="Metrics declared beforehand, by comma.")]
+Clip = Annotated[str | None, typer.Option(help="CLIP model: folder or hub id[@revision].")]
+XClip = Annotated[str | None, typer.Option(help="X-CLIP model, likewise.")]
+Dino = Annotated[str | None, typer.Option(help="DINO model, likewise.")]
+PickScore = Annotated[str | None, typer.Option(help="PickScore model, likewise.")]
+Hps = Annotated[str | None, typer.Option(help="HPS v2: its .pt file, or a CLIPModel made of it.")]
+Aesthetic = Annotated[str | None, typer.Option(help="LAION's linear head (.pth), with --clip of ViT-L/14.")]
+Raft = Annotated[str | None, typer.Option(help="torchvision's RAFT weights (.pth).")]
+Device = Annotated[str, typer.Option(help="Of these models.")]
+Fps = Annotated[float | None, typer.Option(help="Where files have no frame rate, or a wrong one.")]
+Reader = Annotated[str, typer.Option(help="Of video files: av or decord.")]
+Partial = Annotated[bool, typer.Option("--partial", help="Score what damaged files still hold, marked.")]
+Memory = Annotated[int, typer.Option(min=1, help="MiB that the frames of one clip may take.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Score again what the folder has already.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no table.")]
+AsJson = Annotated[bool, typer.Option("--json", help="The summary as JSON on standard output.")]
+FOLDER = Path("evaluation")
+
+
+@app.command(cls=Command)
+def run(
+    clips: Clips = None,
+    prompts: Prompts = None,
+    metrics: Metrics = None,
+    output: Output = FOLDER,
+    clip: Clip = None,
+    xclip: XClip = None,
+    dino: Dino = None,
+    pickscore: PickScore = None,
+    hps: Hps = None,
+    aesthetic: Aesthetic = None,
+    raft: Raft = None,
+    device: Device = "cpu",
+    fps: Fps = None,
+    reader: Reader = "av",
+    partial: Partial = False,
+    memory: Memory = 2048,
+    fresh: Fresh = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Measure clips, and what one arm did better than another. Exit codes: 0 all scored, 1 usage, 2 some clips failed,
-    3 nothing scored."""
+    """Measure clips. Exit codes: 0 all scored, 1 usage, 2 some clips failed (listed), 3 nothing scored."""
+    models = dict(clip=clip, xclip=xclip, dino=dino, pickscore=pickscore, hps=hps, aesthetic=aesthetic, raft=raft)
+    reading = dict(fps=fps, reader=reader, partial=partial, max_bytes=memory << 20)
+    given = dict(manifest=prompts, metrics=names(metrics), output=output, resume=not fresh)
+    carry_out(clips or [], models, device, reading, given, quiet, as_json)
+
+
+@app.command(cls=Command)
+def compare(
+    reference: Annotated[str, typer.Argument(help="An arm of CLIPS; without CLIPS a folder of clips or results.")],
+    other: Annotated[str, typer.Argument(help="Likewise: what is held against it.")],
+    clips: Clips = None,
+    prompts: Prompts = None,
+    metrics: Metrics = None,
+    again: Again = None,
+    primary: Primary = None,
+    output: Output = FOLDER,
+    clip: Clip = None,
+    xclip: XClip = None,
+    dino: Dino = None,
+    pickscore: PickScore = None,
+    hps: Hps = None,
+    aesthetic: Aesthetic = None,
+    raft: Raft = None,
+    device: Device = "cpu",
+    fps: Fps = None,
+    reader: Reader = "av",
+    partial: Partial = False,
+    memory: Memory = 2048,
+    fresh: Fresh = False,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure two arms, paired by prompt and seed, and say what the other did better. Exit codes as of `run`."""
+    models = dict(clip=clip, xclip=xclip, dino=dino, pickscore=pickscore, hps=hps, aesthetic=aesthetic, raft=raft)
+    reading = dict(fps=fps, reader=reader, partial=partial, max_bytes=memory << 20)
+    given: dict[str, Any] = dict(manifest=prompts, metrics=names(metrics), output=output, resume=not fresh)
+    given |= dict(arms=(reference, other), again=again) | ({"primary": names(primary)} if primary else {})
+    carry_out(clips or [], models, device, reading, given, quiet, as_json)
+
+
+def carry_out(
+    clips: list[Path],
+    models: dict[str, str | None],
+    device: str,
+    reading: dict[str, Any],
+    given: dict[str, Any],
+    quiet: bool,
+    as_json: bool,
+) -> None:
+    """Score, print, and end with the exit code."""
     from vidguide.eval import evaluating
-    from vidguide.eval.encoders import load
+    from vidguide.eval.loading import load
     from vidguide.eval.scoring import Settings, exit_code
-    from vidguide.eval.verdict import PRIMARY
 
-    if listing:
-        rows = evaluating.listing()
-        if as_json:
-            typer.echo(json.dumps(rows))
-        else:
-            show(list(rows[0]), [list(row.values()) for row in rows])
-        return
-    models = {"clip": clip, "xclip": xclip, "dino": dino}
-    try:
-        with Progress(console=errors, disable=quiet or as_json, transient=True) as progress:
-            task = progress.add_task("scoring", total=None)
+    with plain_errors(), Progress(console=errors, disable=quiet or as_json, transient=True) as progress:
+        task = progress.add_task("scoring", total=None)
 
-            def tell(clip: str, total: int) -> None:
-                progress.update(task, total=total, advance=1, description=Path(clip).name)
+        def tell(clip: str, total: int) -> None:
+            progress.update(task, total=total, advance=1, description=Path(clip).name)
 
-            summary = evaluating.evaluate(
-                clips or [],
-                manifest=prompts,
-                metrics=names(metrics),
-                arms=compare,
-                again=again,
-                primary=names(primary) or PRIMARY,
-                encoders={kind: load(kind, model, device) for kind, model in models.items() if model},
-                output=output,
-                settings=Settings(fps=fps, reader=reader, partial=partial, max_bytes=memory << 20),
-                resume=not fresh,
-                tell=tell,
-            )
-    except (ValueError, OSError, ImportError) as error:
-        errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+        encoders = {kind: load(kind, model, device) for kind, model in models.items() if model}
+        summary = evaluating.evaluate(clips, encoders=encoders, settings=Settings(**reading), tell=tell, **given)
     if as_json:
         typer.echo(json.dumps(summary.plain()))
     elif not quiet:
-        report(summary, output)
+        report(summary, given["output"])
     for clip, reason in summary.failures:
         errors.print(f"failed: {clip}: {reason}", highlight=False, markup=False, soft_wrap=True)
     raise typer.Exit(exit_code(summary.rows))
+
+
+@app.command("list", cls=Command)
+def listed(as_json: AsJson = False) -> None:
+    """List the metrics: what each needs, under which licence its weights are, and whether it can be had here."""
+    from vidguide.eval import evaluating
+    from vidguide.eval.kinds import KINDS
+
+    rows = evaluating.listing()
+    if as_json:
+        typer.echo(json.dumps(rows))
+    else:
+        show(list(rows[0]), [list(row.values()) for row in rows], ["metric", "needs", "licence", "available here"])
+        for kind, found in KINDS.items():
+            console.print(f"{kind}: {found.example} ({found.licence})", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command(cls=Command)
+def export_vbench(
+    clips: Clips = None,
+    prompts: Prompts = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("vbench"),
+) -> None:
+    """Write clips as VBench's custom_input mode reads them, with its prompt file: one folder for each arm."""
+    from vidguide.eval.exchange import export
+
+    with plain_errors():
+        for folder, count in export(clips or [], prompts, output).items():
+            console.print(f"wrote {folder}: {count} clips and prompts.json", highlight=False, markup=False)
+
+
+@app.command(cls=Command)
+def import_vbench(
+    results: Annotated[list[Path], typer.Argument(help="VBench's *_eval_results.json.")],
+    exported: Annotated[Path, typer.Option("--exported", help="The folder that export-vbench wrote.")] = Path("vbench"),
+    output: Output = FOLDER,
+) -> None:
+    """Take VBench's own scores of exported clips into a report, in the namespace `external`."""
+    from vidguide.eval.exchange import bring
+
+    with plain_errors():
+        rows = bring(results, exported, output)
+        console.print(f"wrote {output}: {len(rows)} values", highlight=False, markup=False)
+
+
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Wrong input ends with one red line and exit code 1, not with a traceback."""
+    try:
+        yield
+    except (ValueError, OSError, ImportError) as error:
+        errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
 
 
 def report(summary: Any, output: Path) -> None:

@@ -1,7 +1,6 @@
 """Encoders with weights that the user has: CLIP, X-CLIP and DINO, by transformers, which loads when used.
 
-Frames are prepared by each model's own processor. That is not VBench's preprocessing (no antialiasing there), so
-nothing here carries VBench's names.
+Frames are prepared by each model's own processor, or, for the metrics that carry its name, as VBench does.
 """
 
 import hashlib
@@ -13,27 +12,17 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vidguide.eval.vbench_frames import for_clip, for_dino
+
 BATCH = 16  # frames at once
 
 Features = NDArray[np.float32]
 
 
 class Encoder(Protocol):
-    """What metrics ask of an encoder; `weights` names the model and the hash of its parameters."""
+    """Any kind of weights: `weights` names them and the hash of the parameters."""
 
     weights: str
-
-    def frames(self, frames: NDArray[np.uint8]) -> Features:
-        """Unit features `(F, D)` of frames `(F, H, W, 3)`."""
-        ...
-
-    def text(self, text: str) -> tuple[Features, int]:
-        """Unit features `(D,)` of a text, and how many of its tokens were cut off."""
-        ...
-
-    def similarity(self, frames: NDArray[np.uint8], text: str) -> tuple[float, int]:
-        """Cosine of a whole clip and a text, and how many of its tokens were cut off."""
-        ...
 
 
 def projected(output: Any) -> Any:
@@ -69,6 +58,17 @@ class TransformersEncoder:
         self.weights = fingerprint(self.model, self.name)
         self.text = cache(self.encode_text)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Side of a patch in pixels, and width of the features."""
+        vision = getattr(self.model.config, "vision_config", self.model.config)
+        return vision.patch_size, getattr(self.model.config, "projection_dim", vision.hidden_size)
+
+    @property
+    def scale(self) -> float:
+        """By what the model's training multiplies cosines."""
+        return float(self.model.logit_scale.exp())
+
     def pixels(self, frames: NDArray[np.uint8]) -> Any:
         """Frames as the model takes them."""
         return self.processor(images=list(frames), return_tensors="pt")["pixel_values"].to(self.model.device)
@@ -81,18 +81,27 @@ class TransformersEncoder:
         return {name: ids[name] for name in ("input_ids", "attention_mask")}, max(whole - limit, 0)
 
     def frames(self, frames: NDArray[np.uint8]) -> Features:
-        """Unit features `(F, D)` of frames `(F, H, W, 3)`, in batches."""
-        batches = [self.encode_frames(frames[start : start + BATCH]) for start in range(0, len(frames), BATCH)]
-        return np.concatenate(batches)
+        """Unit features `(F, D)` of frames `(F, H, W, 3)`, as the model's own processor prepares them."""
+        return self.in_batches(frames, self.pixels)
 
-    def encode_frames(self, frames: NDArray[np.uint8]) -> Features:
-        """Unit features of a batch: the projected ones of CLIP, the class token of a plain vision transformer."""
+    def vbench_frames(self, frames: NDArray[np.uint8]) -> Features:
+        """Unit features `(F, D)` of frames `(F, H, W, 3)`, as VBench prepares them."""
+        prepare = for_clip if hasattr(self.model, "get_image_features") else for_dino
+        return self.in_batches(frames, lambda some: prepare(some).to(self.model.device))
+
+    def in_batches(self, frames: NDArray[np.uint8], prepare: Callable[[NDArray[np.uint8]], Any]) -> Features:
+        """Unit features of frames, some at a time: the projected ones of CLIP, the class token of a plain ViT."""
+        starts = range(0, len(frames), BATCH)
+        return np.concatenate([self.encode_pixels(prepare(frames[start : start + BATCH])) for start in starts])
+
+    def encode_pixels(self, pixels: Any) -> Features:
+        """Unit features of a batch `(N, 3, h, w)`."""
         import torch
 
         with torch.inference_mode():
             if hasattr(self.model, "get_image_features"):
-                return unit(projected(self.model.get_image_features(pixel_values=self.pixels(frames))))
-            return unit(self.model(pixel_values=self.pixels(frames)).last_hidden_state[:, 0])
+                return unit(projected(self.model.get_image_features(pixel_values=pixels)))
+            return unit(self.model(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state[:, 0])
 
     def encode_text(self, text: str) -> tuple[Features, int]:
         """Unit features `(D,)` of a text, and how many of its tokens were cut off."""
@@ -119,33 +128,3 @@ def middle(length: int, count: int) -> NDArray[np.int64]:
     edges = np.linspace(0, length, min(count, length) + 1).astype(np.int64)
     picked = (edges[:-1] + edges[1:] - 1) // 2
     return np.concatenate([picked, np.repeat(picked[-1:], count - len(picked))])
-
-
-def load(kind: str, model: str, device: str = "cpu") -> Encoder:
-    """An encoder from a folder or a hub id, `id@revision` for a fixed one.
-
-    Args:
-        kind: clip, xclip or dino.
-
-    Raises:
-        ValueError: the kind is unknown. OSError: the model is not there.
-    """
-    loaders: dict[str, tuple[str, Callable[[Any], bool]]] = {
-        "clip": ("CLIPModel", lambda made: hasattr(made, "get_image_features")),
-        "xclip": ("XCLIPModel", lambda made: hasattr(made, "prompts_generator")),
-        "dino": ("AutoModel", lambda made: not hasattr(made, "get_text_features")),
-    }
-    if kind not in loaders:
-        raise ValueError(f"encoder={kind!r}: must be one of {', '.join(loaders)}")
-    import transformers
-
-    name, _, revision = model.partition("@")
-    where = {"revision": revision or None}
-    head, fits = loaders[kind]
-    made = getattr(transformers, head).from_pretrained(name, **where).to(device)
-    if not fits(made):
-        raise ValueError(f"{kind}={model!r}: is a {type(made).__name__}, not a model of this kind")
-    auto: Any = transformers
-    processor = auto.AutoImageProcessor.from_pretrained(name, **where)
-    tokenizer = None if kind == "dino" else transformers.AutoTokenizer.from_pretrained(name, **where)
-    return TransformersEncoder(model=made, processor=processor, tokenizer=tokenizer, name=model)

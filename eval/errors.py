@@ -46,3 +46,7 @@ class ManifestError(ValueError):
 
 class ResultsError(ValueError):
     """A results file that is none of ours, or of another schema."""
+
+
+class UndefinedError(Exception):
+    """A metric has no value for this clip; the message says why. Never 0 and never 1 in its place."""

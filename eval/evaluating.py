@@ -9,6 +9,7 @@ from vidguide.clip import replace_whole
 from vidguide.eval import results
 from vidguide.eval.encoders import Encoder
 from vidguide.eval.entries import Entry, entries, share_negatives
+from vidguide.eval.kinds import KINDS, lacking
 from vidguide.eval.markdown import to_markdown
 from vidguide.eval.metric import Metric
 from vidguide.eval.metrics import METRICS, chosen
@@ -42,7 +43,7 @@ def evaluate(
         arms: reference and other: arms of the clips given; without clips, two folders of clips or of results.
         again: a folder of clips or results of the reference arm made a second time, for the noise floor.
         primary: metrics declared beforehand, over which p-values are corrected.
-        encoders: clip, xclip, dino, from :func:`vidguide.eval.encoders.load`.
+        encoders: clip, xclip, dino, from :func:`vidguide.eval.loading.load`.
         output: folder for results.jsonl, results.csv, report.md and report.html; None writes nothing.
         settings: how clips are read.
         resume: keep what an earlier run into the same folder scored already.
@@ -162,11 +163,18 @@ def put(path: Path, text: str) -> None:
 
 
 def listing() -> list[dict[str, str]]:
-    """Every metric, for people: id, direction, unit, needs, what it is."""
+    """Every metric, for people: what it needs, the licence of its weights, whether it can be had here, what it is."""
 
     def row(metric: Metric) -> dict[str, str]:
-        first = metric.about.partition("\n")[0]
-        needs = ", ".join((*metric.needs, *([metric.weights] if metric.weights else [])))
-        return {"metric": metric.id, "better": metric.better or "guard", "needs": needs or "nothing", "what": first}
+        needs = ", ".join((*metric.needs, *(f"{kind} weights" for kind in metric.encoders)))
+        return {
+            "metric": metric.id,
+            "better": metric.better or "guard",
+            "needs": needs or "nothing",
+            "weights": metric.weights or "; ".join(KINDS[kind].example for kind in metric.encoders) or "none",
+            "licence": ", ".join(dict.fromkeys(KINDS[kind].licence for kind in metric.encoders)) or "Apache-2.0",
+            "available here": lacking(metric.encoders) or "yes",
+            "what": metric.about.partition("\n")[0],
+        }
 
     return [row(metric) for metric in METRICS.values()]

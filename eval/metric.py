@@ -6,11 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vidguide.eval.errors import UndefinedError
 from vidguide.eval.sample import Sample
-
-
-class UndefinedError(Exception):
-    """A metric has no value for this clip; the message says why. Never 0 and never 1 in its place."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +59,8 @@ class Metric:
         needs: what of the sample must be there: eval_prompt, negative_prompt.
         min_frames: fewer make it undefined.
         guards: what must not have moved for a gain to count.
-        weights: model and revision that it computes with; empty for none.
+        encoders: kinds of weights that it needs, see :mod:`vidguide.eval.kinds`.
+        weights: those that it computes with, by name and hash; empty for none.
     """
 
     id: str
@@ -75,6 +73,7 @@ class Metric:
     needs: tuple[str, ...] = ()
     min_frames: int = 1
     guards: tuple[Guard, ...] = ()
+    encoders: tuple[str, ...] = ()
     weights: str = ""
 
     @property

@@ -3,13 +3,23 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from vidguide.eval import adherence, guards, similarity, steadiness
+from vidguide.eval import (
+    adherence,
+    dual_metrics,
+    external,
+    guards,
+    preference,
+    similarity,
+    steadiness,
+    vbench_metrics,
+)
 from vidguide.eval.encoders import Encoder
 from vidguide.eval.metric import REGISTRY, Metric
 
-ENCODERS = ("clip", "xclip", "dino")  # namespaces whose metrics need weights that the user has
-ORDER = ("world", *ENCODERS, "temporal", "vbench", "guard")  # of namespaces, in lists and tables
-MODULES = (steadiness, guards, adherence, similarity)  # importing one registers its metrics
+# Of namespaces, in lists and tables.
+ORDER = ("world", "dual", "clip", "xclip", "pickscore", "hps", "dino", "temporal", "vbench", "external", "guard")
+# Importing one registers its metrics.
+MODULES = (steadiness, guards, adherence, dual_metrics, similarity, preference, vbench_metrics, external)
 
 METRICS: dict[str, Metric] = dict(sorted(REGISTRY.items(), key=lambda item: ORDER.index(item[0].partition(".")[0])))
 
@@ -30,7 +40,7 @@ def chosen(names: list[str] | None, encoders: Mapping[str, Encoder] | None = Non
         ValueError: a name that is neither, naming what there is.
     """
     given = encoders or {}
-    able = {name for name in METRICS if namespace(name) not in ENCODERS or namespace(name) in given}
+    able = {name for name, metric in METRICS.items() if set(metric.encoders) <= set(given)}
     picked: set[str] = able if names is None else set()
     for name in names or ():
         found = [id_ for id_ in METRICS if name in (id_, namespace(id_))]
@@ -38,7 +48,10 @@ def chosen(names: list[str] | None, encoders: Mapping[str, Encoder] | None = Non
             raise ValueError(f"metrics={name!r}: there is no such metric; there are {', '.join(METRICS)}")
         picked.update(found)
     picked |= {guard.id for id_ in picked for guard in METRICS[id_].guards if guard.id in able}
-    weights = {kind: encoder.weights for kind, encoder in given.items()}
-    return [
-        replace(metric, weights=weights.get(namespace(id_), "")) for id_, metric in METRICS.items() if id_ in picked
-    ]
+    return [with_weights(metric, given) for id_, metric in METRICS.items() if id_ in picked]
+
+
+def with_weights(metric: Metric, given: Mapping[str, Encoder]) -> Metric:
+    """The metric with the names and hashes of the weights that it will use, as part of its definition."""
+    used = [given[kind].weights for kind in metric.encoders if kind in given]
+    return replace(metric, weights=", ".join(used)) if metric.encoders else metric

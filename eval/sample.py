@@ -1,8 +1,9 @@
 """A clip with its texts, and what several metrics share about it, computed once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from vidguide.clip import Clip
 from vidguide.eval import oracle
 from vidguide.eval.encoders import Encoder, Features
+from vidguide.eval.errors import UndefinedError
 from vidguide.eval.flow import Motion, follow
 
 
@@ -21,7 +23,7 @@ class Sample:
         clip: frames `(F, H, W, 3)` uint8 and their rate.
         eval_prompt: what the clip should show, as it is scored; often shorter than the prompt that made it.
         negative_prompt: what it should not show.
-        encoders: clip, xclip, dino, where the user has their weights.
+        encoders: weights by kind, where the user has them, see :mod:`vidguide.eval.kinds`.
     """
 
     clip: Clip
@@ -29,19 +31,34 @@ class Sample:
     negative_prompt: str | None = None
     encoders: Mapping[str, Encoder] = field(default_factory=dict)
 
+    def weights_of(self, kind: str) -> Any:
+        """The weights of a kind.
+
+        Raises:
+            UndefinedError: none were given.
+        """
+        found = self.encoders.get(kind)
+        if found is None:
+            raise UndefinedError(f"no weights were given: --{kind} MODEL")
+        return found
+
     def features(self, kind: str) -> Features:
         """Unit features `(F, D)` of the frames by an encoder.
 
         Raises:
-            LookupError: no such encoder was given.
+            UndefinedError: no such encoder was given.
         """
-        if kind not in self.encoded:
-            self.encoded[kind] = self.encoders[kind].frames(self.clip.frames)
-        return self.encoded[kind]
+        return self.kept(kind, lambda: self.weights_of(kind).frames(self.clip.frames))
+
+    def kept(self, name: str, make: Callable[[], Features]) -> Features:
+        """Features by name, made when they are first asked for."""
+        if name not in self.encoded:
+            self.encoded[name] = make()
+        return self.encoded[name]
 
     @cached_property
     def encoded(self) -> dict[str, Features]:
-        """Features by encoder, filled as they are asked for."""
+        """Features by name, filled as they are asked for."""
         return {}
 
     @cached_property
@@ -53,6 +70,13 @@ class Sample:
     def reading(self) -> oracle.Reading:
         """What the oracle of the synthetic world sees."""
         return oracle.read(self.clip.frames)
+
+    @cached_property
+    def dual(self) -> Features:
+        """Unit features `(D,)` of the clip by the dual encoder of the synthetic world."""
+        from vidguide.eval.dual_metrics import shipped
+
+        return shipped().clip(self.clip.frames)
 
     @property
     def seconds(self) -> NDArray[np.float64]:

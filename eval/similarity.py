@@ -6,30 +6,16 @@ only within one model, which every result names.
 
 import numpy as np
 
-from vidguide.eval.encoders import Encoder, Features
-from vidguide.eval.metric import AVOIDANCE_GUARDS, STEADINESS_GUARDS, UndefinedError, Value, metric
+from vidguide.eval.encoders import Features
+from vidguide.eval.metric import AVOIDANCE_GUARDS, STEADINESS_GUARDS, Value, metric
 from vidguide.eval.sample import Sample
 
 HESSEL_WEIGHT, HESSEL_PREFIX = 2.5, "A photo depicts "
 
 
-def encoder(sample: Sample, kind: str) -> Encoder:
-    """The encoder of a kind; undefined where none was given."""
-    found = sample.encoders.get(kind)
-    if found is None:
-        raise UndefinedError(f"no weights were given: --{kind} MODEL")
-    return found
-
-
-def features_of(sample: Sample, kind: str) -> Features:
-    """Unit features `(F, D)` of the frames; undefined where no such encoder was given."""
-    encoder(sample, kind)
-    return sample.features(kind)
-
-
 def frame_cosines(sample: Sample, text: str) -> tuple[np.ndarray, list[str]]:
     """Cosine of each frame and a text by CLIP, and a remark where the text was cut."""
-    features, cut = encoder(sample, "clip").text(text)
+    features, cut = sample.weights_of("clip").text(text)
     return sample.features("clip") @ features, remarks(cut, "CLIP")
 
 
@@ -46,6 +32,7 @@ def remarks(cut: int, who: str) -> list[str]:
     high=1.001,
     better="higher",
     needs=("eval_prompt",),
+    encoders=("clip",),
 )
 def frame_cosine(sample: Sample) -> Value:
     """Mean over frames of the cosine of CLIP's image and text features, not clamped, not scaled.
@@ -67,6 +54,7 @@ def frame_cosine(sample: Sample) -> Value:
     high=2.51,
     better="higher",
     needs=("eval_prompt",),
+    encoders=("clip",),
 )
 def score_hessel(sample: Sample) -> Value:
     """CLIPScore as its paper defines it: 2.5 max(cos, 0) per frame, text prefixed "A photo depicts ", then averaged.
@@ -88,6 +76,7 @@ def score_hessel(sample: Sample) -> Value:
     better="lower",
     needs=("negative_prompt",),
     guards=AVOIDANCE_GUARDS,
+    encoders=("clip",),
 )
 def negative_cosine(sample: Sample) -> Value:
     """Mean over frames of the cosine of CLIP's features of the frame and of the negative_prompt.
@@ -108,6 +97,7 @@ def negative_cosine(sample: Sample) -> Value:
     better="higher",
     needs=("eval_prompt", "negative_prompt"),
     guards=AVOIDANCE_GUARDS,
+    encoders=("clip",),
 )
 def margin(sample: Sample) -> Value:
     """How much nearer the frames are to the eval_prompt than to the negative_prompt, by CLIP.
@@ -129,6 +119,7 @@ def margin(sample: Sample) -> Value:
     high=1.001,
     better="higher",
     needs=("eval_prompt",),
+    encoders=("xclip",),
 )
 def xclip_similarity(sample: Sample) -> Value:
     """Cosine of X-CLIP's features of the clip and of the text, on frames spread evenly over the clip.
@@ -136,7 +127,7 @@ def xclip_similarity(sample: Sample) -> Value:
     Direction: higher is better. Range: -1 to 1. Unit: cosine. It sees motion. Fooled by: trained on classes of actions,
     it is weak on free prompts; texts over 77 tokens are cut (reported). Source: Ni et al., X-CLIP, ECCV 2022.
     """
-    cosine, cut = encoder(sample, "xclip").similarity(sample.clip.frames, str(sample.eval_prompt))
+    cosine, cut = sample.weights_of("xclip").similarity(sample.clip.frames, str(sample.eval_prompt))
     return Value(value=cosine, details={"remarks": remarks(cut, "X-CLIP")})
 
 
@@ -157,6 +148,7 @@ def consistency(features: Features) -> Value:
     better="higher",
     min_frames=2,
     guards=STEADINESS_GUARDS,
+    encoders=("clip",),
 )
 def clip_consistency(sample: Sample) -> Value:
     """How alike the frames are to the one before and to the first, by CLIP's image features.
@@ -165,7 +157,7 @@ def clip_consistency(sample: Sample) -> Value:
     stillness, hence the guards. Source: the formula of VBench's background_consistency, whose frames are prepared
     otherwise.
     """
-    return consistency(features_of(sample, "clip"))
+    return consistency(sample.features("clip"))
 
 
 @metric(
@@ -177,6 +169,7 @@ def clip_consistency(sample: Sample) -> Value:
     better="higher",
     min_frames=2,
     guards=STEADINESS_GUARDS,
+    encoders=("dino",),
 )
 def dino_consistency(sample: Sample) -> Value:
     """How alike the frames are to the one before and to the first, by DINO's class token.
@@ -184,4 +177,4 @@ def dino_consistency(sample: Sample) -> Value:
     Direction: higher is better. Range: 0 to 1, in practice above 0.8; a frozen clip has 1. Unit: cosine. Fooled by:
     stillness, hence the guards. Source: the formula of VBench's subject_consistency, which prepares frames otherwise.
     """
-    return consistency(features_of(sample, "dino"))
+    return consistency(sample.features("dino"))

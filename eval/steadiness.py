@@ -8,8 +8,9 @@ from itertools import pairwise
 
 import numpy as np
 
+from vidguide.eval.errors import UndefinedError
 from vidguide.eval.flow import LEAST_SIDE
-from vidguide.eval.metric import STEADINESS_GUARDS, UndefinedError, Value, metric
+from vidguide.eval.metric import STEADINESS_GUARDS, Value, metric
 from vidguide.eval.sample import Sample
 
 REFERENCE_SIDE = 256  # pixels of the short side to which lengths are scaled

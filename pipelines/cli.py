@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from vidguide.eval.cli import Evaluate, evaluate
+from vidguide.eval.cli import app as evaluation
 
 app = typer.Typer(
     help="Training-free guidance for video diffusion transformers.", no_args_is_help=True, add_completion=False
@@ -153,7 +153,7 @@ def compare(
         console.print("wrote " + ", ".join(written))
 
 
-app.command(cls=Evaluate)(evaluate)
+app.add_typer(evaluation, name="evaluate")
 
 
 @app.command()

@@ -1,5 +1,7 @@
 """Clips of which every metric's value is known beforehand."""
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 
@@ -67,3 +69,21 @@ def duplicated(at: int = 5) -> Clip:
     frames = translation().frames.copy()
     frames[at] = frames[at - 1]
     return clip(frames.astype(float))
+
+
+def wide(frames: int = 9, fps: float = 24.0) -> Clip:
+    """Texture of 96 x 40 that moves, at a film's rate."""
+    picture = texture(40 + 2 * frames, 96 + 3 * frames, seed=3)
+    return clip(np.stack([picture[2 * t : 2 * t + 40, 3 * t : 3 * t + 96] for t in range(frames)]), fps)
+
+
+EVERY: dict[str, Callable[[], Clip]] = {
+    "constant": constant,
+    "translation": translation,
+    "noise": lambda: noisy(8),
+    "flash": lambda: flash(60),
+    "fade": lambda: fade(5),
+    "duplicated": duplicated,
+    "jittered": lambda: jittered(2),
+    "wide": wide,
+}

@@ -5,7 +5,7 @@ import pytest
 
 from vidguide.clip import Clip
 from vidguide.eval.adherence import avoided
-from vidguide.eval.metric import UndefinedError
+from vidguide.eval.errors import UndefinedError
 from vidguide.eval.metrics import METRICS
 from vidguide.eval.sample import Sample
 from vidguide.eval.world import ATTRIBUTES, Scene, all_scenes, caption, held_out, render

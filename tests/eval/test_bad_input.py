@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from tests.eval.clips import translation
 from vidguide.clip import Clip
 from vidguide.eval import errors, results
-from vidguide.eval.__main__ import app
+from vidguide.eval.cli import app
 from vidguide.eval.entries import entries
 from vidguide.eval.errors import CorruptError, EmptyError, NoVideoError, ReadError, TruncatedError, UnreadableError
 from vidguide.eval.manifest import FIELDS, read_manifest

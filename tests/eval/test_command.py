@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from vidguide.clip import Clip
 from vidguide.eval import evaluating
-from vidguide.eval.__main__ import app
+from vidguide.eval.cli import app
+from vidguide.eval.metrics import METRICS
 from vidguide.eval.world import Scene, all_scenes, caption, render
 from vidguide.pipelines.cli import app as whole_app
 
@@ -59,7 +60,7 @@ class Page(html.parser.HTMLParser):
 
 
 def test_two_arms_are_compared_and_reported(arms: tuple[Path, Path], tmp_path: Path) -> None:
-    done = RUN.invoke(app, ["--compare", str(arms[0]), str(arms[1]), "-o", str(tmp_path), "--json"])
+    done = RUN.invoke(app, ["compare", str(arms[0]), str(arms[1]), "-o", str(tmp_path), "--json"])
     assert done.exit_code == 0, done.output
     summary = json.loads(done.stdout)
     lines = {line["metric"]: line for line in summary["comparison"]["lines"]}
@@ -74,16 +75,16 @@ def test_two_arms_are_compared_and_reported(arms: tuple[Path, Path], tmp_path: P
     assert page.outside == []
     assert "<script" not in text
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report.md", "results.csv", "results.jsonl"}
-    again = RUN.invoke(app, ["--compare", str(tmp_path), str(arms[1]), "-o", str(tmp_path / "two")])
+    again = RUN.invoke(app, ["compare", str(tmp_path), str(arms[1]), "-o", str(tmp_path / "two")])
     assert again.exit_code == 0, again.output  # results of one run against clips
 
 
 def test_arms_within_one_set_of_clips(arms: tuple[Path, Path], tmp_path: Path) -> None:
     given = [str(arms[0].parent), "-m", "temporal.warp_error", "-o", str(tmp_path), "--primary", "temporal.warp_error"]
-    done = RUN.invoke(app, [*given, "--compare", "none", "nag", "--again", str(arms[0])])
+    done = RUN.invoke(app, ["compare", "none", "nag", *given, "--again", str(arms[0])])
     assert done.exit_code == 0, done.output
     assert "noise floor was not" not in done.output
-    assert RUN.invoke(app, [*given, "--compare", "none", "gone"]).exit_code == 1
+    assert RUN.invoke(app, ["compare", "none", "gone", *given]).exit_code == 1
 
 
 def test_failures_are_listed_and_change_the_exit_code(arms: tuple[Path, Path], tmp_path: Path) -> None:
@@ -106,8 +107,11 @@ def test_failures_are_listed_and_change_the_exit_code(arms: tuple[Path, Path], t
         (["nowhere.mkv"], "no such file"),
         (["--flag"], "--flag"),
         (["--metrics", "fvd", "."], "metrics='fvd'"),
-        (["--primary", "fvd", "."], "primary='fvd'"),
-        (["--compare", "a", "a"], "both arms"),
+        (["compare", "a", "b", "--primary", "fvd"], "primary='fvd'"),
+        (["compare", "a", "a"], "both arms"),
+        (["compare", "a"], "other"),
+        (["run", "--aesthetic", "gone.pth", "."], "gone.pth"),
+        (["run", "--clip", "/no/such/model", "."], "no such folder"),
         (["--prompts", "nowhere.json"], "nowhere.json"),
         (["--reader", "cv2", "."], "reader='cv2'"),
         (["--fps", "-1", "."], "fps=-1"),
@@ -121,6 +125,19 @@ def test_wrong_use_ends_with_one(arguments: list[str], words: str, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+def test_the_list_says_what_is_needed_and_what_is_lacking() -> None:
+    rows = {row["metric"]: row for row in json.loads(RUN.invoke(app, ["list", "--json"]).stdout)}
+    assert set(rows) == set(METRICS)
+    assert rows["temporal.warp_error"]["available here"] == "yes"
+    assert rows["world.attributes"]["needs"] == "eval_prompt"
+    assert "--pickscore MODEL" in rows["pickscore.score"]["available here"]
+    assert "VBench itself" in rows["external.imaging_quality"]["available here"]
+    assert all(row["licence"] and row["weights"] for row in rows.values())
+    shown = RUN.invoke(app, ["list"])
+    assert shown.exit_code == 0
+    assert "xswu/HPSv2" in shown.output
+
+
 def test_the_same_command_is_in_the_whole_tool(arms: tuple[Path, Path], tmp_path: Path) -> None:
     done = RUN.invoke(
         whole_app, ["evaluate", str(arms[1] / "0.mkv"), "-m", "world.colour", "-o", str(tmp_path), "--json"]
@@ -128,7 +145,7 @@ def test_the_same_command_is_in_the_whole_tool(arms: tuple[Path, Path], tmp_path
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["standings"]
     assert RUN.invoke(whole_app, ["evaluate", "--flag"]).exit_code == 1
-    listed = RUN.invoke(whole_app, ["evaluate", "--list", "--json"])
+    listed = RUN.invoke(whole_app, ["evaluate", "list", "--json"])
     assert {"world.attributes", "temporal.warp_error"} <= {row["metric"] for row in json.loads(listed.stdout)}
 
 
@@ -145,7 +162,7 @@ def test_two_files_can_be_arms_and_a_missing_package_is_named(
     arms: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = [str(arm / "1.mkv") for arm in arms]
-    done = RUN.invoke(app, ["--compare", *files, "-m", "guard.motion", "-o", str(tmp_path / "o"), "--json"])
+    done = RUN.invoke(app, ["compare", *files, "-m", "guard.motion", "-o", str(tmp_path / "o"), "--json"])
     assert done.exit_code == 0, done.output
     assert "one prompt only" in done.stdout
     monkeypatch.setattr(evaluating, "find_spec", lambda name: None)

@@ -7,8 +7,8 @@ import pytest
 from vidguide.clip import Clip
 from vidguide.eval import results, scoring
 from vidguide.eval.entries import Entry, entries
-from vidguide.eval.errors import ResultsError
-from vidguide.eval.metric import Metric, UndefinedError, Value
+from vidguide.eval.errors import ResultsError, UndefinedError
+from vidguide.eval.metric import Metric, Value
 from vidguide.eval.metrics import chosen
 from vidguide.eval.sample import Sample
 from vidguide.eval.scoring import Settings, exit_code, score

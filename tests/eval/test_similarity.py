@@ -11,8 +11,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from tests.eval.clips import constant, noisy, translation
 from vidguide.clip import Clip
-from vidguide.eval.encoders import Encoder, load, middle
+from vidguide.eval.encoders import Encoder, middle
 from vidguide.eval.evaluating import evaluate
+from vidguide.eval.loading import load
 from vidguide.eval.metric import Value
 from vidguide.eval.metrics import METRICS, chosen
 from vidguide.eval.sample import Sample

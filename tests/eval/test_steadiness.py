@@ -18,7 +18,8 @@ STEADY = ("temporal", "vbench", "guard")
 
 def values(clip: Clip) -> dict[str, float | None]:
     sample = Sample(clip)
-    return {metric.id: metric(sample).value for metric in chosen(list(STEADY)) if metric.id.startswith(STEADY)}
+    metrics = [metric for metric in chosen(list(STEADY)) if metric.id.startswith(STEADY) and not metric.encoders]
+    return {metric.id: metric(sample).value for metric in metrics}
 
 
 def value(name: str, clip: Clip) -> float:

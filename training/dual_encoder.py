@@ -1,0 +1,139 @@
+"""Train the dual encoder of the evaluation room on renders of the synthetic world, never on held-out scenes.
+
+    python training/dual_encoder.py --work work --output eval/weights/dual      # resumable, CPU or GPU, 12 minutes
+
+Which caption is true of which clip is known exactly in this world, so each pair of a batch has its right label, also
+where a short caption fits several clips: a sigmoid loss (Zhai et al., SigLIP, ICCV 2023) over all pairs. To each true
+caption comes one with a single word changed. Clips are blurred, tinted, shifted and made noisy as a model's may be;
+one in ten is no clip of the world at all and matches nothing.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from optimiser import Optimiser, device_for_training, load_state, save_state
+from safetensors.torch import save_file
+from scipy.ndimage import gaussian_filter
+from text import random_caption
+from torch.nn import functional as F
+
+from vidguide.eval.adherence import HOME
+from vidguide.eval.dual import SEEN, DualEncoder, counted, scaled, spread
+from vidguide.eval.world import ATTRIBUTES, Scene, all_scenes, caption, held_out, render
+
+CONFIG = {"width": 128}
+FOREIGN = 0.1  # share of clips that show nothing of the world
+SHIFT = 4  # pixels, largest
+
+
+def said(text: str) -> dict[str, str]:
+    """The attributes that a caption names."""
+    return {HOME[word]: word for word in text.split() if word in HOME}
+
+
+def true_of(scene: Scene | None, text: str) -> bool:
+    """Whether all that a caption names is so in the scene; an empty caption is true of every scene of the world."""
+    return scene is not None and all(getattr(scene, name) == value for name, value in said(text).items())
+
+
+def near_miss(text: str, random: np.random.Generator) -> str:
+    """The caption with one of its words changed to another value of the same attribute, never a held-out scene."""
+    named = said(text)
+    while named:
+        name = list(named)[random.integers(len(named))]
+        value = str(random.choice([other for other in ATTRIBUTES[name] if other != named[name]]))
+        changed = Scene(**{**named, name: value})
+        if not (changed.complete and held_out(changed)):
+            return caption(changed, int(random.integers(3))) if len(named) > 1 else value
+    return ""
+
+
+def foreign(random: np.random.Generator) -> np.ndarray:
+    """Frames `(SEEN, 64, 64, 3)` uint8 of nothing that the world has: noise of a random grain, still or changing."""
+    grain, still = random.uniform(0, 8), random.random() < 0.5
+    noise = random.standard_normal((1 if still else SEEN, 64, 64, 3), np.float32)
+    noise = gaussian_filter(noise, (0, grain, grain, 0))
+    levels = random.uniform(40, 215, 3) + random.uniform(0, 80) * noise / max(noise.std(), 1e-6)
+    return np.broadcast_to(np.clip(levels, 0, 255), (SEEN, 64, 64, 3)).astype(np.uint8)
+
+
+def as_if_generated(frames: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """A render with the faults of a generated clip: out of place, soft, tinted, noisy."""
+    shift = random.integers(-SHIFT, SHIFT + 1, 2)
+    padded = np.pad(frames, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
+    y, x = SHIFT + shift
+    seen = padded[:, y : y + 64, x : x + 64].astype(np.float32)
+    blur = random.choice([0, 0, random.uniform(0.3, 1.0)])
+    seen = gaussian_filter(seen, (0, blur, blur, 0)) if blur else seen
+    tint = random.normal(0, 6, 3) + (seen - 128) * random.normal(0, 0.05)
+    noise = random.standard_normal(seen.shape, np.float32) * random.choice([0, random.uniform(0, 12)])
+    return np.clip(np.rint(seen + tint + noise), 0, 255).astype(np.uint8)
+
+
+def batch(random: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Clips `(count, SEEN, 64, 64, 3)`, word counts of up to twice as many captions, which is true of which."""
+    known = [scene for scene in all_scenes() if not held_out(scene)]
+    scenes: list[Scene | None] = []
+    frames, texts = [], []
+    for _ in range(count):
+        scene = known[random.integers(len(known))]
+        texts += [text := random_caption(scene, random), near_miss(text, random)]
+        strange = random.random() < FOREIGN
+        shown = foreign(random) if strange else as_if_generated(spread(render(scene, random)), random)
+        frames.append(scaled(shown))
+        scenes.append(None if strange else scene)
+    texts = [text for text in texts if text]
+    labels = [[float(true_of(scene, text)) for text in texts] for scene in scenes]
+    words = np.stack([counted(text.split()) for text in texts])
+    return torch.from_numpy(np.stack(frames)), torch.from_numpy(words), torch.tensor(labels)
+
+
+def train(args: argparse.Namespace) -> DualEncoder:
+    path = args.work / "dual.pt"
+    torch.manual_seed(args.seed)
+    device, dtype = device_for_training()
+    model = DualEncoder(**CONFIG).to(device).train()
+    optimiser = Optimiser(model, muon_lr=2e-3, adam_lr=1e-3, seconds=60 * args.minutes)
+    spent, step = load_state(path, model, optimiser) if path.exists() else (0.0, 0)
+    random = np.random.default_rng([args.seed, step])
+    started = saved = time.time()
+    while spent + time.time() - started < 60 * args.minutes:
+        frames, words, labels = (tensor.to(device) for tensor in batch(random, args.batch))
+        with torch.autocast(device.type, dtype, enabled=device.type == "cuda"):
+            logits = model.logits(model.clips(frames), model.captions(words)).float()
+        loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(labels)
+        optimiser.step(loss, spent + time.time() - started)
+        step += 1
+        if step % 50 == 0:
+            elapsed, right = spent + time.time() - started, ((logits > 0) == (labels > 0)).float()
+            told = dict(step=step, seconds=round(elapsed), loss=round(loss.item(), 3))
+            print(json.dumps(told | dict(found=round(right[labels > 0].mean().item(), 3))), flush=True)
+        if time.time() - saved > 60:
+            save_state(path, model, optimiser, spent + time.time() - started, step)
+            saved = time.time()
+    save_state(path, model, optimiser, spent + time.time() - started, step)
+    return model.cpu().eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=Path("work"))
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=12)
+    parser.add_argument("--batch", type=int, default=48)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    for folder in (args.work, args.output):
+        folder.mkdir(parents=True, exist_ok=True)
+    model = train(args)
+    save_file({name: tensor.half() for name, tensor in model.state_dict().items()}, args.output / "model.safetensors")
+    (args.output / "config.json").write_text(json.dumps(CONFIG, indent=2) + "\n")
+    print(f"{sum(tensor.numel() for tensor in model.parameters())} parameters")
+
+
+if __name__ == "__main__":
+    main()
