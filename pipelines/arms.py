@@ -36,6 +36,13 @@ def parse(spec: str) -> tuple[Guidance, ...]:
     return tuple(_parse_one(part.strip(), spec) for part in spec.split("+"))
 
 
+def parse_or_own(spec: str | None, negative_prompt: str | None) -> tuple[Guidance, ...] | None:
+    """The same; None, which leaves it to the model, where nothing is asked, or NAG without parameters."""
+    if spec is None or (negative_prompt is not None and spec.strip().lower() == "nag"):
+        return None
+    return parse(spec)
+
+
 def _parse_one(part: str, spec: str) -> Guidance:
     name, _, arguments = part.partition(":")
     kind = KINDS.get(name.lower())

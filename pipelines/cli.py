@@ -88,7 +88,7 @@ def generate(
     """Generate a guided clip, and write the JSON that makes it again beside it."""
     with plain_errors():
         from vidguide.clip import check_output
-        from vidguide.pipelines.arms import parse
+        from vidguide.pipelines.arms import parse_or_own
         from vidguide.pipelines.generate import generate as run
         from vidguide.pipelines.provenance import arguments_from, differences, load_provenance
 
@@ -102,7 +102,7 @@ def generate(
             arguments = dict(prompt=prompt, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
             arguments |= dict(image=image)
             arguments |= dict(steps=steps, frames=frames, device=device, dtype=dtype, offload=offload)
-            arguments |= dict(guidance=None if guidance is None else parse(guidance), **parse_size(size))
+            arguments |= dict(guidance=parse_or_own(guidance, negative), **parse_size(size))
         clip = run(**arguments, progress=not (quiet or as_json))
         paths = [clip.save(output)] + ([clip.save(output.with_suffix(".mkv"))] if lossless else [])
         written = [str(path) for path in (*paths, output.with_suffix(".json"))]

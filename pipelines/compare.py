@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 from vidguide import Clip
 from vidguide.clip import replace_whole
 from vidguide.eval.oracle import Reading, read
-from vidguide.pipelines.arms import parse
+from vidguide.pipelines.arms import parse_or_own
 from vidguide.pipelines.generate import generate
 from vidguide.pipelines.load import load
 from vidguide.pipelines.models import SHIPPED
@@ -101,14 +101,15 @@ def compare(prompt: str, specs: list[str], *, negative_prompt: str | None = None
 
     Args:
         prompt, negative_prompt, settings: as for :func:`vidguide.generate`.
-        specs: guidance specs, as :func:`vidguide.pipelines.arms.parse` takes them.
+        specs: guidance specs, as :func:`vidguide.pipelines.arms.parse` takes them; `nag` by itself has the model's
+            own parameters.
 
     Raises:
         ValueError, TypeError: before any step, by name.
     """
     if not specs:
         raise ValueError("guidance=[]: give at least one spec to compare, such as none and nag")
-    arms = {spec: parse(spec) for spec in specs}
+    arms = {spec: parse_or_own(spec, negative_prompt) for spec in specs}
     placing = {name: settings.pop(name, None) for name in ("device", "dtype", "revision")}
     model, offload = settings.pop("model", "tiny"), settings.pop("offload", "auto")
     given, progress = settings.get("image") is not None, settings.get("progress", True)

@@ -135,6 +135,7 @@ SHIPPED = {
         steps=20,
         guidance_scale=1.0,
         image="no",
+        ran="by the tests of this repository",
         about="text to video in the real Wan format, trained on a world of coloured moving shapes; runs on a laptop",
     ),
     "tiny-4step": Model(
@@ -147,6 +148,7 @@ SHIPPED = {
         guidance_scale=1.0,
         distilled=True,
         image="no",
+        ran="by the tests of this repository",
         about="tiny distilled to four steps with its guidance built in, as few-step models are",
     ),
 }

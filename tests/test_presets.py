@@ -15,6 +15,7 @@ from small_checkpoints import SIZE, ltx_folder, ltx_single_file, original_lora, 
 from torch import Tensor
 
 from vidguide import CFG, NAG, generate
+from vidguide.pipelines.compare import compare
 from vidguide.pipelines.fetch import fingerprints
 from vidguide.pipelines.images import takes_image
 from vidguide.pipelines.listing import markdown
@@ -215,6 +216,9 @@ def test_the_presets_own_guidance_is_used_and_cfg_is_warned_of(wan: Path) -> Non
     (nag,) = told["guidance"]
     assert (nag["name"], nag["scale"], nag["tau"], nag["alpha"]) == ("NAG", 11.0, 3.5, 0.5)
     assert told["guidance_scale"] == 1.0
+    compared = compare(PROMPT, ["nag", "nag:tau=2"], negative_prompt="red", model=model, steps=1, progress=False)
+    taus = {arm: clip.provenance["guidance"][0]["tau"] for arm, clip in compared.clips.items()}
+    assert taus == {"nag": 3.5, "nag:tau=2": 2.0}
     for asked in (dict(guidance_scale=5.0), dict(guidance=[CFG(scale=5.0)]), dict(guidance=[NAG(), CFG(scale=5.0)])):
         with pytest.warns(UserWarning, match="scale 5: .* is distilled to run without it.*by NAG"):
             generate(PROMPT, model=model, pipe=pipe, negative_prompt="red", steps=1, progress=False, **asked)
