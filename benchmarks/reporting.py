@@ -52,9 +52,9 @@ def machine() -> dict[str, Any]:
     }
 
 
-def write(name: str, markdown: str, data: dict[str, Any]) -> None:
+def write(name: str, markdown: str, data: dict[str, Any], folder: Path = RESULTS) -> None:
     """Write a result as Markdown for people and JSON for programs."""
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"{name}.md").write_text(markdown)
-    (RESULTS / f"{name}.json").write_text(json.dumps({**data, "machine": machine()}) + "\n")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.md").write_text(markdown)
+    (folder / f"{name}.json").write_text(json.dumps({**data, "machine": machine()}) + "\n")
     print(markdown)

@@ -1,0 +1,145 @@
+"""What is timed beside each other on one model: unguided, our guidances, and the same as their papers' code does it."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from gpu_models import Call, shared
+from torch import Tensor
+
+from vidguide import CFG, EMAG, NAG, guide
+from vidguide.combine import Combine
+from vidguide.formulas import nag
+from vidguide.nag_edits import CrossAttentionNAG
+
+STEPS, INSIDE, BEFORE = 10, 5, 1  # steps of the run, one in EMAG's window, one in which it only averages
+Arm = Callable[[], Any]
+
+
+class Arms:
+    """The arms of one model, guided while the stack is open; all share its weights.
+
+    Of a model of few layers EMAG averages and perturbs the one at a quarter of the depth, so that as much of the model
+    runs twice as of the whole one; otherwise it chooses among its candidates.
+    """
+
+    def __init__(self, model: Any, whole: bool, call: Call, negative: Call, stack: ExitStack) -> None:
+        self.model, self.call, self.negative, self.stack = model, call, negative, stack
+        self.cfg = CFG(scale=5, negative_prompt_embeds=negative)
+        self.nag = NAG(negative_prompt_embeds=negative)
+        depth = len(blocks_of(model))
+        self.emag = EMAG(decay="auto") if whole else EMAG(decay="auto", select=(round(0.25 * depth),))
+        self.layers = self.emag.candidates(depth)
+
+    def unguided(self) -> Arm:
+        """The model by itself."""
+        return lambda: self.model(**self.call)
+
+    def guided(self, *guidances: Any, step: int = INSIDE) -> Arm:
+        """Ours, at a step of a run that has begun: what a run keeps is there."""
+        model, scheduler = shared(self.model), FlowMatchEulerDiscreteScheduler()
+        run = self.stack.enter_context(guide(model, *guidances, scheduler=scheduler))
+        scheduler.set_timesteps(STEPS)
+        model(**self.call)
+
+        def arm() -> None:
+            run.step = step
+            model(**self.call)
+
+        return arm
+
+    def published_nag(self) -> Arm:
+        """Both texts in a doubled batch of every attention, combined by eager formulas."""
+        with published_attention():
+            arm = self.guided(self.nag)
+
+        def published() -> None:
+            with published_attention():
+                arm()
+
+        return published
+
+    def published_emag(self) -> Arm:
+        """Two whole passes more, over both halves; averages in the model's dtype; eager formulas."""
+        model, texts = shared(self.model), [{}, self.negative]
+        kept = [[Averaged(module, self.stack) for module in query_projections(model, self.layers)] for _ in texts]
+
+        def arm() -> None:
+            for text in texts:
+                model(**{**self.call, **text})
+            for text, averages in zip(texts, kept, strict=True):
+                for number, averaged in enumerate(averages):
+                    averaged.active, averaged.replaces = True, number == 0
+                model(**{**self.call, **text})
+                for averaged in averages:
+                    averaged.active = False
+
+        arm()
+        return arm
+
+    def all(self) -> dict[str, Callable[[], Arm]]:
+        """How to make each arm, by name. The first two are what the others are compared with."""
+        return {
+            "unguided": self.unguided,
+            "CFG": lambda: self.guided(self.cfg),
+            "NAG": lambda: self.guided(self.nag),
+            "NAG as published": self.published_nag,
+            "CFG + EMAG": lambda: self.guided(self.cfg, self.emag),
+            "CFG + EMAG before its window": lambda: self.guided(self.cfg, self.emag, step=BEFORE),
+            "CFG + EMAG as published": self.published_emag,
+        }
+
+
+@contextmanager
+def published_attention() -> Iterator[None]:
+    """NAG as its authors' code computes it: attention twice in full, nothing fused."""
+
+    def doubled(self: Any, kernel: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        masks = [mask for mask in (kernel.mask, self.mask) if mask is not None]
+        keys, values = torch.cat([key, self.key]), torch.cat([value, self.value])
+        both = kernel(torch.cat([query, query]), keys, values, torch.cat(masks) if masks else None)
+        return self.combine(*both.chunk(2))
+
+    def combine(self: Any, positive: Tensor, negative: Tensor) -> Tensor:
+        return nag(positive, negative, self.scale, self.tau, self.alpha)
+
+    with (
+        patch.object(CrossAttentionNAG, "__call__", doubled),
+        patch.object(Combine, "combine", combine),
+        patch("vidguide.nag_edits.pair", lambda *args: None),
+    ):
+        yield
+
+
+def blocks_of(model: Any) -> list[Any]:
+    """The blocks of a model, in their order."""
+    stacks = [getattr(model, name, []) for name in ("blocks", "transformer_blocks", "single_transformer_blocks")]
+    return [block for stack in stacks for block in stack]
+
+
+def query_projections(model: Any, layers: tuple[int, ...]) -> list[Any]:
+    """The query projections of self-attention in some layers."""
+    chosen = [blocks_of(model)[layer] for layer in layers]
+    return [(block.attn1 if hasattr(block, "attn1") else block.attn).to_q for block in chosen]
+
+
+class Averaged:
+    """An average of what a module returns, which stands in for it in the layer that is perturbed."""
+
+    def __init__(self, module: Any, stack: ExitStack) -> None:
+        self.average: Tensor | None = None
+        self.active = self.replaces = False
+        handle = module.register_forward_hook(self.hook)
+        stack.callback(handle.remove)
+
+    def hook(self, module: Any, args: Any, output: Tensor) -> Tensor | None:
+        if not self.active:
+            return None
+        if self.average is None:
+            self.average = output.clone()
+        self.average = 0.988 * self.average + (1 - 0.988) * output
+        self.gradient = (self.average - output).abs().mean()
+        return self.average if self.replaces else None

@@ -1,0 +1,162 @@
+"""The kernels by themselves: first whether they are right, then how fast, each in three ways."""
+
+import functools
+import itertools
+import math
+import statistics
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from gpu_timing import milliseconds, rounds
+from torch import Tensor
+
+from vidguide import formulas, sources
+from vidguide.kernels import lacking
+from vidguide.merge import merge
+
+STRENGTH, DECAY = (11.0, 2.5, 0.25), 0.988
+Way = Callable[["Parts"], list[Tensor]]
+Parts = list[tuple[Tensor, Tensor]]  # features (B, L, H, D) and log-sum-exps (B, L, H, 1)
+TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2**-7, torch.float16: 2**-9}  # of the largest feature
+
+
+def eager_nag(parts: Parts) -> list[Tensor]:
+    """NAG of two attentions."""
+    return [formulas.nag(parts[0][0], parts[1][0], *STRENGTH)]
+
+
+def eager_merged(parts: Parts) -> list[Tensor]:
+    """NAG of the video's attention merged with either text's."""
+    return [formulas.nag(merge(parts[2], parts[0]), merge(parts[2], parts[1]), *STRENGTH)]
+
+
+def eager_average(parts: Parts) -> list[Tensor]:
+    """An update of EMAG's average, which lies where log-sum-exps lie in the other two, and D of every head."""
+    live, average = parts[0]
+    formulas.ema(average, live, DECAY)
+    return [average, (average - live).abs().mean((0, 1, 3))]
+
+
+def fused_average(parts: Parts) -> list[Tensor]:
+    """The same in one pass."""
+    from vidguide import fused
+
+    live, average = parts[0]
+    return [average, fused.average(average, live, DECAY, 2)]
+
+
+def fused_nag(parts: Parts) -> list[Tensor]:
+    """The same in one pass."""
+    from vidguide import fused
+
+    return [fused.nag(parts[0][0], parts[1][0], STRENGTH)[0]]
+
+
+def fused_merged(parts: Parts) -> list[Tensor]:
+    """The same in one pass."""
+    from vidguide import fused
+
+    return [fused.nag_merged(parts[2], parts[0], parts[1], STRENGTH)[0]]
+
+
+EAGER: dict[str, Way] = {"NAG": eager_nag, "merge and NAG": eager_merged, "average and D": eager_average}
+FUSED: dict[str, Way] = {"NAG": fused_nag, "merge and NAG": fused_merged, "average and D": fused_average}
+MOVED = {"NAG": (3, 0), "merge and NAG": (4, 3)}  # features, and log-sum-exps
+
+
+def inputs(shape: tuple[int, ...], name: str, on: dict[str, Any]) -> Parts:
+    """Fresh features and log-sum-exps, laid out as attention kernels return them: heads before tokens, or after."""
+    batch, length, heads, _ = shape
+    parts = []
+    for _ in range(3):
+        sums = torch.randn(batch, heads, length, device=on["device"]).transpose(1, 2).unsqueeze(-1)
+        parts.append((torch.randn(shape, **on), sums))
+    if name == "average and D":
+        return [(parts[0][0], torch.randn(shape, device=on["device"]))]
+    return parts
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """New memory is NaN, so that what a kernel leaves unwritten shows."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def check(device: torch.device, shapes: list[tuple[int, ...]]) -> dict[str, float]:
+    """Every Triton kernel against the eager formulas in float64, on fresh numbers; how far off, of the largest.
+
+    Raises:
+        SystemExit: one is wrong.
+    """
+    found: dict[str, float] = {}
+    with poisoned():
+        for name, shape, dtype in itertools.product(FUSED if lacking() is None else (), shapes, TOLERANCE):
+            parts = inputs(shape, name, {"device": device, "dtype": dtype})
+            wide = [(features.double(), other.double()) for features, other in parts]
+            pairs = list(zip(FUSED[name](parts), EAGER[name](wide), strict=True))
+            off = max(((fast.double() - exact).abs().max() / exact.abs().max()).item() for fast, exact in pairs)
+            label = f"{name}, {'x'.join(map(str, shape))}, {str(dtype).removeprefix('torch.')}"
+            found[label] = off
+            if not off <= TOLERANCE[dtype]:
+                raise SystemExit(
+                    f"{label}: off by {off:g} of the largest, more than {TOLERANCE[dtype]:g}: nothing timed"
+                )
+    return found
+
+
+def copy_bandwidth(device: torch.device, size: int) -> float:
+    """Bytes per second, read and written, of a copy of so many bytes within the device."""
+    source = torch.empty(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    times = rounds({"copy": lambda: target.copy_(source)}, device, 0.2, 5)["copy"]
+    return 2 * size / (statistics.median(times) / 1000)
+
+
+def moved(name: str, shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Bytes that a computation must read and write at the least."""
+    elements, heads = math.prod(shape), math.prod(shape[:3])
+    if name == "average and D":
+        return elements * (dtype.itemsize + 2 * 4)
+    features, sums = MOVED[name]
+    return elements * features * dtype.itemsize + heads * sums * 4
+
+
+def timed(
+    on: dict[str, Any], shapes: dict[str, tuple[int, ...]], backend: str, seconds: float, least: int
+) -> list[dict[str, Any]]:
+    """Every computation at every size as eager formulas, compiled, and in Triton where it is there."""
+    compiled = {name: torch.compile(way, backend=backend, dynamic=False) for name, way in EAGER.items()}
+    ways = {"eager": EAGER, "compiled": compiled} | ({"Triton": FUSED} if lacking() is None else {})
+    rows = []
+    for (label, shape), name in itertools.product(shapes.items(), EAGER):
+        parts = inputs(shape, name, on)
+        functions = {kind: functools.partial(by_name[name], parts) for kind, by_name in ways.items()}
+        for function in functions.values():
+            function()  # compiles
+        times = rounds(functions, on["device"], seconds, least)
+        rows.append(
+            {"size": label, "shape": shape, "name": name, "bytes": moved(name, shape, on["dtype"]), "ms": times}
+        )
+    return rows
+
+
+def attention_sources(device: torch.device, dtype: torch.dtype, shape: tuple[int, ...]) -> list[dict[str, Any]]:
+    """Every attention kernel that ought to tell its log-sum-exp here: how far off, and its time at a size."""
+    rows = []
+    for masked in (False, True):
+        for source in sources.candidates(device.type, dtype, shape[3], masked, sources.installed()):
+            try:
+                off = sources.deviation(source, device.type, dtype, shape[3], masked)
+                features = [torch.randn(shape, device=device, dtype=dtype) for _ in range(3)]
+                call = functools.partial(sources.attend, source, *features, None)
+                call()
+                rows.append({"source": source.name, "masked": masked, "off": off, "ms": milliseconds(call, device)})
+            except Exception as error:  # a kernel that is not for this GPU may fail in any way: that is the answer
+                rows.append({"source": source.name, "masked": masked, "error": str(error).splitlines()[0]})
+    return rows

@@ -1,0 +1,188 @@
+"""Models of the sizes that people run, with random weights, and a call of each: for benchmarks/gpu.py.
+
+Configurations are those of each model's published `config.json`, sizes those of its pipeline or its model card.
+"""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import diffusers
+import torch
+
+Call = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A transformer and a clip for it.
+
+    Attributes:
+        config: what differs from the class's defaults.
+        layers: of the whole model, by the settings' names.
+        timed: of the model that is built: fewer, where a step of every arm would not fit in the time there is.
+        grid: tokens of the video, (F, H, W).
+        text: tokens of the prompt.
+        tiny: what the configuration is at toy sizes.
+        inputs: `(model, config, on)` to the call's arguments but for the text.
+        texts: `(model, config, on)` to the text's.
+    """
+
+    name: str
+    transformer: str
+    config: Call
+    layers: dict[str, int]
+    timed: dict[str, int]
+    grid: tuple[int, int, int]
+    text: int
+    tiny: Call
+    inputs: Callable[["Model", Any, Call], Call]
+    texts: Callable[["Model", Any, Call], Call]
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the video."""
+        return self.grid[0] * self.grid[1] * self.grid[2]
+
+    def toy(self) -> "Model":
+        """The same at toy sizes, to run a script through."""
+        layers = dict.fromkeys(self.layers, 3)
+        return replace(self, config={**self.config, **self.tiny}, timed=layers, grid=(2, 3, 4), text=8)
+
+    def make(self, on: Call) -> Any:
+        """The transformer with random weights, on a device and in a dtype but for what diffusers keeps in float32."""
+        torch.manual_seed(0)
+        with torch.device(on["device"]):
+            model = getattr(diffusers, self.transformer)(**self.config, **self.timed)
+        kept = set(model._keep_in_fp32_modules or [])
+        for name, parameter in model.named_parameters():
+            parameter.data = parameter.data.to(torch.float32 if kept & set(name.split(".")) else on["dtype"])
+        return model.eval().requires_grad_(False)
+
+    def call(self, model: Any, on: Call) -> Call:
+        """The arguments of a call of it."""
+        timestep = torch.full((1,), 500, device=on["device"])
+        return dict(timestep=timestep, **self.inputs(self, model.config, on), **self.texts(self, model.config, on))
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of its layers are built."""
+        return self.timed == self.layers
+
+    def built(self) -> str:
+        """What was built of the model, for the table."""
+        if self.whole:
+            return "all layers"
+        return f"{sum(self.timed.values())} of {sum(self.layers.values())} layers"
+
+
+def shared(model: Any) -> Any:
+    """Another model of the same weights, in the same memory."""
+    return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
+
+
+def latents(model: Model, config: Any, on: Call) -> Call:
+    """`(1, C, F, 2H, 2W)`."""
+    frames, height, width = model.grid
+    return {"hidden_states": torch.randn(1, config.in_channels, frames, 2 * height, 2 * width, **on)}
+
+
+def frames_first(model: Model, config: Any, on: Call) -> Call:
+    """CogVideoX's `(1, F, C, 2H, 2W)`, and its rotary embedding."""
+    angles = torch.randn(model.tokens, config.attention_head_dim, device=on["device"])
+    video = latents(model, config, on)["hidden_states"].transpose(1, 2)
+    return {"hidden_states": video, "image_rotary_emb": (angles.cos(), angles.sin())}
+
+
+def with_guidance(model: Model, config: Any, on: Call) -> Call:
+    """HunyuanVideo's, which was distilled from guidance."""
+    return {**latents(model, config, on), "guidance": torch.full((1,), 6000.0, **on)}
+
+
+def sequence(model: Model, config: Any, on: Call) -> Call:
+    """LTX-Video's `(1, F H W, C)`."""
+    sizes = dict(zip(("num_frames", "height", "width"), model.grid, strict=True))
+    return {"hidden_states": torch.randn(1, model.tokens, config.in_channels, **on), **sizes}
+
+
+def plain_text(width: str) -> Callable[[Model, Any, Call], Call]:
+    """Embeddings of the width that the configuration names."""
+    return lambda model, config, on: {"encoder_hidden_states": torch.randn(1, model.text, config[width], **on)}
+
+
+def masked_text(width: str, pooled: str | None = None) -> Callable[[Model, Any, Call], Call]:
+    """Embeddings of which the last quarter is padding, and pooled ones."""
+
+    def make(model: Model, config: Any, on: Call) -> Call:
+        mask = (torch.arange(model.text, device=on["device"]) < 0.75 * model.text).to(on["dtype"])
+        text = {**plain_text(width)(model, config, on), "encoder_attention_mask": mask[None]}
+        return {**text, "pooled_projections": torch.randn(1, config[pooled], **on)} if pooled else text
+
+    return make
+
+
+SMALL = dict(num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4)
+WAN = dict(**SMALL, text_dim=16, freq_dim=32, ffn_dim=32, rope_max_seq_len=32)
+MODELS = (
+    Model(
+        "Wan 2.1 1.3B, 480p, 81 frames",
+        "WanTransformer3DModel",
+        dict(num_attention_heads=12, ffn_dim=8960),
+        dict(num_layers=30),
+        dict(num_layers=30),
+        (21, 30, 52),
+        512,
+        WAN,
+        latents,
+        plain_text("text_dim"),
+    ),
+    Model(
+        "Wan 2.1 14B, 720p, 81 frames",
+        "WanTransformer3DModel",
+        {},
+        dict(num_layers=40),
+        dict(num_layers=4),
+        (21, 45, 80),
+        512,
+        WAN,
+        latents,
+        plain_text("text_dim"),
+    ),
+    Model(
+        "CogVideoX-5B, 480x720, 49 frames",
+        "CogVideoXTransformer3DModel",
+        dict(num_attention_heads=48, use_rotary_positional_embeddings=True),
+        dict(num_layers=42),
+        dict(num_layers=14),
+        (13, 30, 45),
+        226,
+        dict(**SMALL, text_embed_dim=16, time_embed_dim=8, max_text_seq_length=8),
+        frames_first,
+        plain_text("text_embed_dim"),
+    ),
+    Model(
+        "HunyuanVideo, 720p, 129 frames",
+        "HunyuanVideoTransformer3DModel",
+        dict(guidance_embeds=True),
+        dict(num_layers=20, num_single_layers=40),
+        dict(num_layers=1, num_single_layers=2),
+        (33, 45, 80),
+        256,
+        dict(**SMALL, num_refiner_layers=1, text_embed_dim=16, pooled_projection_dim=8, rope_axes_dim=(4, 6, 6)),
+        with_guidance,
+        masked_text("text_embed_dim", "pooled_projection_dim"),
+    ),
+    Model(
+        "LTX-Video 2B, 512x704, 161 frames",
+        "LTXVideoTransformer3DModel",
+        {},
+        dict(num_layers=28),
+        dict(num_layers=28),
+        (21, 16, 22),
+        128,
+        dict(**SMALL, cross_attention_dim=32, caption_channels=16),
+        sequence,
+        masked_text("caption_channels"),
+    ),
+)
