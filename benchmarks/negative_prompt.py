@@ -66,9 +66,19 @@ CHOSEN: dict[str, dict[str, Arm]] = {
         "CFG 3, empty negative + NAG": lambda n: (CFG(scale=3), NAG(negative_prompt=n)),
         "VSF": lambda n: (VSF(negative_prompt=n),),
     },
-    "tiny-4step": {**NONE},
+    "tiny-4step": {
+        **NONE,
+        **{name: arm for name, arm in CFGS.items() if name[4] in "2357"},
+        "NAG (default: 11, 2.5, 0.25)": nag_arm(),
+        "NAG 11, alpha 0.5": nag_arm(alpha=0.5),
+        "NAG 11, tau 1.25, alpha 0.5": nag_arm(tau=1.25, alpha=0.5),
+        "VSF 0.5": vsf_arm(0.5),
+    },
 }
-SHOWN = {"tiny": (BASE, "CFG 3, negative", "NAG 11, alpha 0.5")}  # rows of the contact sheet
+SHOWN = {  # rows of the contact sheet
+    "tiny": (BASE, "CFG 3, negative", "NAG 11, alpha 0.5"),
+    "tiny-4step": (BASE, "CFG 3, negative", "CFG 7, negative", "NAG (default: 11, 2.5, 0.25)"),
+}
 
 
 def rows_of(results: dict[str, Result], picked: list[int], times: bool = True) -> list[dict[str, str]]:
