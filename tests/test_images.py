@@ -122,6 +122,12 @@ def test_weights_that_serve_both_get_the_pipeline_that_takes_an_image(made: str,
     assert generate(PROMPT, model=folder, device="cpu", **CALL).frames.shape == plain.frames.shape
 
 
+def test_guidance_by_frames_is_refused_where_tokens_are_no_grid(tmp_path: Path) -> None:
+    pipe = load(ltx_folder(tmp_path / "ltx", "LTXConditionPipeline"), device="cpu", progress=False)
+    with pytest.raises(ValueError, match="they are no grid"):
+        generate(PROMPT, pipe=pipe, guidance=[NAG(negative_prompt="red", norm="frame")], **CALL)
+
+
 def test_wan_for_text_and_image_takes_one_where_its_timestep_is_per_token(tmp_path: Path) -> None:
     both = wan_folder(tmp_path / "both", expand_timesteps=True)
     clip = generate(PROMPT, model=both, image=PICTURE, negative_prompt="red", device="cpu", **CALL)

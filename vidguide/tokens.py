@@ -17,9 +17,19 @@ def patch_of(config: Any) -> tuple[int, int, int]:
 
 
 def grid(family: Family, transformer: Any, inputs: Inputs) -> tuple[int, int, int]:
-    """The video's token grid (F, H, W)."""
+    """The video's token grid (F, H, W).
+
+    Raises:
+        ValueError: the pipeline packs its tokens and does not say of which grid.
+    """
     if "L" in family.layout:  # packed by the pipeline, which passes the grid along
-        return inputs["num_frames"], inputs["height"], inputs["width"]
+        frames, height, width = (inputs.get(name) for name in ("num_frames", "height", "width"))
+        if frames is None or height is None or width is None:
+            raise ValueError(
+                f"{family.name}: this pipeline gives its tokens coordinates and may add some of other frames, so that "
+                "they are no grid; guidance by frames or places needs a pipeline that passes num_frames, height, width"
+            )
+        return frames, height, width
     video = inputs["hidden_states"]
     sizes = (video.shape[family.layout.index(axis)] for axis in "FHW")
     frames, height, width = (size // patch for size, patch in zip(sizes, patch_of(transformer.config), strict=True))
