@@ -1,0 +1,195 @@
+"""What EMAG costs beside classifier-free guidance alone, done here and done as in the published code.
+
+    python benchmarks/emag_cost.py [--steps 10] [--layers 12] [--rounds 3]
+
+A Wan transformer of random weights, 2 heads of 64, 2,048 video tokens, 226 text tokens, float32, clips of one sample.
+
+- CFG: a conditional and an unconditional prediction at each step.
+- EMAG as published (github.com/drkkgy/EMAG): both predictions in one batch, and at every step that batch once more,
+  all of it, from the first layer to the last; in this second pass the queries of the candidate layers are averaged
+  after their norm, and those of the layer that was farthest from its average in the step before are replaced.
+- EMAG here: `guide(model, CFG(...), EMAG())` with its defaults.
+
+The arms take turns step by step, so that whatever else the machine does falls on all; times are the processor's, which
+a busy machine does not stretch. The table has the ratio of their whole runs, its median over the rounds. Peak memory is
+that of a process for each arm (on Linux, whose kernel tells it), above what it has with the model made.
+"""
+
+import argparse
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
+from reporting import machine, table, write
+from rich.progress import track
+
+from vidguide import CFG, EMAG, guide
+from vidguide.emag import default_layers
+from vidguide.formulas import cfg
+
+SCALE, TEXT, WIDTH = 5.0, 226, 128
+ARMS = ("CFG", "EMAG as published", "EMAG here")
+Step = Callable[[int], Any]
+
+
+def make(layers: int) -> Any:
+    """The transformer, the same for every arm."""
+    torch.manual_seed(0)
+    sizes = dict(num_attention_heads=2, attention_head_dim=64, in_channels=4, out_channels=4, text_dim=WIDTH)
+    sizes |= dict(freq_dim=64, ffn_dim=512, num_layers=layers, rope_max_seq_len=64)
+    return WanTransformer3DModel(**sizes).eval().requires_grad_(False)
+
+
+def inputs(step: int) -> dict[str, Any]:
+    """A call of it on one noisy clip of 8 x 16 x 16 tokens, another at each step."""
+    random = torch.Generator().manual_seed(step)
+    video, text = torch.randn(1, 4, 8, 32, 32, generator=random), torch.randn(1, TEXT, WIDTH, generator=random)
+    return dict(hidden_states=video, timestep=torch.full((1,), 900 - step), encoder_hidden_states=text)
+
+
+def negative() -> torch.Tensor:
+    """Embeddings of the unconditional branch."""
+    return torch.randn(1, TEXT, WIDTH, generator=torch.Generator().manual_seed(99))
+
+
+def doubled(call: dict[str, Any]) -> dict[str, Any]:
+    """The unconditional and the conditional call as one."""
+    both = {name: torch.cat([value, value]) for name, value in call.items()}
+    return {**both, "encoder_hidden_states": torch.cat([negative(), call["encoder_hidden_states"]])}
+
+
+class Published:
+    """EMAG by queries as the published code schedules it."""
+
+    def __init__(self, model: Any, scale: float = 1.5, decay: float = 0.988) -> None:
+        self.model, self.scale, self.decay = model, scale, decay
+        self.averages: dict[int, torch.Tensor] = {}
+        self.distance: dict[int, float] = {}
+        self.weak, self.chosen = False, -1
+        for layer in default_layers(len(model.blocks)):
+            norm = model.blocks[layer].attn1.norm_q
+            norm.register_forward_hook(lambda module, args, query, layer=layer: self.seen(layer, query))
+
+    def seen(self, layer: int, query: torch.Tensor) -> torch.Tensor:
+        if not self.weak:
+            return query
+        average = self.averages.setdefault(layer, query.clone())
+        average.mul_(self.decay).add_(query, alpha=1 - self.decay)
+        self.distance[layer] = (average - query).abs().mean().item()
+        return average if layer == self.chosen else query
+
+    def step(self, number: int) -> torch.Tensor:
+        call = doubled(inputs(number))
+        clean = self.model(**call, return_dict=False)[0]
+        self.chosen = max(self.distance, key=self.distance.__getitem__) if self.distance else -1
+        self.weak = True
+        weak = self.model(**call, return_dict=False)[0]
+        self.weak = False
+        uncond, cond = clean.chunk(2)
+        return cfg(weak[1:] + self.scale * (cond - weak[1:]), uncond, SCALE)
+
+
+def stepping(arm: str, layers: int, steps: int, stack: ExitStack) -> Step:
+    """What one step of an arm does."""
+    model = make(layers)
+    if arm == "EMAG as published":
+        return Published(model).step
+    if arm == "CFG":
+
+        def plain(number: int) -> Any:
+            call = inputs(number)
+            cond = model(**call, return_dict=False)[0]
+            return cfg(cond, model(**{**call, "encoder_hidden_states": negative()}, return_dict=False)[0], SCALE)
+
+        return plain
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    guidances = (CFG(scale=SCALE, negative_prompt_embeds=negative()), EMAG(decay="auto"))
+    stack.enter_context(guide(model, *guidances, scheduler=scheduler))
+
+    def guided(number: int) -> Any:
+        if number == 0:
+            scheduler.set_timesteps(steps)
+        prediction = model(**inputs(number), return_dict=False)[0]
+        scheduler.step(prediction, scheduler.timesteps[number], prediction)
+        return prediction
+
+    return guided
+
+
+@torch.no_grad()
+def one_round(layers: int, steps: int) -> dict[str, float]:
+    """Seconds of a run of each arm, which take turns step by step."""
+    seconds = dict.fromkeys(ARMS, 0.0)
+    with ExitStack() as stack:
+        arms = {arm: stepping(arm, layers, steps, stack) for arm in ARMS}
+        for number in range(steps):
+            for arm, step in arms.items():
+                begin = time.process_time()
+                step(number)
+                seconds[arm] += time.process_time() - begin
+    return seconds
+
+
+@torch.no_grad()
+def alone(arm: str, layers: int, steps: int) -> None:
+    """Run one arm and print the memory of this process in MiB: with the model made, and its peak from then on."""
+    with ExitStack() as stack:
+        step = stepping(arm, layers, steps, stack)
+        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+        before = resident("VmRSS")
+        for number in range(steps):
+            step(number)
+    print(before, resident("VmHWM"))
+
+
+def resident(name: str) -> int:
+    """MiB of this process, as Linux tells: VmRSS now, VmHWM at most."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith(name)).split()[1]) // 1024
+
+
+def peak(arm: str, layers: int, steps: int) -> int:
+    """MiB that a run of an arm takes at most, above what the process had with the model made."""
+    command = [sys.executable, __file__, "--alone", arm, "--layers", str(layers), "--steps", str(steps)]
+    before, after = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:]
+    return int(after) - int(before)
+
+
+def main() -> None:
+    """Measure, print and write `benchmarks/results/emag_cost.{md,json}`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--layers", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--alone", choices=ARMS, help="run one arm and print its peak memory")
+    parser.add_argument("--note", default="", help="a sentence on the machine, for the result")
+    arguments = parser.parse_args()
+    if arguments.alone:
+        alone(arguments.alone, arguments.layers, arguments.steps)
+        return
+    rounds = [one_round(arguments.layers, arguments.steps) for _ in track(range(arguments.rounds), "rounds")]
+    memory = {arm: peak(arm, arguments.layers, 3) for arm in ARMS}
+    rows = []
+    for arm in ARMS:
+        ratios = [seconds[arm] / seconds["CFG"] for seconds in rounds]
+        row = {
+            "arm": arm,
+            "processor seconds a step": f"{statistics.median(s[arm] for s in rounds) / arguments.steps:.2f}",
+        }
+        row |= {"time, x CFG": f"{statistics.median(ratios):.2f}", "lowest": f"{min(ratios):.2f}"}
+        rows.append(row | {"highest": f"{max(ratios):.2f}", "peak memory beside the model, MiB": str(memory[arm])})
+    about = f"{arguments.layers} layers, 2,048 tokens, {arguments.steps} steps, {arguments.rounds} rounds."
+    threads = machine()["threads"]
+    said = f"\nOn a CPU, {threads} thread{'s' if threads > 1 else ''}. {about} {arguments.note}".rstrip()
+    write("emag_cost", table(rows) + said + "\n", {"seconds": rounds, "memory": memory, "note": arguments.note})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""What guidance away from the model does on the shipped model, by itself and on top of classifier-free guidance.
+
+    python benchmarks/guided_arms.py [--model tiny] [--clips 256] [--first 0]
+
+Prompts leave one attribute unsaid, as in `negative_prompt.py`, where this model has most to gain; its negative prompt
+goes to NAG alone, and classifier-free guidance is against the empty prompt, so that the arms differ in nothing else.
+All arms see the same prompts and seeds, and take turns batch by batch. Metrics, intervals (95%, bootstrap over prompts)
+and verdicts are those of the evaluation room: a gain in steadiness that came with less motion, less sharpness or fewer
+well-formed clips is called confounded.
+"""
+
+import argparse
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from reporting import RESULTS, table, write
+from sampling import Arm, Case, Result, sample
+
+from vidguide import CFG, EMAG, NAG, PAG, SEG, STG, Clip
+from vidguide.eval.metrics import chosen
+from vidguide.eval.sample import Sample
+from vidguide.eval.scoring import measured
+from vidguide.eval.statistics import Estimate, by_prompt, estimate
+from vidguide.eval.verdict import Line, compared, values_of
+from vidguide.pipelines.compare import labelled
+from vidguide.pipelines.load import load
+from vidguide.pipelines.models import SHIPPED
+
+NONE, ON_TOP_OF = "no guidance", "CFG 3"
+ARMS: dict[str, Arm] = {
+    NONE: lambda n: (),
+    ON_TOP_OF: lambda n: (CFG(scale=3),),
+    "EMAG 1.5": lambda n: (EMAG(decay="auto"),),
+    "EMAG 5.1": lambda n: (EMAG(scale=5.1, decay="auto"),),
+    "CFG 3 + EMAG 1.5": lambda n: (CFG(scale=3), EMAG(decay="auto")),
+    "CFG 3 + EMAG 1.5, decay 0.988": lambda n: (CFG(scale=3), EMAG()),
+    "CFG 3 + STG 1": lambda n: (CFG(scale=3), STG()),
+    "CFG 3 + PAG 3": lambda n: (CFG(scale=3), PAG()),
+    "CFG 3 + SEG 3": lambda n: (CFG(scale=3), SEG()),
+    "CFG 3 + NAG + EMAG 1.5": lambda n: (CFG(scale=3), NAG(negative_prompt=n), EMAG(decay="auto")),
+}
+PRIMARY = ("world.attributes", "world.well_formed", "temporal.warp_error")
+SHOWN = {  # metric: (heading, factor, digits)
+    "world.attributes": ("asked attributes right, %", 100, 1),
+    "world.well_formed": ("well-formed, %", 100, 1),
+    "world.negative_present": ("unwanted in frames, %", 100, 1),
+    "temporal.warp_error": ("warping error x 1000", 1000, 2),
+    "temporal.luma_flicker": ("flicker, levels", 1, 2),
+    "temporal.flow_jerk": ("jerk", 1, 1),
+    "guard.motion": ("motion", 1, 1),
+    "guard.detail": ("lasting detail", 1, 3),
+    "guard.sharpness": ("sharpness", 1, 0),
+}
+PICTURED = (NONE, ON_TOP_OF, "EMAG 5.1", "CFG 3 + EMAG 1.5", "CFG 3 + PAG 3")
+
+
+def score(result: Result, cases: Sequence[Case], fps: float) -> list[dict[str, Any]]:
+    """Rows of all metrics of an arm's clips, as the evaluation room has them."""
+    rows = []
+    for case, frames in zip(cases, result.frames, strict=True):
+        sampled = Sample(Clip(frames=frames, fps=fps, provenance={}), case.prompt, case.negative)
+        about = {"prompt_id": str(case.seed), "seed": case.seed, "clip": str(case.seed)}
+        for metric in chosen(list(SHOWN)):
+            rows.append({"metric": metric.id, "version": metric.version, **about, **measured(metric, sampled)})
+    return rows
+
+
+def told(found: Estimate, metric: str) -> str:
+    """A mean or a difference with its interval, in the units of the table."""
+    _, factor, digits = SHOWN[metric]
+    if found.mean is None:
+        return "-"
+    if found.low is None or found.high is None:
+        return f"{factor * found.mean:.{digits}f}"
+    return f"{factor * found.mean:.{digits}f} [{factor * found.low:.{digits}f}, {factor * found.high:.{digits}f}]"
+
+
+def means(rows: dict[str, list[dict[str, Any]]], results: dict[str, Result]) -> list[dict[str, str]]:
+    """A row per arm: mean of every metric, and time."""
+    table_rows = []
+    for arm, scored in rows.items():
+        row = {"arm": arm}
+        for metric, (heading, _, _) in SHOWN.items():
+            row[heading] = told(estimate(list(by_prompt(values_of(scored, metric)).values())), metric)
+        ratios = [a / b for a, b in zip(results[arm].seconds, results[NONE].seconds, strict=True)]
+        row["time, x no guidance"] = f"{np.median(ratios):.2f}"
+        table_rows.append(row)
+    return table_rows
+
+
+def differences(rows: dict[str, list[dict[str, Any]]], reference: str, arms: Sequence[str]) -> list[dict[str, str]]:
+    """A row per arm: paired difference to a reference in every metric, with the verdict."""
+    table_rows = []
+    for arm in arms:
+        lines: dict[str, Line] = {line.metric: line for line in compared(rows[reference], rows[arm], PRIMARY, ())}
+        row = {"arm": arm}
+        for metric, (heading, _, _) in SHOWN.items():
+            line = lines.get(metric)
+            row[heading] = "-" if line is None else f"{told(line.paired.difference, metric)}<br>{line.verdict}"
+        table_rows.append(row)
+    return table_rows
+
+
+def contact_sheet(results: dict[str, Result], cases: Sequence[Case], columns: int = 8) -> np.ndarray:
+    """First, middle and last frame of clips, of every kind of attribute left unsaid, under each pictured arm."""
+    places = np.linspace(0, len(cases) - 1, min(columns, len(cases))).astype(int)
+    rows = []
+    for arm in PICTURED:
+        cells = []
+        for place in places:
+            clip = results[arm].frames[place]
+            cell = np.concatenate([clip[0], clip[len(clip) // 2], clip[-1]]).repeat(2, 0).repeat(2, 1)
+            cells.append(np.pad(cell, ((0, 0), (0, 4), (0, 0)), constant_values=255))
+        rows.append(labelled(np.concatenate(cells, axis=1)[None], arm)[0])
+    return np.concatenate(rows)
+
+
+def main() -> None:
+    """Measure, print and write `benchmarks/results/guided_arms_MODEL.{md,json,png}`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny", choices=sorted(SHIPPED))
+    parser.add_argument("--clips", type=int, default=256)
+    parser.add_argument("--first", type=int, default=0, help="number of the first case")
+    args = parser.parse_args()
+    indices = range(args.first, args.first + args.clips)
+    cases = [Case(index) for index in indices]
+    results = sample(load(args.model), args.model, ARMS, indices)
+    rows = {arm: score(result, cases, SHIPPED[args.model].fps) for arm, result in results.items()}
+    alone = [arm for arm in ARMS if arm != NONE]
+    on_top = [arm for arm in ARMS if arm.startswith(f"{ON_TOP_OF} +")]
+    parts = [
+        f"Means over {args.clips} clips an arm, and 95% intervals:\n\n{table(means(rows, results))}",
+        f"Difference to {NONE}, paired:\n\n{table(differences(rows, NONE, alone))}",
+        f"Difference to {ON_TOP_OF}, paired:\n\n{table(differences(rows, ON_TOP_OF, on_top))}",
+    ]
+    values = {
+        arm: {metric: list(values_of(scored, metric).values()) for metric in SHOWN} for arm, scored in rows.items()
+    }
+    data = {"clips": args.clips, "first": args.first, "values": values}
+    data["seconds"] = {arm: result.seconds for arm, result in results.items()}
+    name = f"guided_arms_{args.model}"
+    write(name, "\n".join(parts), data)
+    Image.fromarray(contact_sheet(results, cases)).save(RESULTS / f"{name}.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
