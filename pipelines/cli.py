@@ -162,10 +162,24 @@ def locate(
     every: Annotated[
         bool, typer.Option("--list", help="List the model families there are adapters for instead.")
     ] = False,
+    heads: Annotated[
+        bool, typer.Option("--profile", help="Measure instead which heads look within their frame, which along time.")
+    ] = False,
+    prompt: Annotated[str, typer.Option(help="Of the run that --profile measures.")] = "a large circle moving right",
+    at: Annotated[float, typer.Option(help="Fraction of the run at which --profile measures.")] = 0.5,
+    steps: Steps = None,
+    frames: Frames = None,
+    size: Size = None,
+    device: Device = None,
+    quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """List the attention sites of a model: where text enters, what spans space and time."""
     with plain_errors():
+        if heads:
+            settings: dict[str, Any] = dict(model=model, steps=steps, frames=frames, device=device, **parse_size(size))
+            show_heads(prompt, at, progress=not (quiet or as_json), as_json=as_json, **settings)
+            return
         from vidguide import locate as find
         from vidguide.pipelines.load import load
         from vidguide.sites import listing
@@ -176,6 +190,18 @@ def locate(
             typer.echo(json.dumps(rows))
         else:
             show(rows)
+
+
+def show_heads(prompt: str, at: float, as_json: bool, **settings: Any) -> None:
+    """Measure a model's heads and print them as a picture, or as JSON."""
+    from vidguide.pipelines.profile import ABOUT, picture, profile
+
+    found = profile(prompt, at, **settings)
+    if as_json:
+        typer.echo(json.dumps([{**vars(head), "extent": head.extent} for head in found]))
+    else:
+        console.print(picture(found), crop=False)
+        console.print(ABOUT)
 
 
 @app.command()

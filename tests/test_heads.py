@@ -1,6 +1,8 @@
 """Spatial and temporal heads: attention whose extent is known by hand, and guidances that act on one extent only."""
 
 import dataclasses
+import io
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,11 +10,14 @@ import torch
 from conftest import tiny_wan, wan_inputs
 from diffusers import FlowMatchEulerDiscreteScheduler
 from plain_emag import PlainSelfAttention
+from rich.console import Console
 from test_weak import ALWAYS, sampled, videos
-from tiny_families import BY_NAME
+from tiny_families import BY_NAME, row
 
 from vidguide import EMAG, NAG, PAG, STG, guide
 from vidguide.heads import attention_mass
+from vidguide.pipelines.profile import picture
+from vidguide.probe import HeadProbe, ProbedError
 
 GRID = (3, 2, 4)
 TOKENS = 24
@@ -180,4 +185,45 @@ def test_extents_that_cannot_be_are_refused() -> None:
         pytest.raises(ValueError, match="Wan has no temporal blocks"),
         guide(tiny_wan(), STG(mode="residual", extent="temporal")),
     ):
+        pass
+
+
+def test_a_probe_measures_every_head_in_one_pass_and_ends_the_run() -> None:
+    model, calls = temporal_wan(), videos(4)
+    probe, runs = HeadProbe(start=0.5), []
+    handle = model.register_forward_hook(lambda *args: runs.append(1))
+    with pytest.raises(ProbedError):
+        sampled(model, calls, probe)
+    handle.remove()
+    assert len(runs) == 3  # it ends within the third of four steps
+    assert [(head.layer, head.head) for head in probe.heads] == [(layer, head) for layer in range(3) for head in (0, 1)]
+    for layer in range(3):
+        expected = masses(model, layer, calls[2])
+        found = [(head.within_frame, head.within_column) for head in probe.heads if head.layer == layer]
+        torch.testing.assert_close(torch.tensor(found), expected, atol=1e-5, rtol=0)  # all 32 tokens are sampled
+    assert [head.extent for head in probe.heads] == ["spatial", "temporal"] * 3
+    drawn = Console(width=80, file=io.StringIO())
+    drawn.print(picture(probe.heads))
+    lines = drawn.file.getvalue().splitlines()
+    assert len([line for line in lines if line.count("*") == 1 and line.strip()[0].isdigit()]) == 3
+
+
+def test_the_heads_of_a_doubled_batch_are_those_of_its_conditional_half() -> None:
+    tiny = BY_NAME["CogVideoXTransformer3DModel/rotary"]
+    model, inputs = tiny.make(), tiny.inputs(2)
+    found = []
+    for guided, call in (
+        (SimpleNamespace(transformer=model, do_classifier_free_guidance=True), inputs),
+        (model, row(inputs, 1, 2)),
+    ):
+        probe = HeadProbe()
+        with pytest.raises(ProbedError), guide(guided, probe):
+            model(**call)
+        found.append(torch.tensor([(head.within_frame, head.within_column) for head in probe.heads]))
+    torch.testing.assert_close(*found)
+
+
+def test_modules_of_their_own_are_not_profiled() -> None:
+    model = BY_NAME["LatteTransformer3DModel"].make()
+    with pytest.raises(ValueError, match="modules of their own"), guide(model, HeadProbe()):
         pass
