@@ -244,10 +244,10 @@ def report(summary: Any, output: Path) -> None:
     """Print the paired table, or the means, and the notes."""
     from vidguide.eval.markdown import comparison_table, standing_table, unmeasured
 
-    if found := summary.comparison:
-        header, rows = comparison_table(summary)
+    for found in summary.comparisons:
+        header, rows = comparison_table(found)
         show(header, rows, ["metric", "verdict", found.reference, found.other])
-    else:
+    if not summary.comparisons:
         header, rows = standing_table(summary)
         show(header, rows, ["metric", "arm", "mean", "95% interval", "clips", "undefined", "failed"])
     for note in (*summary.notes, *unmeasured(summary)):

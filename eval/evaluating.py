@@ -25,7 +25,7 @@ def evaluate(
     *,
     manifest: Path | None = None,
     metrics: list[str] | None = None,
-    arms: tuple[str, str] | None = None,
+    arms: Sequence[str] | None = None,
     again: Path | None = None,
     primary: Sequence[str] = PRIMARY,
     encoders: Mapping[str, Encoder] | None = None,
@@ -40,7 +40,7 @@ def evaluate(
         clips: files and folders; none where the manifest names them, or where `arms` are folders.
         manifest: texts, seeds and arms by clip, see :mod:`vidguide.eval.manifest`.
         metrics: ids or namespaces; None for all that can be computed.
-        arms: reference and other: arms of the clips given; without clips, two folders of clips or of results.
+        arms: reference and others: arms of the clips given; without clips, folders of clips or of results.
         again: a folder of clips or results of the reference arm made a second time, for the noise floor.
         primary: metrics declared beforehand, over which p-values are corrected.
         encoders: clip, xclip, dino, from :func:`vidguide.eval.loading.load`.
@@ -55,8 +55,7 @@ def evaluate(
     check_primary(primary)
     require()
     picked, settings = chosen(metrics, encoders), settings or Settings()
-    if arms and arms[0] == arms[1]:
-        raise ValueError(f"compare={arms[0]!r}: both arms are the same; give two")
+    check_arms(arms)
     groups, ready = gather(list(clips), manifest, arms, again)
     every = [entry for group in groups for entry in group]
     if not every and not any(ready):
@@ -70,7 +69,34 @@ def evaluate(
         rows or score(group, picked, settings, encoders, output, earlier, lambda clip: tell(clip, len(every)))
         for group, rows in zip(groups, ready, strict=True)
     ]
-    return conclude(scored, arms, bool(clips or manifest), again, primary, output)
+    names = arms if clips or manifest else [name_of(arm, arms) for arm in arms or ()]
+    summary = conclude(scored, names or (), again, primary)
+    if output:
+        write(summary, output)
+    return summary
+
+
+def assess(
+    listed: Sequence[Entry], arms: Sequence[str], output: Path, tell: Callable[[str], None] = lambda _: None
+) -> Summary:
+    """Score clips of which all is known, and compare their arms, the first being the reference.
+
+    Args:
+        listed: clips with their texts.
+        arms: of those clips; one alone is not compared.
+        output: folder of the results; the report is the caller's to write, by :func:`write`.
+        tell: called before each clip with its path.
+    """
+    require()
+    earlier = results.load_earlier(output)
+    rows = score(listed, chosen(None), Settings(), None, output, earlier, tell)
+    return conclude([rows], arms if len(arms) > 1 else (), None, PRIMARY)
+
+
+def check_arms(arms: Sequence[str] | None) -> None:
+    """Refuse arms that are the same, or one alone."""
+    if arms is not None and (len(arms) < 2 or len(set(arms)) < len(arms)):
+        raise ValueError(f"compare={arms[0]!r}: both arms are the same; give two")
 
 
 def require() -> None:
@@ -85,7 +111,7 @@ def require() -> None:
 
 
 def gather(
-    clips: list[Path], manifest: Path | None, arms: tuple[str, str] | None, again: Path | None
+    clips: list[Path], manifest: Path | None, arms: Sequence[str] | None, again: Path | None
 ) -> tuple[list[list[Entry]], list[list[Row]]]:
     """Groups of clips to score, and beside each the rows where they are scored already.
 
@@ -108,10 +134,10 @@ def gather(
     return [[next(shared) for _ in group] for group in groups], ready
 
 
-def name_of(arm: str, arms: tuple[str, str] | None) -> str:
-    """The name of a folder or file for an arm, or its whole path where both are called the same."""
+def name_of(arm: str, arms: Sequence[str] | None) -> str:
+    """The name of a folder or file for an arm, or its whole path where several are called the same."""
     short = [Path(one).stem for one in arms or ()]
-    return Path(arm).stem if len(set(short)) == 2 else arm
+    return Path(arm).stem if len(set(short)) == len(short) else arm
 
 
 def arm_of(folder: Path, name: str) -> tuple[list[Entry], list[Row]]:
@@ -121,37 +147,24 @@ def arm_of(folder: Path, name: str) -> tuple[list[Entry], list[Row]]:
     return [replace(entry, arm=name) for entry in entries([folder])], []
 
 
-def conclude(
-    scored: list[list[Row]],
-    arms: tuple[str, str] | None,
-    within: bool,
-    again: Path | None,
-    primary: Sequence[str],
-    output: Path | None,
-) -> Summary:
-    """Compare, summarise, write."""
+def conclude(scored: list[list[Row]], arms: Sequence[str], again: Path | None, primary: Sequence[str]) -> Summary:
+    """Hold each arm against the first, and summarise."""
     repeated = scored.pop() if again else []
     rows = [row for group in scored for row in group]
-    comparison = None
-    if arms:
-        arms = (name_of(arms[0], arms), name_of(arms[1], arms)) if not within else arms
-        sides = [[row for row in rows if row["arm"] == arm] for arm in arms]
-        for arm, side in zip(arms, sides, strict=True):
-            if not side:
-                known = ", ".join(dict.fromkeys(row["arm"] for row in rows))
-                raise ValueError(f"compare={arm!r}: no clip is of this arm; there are {known}")
-        comparison = compare(sides[0], sides[1], arms, primary, repeated)
-    summary = summarise([*rows, *repeated], comparison)
-    if output:
-        write(summary, output)
-    return summary
+    sides = {arm: [row for row in rows if row["arm"] == arm] for arm in arms}
+    for arm, side in sides.items():
+        if not side:
+            known = ", ".join(dict.fromkeys(row["arm"] for row in rows))
+            raise ValueError(f"compare={arm!r}: no clip is of this arm; there are {known}")
+    found = [compare(sides[arms[0]], sides[other], (arms[0], other), primary, repeated) for other in arms[1:]]
+    return summarise([*rows, *repeated], found)
 
 
-def write(summary: Summary, output: Path) -> list[Path]:
-    """The report's files; each appears whole or not at all."""
+def write(summary: Summary, output: Path, head: str = "") -> list[Path]:
+    """The report's files; each appears whole or not at all. `head` is HTML that the page shows first."""
     written = [results.finish(output, summary.rows), output / "results.csv"]
     results.write_csv(written[1], summary.rows)
-    for name, text in (("report.md", to_markdown(summary)), ("report.html", to_html(summary))):
+    for name, text in (("report.md", to_markdown(summary)), ("report.html", to_html(summary, head))):
         written.append(output / name)
         put(output / name, text)
     return written

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from vidguide.eval.metrics import METRICS
 from vidguide.eval.remarks import PROTOCOL
 from vidguide.eval.summary import Summary, interval, number
+from vidguide.eval.verdict import Comparison
 
 ARROWS = {"higher": "↑", "lower": "↓", "": ""}
 
@@ -14,11 +15,8 @@ def arrow(metric: str) -> str:
     return f"{metric} {ARROWS[METRICS[metric].better]}".strip()
 
 
-def comparison_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+def comparison_table(found: Comparison) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the paired table."""
-    found = summary.comparison
-    if not found:
-        return [], []
     header = ["metric", "verdict", found.reference, found.other, "difference", "95% interval", "wins", "prompts"]
     rows = []
     for line in found.lines:
@@ -68,20 +66,18 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def protocol(summary: Summary) -> str:
     """How arms were compared, in words; nothing where none were."""
-    if not summary.comparison:
+    if not summary.comparisons:
         return ""
-    primary = [line.metric for line in summary.comparison.lines if line.primary]
+    primary = [line.metric for line in summary.comparisons[0].lines if line.primary]
     return PROTOCOL.format(primary=", ".join(primary) or "none")
 
 
 def to_markdown(summary: Summary) -> str:
     """The whole report but its pictures."""
     parts = ["# Evaluation"]
-    if summary.comparison:
-        parts.append(
-            f"`{summary.comparison.other}` against `{summary.comparison.reference}`; ↑ higher is better, ↓ lower."
-        )
-        parts.append(table(*comparison_table(summary)))
+    for found in summary.comparisons:
+        parts.append(f"`{found.other}` against `{found.reference}`; ↑ higher is better, ↓ lower.")
+        parts.append(table(*comparison_table(found)))
     if sentences := [*summary.notes, *unmeasured(summary)]:
         parts.append("\n".join(f"- {sentence}" for sentence in sentences))
     parts += ["## Arms", table(*standing_table(summary))]

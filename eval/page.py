@@ -2,12 +2,13 @@
 
 import html
 from collections.abc import Sequence
+from pathlib import Path
 
 from vidguide.eval import drawing, pictures
 from vidguide.eval.markdown import arrow, comparison_table, filled, protocol, standing_table, unmeasured
 from vidguide.eval.metrics import METRICS
 from vidguide.eval.summary import Summary
-from vidguide.eval.verdict import Line, direction
+from vidguide.eval.verdict import Comparison, Line, direction
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1d1d1f;--paper:#fff;--soft:#f3f3f5;--rule:#d5d5da;--dim:#66666c;
@@ -23,7 +24,7 @@ th{color:var(--dim);font-weight:500}tr.primary td:first-child{font-weight:600}
 ul.notes{background:var(--soft);padding:.7rem 1rem .7rem 2rem;border-left:3px solid var(--warn)}
 .good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}.same{color:var(--dim)}
 .charts{display:flex;flex-wrap:wrap;gap:1.5rem}figure{margin:0 0 1rem;max-width:100%}figcaption{color:var(--dim)}
-img,svg{max-width:100%;height:auto}td svg{max-width:none;vertical-align:middle}
+img,svg,video{max-width:100%;height:auto}td svg{max-width:none;vertical-align:middle}
 svg text{font:11px system-ui,sans-serif;fill:var(--dim)}
 .zero,.axis{stroke:var(--rule)}.bar{stroke:currentColor;stroke-width:2}.dot{fill:currentColor}
 .slope{stroke:currentColor;opacity:.6}.curve{fill:none;stroke:var(--ink);stroke-width:1.5}
@@ -63,12 +64,9 @@ def paired_table(header: Sequence[str], lines: Sequence[Line], rows: Sequence[Se
     return table(shown, body)
 
 
-def comparison_part(summary: Summary) -> str:
+def comparison_part(found: Comparison) -> str:
     """The paired table, guards apart, and the slopes of the primary metrics."""
-    found = summary.comparison
-    if not found:
-        return ""
-    header, rows = comparison_table(summary)
+    header, rows = comparison_table(found)
     parts = [f"<h2>{html.escape(found.other)} against {html.escape(found.reference)}</h2>"]
     for title, guards in (("", False), ("Guards: what must not have moved", True)):
         both = zip(found.lines, rows, strict=True)
@@ -93,21 +91,35 @@ def figure(picture: str, caption: str) -> str:
 
 
 def sheets_part(summary: Summary) -> str:
-    """Contact sheets of the prompts that gained and lost most."""
-    found = summary.comparison
-    ends = pictures.extremes(found) if found else None
-    if not found or not ends:
+    """Contact sheets of the prompts that gained and lost most, by the first arm held against the reference."""
+    ends = pictures.extremes(summary.comparisons[0]) if summary.comparisons else None
+    if not ends:
         return ""
     metric, prompts = ends
+    arms = [summary.comparisons[0].reference, *(found.other for found in summary.comparisons)]
     body = ""
     for prompt in prompts:
         body += f"<h3>{html.escape(prompt)}</h3>"
-        for arm in (found.reference, found.other):
-            clip = pictures.clip_of(summary.rows, arm, prompt)
-            pixels = pictures.sheet(clip) if clip else None
-            if pixels is not None:
-                body += figure(f'<img alt="frames of {html.escape(arm)}" src="{pictures.data_uri(pixels)}">', arm)
+        for arm in arms:
+            body += sheet_of(pictures.clip_of(summary.rows, arm, prompt), arm)
     return f"<h2>Clips, most gained to most lost by {html.escape(metric)}</h2>{body}"
+
+
+def worst_sheets_part(summary: Summary) -> str:
+    """Contact sheets of the clips worst and best by what could be measured first, where no arms are compared."""
+    if summary.comparisons:
+        return ""
+    metric, rows = pictures.ends(summary.rows)
+    body = "".join(sheet_of(Path(row["clip"]), f"{row['prompt_id']}: {row['value']:.4g}") for row in rows)
+    return f"<h2>Clips, best to worst by {html.escape(metric)}</h2>{body}" if body else ""
+
+
+def sheet_of(clip: Path | None, caption: str) -> str:
+    """The contact sheet of a clip; nothing where it cannot be read any more."""
+    pixels = pictures.sheet(clip) if clip else None
+    if pixels is None:
+        return ""
+    return figure(f'<img alt="frames of {html.escape(caption)}" src="{pictures.data_uri(pixels)}">', caption)
 
 
 def curves_part(summary: Summary) -> str:
@@ -130,8 +142,8 @@ def definitions_part(summary: Summary) -> str:
     return f"<h2>Definitions</h2>{body}"
 
 
-def to_html(summary: Summary) -> str:
-    """The whole report."""
+def to_html(summary: Summary, head: str = "") -> str:
+    """The whole report; `head` is HTML to show first."""
     header, rows = standing_table(summary)
     kept = filled(header, rows)
     standings = "".join("<tr>" + "".join(cell(row[index]) for index in kept) + "</tr>" for row in rows)
@@ -141,9 +153,11 @@ def to_html(summary: Summary) -> str:
     return (
         "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>Evaluation</title><style>{STYLE}</style><h1>Evaluation</h1>"
+        + head
         + (f'<ul class="notes">{notes}</ul>' if notes else "")
-        + comparison_part(summary)
+        + "".join(map(comparison_part, summary.comparisons))
         + sheets_part(summary)
+        + worst_sheets_part(summary)
         + curves_part(summary)
         + "<h2>Arms</h2>"
         + table([header[index] for index in kept], standings)

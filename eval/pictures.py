@@ -66,6 +66,16 @@ def clip_of(rows: Sequence[Row], arm: str, prompt_id: str) -> Path | None:
     return None
 
 
+def ends(rows: Sequence[Row]) -> tuple[str, list[Row]]:
+    """The first metric on which clips differ, and the rows at both ends of it, best first."""
+    for name in dict.fromkeys(row["metric"] for row in rows):
+        found = [row for row in rows if row["metric"] == name and row["status"] == "ok" and direction(name)]
+        if len({row["value"] for row in found}) > 1:
+            ordered = sorted(found, key=lambda row: -row["value"] * direction(row["metric"]))
+            return name, ordered if len(ordered) <= 2 * SHOWN else ordered[:SHOWN] + ordered[-SHOWN:]
+    return "", []
+
+
 def worst(rows: Sequence[Row], metric: str, count: int = SHOWN) -> list[Row]:
     """The rows with the worst values of a metric that have a curve."""
     found = [row for row in rows if row["metric"] == metric and row["status"] == "ok" and row["per_frame"]]

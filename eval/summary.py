@@ -11,6 +11,7 @@ from vidguide.eval.statistics import Estimate, by_prompt, estimate
 from vidguide.eval.verdict import Comparison, values_of
 
 CONTENT_BOUND = "Temporal metrics depend on content: compare arms of the same prompts and seeds, not different sets."
+SEVERAL_ARMS = "Each arm is held against the first; p-values are corrected over the metrics of one pair, not over arms."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,7 @@ class Summary:
 
     rows: Sequence[Row]
     standings: list[Standing]
-    comparison: Comparison | None
+    comparisons: list[Comparison]
     failures: list[tuple[str, str]]
     notes: list[str]
     versions: dict[str, str]
@@ -41,14 +42,14 @@ class Summary:
         """As plain values, for JSON."""
         return {
             "standings": [asdict(standing) for standing in self.standings],
-            "comparison": asdict(self.comparison) if self.comparison else None,
+            "comparisons": [asdict(comparison) for comparison in self.comparisons],
             "failures": [{"clip": clip, "reason": reason} for clip, reason in self.failures],
             "notes": self.notes,
             "versions": self.versions,
         }
 
 
-def summarise(rows: Sequence[Row], comparison: Comparison | None = None) -> Summary:
+def summarise(rows: Sequence[Row], comparisons: Sequence[Comparison] = ()) -> Summary:
     """The summary of scored clips."""
     arms = list(dict.fromkeys(row["arm"] for row in rows))
     standings = [
@@ -58,8 +59,9 @@ def summarise(rows: Sequence[Row], comparison: Comparison | None = None) -> Summ
         if (found := [row for row in rows if row["arm"] == arm and row["metric"] == name])
     ]
     failures = {(row["clip"], failure(row)): None for row in rows if row["status"] == "failed"}
-    notes = list(comparison.notes) if comparison else []
-    notes += [CONTENT_BOUND] if not comparison else []
+    notes = list(dict.fromkeys(note for comparison in comparisons for note in comparison.notes))
+    notes += [CONTENT_BOUND] if not comparisons else []
+    notes += [SEVERAL_ARMS] if len(comparisons) > 1 else []
     environments = {tuple(sorted(row.get("versions", {}).items())) for row in rows}
     if len(environments) > 1:
         notes.append(
@@ -68,7 +70,12 @@ def summarise(rows: Sequence[Row], comparison: Comparison | None = None) -> Summ
     versions = dict(rows[-1].get("versions", {})) if rows else {}
     notes += marks(rows)
     return Summary(
-        rows=rows, standings=standings, comparison=comparison, failures=list(failures), notes=notes, versions=versions
+        rows=rows,
+        standings=standings,
+        comparisons=list(comparisons),
+        failures=list(failures),
+        notes=notes,
+        versions=versions,
     )
 
 

@@ -137,7 +137,7 @@ def compare(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Generate with several guidances at one seed: video side by side, contact sheet, table, page."""
+    """Generate with several guidances at one seed: video side by side, contact sheet, table, and their evaluation."""
     with plain_errors():
         from vidguide.pipelines.compare import compare as run
 
@@ -145,11 +145,12 @@ def compare(
         settings: dict[str, Any] = dict(steps=steps, frames=frames, seed=seed, progress=not (quiet or as_json))
         settings |= dict(model=model, image=image, device=device, dtype=dtype, offload=offload, **parse_size(size))
         result = run(prompt, specs, negative_prompt=negative, **settings)
-        written = [str(path) for path in result.save(output)]
+        written = [str(path) for path in (*result.save(output), output / "report.html")]
+        rows = result.rows(result.evaluate(output))
         if as_json:
-            typer.echo(json.dumps({"arms": result.rows(), "files": written}))
+            typer.echo(json.dumps({"arms": rows, "files": written}))
             return
-        show(result.rows())
+        show([{"arm": name, **{row["arm"]: row[name] for row in rows}} for name in rows[0] if name != "arm"])
         console.print("wrote " + ", ".join(written))
 
 

@@ -1,6 +1,7 @@
 """compare(): the same prompt and seed under several guidances, side by side."""
 
 import html
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,23 @@ from PIL import Image, ImageDraw
 
 from vidguide import Clip
 from vidguide.clip import replace_whole
-from vidguide.eval.oracle import Reading, read
+from vidguide.eval.entries import Entry
+from vidguide.eval.evaluating import assess, require, write
+from vidguide.eval.pictures import data_uri
+from vidguide.eval.summary import Summary, number
 from vidguide.pipelines.arms import parse_or_own
 from vidguide.pipelines.generate import generate
 from vidguide.pipelines.load import load
-from vidguide.pipelines.models import SHIPPED
 
 LABEL = 22  # pixels above each picture
+SHOWN = {  # of the evaluation, in the short table; the report has all
+    "as asked": "world.attributes",
+    "unwanted": "world.negative_present",
+    "well-formed": "world.well_formed",
+    "similarity": "dual.similarity",
+    "warping error": "temporal.warp_error",
+    "motion": "guard.motion",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,41 +38,56 @@ class Comparison:
     negative_prompt: str | None
     clips: dict[str, Clip]
 
-    def readings(self) -> dict[str, Reading] | None:
-        """What the oracle sees in each clip; None where the clips are not of the shipped model's world."""
-        first = next(iter(self.clips.values()))
-        if first.provenance["model"] not in SHIPPED:
-            return None
-        return {arm: read(clip.frames) for arm, clip in self.clips.items()}
-
-    def rows(self) -> list[dict[str, str]]:
-        """One row per arm: seconds, what the guidance did, and what the oracle saw."""
-        readings = self.readings()
-        rows = []
-        for arm, clip in self.clips.items():
-            trace = clip.provenance["trace"]
-            row = {"arm": arm, "seconds": f"{clip.provenance['seconds']:.2f}"}
-            row["features changed"] = f"{trace['change']:.0%}" if "change" in trace else "-"
-            if readings:
-                scene = readings[arm].scene
-                row |= {name: str(value or "none") for name, value in vars(scene).items()}
-                row["well-formed"] = "yes" if readings[arm].well_formed else "no"
-            rows.append(row)
-        return rows
-
     def save(self, folder: str | Path) -> list[Path]:
-        """Write comparison.mp4, contact-sheet.png, each arm's lossless clip, and index.html; returns the paths."""
+        """Write comparison.mp4, contact-sheet.png and each arm's lossless clip; returns the paths."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         sides = [labelled(clip.viewing(), arm) for arm, clip in self.clips.items()]
         wide = Clip(frames=np.concatenate(sides, axis=2), fps=next(iter(self.clips.values())).fps)
         written = [wide.save(target / "comparison.mp4"), target / "contact-sheet.png"]
         replace_whole(written[1], lambda temporary: Image.fromarray(self.contact_sheet()).save(temporary))
-        for index, clip in enumerate(self.clips.values()):
-            written.append(clip.save(target / f"arm-{index}.mkv"))
-        page = target / "index.html"
-        replace_whole(page, lambda temporary: temporary.write_text(self.html(), encoding="utf-8"))
-        return [*written, page]
+        return [*written, *(clip.save(path) for path, clip in self.lossless(target))]
+
+    def lossless(self, folder: Path) -> list[tuple[Path, Clip]]:
+        """Each arm's clip and the path of its lossless file."""
+        return [(folder / f"arm-{index}.mkv", clip) for index, clip in enumerate(self.clips.values())]
+
+    def evaluate(self, folder: str | Path, tell: Callable[[str], None] = lambda _: None) -> Summary:
+        """Score the saved clips in the evaluation room, the first arm being the reference, and write its report there.
+
+        Args:
+            folder: where :meth:`save` has written.
+            tell: called before each clip with its path.
+        """
+        target = Path(folder)
+        listed = [
+            Entry(
+                clip=path,
+                arm=arm,
+                prompt_id=self.prompt,
+                seed=clip.provenance["seed"],
+                prompt=self.prompt,
+                eval_prompt=self.prompt,
+                negative_prompt=self.negative_prompt,
+            )
+            for arm, (path, clip) in zip(self.clips, self.lossless(target), strict=True)
+        ]
+        summary = assess(listed, list(self.clips), target, tell)
+        write(summary, target, self.head())
+        return summary
+
+    def rows(self, summary: Summary) -> list[dict[str, str]]:
+        """One row per arm: seconds, what the guidance did, and of its evaluation what is most asked for."""
+        rows = []
+        for arm, clip in self.clips.items():
+            trace = clip.provenance["trace"]
+            row = {"arm": arm, "seconds": f"{clip.provenance['seconds']:.2f}"}
+            row["features changed"] = f"{trace['change']:.0%}" if trace else "-"
+            found = {one["metric"]: one for one in summary.rows if one["arm"] == arm and one["status"] == "ok"}
+            if seen := found.get("world.attributes"):
+                row["seen"] = " ".join(str(value) for value in seen["details"]["seen"].values() if value)
+            rows.append(row | {name: number(found[id_]["value"]) for name, id_ in SHOWN.items() if id_ in found})
+        return [{name: row.get(name, "") for one in rows for name in one} for row in rows]
 
     def contact_sheet(self) -> np.ndarray:
         """A row per arm, frames spread evenly over the clip: `(H, W, 3)` uint8."""
@@ -72,19 +98,13 @@ class Comparison:
             rows.append(labelled(sheet.repeat(factor, 0).repeat(factor, 1)[None], arm)[0])
         return np.concatenate(rows)
 
-    def html(self) -> str:
-        """A page that shows the video, the sheet and the table."""
-        rows = self.rows()
-        head = "".join(f"<th>{html.escape(name)}</th>" for name in rows[0])
-        body = "".join("<tr>" + "".join(f"<td>{html.escape(v)}</td>" for v in row.values()) + "</tr>" for row in rows)
-        negative = html.escape(self.negative_prompt or "-")
+    def head(self) -> str:
+        """What the report shows first: the texts, the video side by side, and frames of each arm."""
+        negative = f"; negative prompt: <b>{html.escape(self.negative_prompt)}</b>" if self.negative_prompt else ""
         return (
-            "<!doctype html><meta charset=utf-8><title>vidguide compare</title>"
-            "<style>body{font:15px sans-serif;margin:2em}td,th{padding:.3em .8em;text-align:left}"
-            "video,img{max-width:100%}</style>"
-            f"<h1>{html.escape(self.prompt)}</h1><p>negative prompt: <b>{negative}</b></p>"
+            f"<p><b>{html.escape(self.prompt)}</b>{negative}</p>"
             "<video src=comparison.mp4 autoplay loop muted controls></video>"
-            f"<table><tr>{head}</tr>{body}</table><img src=contact-sheet.png alt='frames of each arm'>\n"
+            f'<figure><img alt="frames of each arm" src="{data_uri(self.contact_sheet())}"></figure>'
         )
 
 
@@ -105,8 +125,9 @@ def compare(prompt: str, specs: list[str], *, negative_prompt: str | None = None
             own parameters.
 
     Raises:
-        ValueError, TypeError: before any step, by name.
+        ValueError, TypeError, ImportError: before any step, by name.
     """
+    require()
     if not specs:
         raise ValueError("guidance=[]: give at least one spec to compare, such as none and nag")
     arms = {spec: parse_or_own(spec, negative_prompt) for spec in specs}

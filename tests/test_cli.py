@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from vidguide.eval import results
 from vidguide.pipelines.cli import app
 
 
@@ -46,18 +47,40 @@ def test_compare_writes_video_sheet_and_page(tmp_path: Path) -> None:
         str(tmp_path),
     )
     assert done.exit_code == 0, done.output
-    assert {"comparison.mp4", "contact-sheet.png", "index.html", "arm-0.mkv", "arm-1.mkv"} <= {
+    assert {"comparison.mp4", "contact-sheet.png", "report.html", "arm-0.mkv", "arm-1.mkv"} <= {
         path.name for path in tmp_path.iterdir()
     }
-    page = (tmp_path / "index.html").read_text()
-    assert "nag:alpha=0.5" in page
+    page = (tmp_path / "report.html").read_text()
+    assert "nag:alpha=0.5 against none" in page
     assert "<script" not in page
+    rows = results.load(tmp_path)
+    assert {row["arm"] for row in rows} == {"none", "nag:alpha=0.5"}
+    assert {row["eval_prompt"] for row in rows} == {"a large circle"}
+    assert {"world.negative_present", "dual.negative_similarity", "temporal.warp_error"} <= {
+        row["metric"] for row in rows if row["status"] == "ok"
+    }
+
+
+def test_one_arm_alone_is_scored_and_several_are_held_against_the_first(tmp_path: Path) -> None:
+    alone = invoke("compare", "a car", "--steps", "1", "--json", "-o", str(tmp_path / "one"))
+    (row,) = json.loads(alone.stdout)["arms"]
+    assert row["arm"] == "none"
+    assert row["warping error"]
+    assert "as asked" not in row  # the prompt is not of the shipped world
+    assert " against " not in (tmp_path / "one" / "report.md").read_text()
+    given = ["-g", "none", "-g", "cfg:2", "-g", "nag", "--steps", "1", "--json", "-o", str(tmp_path / "three")]
+    three = invoke("compare", "a large circle", "-n", "red", *given)
+    assert [row["arm"] for row in json.loads(three.stdout)["arms"]] == ["none", "cfg:2", "nag"]
+    report = (tmp_path / "three" / "report.md").read_text()
+    assert "`cfg:2` against `none`" in report
+    assert "`nag` against `none`" in report
+    assert "not over arms" in report
 
 
 def test_compare_escapes_what_it_shows(tmp_path: Path) -> None:
     done = invoke("compare", "a <b>red</b> circle", "--steps", "1", "-q", "-o", str(tmp_path))
     assert done.exit_code == 0, done.output
-    assert "<b>red</b>" not in (tmp_path / "index.html").read_text()
+    assert "<b>red</b>" not in (tmp_path / "report.html").read_text()
 
 
 def test_locate_lists_the_sites() -> None:

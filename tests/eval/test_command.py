@@ -63,8 +63,8 @@ def test_two_arms_are_compared_and_reported(arms: tuple[Path, Path], tmp_path: P
     done = RUN.invoke(app, ["compare", str(arms[0]), str(arms[1]), "-o", str(tmp_path), "--json"])
     assert done.exit_code == 0, done.output
     summary = json.loads(done.stdout)
-    lines = {line["metric"]: line for line in summary["comparison"]["lines"]}
-    assert (summary["comparison"]["reference"], summary["comparison"]["other"]) == ("none", "nag")
+    lines = {line["metric"]: line for line in summary["comparisons"][0]["lines"]}
+    assert (summary["comparisons"][0]["reference"], summary["comparisons"][0]["other"]) == ("none", "nag")
     assert lines["temporal.warp_error"]["paired"]["difference"]["mean"] < 0
     assert lines["world.negative_present"]["paired"]["pairs"] == 4  # the negative prompt is shared with the arm without
     assert any("Smoke test: prompts: 4" in note for note in summary["notes"])

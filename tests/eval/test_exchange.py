@@ -64,8 +64,7 @@ def test_scores_come_back_as_rows_that_can_be_compared(exported: Path, tmp_path:
     assert (row["metric"], row["value"], row["seed"]) == ("external.imaging_quality", 0.5, 0)
     assert row["clip"].endswith("nag/0.mkv")
     arms = (str(tmp_path / "results" / "none"), str(tmp_path / "results" / "nag"))
-    found = evaluate([], arms=arms, output=tmp_path / "out").comparison
-    assert found is not None
+    found = evaluate([], arms=arms, output=tmp_path / "out").comparisons[0]
     line = next(line for line in found.lines if line.metric == "external.imaging_quality")
     assert line.paired.difference.mean == pytest.approx(-0.1)
     bring([vbench_file(exported, "nag", {"imaging_quality": [80.0, 80.0]})], exported, tmp_path / "results" / "nag")
