@@ -18,10 +18,29 @@ def encoder(*names: str | None, **settings: Any) -> Callable[[Any, list[str], In
     def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
         length = inputs["encoder_hidden_states"].shape[-2]
         asked = {"max_sequence_length": length, **settings}
+        check_length(pipe, prompts, asked["max_sequence_length"])
         answer = pipe.encode_prompt(prompts, **{name: value for name, value in asked.items() if value is not None})
         return {name: value for name, value in zip(names, answer, strict=False) if name is not None}
 
     return encode
+
+
+def check_length(pipe: Any, prompts: list[str], limit: int | None) -> None:
+    """Refuse a negative of which the encoder would drop the end.
+
+    Raises:
+        ValueError: with its length, the limit, and what to do.
+    """
+    tokenizer = getattr(pipe, "tokenizer", None)
+    if tokenizer is None or limit is None:
+        return
+    for prompt in prompts:
+        tokens = len(tokenizer(prompt).input_ids)
+        if tokens > limit:
+            raise ValueError(
+                f"negative_prompt={prompt!r}: {tokens} tokens, and the text of this call is {limit} long; shorten it, "
+                "or call the pipeline with a larger max_sequence_length"
+            )
 
 
 embeds_only = encoder("encoder_hidden_states", do_classifier_free_guidance=False)

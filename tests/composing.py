@@ -44,7 +44,7 @@ class Subject:
         self, pipe: Any, *, cfg: bool = True, batch: int = 1, steps: int = STEPS, seed: int = 0, **call: Any
     ) -> Tensor:
         """Latents of a call of the pipeline."""
-        dtype = transformers_of(pipe)[0].dtype if "dtype" not in call else call.pop("dtype")
+        dtype = call.pop("dtype", torch.float32)
         text, negative = (self.text(batch, 7, seed, dtype) for seed in (2, 6))
         settings = {**self.case.call, **({} if cfg else self.case.off)}
         settings |= self.case.text(text) | self.case.text(negative, "negative_")
@@ -85,8 +85,12 @@ SUBJECTS = {
         Subject("Mochi", case_of("MochiPipeline")),
     )
 }
-METHODS: dict[str, Callable[..., Guidance]] = {
-    "NAG": lambda negative: NAG(negative_prompt_embeds=negative, scale=5),
-    "EMAG": lambda negative: EMAG(decay=0.5, start=0.2, stop=0.8, scale=3),
-    "STG": lambda negative: STG(scale=2, layers=(1,)),
+METHODS: dict[str, Callable[[Values], tuple[Guidance, ...]]] = {
+    "NAG": lambda negative: (NAG(negative_prompt_embeds=negative, scale=5),),
+    "EMAG": lambda negative: (EMAG(decay=0.5, start=0.2, stop=0.8, scale=3),),
+    "STG": lambda negative: (STG(scale=2, layers=(1,)),),
+    "NAG + EMAG": lambda negative: (
+        NAG(negative_prompt_embeds=negative, scale=5),
+        EMAG(decay=0.5, start=0.2, stop=0.8, scale=3),
+    ),
 }

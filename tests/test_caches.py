@@ -10,12 +10,8 @@ import pytest
 import torch
 from composing import SUBJECTS
 from conftest import negative_text, tiny_wan, wan_inputs
-from diffusers.hooks import (
-    FasterCacheConfig,
-    FirstBlockCacheConfig,
-    PyramidAttentionBroadcastConfig,
-    TaylorSeerCacheConfig,
-)
+from diffusers.hooks import FirstBlockCacheConfig
+from features import broadcast, faster_cached, mag_cached, taylor_cached
 from test_guide import PlainNAGProcessor
 from test_joint import PlainStreams
 from tiny_families import BY_NAME, Values
@@ -27,40 +23,16 @@ from vidguide.denoiser import prediction_of
 from vidguide.guidance import Guidance
 
 STEPS = 6
-BLOCKS = ("blocks", "transformer_blocks")
-EVERY = (-1, 1001)  # timesteps in which a cache may skip
 
 
 def first_block(model: Any) -> None:
     model.enable_cache(FirstBlockCacheConfig(threshold=0.9))
 
 
-def taylor(model: Any) -> None:
-    config = dict(cache_interval=2, disable_cache_before_step=2, taylor_factors_dtype=torch.float32)
-    model.enable_cache(TaylorSeerCacheConfig(cache_identifiers=[r".*blocks\.\d+\.(attn\d?|cross_attention)"], **config))
-
-
 def mag(model: Any) -> None:
     if not hasattr(diffusers, "MagCacheConfig"):
         pytest.skip("this diffusers has no MagCache")
-    config = dict(threshold=0.5, max_skip_steps=1, num_inference_steps=STEPS, mag_ratios=[1.0] * STEPS)
-    model.enable_cache(diffusers.MagCacheConfig(**config))
-
-
-def broadcast(model: Any) -> None:
-    ranges = {f"{kind}_attention_timestep_skip_range": EVERY for kind in ("spatial", "cross")}
-    ranges |= {f"{kind}_attention_block_identifiers": BLOCKS for kind in ("spatial", "cross")}
-    skips = dict(spatial_attention_block_skip_range=2, cross_attention_block_skip_range=3)
-    config = PyramidAttentionBroadcastConfig(**ranges, **skips, current_timestep_callback=lambda: 500)
-    diffusers.hooks.apply_pyramid_attention_broadcast(model, config)  # without enable_cache, as many do
-
-
-def faster(model: Any, distilled: bool = False) -> None:
-    steps = iter([999] * 9)  # the first forward of each of three blocks, in which it must not skip
-    config = dict(attention_weight_callback=lambda module: 0.3, current_timestep_callback=lambda: next(steps, 500))
-    config |= dict(spatial_attention_block_identifiers=BLOCKS, spatial_attention_timestep_skip_range=(-1, 900))
-    config |= dict(unconditional_batch_timestep_skip_range=EVERY, is_guidance_distilled=distilled)
-    model.enable_cache(FasterCacheConfig(tensor_format="BFCHW", **config))
+    mag_cached(model, STEPS)
 
 
 def run(model: Any, calls: list[Values], *guidances: Guidance) -> list[Tensor]:
@@ -100,7 +72,7 @@ def wan_written_out(nag: NAG) -> Any:
     return model
 
 
-@pytest.mark.parametrize("cache", [first_block, taylor, mag, broadcast])
+@pytest.mark.parametrize("cache", [first_block, taylor_cached, mag, broadcast])
 def test_nag_in_cross_attention_is_cached_as_if_the_model_did_it(cache: Callable[[Any], None]) -> None:
     nag, calls = NAG(negative_prompt_embeds=negative_text(length=7), scale=5), noisier(wan_inputs())
     model, reference = tiny_wan(), wan_written_out(nag)
@@ -109,7 +81,7 @@ def test_nag_in_cross_attention_is_cached_as_if_the_model_did_it(cache: Callable
     agree(run(model, calls, nag), run(reference, calls), run(wan_written_out(nag), calls))
 
 
-@pytest.mark.parametrize("cache", [first_block, taylor, mag, broadcast])
+@pytest.mark.parametrize("cache", [first_block, taylor_cached, mag, broadcast])
 def test_nag_in_joint_attention_is_cached_as_if_the_model_did_it(cache: Callable[[Any], None]) -> None:
     tiny = BY_NAME["CogVideoXTransformer3DModel/rotary"]
     calls, negative = noisier(tiny.inputs(2)), tiny.negative(2)["encoder_hidden_states"]
@@ -134,7 +106,7 @@ def values_pass(model: Any, layer: int) -> Any:
     return model
 
 
-@pytest.mark.parametrize("cache", [first_block, taylor, mag])
+@pytest.mark.parametrize("cache", [first_block, taylor_cached, mag])
 @pytest.mark.parametrize("name", ["WanTransformer3DModel", "LTXVideoTransformer3DModel"])
 def test_a_weak_pass_is_cached_as_if_it_were_of_another_model(name: str, cache: Callable[[Any], None]) -> None:
     tiny = BY_NAME[name]
@@ -148,7 +120,7 @@ def test_a_weak_pass_is_cached_as_if_it_were_of_another_model(name: str, cache: 
     agree(run(model, calls, stg), expected, run(tiny.make(), calls, stg))
 
 
-@pytest.mark.parametrize("cache", [first_block, taylor])
+@pytest.mark.parametrize("cache", [first_block, taylor_cached])
 def test_an_average_is_of_the_steps_that_were_computed(cache: Callable[[Any], None]) -> None:
     """Where a cache leaves the attention out, it has no query to give, and the average waits."""
     model, calls = tiny_wan(), noisier(wan_inputs())
@@ -163,7 +135,7 @@ def test_a_text_that_is_made_at_each_step_is_made_under_a_cache_too() -> None:
     """Where the cache leaves the text's attention out, the negative's keys and values are made all the same."""
     tiny = BY_NAME["Kandinsky5Transformer3DModel"]
     model, calls, nag = tiny.make(), [tiny.inputs(1)] * 4, NAG(negative_prompt_embeds=tiny.negative())
-    taylor(model)
+    taylor_cached(model)
     expected = run(tiny.make(), calls, nag)
     for ours, plain in zip(run(model, calls, nag), expected, strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-3, rtol=1e-3)
@@ -204,7 +176,7 @@ WINDOW = dict(start=0.2, stop=0.8)
     [
         (broadcast, STG(), r"STG with PyramidAttentionBroadcast: it keeps one state.*FirstBlockCache"),
         (broadcast, CFG(negative_prompt_embeds=NEGATIVE), "CFG with PyramidAttentionBroadcast"),
-        (faster, NAG(negative_prompt_embeds=NEGATIVE), "NAG with FasterCache.*is_guidance_distilled=True"),
+        (faster_cached, NAG(negative_prompt_embeds=NEGATIVE), "NAG with FasterCache.*is_guidance_distilled=True"),
         (mag, EMAG(), "EMAG with MagCache: its ratios.*start=0, stop=1"),
         (first_block, STG(mode="residual", layers=(2,)), "STG with FirstBlockCache.*choose other layers"),
     ],
@@ -243,7 +215,7 @@ def test_a_distilled_models_faster_cache_goes_with_nag() -> None:
     tiny = BY_NAME["CogVideoXTransformer3DModel"]
     calls, nag = noisier(tiny.inputs(1)), NAG(negative_prompt_embeds=tiny.negative())
     model, plain = tiny.make(), run(tiny.make(), calls, nag)
-    faster(model, distilled=True)
+    faster_cached(model, distilled=True)
     cached = run(model, calls, nag)
     assert all((one - other).abs().mean() < 0.1 * other.abs().mean() for one, other in zip(cached, plain, strict=True))
     assert any((one - other).abs().max() > 1e-4 for one, other in zip(cached, plain, strict=True))

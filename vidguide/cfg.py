@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from vidguide.family import Inputs
 from vidguide.formulas import cfg
 from vidguide.guidance import Guidance, check_number
 from vidguide.negative import check_negative
@@ -56,9 +57,15 @@ class CFG(Guidance):
     def check(self, denoiser: "Denoiser") -> None:
         denoiser.check_negative(self, self.negative_prompt or "", self.negative_prompt_embeds)
 
-    def prepare(self, denoiser: "Denoiser") -> None:
+    def check_run(self, denoiser: "Denoiser") -> None:
         if denoiser.pipeline_guides():
             self.beside_uncond()
+        self.negative_text(denoiser)
+
+    def negative_text(self, denoiser: "Denoiser") -> Inputs:
+        """The text inputs of the unconditional branch."""
+        prompt = None if self.negative_prompt_embeds is not None else self.negative_prompt or ""
+        return denoiser.negative_text(prompt, self.negative_prompt_embeds)
 
     def beside_uncond(self) -> None:
         name = type(self).__name__
@@ -68,9 +75,8 @@ class CFG(Guidance):
         )
 
     def combine(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor:
-        prompt = None if self.negative_prompt_embeds is not None else self.negative_prompt or ""
-        text = denoiser.negative_text(prompt, self.negative_prompt_embeds)
-        return self.rule(denoiser, prediction, denoiser.predict("uncond", text))
+        uncond = denoiser.predict("uncond", self.negative_text(denoiser))
+        return self.rule(denoiser, prediction, uncond)
 
     def rule(self, denoiser: "Denoiser", cond: Tensor, uncond: Tensor) -> Tensor:
         """The guided prediction from the two; variants differ here."""

@@ -54,6 +54,7 @@ class Denoiser:
         self._call: Callable[..., Any] | None = None
         self._last_call: tuple[int, int] | None = None
         self._checked = -1  # the run before whose first step all was looked at
+        self.peers: list[Denoiser] = [self]  # all that take turns in a run
         self._guides = (-1, False)  # whether the pipeline guides, and of which run that is said
         self._kept: dict[int, tuple[Any, Any]] = {}
         self._texts: dict[Any, Inputs] = {}
@@ -62,7 +63,7 @@ class Denoiser:
     def rebound(self) -> Iterator[None]:
         """Route attention through the sites; on leaving, modules and blocks are as they were."""
         try:
-            with routed(self.sites), self.blocks.staged():
+            with routed(self.original, self.sites), self.blocks.staged():
                 yield
         finally:
             self.caches.look()
@@ -75,7 +76,8 @@ class Denoiser:
         branch, _ = self._next_branch(), self.pipeline_guides()
         if self.pipe is None and self.run.steps is None:
             self.run.begin(None)  # nothing tells one sampling from the next: keep nothing between calls
-        self._check_run()
+        if branch == "cond" and self._checked != self.run.number:
+            self._check_run(args, kwargs)
         active = [guidance for guidance in self.guidances if guidance.active(self.run.progress)]
         if branch != "cond":
             for guidance in active:
@@ -98,7 +100,6 @@ class Denoiser:
 
     def _prepare(self, active: list[Guidance]) -> Inputs | None:
         """Let the guidances prepare for the call that comes next; the arguments for it, where one changes them."""
-        self.batch.halved = self.family.cfg == "batched" and self.pipeline_guides()
         rebind(self.sites)
         for site in self.sites:
             site.calls = 0
@@ -109,14 +110,20 @@ class Denoiser:
             guidance.prepare(self)
         return None if self.inputs is own else self.inputs
 
-    def _check_run(self) -> None:
+    def _check_run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Before the first step of a run, refuse what would be found out, or be wrong, in the middle of it."""
-        if self._checked == self.run.number:
-            return
-        self.caches.look()
-        self.caches.forget()
-        for guidance in self.guidances:
-            self.caches.check(guidance, self.family, self.depth)
+        for denoiser in self.peers:
+            denoiser.caches.look()
+            denoiser.caches.forget()
+            for guidance in self.guidances:
+                denoiser.caches.check(guidance, denoiser.family, denoiser.depth)
+        try:
+            self.inputs = self._bind(args, kwargs)
+            for guidance in self.guidances:
+                if not guidance.neutral:
+                    guidance.check_run(self)
+        finally:
+            self.inputs = {}
         self._checked = self.run.number
 
     def _guided(self, active: list[Guidance], untouched: Tensor) -> Tensor:
@@ -136,6 +143,7 @@ class Denoiser:
         return prediction
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+        self.batch.halved = self.family.cfg == "batched" and self.pipeline_guides()
         arguments = dict(self.signature.bind(self.original, *args, **kwargs).arguments)
         arguments.pop("self")
         return arguments
@@ -188,13 +196,18 @@ class Denoiser:
         return kept
 
     def check_negative(self, owner: Guidance, prompt: str | list[str] | None, embeds: Any) -> None:
-        """Refuse a negative in words where there is no pipeline to encode it."""
-        if embeds is None and self.pipe is None:
-            name = type(owner).__name__
-            raise ValueError(
-                f"{name}(negative_prompt={prompt!r}): a bare transformer cannot encode text; pass "
-                "negative_prompt_embeds, or guide the pipeline"
-            )
+        """Refuse a negative in words where there is nothing to encode it."""
+        if embeds is not None:
+            return
+        if self.pipe is None:
+            lack = "a bare transformer cannot encode text; pass negative_prompt_embeds, or guide the pipeline"
+        elif not hasattr(self.pipe, "encode_prompt"):
+            lack = f"{type(self.pipe).__name__} has no encode_prompt; pass negative_prompt_embeds"
+        elif getattr(self.pipe, "text_encoder", self) is None:
+            lack = f"the {type(self.pipe).__name__} has no text_encoder; load it, or pass negative_prompt_embeds"
+        else:
+            return
+        raise ValueError(f"{type(owner).__name__}(negative_prompt={prompt!r}): {lack}")
 
     def negative_text(self, prompt: str | list[str] | None, embeds: Any) -> Inputs:
         """The text inputs of a negative, encoded as the pipeline encodes its prompt and kept while in `guide`.

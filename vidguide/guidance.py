@@ -56,6 +56,8 @@ class Guidance:
         if self.layers is not None:
             if not isinstance(self.layers, tuple | list) or not all(type(layer) is int for layer in self.layers):
                 raise TypeError(f"{type(self).__name__}(layers={self.layers!r}): must be a tuple of block indices")
+            if not self.layers:
+                raise ValueError(f"{type(self).__name__}(layers={self.layers!r}): name a block, or leave layers out")
             object.__setattr__(self, "layers", tuple(self.layers))
 
     @property
@@ -95,6 +97,9 @@ class Guidance:
         """The arguments of the conditional call that comes next, and of its weak passes; one guidance at most changes
         them."""
         return inputs
+
+    def check_run(self, denoiser: "Denoiser") -> None:
+        """Refuse, before the first step of a run, a call that these parameters do not fit, though they act later."""
 
     def prepare(self, denoiser: "Denoiser") -> None:
         """Set edits at attention sites for the conditional call that comes next."""

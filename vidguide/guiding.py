@@ -40,6 +40,7 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
     pipe = None if isinstance(model, nn.Module) else model
     transformers = [model] if pipe is None else transformers_of(pipe)
     scheduler = scheduler or getattr(pipe, "scheduler", None)
+    check_scheduler(scheduler)
     check_guidances(guidances, scheduler)
     kernels.choice()
     run = Run()
@@ -49,6 +50,7 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
             raise ValueError(f"{type(transformer).__name__} is guided already: list all guidances in one guide(...)")
         denoisers.append(Denoiser(transformer, pipe, guidances, run))
     for denoiser in denoisers:
+        denoiser.peers = denoisers
         for guidance in guidances:
             guidance.check(denoiser)
     with ExitStack() as stack:
@@ -71,6 +73,23 @@ def transformers_of(pipe: Any) -> list[nn.Module]:
     if not transformers:
         raise TypeError(f"model={type(pipe).__name__}: give a diffusers pipeline with a transformer, or a transformer")
     return transformers
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Refuse what is no scheduler, and one whose steps another `guide` counts."""
+    if scheduler is None:
+        return
+    if not (hasattr(scheduler, "set_timesteps") and hasattr(scheduler, "step")):
+        raise TypeError(f"scheduler={scheduler!r}: give a scheduler of diffusers, with set_timesteps and step")
+    if run_of(scheduler) is not None:
+        name = type(scheduler).__name__
+        raise ValueError(f"this {name} is in use by another guide(...): give each pipeline a scheduler of its own")
+
+
+def run_of(scheduler: Any) -> Run | None:
+    """The run whose steps a scheduler counts; None for a copy, which a pipeline may have made of it."""
+    run, owner = vars(scheduler).get(RUN, (None, None))
+    return run if owner == id(scheduler) else None
 
 
 def check_guidances(guidances: tuple[Any, ...], scheduler: Any) -> None:
@@ -112,10 +131,6 @@ def guided_class(own: Any) -> type:
 @functools.cache
 def watched_class(own: Any) -> type:
     """A scheduler's class whose `set_timesteps` begins a run and whose `step` moves it. Made once per class."""
-
-    def run_of(self: Any) -> Run | None:
-        run, owner = vars(self).get(RUN, (None, None))
-        return run if owner == id(self) else None  # not for a copy that a pipeline makes of its scheduler
 
     @functools.wraps(own.set_timesteps)
     def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:

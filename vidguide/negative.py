@@ -83,3 +83,5 @@ def check_negative(guidance: Any, empty: bool) -> None:
     if not isinstance(embeds, Tensor) or embeds.ndim != 3:
         shape = tuple(embeds.shape) if isinstance(embeds, Tensor) else type(embeds).__name__
         raise TypeError(f"{name}(negative_prompt_embeds={shape}): must be a tensor (1 or B, L, C), or a dict of them")
+    if not embeds.isfinite().all():
+        raise ValueError(f"{name}(negative_prompt_embeds={tuple(embeds.shape)}): holds numbers that are not finite")

@@ -93,6 +93,7 @@ class Site:
         self.place, self.extent = layer, "spatiotemporal"
         self.own: Any = None  # the module's processor, and the one that stands in for it
         self.routed: Any = None
+        self.pairs: list[tuple[Any, Any]] = []  # of both kinds, all that there were within this guide
 
     @property
     def idle(self) -> bool:

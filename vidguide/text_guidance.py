@@ -50,6 +50,9 @@ class TextGuidance(Guidance):
             raise ValueError(f"{who}: say what the clip should not show, as text or as embeddings")
         denoiser.check_negative(self, self.negative_prompt, self.negative_prompt_embeds)
 
+    def check_run(self, denoiser: "Denoiser") -> None:
+        denoiser.negative_text(self.negative_prompt, self.negative_prompt_embeds)
+
     def prepare(self, denoiser: "Denoiser") -> None:
         edits, denoiser.stream = denoiser.kept(self, lambda: self.make_edits(denoiser), text_varies=True)
         for number, site in denoiser.text_sites.items():

@@ -77,10 +77,19 @@ def rebind(sites: Iterable[Site]) -> None:
         if site.attention.processor is not site.routed:
             site.own = site.attention.processor
             site.routed = site.attention.processor = rebound(site.own)
+            site.pairs.append((site.routed, site.own))
+
+
+def give_back(transformer: Any, sites: Iterable[Site]) -> None:
+    """CogVideoX keeps the processors that it found when its projections were fused, for later: let them be its own."""
+    kept = getattr(transformer, "original_attn_processors", None) or {}
+    own = {id(routed): own for site in sites for routed, own in site.pairs}
+    for name, processor in kept.items():
+        kept[name] = own.get(id(processor), processor)
 
 
 @contextmanager
-def routed(sites: list[Site]) -> Iterator[None]:
+def routed(transformer: Any, sites: list[Site]) -> Iterator[None]:
     """Route the attentions' kernel calls through their sites; on leaving, each has its own processor again."""
     try:
         for site in sites:
@@ -92,3 +101,4 @@ def routed(sites: list[Site]) -> Iterator[None]:
             vars(site.attention).pop(SITE, None)
             if site.routed is not None and site.attention.processor is site.routed:
                 site.attention.processor = site.own
+        give_back(transformer, sites)
