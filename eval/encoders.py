@@ -20,9 +20,14 @@ Features = NDArray[np.float32]
 
 
 class Encoder(Protocol):
-    """Any kind of weights: `weights` names them and the hash of the parameters."""
+    """Any kind of weights: `weights` names them and the hash of the parameters, `place` their device and dtype."""
 
     weights: str
+
+    @property
+    def place(self) -> str:
+        """Such as `cuda:0 float16`."""
+        ...
 
 
 def projected(output: Any) -> Any:
@@ -57,6 +62,11 @@ class TransformersEncoder:
         self.model.eval()
         self.weights = fingerprint(self.model, self.name)
         self.text = cache(self.encode_text)
+
+    @property
+    def place(self) -> str:
+        """Device and dtype."""
+        return f"{self.model.device} {str(self.model.dtype).removeprefix('torch.')}"
 
     @property
     def shape(self) -> tuple[int, int]:

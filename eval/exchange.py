@@ -137,7 +137,13 @@ def row_of(file: Path, dimension: str, told: Any, index: dict[str, Any]) -> Row:
         raise ResultsError(f"{file}: {dimension!r} is no dimension of VBench")
     row = {"schema": SCHEMA, **known, "metric": name, "version": "VBench, as installed there"}
     row |= {"value": float(value) / (100 if dimension in IN_HUNDREDTHS else 1), "status": "ok", "reason": None}
-    row |= {"unit": "as VBench defines it", "weights": "VBench's own", "per_frame": [], "versions": {}}
+    row |= {
+        "unit": "as VBench defines it",
+        "weights": "VBench's own",
+        "computed_on": "unknown",
+        "per_frame": [],
+        "versions": {},
+    }
     row |= {"marks": ["scored by VBench from lossy .mp4"], "details": {"file": str(file)}}
     return {**row, "config_hash": fingerprint({"metric": row["metric"], "source": "external"})}
 

@@ -24,6 +24,8 @@ HEADS: dict[str, tuple[str, Callable[[Any], bool]]] = {
 class LinearHead:
     """A linear predictor on unit features, such as LAION's first aesthetic one."""
 
+    place = "cpu float32"
+
     def __init__(self, file: str) -> None:
         import torch
 

@@ -24,6 +24,12 @@ class Raft:
         self.model.load_state_dict(torch.load(file, map_location=device, weights_only=True))
         self.weights = f"{Path(file).name} {hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16]}"
 
+    @property
+    def place(self) -> str:
+        """Device and dtype."""
+        one = next(self.model.parameters())
+        return f"{one.device} {str(one.dtype).removeprefix('torch.')}"
+
     def flow(self, first: "Tensor", second: "Tensor") -> "Tensor":
         """Displacement `(1, 2, H, W)` in pixels between images `(1, 3, H, W)` of 0..255, sides multiples of 8."""
         import torch

@@ -71,7 +71,7 @@ def score(
     every: list[Row] = []
     for entry in entries:
         tell(str(entry.clip))
-        blank = blank_rows(entry, metrics, settings, environment)
+        blank = blank_rows(entry, metrics, settings, environment, encoders or {})
         known = [kept.get(identity(row)) for row in blank]
         rows = [row for row in known if row]
         if len(rows) < len(blank):
@@ -98,7 +98,13 @@ def identity(row: Row) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in names)
 
 
-def blank_rows(entry: Entry, metrics: Sequence[Metric], settings: Settings, environment: dict[str, str]) -> list[Row]:
+def blank_rows(
+    entry: Entry,
+    metrics: Sequence[Metric],
+    settings: Settings,
+    environment: dict[str, str],
+    encoders: Mapping[str, Encoder],
+) -> list[Row]:
     """A row per metric with everything but the outcome."""
     try:
         file = file_hash(entry.clip)
@@ -108,10 +114,17 @@ def blank_rows(entry: Entry, metrics: Sequence[Metric], settings: Settings, envi
     for metric in metrics:
         definition = {"metric": metric.id, "version": metric.version, "weights": metric.weights}
         reading = {name: value for name, value in asdict(settings).items() if name != "max_bytes"}
-        config = {**definition, **reading, "versions": environment, "schema": SCHEMA}
-        row = {"schema": SCHEMA, **as_row(entry), **definition, "unit": metric.unit, "file_sha256": file}
+        place = {"computed_on": computed_on(metric, encoders)}
+        config = {**definition, **place, **reading, "versions": environment, "schema": SCHEMA}
+        row = {"schema": SCHEMA, **as_row(entry), **definition, **place, "unit": metric.unit, "file_sha256": file}
         rows.append({**row, "config_hash": fingerprint(config), "versions": environment})
     return rows
+
+
+def computed_on(metric: Metric, encoders: Mapping[str, Encoder]) -> str:
+    """Device and dtype of the networks that a metric uses; those without run on the CPU, in the dtype they state."""
+    places = [encoders[kind].place for kind in metric.encoders if kind in encoders]
+    return ", ".join(dict.fromkeys(places)) or "cpu"
 
 
 def fill(

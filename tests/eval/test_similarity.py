@@ -145,5 +145,6 @@ def test_the_report_names_the_weights(encoders: dict[str, Encoder], tmp_path: Pa
     summary = evaluate([path], manifest=tmp_path / "p.json", metrics=["clip"], encoders=encoders, output=tmp_path / "o")
     rows = [row for row in summary.rows if row["metric"].startswith("clip.") and row["status"] == "ok"]
     assert {row["weights"] for row in rows} == {encoders["clip"].weights}
+    assert {row["computed_on"] for row in rows} == {"cpu float32"}
     assert any("CLIP did not see the last 3 tokens" in note for note in summary.notes)
     assert "CLIP did not see" in (tmp_path / "o" / "report.html").read_text()

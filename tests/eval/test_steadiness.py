@@ -155,6 +155,17 @@ def test_a_lossless_container_changes_nothing_and_a_lossy_one_little(tmp_path: P
     )
 
 
+def test_a_clip_enlarged_by_whole_numbers_moves_as_much_and_flickers_as_much() -> None:
+    clip = clips.translation(side=96)
+    large = Clip(frames=clip.frames.repeat(2, 1).repeat(2, 2), fps=8)
+    assert value("vbench.temporal_flickering", large) == pytest.approx(value("vbench.temporal_flickering", clip))
+    assert value("guard.frozen_share", large) == value("guard.frozen_share", clip)
+    assert value("guard.motion", large) == pytest.approx(value("guard.motion", clip), rel=0.03)
+    pumping = clips.alternating(4, clip)
+    twice = Clip(frames=pumping.frames.repeat(2, 1).repeat(2, 2), fps=8)
+    assert value("temporal.luma_flicker", twice) == pytest.approx(value("temporal.luma_flicker", pumping))
+
+
 def test_what_cannot_be_measured_is_none_with_a_reason() -> None:
     single = Sample(Clip(frames=clips.constant().frames[:1], fps=8))
     for name, metric in METRICS.items():

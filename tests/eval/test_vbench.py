@@ -27,7 +27,7 @@ DIMENSIONS = sorted(name.partition(".")[2] for name in METRICS if name.startswit
 class Pictures:
     """A stub backbone in the place of DINO ViT-B/16, CLIP ViT-B/32 or CLIP ViT-L/14."""
 
-    weights = "stub"
+    weights, place = "stub", "cpu float32"
 
     def __init__(self, shape: tuple[int, int], seed: int) -> None:
         self.shape, self.seed = shape, seed
@@ -38,7 +38,7 @@ class Pictures:
 
 
 class Head:
-    weights = "stub"
+    weights, place = "stub", "cpu float32"
 
     def score(self, features: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
@@ -46,7 +46,7 @@ class Head:
 
 
 class Flow:
-    weights = "stub"
+    weights, place = "stub", "cpu float32"
 
     def flow(self, first: Tensor, second: Tensor) -> Tensor:
         assert first.shape[-1] % 8 == first.shape[-2] % 8 == 0
