@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import negative_text, tiny_wan, wan_inputs
-from test_weak import sampled, videos
+from test_weak import clips, cogvideox, sampled, videos
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from vidguide import EMAG, NAG, guide
@@ -63,6 +63,16 @@ def test_compiled_weak_passes_act_and_agree(compiled: Callable[..., Any]) -> Non
     assert not torch.allclose(result[-1], tiny_wan(num_layers=2)(**calls[-1])[0], atol=1e-4)
     # First average, later averages, second pass; a block's own graph besides where blocks are compiled one by one.
     assert counter.frame_count <= 4
+
+
+def test_compiled_weak_passes_act_and_agree_in_joint_attention() -> None:
+    torch._dynamo.reset()
+    emag, calls = EMAG(decay=0.5, select=(1,), start=0.25, stop=1.0), clips(4)
+    eager, _ = sampled(cogvideox(), calls, emag)
+    model = compile_whole(cogvideox(), "eager")
+    result, _ = sampled(model, calls, emag)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(result, eager, strict=True))
+    assert not torch.allclose(result[-1], cogvideox()(**calls[-1])[0], atol=1e-4)
 
 
 def test_the_default_backend_compiles_it_whole() -> None:

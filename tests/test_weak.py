@@ -12,7 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from plain_emag import plain_emag
 from tiny_families import BY_NAME, noise
 
-from vidguide import APG, CFG, EMAG, NAG, PAG, STG, CFGZeroStar, guide
+from vidguide import APG, CFG, EMAG, NAG, PAG, SEG, STG, CFGZeroStar, guide
 from vidguide.batch import Batch
 from vidguide.blocks import Blocks
 from vidguide.emag import default_layers
@@ -250,6 +250,31 @@ def test_leaving_restores_everything(wan: Any, snapshot: Callable[..., Any], gui
     wan(**wan_inputs())
     assert context.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None) is False
     assert same(before, snapshot(wan))
+
+
+@pytest.mark.parametrize("guidance", [*WEAK, SEG(layers=(1,))], ids=repr)
+@pytest.mark.parametrize(("make", "each"), [(tiny_wan, videos), (cogvideox, clips)], ids=["Wan", "CogVideoX"])
+def test_an_exception_within_a_weak_pass_leaves_nothing(
+    make: Any, each: Any, guidance: Guidance, snapshot: Callable[..., Any]
+) -> None:
+    model, calls, passes = make(), each(2), iter(range(9))
+    before, plain = snapshot(model), model(**calls[1])[0]
+
+    def fail(*args: Any) -> None:
+        if next(passes) == 3:  # the clean and the weak pass of the first step went well, the clean one of the second
+            raise ZeroDivisionError
+
+    last = (model.blocks if hasattr(model, "blocks") else model.transformer_blocks)[-1]
+    attention = getattr(last, "ffn", None) or last.ff
+    handle = attention.register_forward_hook(fail)
+    if isinstance(guidance, STG) and 2 in guidance.layers and guidance.mode == "residual":
+        handle.remove()  # the last block is the one that is left out
+        handle = model.proj_out.register_forward_hook(fail)
+    with pytest.raises(ZeroDivisionError):
+        sampled(model, calls, guidance)
+    handle.remove()
+    assert same(before, snapshot(model))
+    assert torch.equal(model(**calls[1])[0], plain)
 
 
 def test_few_steps_are_told_and_auto_keeps_the_papers_share() -> None:
