@@ -52,5 +52,6 @@ FAMILIES = (
         layout="BFHWC",
         cuts={"audio_hidden_states": "BLC", "visual_token_type_ids": "BF"},
         instead={"visual_rope_pos": None},
+        since="0.42",
     ),
 )

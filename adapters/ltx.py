@@ -55,5 +55,6 @@ FAMILIES = (
         cuts={"audio_hidden_states": "BLC", "audio_timestep": "BL", "video_keyframes_mask": "BLC"},
         instead={**ONE, "video_coords": None, "audio_coords": None, "video_self_attention_mask": None},
         cfg="batched",
+        since="0.37",
     ),
 )

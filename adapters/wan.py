@@ -37,6 +37,7 @@ FAMILIES = (
         layout="BFCHW",
         cuts={"r_timestep": "BL"},
         cfg="batched",
+        since="0.39",
     ),
     Family(
         name="Helios",
@@ -45,5 +46,6 @@ FAMILIES = (
         cuts={"indices_hidden_states": "BL"},
         # Without history: attention to text looks at the current frames only, or at each token by itself.
         instead={f"latents_history_{span}": None for span in ("short", "mid", "long")},
+        since="0.37",
     ),
 )

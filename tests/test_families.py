@@ -3,6 +3,8 @@
 import ast
 import functools
 import inspect
+import subprocess
+import sys
 import textwrap
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,13 +17,14 @@ import diffusers
 import pytest
 import torch
 from conftest import same
+from packaging.version import Version
 from tiny_families import ALL, BY_NAME, TINY, Tiny, Values, row
 from torch import Tensor
 
-from vidguide import EMAG, NAG, PAG, STG, VSF, guide, locate
+from vidguide import CADS, CFG, EMAG, NAG, PAG, SEG, STG, VSF, guide, locate
 from vidguide.blocks import Blocks
 from vidguide.denoiser import Denoiser, prediction_of
-from vidguide.family import families, family_of
+from vidguide.family import families, family_of, refused
 from vidguide.guidance import Guidance
 from vidguide.run import Run
 from vidguide.sites import listing
@@ -208,7 +211,7 @@ def test_a_weak_pass_that_begins_late_is_the_whole_pass(tiny: Tiny, weak: Any, m
     model, first, inputs = tiny.make(), tiny.inputs(2), tiny.inputs(2)
     inputs["hidden_states"] = inputs["hidden_states"].flip(0)
     plain = prediction_of(model(**inputs))
-    if tiny.key == "SanaVideoTransformer3DModel":
+    if not families()[tiny.key].self_softmax:
         with pytest.raises(ValueError, match="linear attention"), guide(model, weak):
             pass
         return
@@ -219,6 +222,43 @@ def test_a_weak_pass_that_begins_late_is_the_whole_pass(tiny: Tiny, weak: Any, m
     assert (late - plain).abs().max() > 1e-3
     guided = ask(tiny, inputs, nag(tiny.negative()))
     assert (late - guided).abs().max() > 1e-3
+
+
+METHODS: dict[str, Make] = {
+    "NAG": nag,
+    "VSF": vsf,
+    "CFG": lambda negative: CFG(negative_prompt_embeds=negative),
+    "CADS": lambda negative: CADS(full=0.9, none=1.0),
+    "EMAG": lambda negative: EMAG(decay=0.5, select=(1,), start=0.0, stop=1.0, scale=4),
+    "STG": lambda negative: STG(layers=(1,)),
+    "PAG": lambda negative: PAG(layers=(1,)),
+    "SEG": lambda negative: SEG(layers=(1,)),
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@every_family
+def test_every_guidance_acts_or_is_refused_as_the_table_says(tiny: Tiny, method: str) -> None:
+    row = next(row for row in listing() if tiny.key in row["transformers"])
+    (said,) = (value for column, value in row.items() if method in column.split(", "))
+    model, guidance = model_of(tiny.name), METHODS[method](tiny.negative())
+    first, second = tiny.inputs(2), tiny.inputs(2)
+    second["hidden_states"] = second["hidden_states"].flip(0)
+    if said != "tested":
+        with pytest.raises(ValueError, match=said.removeprefix("no: ")), guide(model, guidance):
+            pass
+        return
+    guided, plain = (second_of(model, first, second, *guidances) for guidances in ((guidance,), ()))
+    assert guided.isfinite().all()
+    assert (guided - plain).abs().max() > 1e-4
+
+
+@every_family
+def test_our_classifier_free_guidance_is_its_equation(tiny: Tiny) -> None:
+    inputs, negative = tiny.inputs(2), tiny.negative(2)
+    cond, uncond = ask(tiny, inputs), ask(tiny, {**inputs, **negative})
+    guided = ask(tiny, inputs, CFG(scale=3, negative_prompt_embeds=negative))
+    torch.testing.assert_close(guided, uncond + 3 * (cond - uncond))
 
 
 def second_of(model: Any, first: Values, second: Values, *guidances: Guidance) -> Tensor:
@@ -234,7 +274,7 @@ def second_of(model: Any, first: Values, second: Values, *guidances: Guidance) -
 @pytest.mark.parametrize("weak", WEAK, ids=["EMAG", "PAG", "STG"])
 @batched
 def test_of_a_doubled_batch_a_weak_pass_runs_and_corrects_the_conditional_half(tiny: Tiny, weak: Any) -> None:
-    if tiny.key == "SanaVideoTransformer3DModel":
+    if not families()[tiny.key].self_softmax:
         return
     model, cond, uncond = tiny.make(), tiny.inputs(2), {**tiny.inputs(2), **tiny.text(2, 7, 6)}
     rows: list[int] = []
@@ -293,6 +333,7 @@ PIPELINES = {  # of each family, pipelines that encode prompts in different ways
     "LatteTransformer3DModel": ("LattePipeline",),
     "CosmosTransformer3DModel": ("CosmosTextToWorldPipeline", "Cosmos2_5_PredictBasePipeline"),
     "SanaVideoTransformer3DModel": ("SanaVideoPipeline",),
+    "SanaWMTransformer3DModel": ("SanaWMPipeline",),
     "Kandinsky5Transformer3DModel": ("Kandinsky5T2VPipeline",),
     "Kandinsky6Transformer3DModel": ("Kandinsky6TI2VAPipeline",),
     "CogVideoXTransformer3DModel": ("CogVideoXPipeline",),
@@ -338,8 +379,10 @@ class FakePipeline:
         tree = ast.parse(textwrap.dedent(inspect.getsource(self.real.encode_prompt)))
         answers = [ast.unparse(node.value) for node in ast.walk(tree) if isinstance(node, ast.Return) and node.value]
         text = self.tiny.text(1, 7, 5)
-        text["encoder_hidden_states"] = text["encoder_hidden_states"].reshape(1, 7, -1)  # Allegro's adds an axis after
-        return tuple(text.get(ANSWERS.get(answer, "")) for answer in answers[-1].strip("()").split(", "))
+        if self.tiny.key == "AllegroTransformer3DModel":  # whose pipeline adds an axis after
+            text["encoder_hidden_states"] = text["encoder_hidden_states"].squeeze(1)
+        longest = max(reversed(answers), key=lambda answer: answer.count(","))
+        return tuple(text.get(ANSWERS.get(answer, "")) for answer in longest.strip("()").split(", "))
 
     def connectors(self, embeds: Tensor, mask: Tensor, padding_side: str) -> tuple[Tensor, Tensor, Tensor]:
         return embeds, self.tiny.text(1, 7, 5)["audio_encoder_hidden_states"], mask
@@ -355,6 +398,8 @@ ANSWERS = {  # what encode_prompt's answers are called, as arguments of the tran
     "prompt_embeds_mask_2": "encoder_attention_mask_2",
     "pooled_prompt_embeds": "pooled_projections",
     "prompt_embeds_clip": "pooled_projections",
+    "negative_prompt_embeds": "encoder_hidden_states",  # SANA-WM's is asked for the negative beside a prompt
+    "negative_prompt_attention_mask": "mask",
 }
 
 
@@ -405,11 +450,27 @@ def test_the_token_grid_counts_the_videos_queries(tiny: Tiny) -> None:
     assert counts[0][0] * counts[0][1] == 2 * frames * height * width
 
 
-def test_the_readme_lists_every_family() -> None:
-    readme = (Path(__file__).parent.parent / "README.md").read_text()
-    for family in listing():
-        cells = (value for name, value in family.items() if name != "here")
-        assert f"| {' | '.join(cells)} |" in readme
+def test_tables_of_families_and_their_lines_are_as_the_declarations_say() -> None:
+    """`python benchmarks/families.py` writes them."""
+    script = Path(__file__).parent.parent / "benchmarks" / "families.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", sorted(families()))
+def test_a_family_is_where_its_release_of_diffusers_has_it(name: str) -> None:
+    since = Version(families()[name].since)
+    assert hasattr(diffusers, name) == (Version(diffusers.__version__).release >= since.release)
+
+
+@pytest.mark.parametrize("name", sorted(refused()))
+def test_what_is_left_out_is_refused_with_the_reason(name: str) -> None:
+    """By its name alone: the class need not be installed."""
+    model = type(name, (torch.nn.Module,), {})()
+    for ask_for in (locate, lambda model: guide(model).__enter__()):
+        with pytest.raises(LookupError, match=f"{name} is known and not supported: .{{30}}"):
+            ask_for(model)
+    assert name not in families()
 
 
 def test_a_model_with_paired_texts_is_refused() -> None:

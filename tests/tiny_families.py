@@ -124,6 +124,24 @@ def fourth_axis(batch: int, length: int, seed: int) -> Values:
     return {**values, "encoder_hidden_states": values["encoder_hidden_states"].unsqueeze(1)}
 
 
+def shorter_mask(batch: int, length: int, seed: int) -> Values:
+    """SANA-WM's text, with a fourth axis and the name of its mask."""
+    values = fourth_axis(batch, length, seed)
+    return {"encoder_hidden_states": values["encoder_hidden_states"], "mask": values["encoder_attention_mask"]}
+
+
+def cameras(frames: int) -> Callable[[int], Tensor]:
+    """A pose and intrinsics for each frame, the camera moving to the side."""
+
+    def make(batch: int) -> Tensor:
+        poses = torch.eye(4).repeat(batch, frames, 1, 1)
+        poses[..., 0, 3] = torch.linspace(0, 1, frames)
+        lens = torch.tensor([4.0, 4.0, 3.0, 2.0]).expand(batch, frames, 4)
+        return torch.cat([poses.flatten(2), lens], -1)
+
+    return make
+
+
 HEADS = dict(num_attention_heads=2, attention_head_dim=12)
 WAN = dict(**HEADS, in_channels=4, out_channels=4, text_dim=16, freq_dim=32, ffn_dim=32, num_layers=3)
 FACES = {"4": 16, "8": 16, "16": 16}
@@ -285,6 +303,32 @@ ALL = [
         ),
         latents(4, 2, 4, 6),
         masked(),
+    ),
+    Tiny(
+        "SanaWMTransformer3DModel",
+        dict(
+            in_channels=4,
+            num_layers=2,
+            hidden_size=32,
+            num_attention_heads=2,
+            linear_head_dim=16,
+            softmax_every_n=2,
+            caption_channels=16,
+            chunk_plucker_channels=6,
+            chunk_plucker_post_attn_blocks=2,
+            image_size=32,
+        ),
+        latents(
+            4,
+            2,
+            4,
+            6,
+            timestep=lambda batch: torch.full((batch, 1, 2), 500.0),
+            camera_conditions=cameras(2),
+            chunk_plucker=random(6, 2, 4, 6),
+        ),
+        shorter_mask,
+        bfloat16=False,  # its camera branch computes in float32 beside weights of bfloat16
     ),
     Tiny(
         "Kandinsky5Transformer3DModel",

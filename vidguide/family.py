@@ -70,6 +70,7 @@ class Family:
             layers after all others for NAG, and left alone by weak passes.
         block_output: which of its arguments a block returns anew; more than one makes a tuple.
         refuse: `transformer -> reason` why this very model cannot be guided; None when it can.
+        since: the first release of diffusers that has it; "0.36" for those that were there before.
     """
 
     name: str
@@ -96,6 +97,21 @@ class Family:
     side_blocks: tuple[str, ...] = ()
     block_output: tuple[str, ...] = ("hidden_states",)
     refuse: Callable[[Any], str | None] | None = None
+    since: str = "0.36"
+
+
+def adapters() -> list[Any]:
+    """The modules in `vidguide.adapters`."""
+    package = importlib.import_module("vidguide.adapters")
+    return [
+        importlib.import_module(found.name) for found in pkgutil.iter_modules(package.__path__, "vidguide.adapters.")
+    ]
+
+
+@functools.cache
+def refused() -> dict[str, str]:
+    """Transformers that are known and left out, each with the reason."""
+    return {name: reason for module in adapters() for name, reason in getattr(module, "REFUSED", {}).items()}
 
 
 @functools.cache
@@ -105,10 +121,9 @@ def families() -> dict[str, Family]:
     Raises:
         ValueError: two declarations name the same transformer.
     """
-    package = importlib.import_module("vidguide.adapters")
     known: dict[str, Family] = {}
-    for module in pkgutil.iter_modules(package.__path__, "vidguide.adapters."):
-        for family in getattr(importlib.import_module(module.name), "FAMILIES", ()):
+    for module in adapters():
+        for family in getattr(module, "FAMILIES", ()):
             for transformer in family.transformers:
                 if transformer in known:
                     raise ValueError(f"{transformer}: declared by {known[transformer].name} and by {family.name}")
@@ -120,10 +135,12 @@ def family_of(transformer: Any) -> Family:
     """The family of a transformer, by its class name.
 
     Raises:
-        LookupError: none is registered, or the family's adapter refuses this model; the message says why.
+        LookupError: none is registered, or the transformer is left out or this model refused; the message says why.
     """
     name = type(transformer).__name__
     family = families().get(name)
+    if name in refused():
+        raise LookupError(f"{name} is known and not supported: {refused()[name]}")
     if family is None:
         known = ", ".join(sorted(families()))
         raise LookupError(

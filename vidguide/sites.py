@@ -41,7 +41,8 @@ def locate(model: Any) -> list[Location]:
 
 
 def listing() -> list[dict[str, str]]:
-    """The registered families, each with its transformer classes, how text gets in, and whether they are installed."""
+    """The registered families, each with its transformer classes, how text gets in, which guidances are tested on it,
+    the first release of diffusers that has it, and whether the installed one has."""
     diffusers = importlib.import_module("diffusers")
     rows = []
     for one in {known.name: known for known in families().values()}.values():
@@ -51,9 +52,10 @@ def listing() -> list[dict[str, str]]:
                 "family": one.name,
                 "transformers": ", ".join(one.transformers),
                 "text": "joint attention" if one.joint else "cross-attention",
-                "NAG, VSF, CFG": "yes",
-                "EMAG, STG, PAG, SEG": "yes" if weak_passes(one) else "no",
-                "here": f"needs a newer diffusers than {diffusers.__version__}" if missing else "yes",
+                "NAG, VSF, CFG, CADS": "tested",
+                "EMAG, STG, PAG, SEG": "tested" if weak_passes(one) else "no: linear attention",
+                "diffusers": f"from {one.since}",
+                "here": f"not in diffusers {diffusers.__version__}" if missing else "yes",
             }
         )
     return rows
@@ -69,13 +71,18 @@ def _locate(transformer: Any, prefix: str) -> list[Location]:
             attention: Any = modules.get(name)
             if attention is not None:
                 heads = getattr(attention, "heads", None) or attention.num_heads
-                path, processor = f"{prefix}{stack}.{index}.{name}", type(attention.processor).__name__
+                path, processor = f"{prefix}{stack}.{index}.{name}", processor_of(attention)
                 found.append(Location(layer, path, role, family.extent, int(heads), processor, orders.get(role, "")))
     for index, block in enumerate(transformer.get_submodule(family.temporal_blocks) if family.temporal_blocks else ()):
         attention = block.get_submodule(family.self_attention)
-        path, processor = f"{prefix}{family.temporal_blocks}.{index}.{family.self_attention}", attention.processor
-        found.append(Location(index, path, "self", "temporal", int(attention.heads), type(processor).__name__))
+        path = f"{prefix}{family.temporal_blocks}.{index}.{family.self_attention}"
+        found.append(Location(index, path, "self", "temporal", int(attention.heads), processor_of(attention)))
     return found
+
+
+def processor_of(attention: Any) -> str:
+    """Class of an attention's processor, or where it does without one, its own."""
+    return type(getattr(attention, "processor", attention)).__name__
 
 
 def _roles(family: Family) -> list[tuple[str, str]]:
