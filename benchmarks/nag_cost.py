@@ -4,27 +4,36 @@
 
 Two blocks of random weights, 4 heads of 64, 226 text tokens, float32. Each round times one call of every arm after
 another, so that whatever else the machine does falls on all; the table has medians over the rounds of the ratio to the
-same round's unguided call. "Two passes" is the published way in joint attention: a full attention per text.
+same round's unguided call. "Published way" is, by cross-attention, both texts projected and attended to at each call;
+in joint attention, a full attention per text. "Doubled batch" is what classifier-free guidance takes. Memory is the
+largest resident size over that before the model is made, in a process of its own for each arm (Linux only).
 """
 
 import argparse
+import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import torch
+import torch.nn.functional as F
 from diffusers import CogVideoXTransformer3DModel, FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
 from reporting import table, write
 from rich.progress import track
 
 from vidguide import NAG, guide
+from vidguide.formulas import nag
 from vidguide.nag_edits import JointAttentionNAG
 
 TEXT, HEADS, DIM, WIDTH = 226, 4, 64, 128
 BLOCKS = dict(num_attention_heads=HEADS, attention_head_dim=DIM, in_channels=4, out_channels=4, num_layers=2)
+ARMS = ("unguided", "NAG", "published way", "doubled batch")
+KINDS = ("cross-attention", "joint attention")
+STATUS = Path("/proc/self/status")
 
 
 def wan(tokens: int) -> tuple[Any, dict[str, Any]]:
@@ -48,6 +57,22 @@ def text(seed: int) -> torch.Tensor:
     return torch.randn(1, TEXT, WIDTH, generator=torch.Generator().manual_seed(seed))
 
 
+class BothTexts:
+    """Cross-attention to the prompt and to the negative, both projected at each call, then NAG."""
+
+    def __init__(self, negative: torch.Tensor) -> None:
+        self.negative = negative
+
+    def __call__(self, attn: Any, hidden_states: Any, text: Any, mask: Any = None, rotary: Any = None) -> torch.Tensor:
+        query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        sides = []
+        for tokens in (text, self.negative):
+            key = attn.norm_k(attn.to_k(tokens)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+            value = attn.to_v(tokens).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+            sides.append(F.scaled_dot_product_attention(query, key, value).transpose(1, 2))
+        return attn.to_out[0](nag(*sides, 11.0, 2.5, 0.25).flatten(2))
+
+
 @contextmanager
 def two_passes() -> Iterator[None]:
     """Joint attention without merging by log-sum-exp."""
@@ -61,38 +86,71 @@ def two_passes() -> Iterator[None]:
         yield
 
 
-def arms(make: Callable[[int], Any], tokens: int, stack: ExitStack) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Models by arm, each guided while the stack is open, and the call they get."""
-    models: dict[str, Any] = {}
-    for arm in ("unguided", "NAG", "two passes"):
-        torch.manual_seed(0)
-        model, call = make(tokens)
-        models[arm] = model.eval().requires_grad_(False)
-        if arm == "unguided":
-            continue
-        scheduler = FlowMatchEulerDiscreteScheduler()
-        stack.enter_context(guide(model, NAG(negative_prompt_embeds=text(2)), scheduler=scheduler))
-        scheduler.set_timesteps(4)  # begins a run: what is made of the negative is kept from call to call
-        with two_passes() if arm == "two passes" else nullcontext():
-            model(**call)
-    return models, call
+def guided(model: Any, stack: ExitStack) -> None:
+    """Guide a model while the stack is open, in one run: what is made of the negative is kept from call to call."""
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    stack.enter_context(guide(model, NAG(negative_prompt_embeds=text(2)), scheduler=scheduler))
+    scheduler.set_timesteps(4)
 
 
-def ratios(make: Callable[[int], Any], tokens: int, repeats: int) -> dict[str, float]:
+def prepared(kind: str, arm: str, tokens: int, stack: ExitStack) -> tuple[Any, dict[str, Any]]:
+    """The model of an arm and the call that it gets, after a first one, in which what is kept is made."""
+    torch.manual_seed(0)
+    model, call = (wan if kind == KINDS[0] else cogvideox)(tokens)
+    model = model.eval().requires_grad_(False)
+    if arm == "doubled batch":
+        doubled = ("hidden_states", "timestep", "encoder_hidden_states")
+        call = {name: torch.cat([value, value]) if name in doubled else value for name, value in call.items()}
+    elif arm == "published way" and kind == KINDS[0]:
+        for block in model.blocks:
+            block.attn2.processor = BothTexts(model.condition_embedder.text_embedder(text(2)))
+    elif arm != "unguided":
+        guided(model, stack)
+    with two_passes() if arm == "published way" else nullcontext():
+        model(**call)
+    return model, call
+
+
+def seconds(kind: str, tokens: int, repeats: int) -> dict[str, float]:
     """Median time of each arm over the unguided one's in the same round, and that one's in seconds."""
-    rounds: dict[str, list[float]] = {"unguided, s": [], "NAG": [], "two passes": []}
+    rounds: dict[str, list[float]] = {arm: [] for arm in ARMS}
     with ExitStack() as stack, torch.no_grad():
-        models, call = arms(make, tokens, stack)
-        for _ in track(range(repeats), description=f"{make.__name__} {tokens}"):
-            times = {}
-            for arm, model in models.items():
+        models = {arm: prepared(kind, arm, tokens, stack) for arm in ARMS}
+        for _ in track(range(repeats), description=f"{kind} {tokens}"):
+            for arm, (model, call) in models.items():
                 begin = time.perf_counter()
                 model(**call)
-                times[arm] = time.perf_counter() - begin
-            rounds["unguided, s"].append(times["unguided"])
-            for arm in ("NAG", "two passes"):
-                rounds[arm].append(times[arm] / times["unguided"])
-    return {name: statistics.median(values) for name, values in rounds.items()}
+                rounds[arm].append(time.perf_counter() - begin)
+    ratios = {arm: [a / b for a, b in zip(times, rounds[ARMS[0]], strict=True)] for arm, times in rounds.items()}
+    found = {arm: statistics.median(values) for arm, values in ratios.items()}
+    return {**found, "unguided": statistics.median(rounds[ARMS[0]])}
+
+
+def memory_now(field: str) -> float:
+    """Resident size (VmRSS) or the largest so far (VmHWM) of this process, MiB."""
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) / 1024
+
+
+def peak(kind: str, arm: str, tokens: int) -> float:
+    """How much memory two calls of an arm take at most, MiB; to be asked in a fresh process."""
+    torch.set_num_threads(1)
+    before = memory_now("VmRSS")
+    with ExitStack() as stack, torch.no_grad():
+        model, call = prepared(kind, arm, tokens, stack)
+        model(**call)
+    return memory_now("VmHWM") - before
+
+
+def peaks(kind: str, tokens: int) -> dict[str, float]:
+    """Peak memory of each arm, each in a process of its own."""
+    if not STATUS.exists():
+        return {}
+    found = {}
+    for arm in ARMS:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found[arm] = pool.apply(peak, (kind, arm, tokens))
+    return found
 
 
 def main() -> None:
@@ -102,21 +160,14 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args()
     rows, results = [], {}
-    for make, kind in ((wan, "cross-attention"), (cogvideox, "joint attention")):
+    for kind in KINDS:
         for tokens in arguments.tokens:
-            found = ratios(make, tokens, arguments.repeats)
-            if kind == "cross-attention":
-                del found["two passes"]
-            results[f"{kind} {tokens}"] = found
-            cells = {name: f"{value:.2f}" for name, value in found.items()}
-            rows.append({"text by": kind, "video tokens": str(tokens), "two passes": "", **cells})
-    write("nag_cost", rows_to_text(rows), results)
-
-
-def rows_to_text(rows: list[dict[str, str]]) -> str:
-    """The table, columns in one order."""
-    columns = ("text by", "video tokens", "unguided, s", "NAG", "two passes")
-    return table([{name: row[name] for name in columns} for row in rows])
+            times, memory = seconds(kind, tokens, arguments.repeats), peaks(kind, tokens)
+            results[f"{kind} {tokens}"] = {"time": times, "memory": memory}
+            row = {"text by": kind, "video tokens": str(tokens), "unguided, s": f"{times['unguided']:.2f}"}
+            row |= {f"{arm}, x": f"{times[arm]:.2f}" for arm in ARMS[1:]}
+            rows.append(row | {f"{arm}, MiB": f"{memory[arm]:.0f}" if memory else "-" for arm in ARMS})
+    write("nag_cost", table(rows), results)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,114 @@
+"""Whether NAG's L1 ratio over a frame or the clip flickers less than over a token, at equal suppression.
+
+    python benchmarks/norms.py [--model tiny | tiny-4step] [--clips 256] [--first 2048]
+
+The cases of `negative_prompt.py`, all arms on the same prompts, negatives and seeds: each norm at several `tau`, scale
+11, alpha 0.5. What is compared with the paper's norm, at the same `tau` and pair by pair: how often the unwanted value
+shows (suppression), and the warping error, of all pairs and of those in which the oracle reads the same scene in both
+clips, so that what moves is the same. Intervals are 95%, by bootstrap over prompts; p by sign flips, corrected for the
+number of comparisons (Holm).
+"""
+
+import argparse
+from typing import Any
+
+import numpy as np
+from reporting import percent, share, table, write
+from sampling import Arm, Result, sample
+
+from vidguide import NAG
+from vidguide.combine import NORMS
+from vidguide.eval.oracle import read
+from vidguide.eval.statistics import Paired, holm, paired
+from vidguide.pipelines.load import load
+from vidguide.pipelines.models import SHIPPED
+
+TAUS = (1.25, 2.5, 5.0)
+PAPER = NORMS[0]
+
+
+def nag_arm(norm: str, tau: float) -> Arm:
+    """NAG with the negative prompt."""
+    return lambda n: (NAG(negative_prompt=n, tau=tau, alpha=0.5, norm=norm),)
+
+
+ARMS: dict[tuple[str, float], Arm] = {(norm, tau): nag_arm(norm, tau) for tau in TAUS for norm in NORMS}
+
+
+def values(result: Result, name: str, kept: list[int]) -> dict[tuple[str, object], float]:
+    """A judgement of the kept cases by case and seed; those that have no value are left out."""
+    found = {(str(i), i): result.judged[i][name] for i in kept}
+    return {key: value for key, value in found.items() if np.isfinite(value)}
+
+
+def same_scene(one: Result, other: Result) -> list[int]:
+    """Cases in which the oracle reads the same scene in both arms' clips."""
+    pairs = enumerate(zip(one.frames, other.frames, strict=True))
+    return [i for i, clips in pairs if read(clips[0]).scene == read(clips[1]).scene]
+
+
+def compare(results: dict[tuple[str, float], Result]) -> dict[tuple[str, float], dict[str, Paired]]:
+    """Of each arm but the paper's: its differences to the paper's norm at the same tau."""
+    found = {}
+    for (norm, tau), result in results.items():
+        if norm == PAPER:
+            continue
+        base, every = results[PAPER, tau], list(range(len(result.judged)))
+        alike = same_scene(base, result)
+        found[norm, tau] = {
+            "unwanted": paired(values(base, "unwanted", every), values(result, "unwanted", every)),
+            "warping error": paired(values(base, "warping error", every), values(result, "warping error", every)),
+            "of equal scenes": paired(values(base, "warping error", alike), values(result, "warping error", alike)),
+        }
+    return found
+
+
+def rows_of(results: dict[tuple[str, float], Result]) -> list[dict[str, str]]:
+    """A row per arm."""
+    compared = compare(results)
+    flicker = {str(arm): found["of equal scenes"].p for arm, found in compared.items()}
+    corrected = holm({arm: p for arm, p in flicker.items() if p is not None})
+    rows = []
+    for (norm, tau), result in results.items():
+        judged, against = result.judged, compared.get((norm, tau), {})
+        row = {"tau": f"{tau:g}", "norm": norm}
+        row["unwanted shows, %"] = percent(share(int(sum(one["unwanted"] for one in judged)), len(judged)))
+        row["against token, points"] = difference(against.get("unwanted"), 100, 1)
+        row["as asked, %"] = f"{100 * np.mean([one['as asked'] for one in judged]):.1f}"
+        row["well-formed, %"] = f"{100 * np.mean([one['well-formed'] for one in judged]):.1f}"
+        row["warping error x 1000"] = f"{np.nanmean([one['warping error'] for one in judged]):.3f}"
+        row["against token"] = difference(against.get("warping error"), 1, 3)
+        alike = against.get("of equal scenes")
+        row["of equal scenes"] = difference(alike, 1, 3) + (f" ({alike.pairs} pairs)" if alike else "")
+        row["p"] = f"{corrected[str((norm, tau))]:.3f}" if str((norm, tau)) in corrected else "-"
+        rows.append(row)
+    return rows
+
+
+def difference(found: Paired | None, factor: float, digits: int) -> str:
+    """A mean difference with its interval."""
+    if found is None or found.difference.mean is None:
+        return "-"
+    mean, low, high = (found.difference.mean, found.difference.low, found.difference.high)
+    if low is None or high is None:
+        return f"{factor * mean:+.{digits}f}"
+    return f"{factor * mean:+.{digits}f} [{factor * low:+.{digits}f}, {factor * high:+.{digits}f}]"
+
+
+def main() -> None:
+    """Measure, print and write `benchmarks/results/norms_MODEL.{md,json}`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="tiny", choices=sorted(SHIPPED))
+    parser.add_argument("--clips", type=int, default=256)
+    parser.add_argument("--first", type=int, default=2048, help="number of the first case")
+    args = parser.parse_args()
+    indices = range(args.first, args.first + args.clips)
+    named = sample(load(args.model), args.model, {str(arm): make for arm, make in ARMS.items()}, indices)
+    results = {arm: named[str(arm)] for arm in ARMS}
+    data: dict[str, Any] = {f"{norm} {tau:g}": results[norm, tau].judged for norm, tau in ARMS}
+    text = f"{args.clips} clips an arm, cases {indices.start} to {indices.stop - 1}.\n\n{table(rows_of(results))}"
+    write(f"norms_{args.model}", text, {"clips": args.clips, "first": args.first, "arms": data})
+
+
+if __name__ == "__main__":
+    main()
