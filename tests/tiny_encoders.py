@@ -26,7 +26,8 @@ def tokenizer(**settings: Any) -> Any:
     words.train_from_iterator([WORDS], trainers.WordLevelTrainer(special_tokens=special))
     words.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 3)])
     names = dict(zip(("pad_token", "unk_token", "bos_token", "eos_token"), special, strict=True))
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, **names, chat_template=CHAT, **settings)
+    settings |= {**names, "chat_template": CHAT, "model_input_names": ["input_ids", "attention_mask"]}
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=words, **settings)
 
 
 class TextsOnly:
