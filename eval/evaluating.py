@@ -179,7 +179,8 @@ def listing() -> list[dict[str, str]]:
     """Every metric, for people: what it needs, the licence of its weights, whether it can be had here, what it is."""
 
     def row(metric: Metric) -> dict[str, str]:
-        needs = ", ".join((*metric.needs, *(f"{kind} weights" for kind in metric.encoders)))
+        packages = dict.fromkeys(name for kind in metric.encoders for name in KINDS[kind].packages)
+        needs = ", ".join((*metric.needs, *(f"{kind} weights" for kind in metric.encoders), *packages))
         return {
             "metric": metric.id,
             "better": metric.better or "guard",

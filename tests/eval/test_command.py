@@ -131,6 +131,7 @@ def test_the_list_says_what_is_needed_and_what_is_lacking() -> None:
     assert rows["temporal.warp_error"]["available here"] == "yes"
     assert rows["world.attributes"]["needs"] == "eval_prompt"
     assert "--pickscore MODEL" in rows["pickscore.score"]["available here"]
+    assert rows["vbench.dynamic_degree"]["needs"] == "raft weights, torchvision"
     assert "VBench itself" in rows["external.imaging_quality"]["available here"]
     assert all(row["licence"] and row["weights"] for row in rows.values())
     shown = RUN.invoke(app, ["list"])
