@@ -46,8 +46,7 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
     run = Run()
     denoisers = []
     for transformer in transformers:
-        if DENOISER in vars(transformer):
-            raise ValueError(f"{type(transformer).__name__} is guided already: list all guidances in one guide(...)")
+        check_transformer(transformer)
         denoisers.append(Denoiser(transformer, pipe, guidances, run))
     for denoiser in denoisers:
         denoiser.peers = denoisers
@@ -60,6 +59,23 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
         if scheduler is not None:
             stack.enter_context(as_class(scheduler, watched_class, RUN, (run, id(scheduler))))
         yield run
+
+
+def check_transformer(transformer: nn.Module) -> None:
+    """Refuse one that is guided already, and one whose sequence lies on several devices.
+
+    Raises:
+        ValueError: with the cure.
+    """
+    name = type(transformer).__name__
+    if DENOISER in vars(transformer):
+        raise ValueError(f"{name} is guided already: list all guidances in one guide(...)")
+    parallel = getattr(getattr(transformer, "_orig_mod", transformer), "_parallel_config", None)
+    if getattr(parallel, "context_parallel_config", None) is not None:
+        raise ValueError(
+            f"{name} is under context parallel: what a guidance measures would be of one device's share alone, "
+            "and a negative is read over a single token, which cannot be split; guide it without enable_parallelism"
+        )
 
 
 def transformers_of(pipe: Any) -> list[nn.Module]:
