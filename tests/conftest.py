@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +12,17 @@ if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which diffusers does
 
 from diffusers import WanTransformer3DModel
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--table", type=Path, metavar="FILE", help="write the compatibility table (with -m slow)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--table"):
+        from table import Recorder
+
+        config.pluginmanager.register(Recorder(config.getoption("--table")))
 
 
 def tiny_wan(**changes: Any) -> WanTransformer3DModel:

@@ -219,7 +219,7 @@ FEATURES = {
         Feature("fuse_qkv_projections", on_transformers(projections_fused)),
         Feature("set_attention_backend: _native_math", backend_set("_native_math"), within=global_backend_kept),
         Feature("set_attention_backend: _native_flash", backend_set("_native_flash"), within=global_backend_kept),
-        Feature("set_attention_backend: flex", backend_set("flex"), within=global_backend_kept),
+        Feature("set_attention_backend: flex", backend_set("flex"), within=global_backend_kept, calls=1),
         Feature("attention_backend: _native_math", within=partial(attention_backend, "_native_math")),
         Feature("FirstBlockCache", on_transformers(first_block_cached), lossy=True),
         Feature("TaylorSeer", on_transformers(taylor_cached), lossy=True),

@@ -1,0 +1,91 @@
+"""Writes a table of features and families from what `test_every_feature` recorded."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from composing import SUBJECTS
+from features import FEATURES
+
+FAMILIES = list(SUBJECTS)
+
+HEAD = """# What vidguide goes with
+
+Made by `pytest -m slow tests/test_compose.py --table FILE`, not by hand, with diffusers {diffusers} and
+torch {torch} on a CPU. Every cell is a test: a pipeline of the family at tiny size, with the feature of the row and its
+own classifier-free guidance on, is sampled three times under the guidance.
+
+- *equal*: each time the same as the guided pipeline without the feature, within the feature's own tolerance (2e-5 on
+  latents of size 1; ten times what a cache changes in the unguided pipeline), and when the guidance is left the
+  pipeline is bitwise as before.
+- *refused*: an error before the first step is done, which says why and what to do; the messages are below.
+- *not in diffusers*: the unguided pipeline does not work with it either.
+
+"""
+REST = """
+## Beside the table
+
+- Several pipelines in one process, nested and crosswise, two threads, callbacks, interrupts, errors and Ctrl-C at any
+  call, a LoRA loaded, scaled, fused and unloaded between calls: `tests/test_around.py`, every family of the table.
+- What caches make of NAG and of weak passes, against models in whose processors the guidance is written out:
+  `tests/test_caches.py`. GGUF and int8 weights: `tests/test_quantised.py`. Recompilations: `tests/test_compile.py`.
+- Modular pipelines of Wan 2.1, Wan 2.2 and LTX take `NAGGuidance` and `EMAGGuidance` of `vidguide.pipelines.guiders` by
+  `pipe.update_components(guider=NAGGuidance())`; `guide` works around them too, with ready embeddings:
+  `tests/test_guiders.py`.
+- Refused: context parallel. A negative is read over a single video token, which cannot be split among ranks, and EMAG's
+  choice of a layer, like NAG's norms by frame and clip, would have to be reduced across them.
+- Not tried: group offload with streams, attention backends that need a GPU.
+"""
+
+
+def written(cells: list[list[str]]) -> str:
+    """The table, and the messages that it refers to."""
+    features, families = (list(dict.fromkeys(cell[i] for cell in cells)) for i in (0, 1))
+    notes: dict[str, int] = {}
+    lines = [f"| feature | {' | '.join(families)} |", f"|---|{'---|' * len(families)}"]
+    for feature in features:
+        row = [described([c for c in cells if c[:2] == [feature, family]], notes) for family in families]
+        lines.append(f"| {feature} | {' | '.join(row)} |")
+    head = HEAD.format(diffusers=diffusers.__version__, torch=torch.__version__.split("+")[0])
+    listed = "\n".join(f"{number}. {note}" for note, number in notes.items())
+    missing = [feature for feature in FEATURES if feature not in features]
+    tail = f"\nNot run for this table: {', '.join(missing)}.\n" if missing else ""
+    return f"{head}{chr(10).join(lines)}\n{tail}\n## What the refusals say\n\n{listed}\n{REST}"
+
+
+def described(cells: list[list[str]], notes: dict[str, int]) -> str:
+    """One cell: its outcome, or one for each group of methods."""
+    groups: dict[str, list[str]] = {}
+    for _, _, method, kind, detail in cells:
+        text = kind if not detail else f"{kind} [{notes.setdefault(f'`{detail}`', len(notes) + 1)}]"
+        groups.setdefault(text, []).append(method)
+    if len(groups) == 1:
+        return next(iter(groups))
+    return "; ".join(f"{', '.join(methods)}: {text}" for text, methods in groups.items())
+
+
+class Recorder:
+    """Keeps the cells that tests record and, when all have passed, writes them into the table among those it has.
+
+    They lie beside it as JSON, so that a run of some features (`-k`) renews these and leaves the others.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.kept = path, path.with_suffix(".json")
+        self.cells: dict[tuple[str, ...], list[str]] = {}
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.when == "call" and report.passed:
+            for name, cell in report.user_properties:
+                if name == "cell":
+                    self.cells[tuple(cell[:3])] = list(cell)
+
+    def pytest_sessionfinish(self, session: Any, exitstatus: int) -> None:
+        if exitstatus == 0 and self.cells:
+            before = json.loads(self.kept.read_text()) if self.kept.exists() else []
+            cells = {tuple(cell[:3]): cell for cell in before} | self.cells
+            ordered = sorted(cells.values(), key=lambda cell: (list(FEATURES).index(cell[0]), FAMILIES.index(cell[1])))
+            self.kept.write_text(json.dumps(ordered, indent=0) + "\n")
+            self.path.write_text(written(ordered))
