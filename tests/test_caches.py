@@ -215,8 +215,10 @@ def test_a_shared_state_is_refused_where_two_texts_differ_in_length() -> None:
     nag = NAG(negative_prompt_embeds=subject.negative())
     pipe = subject.pipe()
     broadcast(pipe.transformer)
+    unguided = subject.sample(pipe)
     with pytest.raises(ValueError, match="true_cfg_scale=1"), guide(pipe, nag):
         subject.sample(pipe)
+    assert torch.equal(subject.sample(pipe), unguided)  # the cache does not go on from where that broke off
     with guide(pipe, nag):
         assert subject.sample(pipe, cfg=False).isfinite().all()
 

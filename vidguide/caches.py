@@ -79,6 +79,12 @@ class Caches:
                 for name in [name for name in states if name.startswith(OWN)]:
                     del states[name]
 
+    def reset(self) -> None:
+        """After a run that was broken off: let caches begin anew, as a pipeline does where a run ends."""
+        begin_anew = getattr(self.transformer, "_reset_stateful_cache", None)
+        if self.hooks and begin_anew is not None:
+            begin_anew()
+
     def check(self, guidance: "Guidance", family: Family, depth: int) -> None:
         """Refuse, before the first step of a run, a guidance that a cache would answer wrongly.
 

@@ -65,6 +65,10 @@ class Denoiser:
         try:
             with routed(self.original, self.sites), self.blocks.staged():
                 yield
+        except BaseException:
+            self.caches.look()
+            self.caches.reset()
+            raise
         finally:
             self.caches.look()
             self.caches.forget()

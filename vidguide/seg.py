@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from vidguide.guidance import check_number
@@ -41,12 +42,13 @@ def blurred(tokens: Tensor, grid: tuple[int, int, int], sigma: float | None, ove
         sigma: standard deviation in tokens, None for the mean.
     """
     wide = torch.promote_types(tokens.dtype, torch.float32)
-    volume = tokens.to(wide).reshape(tokens.shape[0], *grid, *tokens.shape[2:])
+    frames, height, _ = grid
+    volume = rearrange(tokens.to(wide), "b (f h w) heads d -> b f h w heads d", f=frames, h=height)
     for axis, size in enumerate(grid):
         if axis or over_frames:
             weights = blur_weights(size, sigma).to(volume.device, volume.dtype)
             volume = torch.tensordot(weights, volume, ([1], [axis + 1])).movedim(0, axis + 1)
-    return volume.reshape(tokens.shape).to(tokens.dtype)
+    return rearrange(volume, "b f h w heads d -> b (f h w) heads d").to(tokens.dtype)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
