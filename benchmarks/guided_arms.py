@@ -32,10 +32,8 @@ NONE, ON_TOP_OF = "no guidance", "CFG 3"
 ARMS: dict[str, Arm] = {
     NONE: lambda n: (),
     ON_TOP_OF: lambda n: (CFG(scale=3),),
-    "EMAG 1.5": lambda n: (EMAG(decay="auto"),),
     "EMAG 5.1": lambda n: (EMAG(scale=5.1, decay="auto"),),
     "CFG 3 + EMAG 1.5": lambda n: (CFG(scale=3), EMAG(decay="auto")),
-    "CFG 3 + EMAG 1.5, decay 0.988": lambda n: (CFG(scale=3), EMAG()),
     "CFG 3 + STG 1": lambda n: (CFG(scale=3), STG()),
     "CFG 3 + PAG 3": lambda n: (CFG(scale=3), PAG()),
     "CFG 3 + SEG 3": lambda n: (CFG(scale=3), SEG()),
