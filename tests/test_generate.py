@@ -77,6 +77,12 @@ def test_the_student_has_four_noise_levels_that_all_do_work() -> None:
     assert torch.allclose(scheduler.sigmas, torch.tensor([1.0, 0.928, 0.799, 0.5, 0.0]), atol=1e-3)
 
 
+def test_a_negative_prompt_brings_the_students_own_nag() -> None:
+    clip = generate(PROMPT, model="tiny-4step", negative_prompt="red", device="cpu", progress=False)
+    (told,) = clip.provenance["guidance"]
+    assert (told["name"], told["scale"], told["tau"], told["alpha"]) == ("NAG", 11, 1.25, 0.5)
+
+
 def test_nag_takes_the_unwanted_colour_away(pipe: Any) -> None:
     """From noise that shows red where no colour is asked for, the same noise with red as the negative does not."""
     prompt, reds = "a large circle moving right on a white background", 0
