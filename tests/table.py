@@ -18,7 +18,7 @@ torch {torch} on a CPU. Every cell is a test: a pipeline of the family at tiny s
 own classifier-free guidance on, is sampled three times under the guidance.
 
 - *equal*: each time the same as the guided pipeline without the feature, within the feature's own tolerance (2e-5 on
-  latents of size 1; twenty times what a cache changes in the unguided pipeline), and when the guidance is left the
+  latents of size 1; ten times what a cache changes in the unguided pipeline), and when the guidance is left the
   pipeline is bitwise as before.
 - *refused*: an error before the first step is done, which says why and what to do; the messages are below.
 - *not in diffusers*: the unguided pipeline does not work with it either.

@@ -111,7 +111,7 @@ def outcome(drawn: Drawn) -> tuple[str, str]:
     if not message:
         assert isinstance(expected, Tensor), "refused without the feature, and not with it"
         inexact = feature.lossy or drawn.dtype == torch.bfloat16  # extrapolation magnifies what is lost
-        tolerance = TOLERANCE[drawn.dtype] + (20 * lost + 1e-4 if inexact else feature.atol)
+        tolerance = TOLERANCE[drawn.dtype] + (10 * lost + 1e-4 if inexact else feature.atol)
         for result in results:
             error = (result - expected).abs().mean().item()
             assert error <= tolerance, f"{error:.1e} off"
