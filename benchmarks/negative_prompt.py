@@ -60,11 +60,13 @@ CHOSEN: dict[str, dict[str, Arm]] = {
     "tiny": {
         **NONE,
         "CFG 3, empty negative": lambda n: (CFG(scale=3),),
-        "CFG 3, negative": cfg_arm(3),
+        **CFGS,
         "NAG (default: 11, 2.5, 0.25)": nag_arm(),
         "NAG 11, alpha 0.5": nag_arm(alpha=0.5),
+        "NAG 11, tau 1.25, alpha 0.5": nag_arm(tau=1.25, alpha=0.5),
         "CFG 3, empty negative + NAG": lambda n: (CFG(scale=3), NAG(negative_prompt=n)),
         "VSF": lambda n: (VSF(negative_prompt=n),),
+        "VSF 0.5": vsf_arm(0.5),
     },
     "tiny-4step": {
         **NONE,
@@ -75,10 +77,7 @@ CHOSEN: dict[str, dict[str, Arm]] = {
         "VSF 0.5": vsf_arm(0.5),
     },
 }
-SHOWN = {  # rows of the contact sheet
-    "tiny": (BASE, "CFG 3, negative", "NAG 11, alpha 0.5"),
-    "tiny-4step": (BASE, "CFG 3, negative", "CFG 7, negative", "NAG (default: 11, 2.5, 0.25)"),
-}
+SHOWN = (BASE, "CFG 3, negative", "CFG 7, negative", "NAG (default: 11, 2.5, 0.25)")  # rows of the contact sheet
 
 
 def rows_of(results: dict[str, Result], picked: list[int], times: bool = True) -> list[dict[str, str]]:
@@ -146,7 +145,7 @@ def main() -> None:
     data = {arm: {"judged": result.judged, "seconds": result.seconds} for arm, result in results.items()}
     write(name, "\n".join(parts), {"clips": args.clips, "first": args.first, "arms": data})
     if args.arms == "chosen":
-        sheet = contact_sheet(results, cases, SHOWN[args.model])
+        sheet = contact_sheet(results, cases, SHOWN)
         Image.fromarray(sheet).save(RESULTS / f"{name}.png", optimize=True)
 
 
