@@ -18,7 +18,7 @@ import pytest
 import torch
 from conftest import same
 from packaging.version import Version
-from tiny_families import ALL, BY_NAME, TINY, Tiny, Values, row
+from tiny_families import ALL, BY_NAME, TINY, Tiny, Values, cast, row
 from torch import Tensor
 
 from vidguide import CADS, CFG, EMAG, NAG, PAG, SEG, STG, VSF, guide, locate
@@ -43,12 +43,12 @@ def _quick() -> Any:
 
 
 @functools.cache
-def model_of(tiny_name: str) -> Any:
-    return BY_NAME[tiny_name].make()
+def model_of(tiny_name: str, dtype: torch.dtype = torch.float32) -> Any:
+    return BY_NAME[tiny_name].make().to(dtype)
 
 
 def ask(tiny: Tiny, inputs: Values, *guidances: Guidance) -> Tensor:
-    model = model_of(tiny.name)
+    model = model_of(tiny.name, inputs["hidden_states"].dtype)
     with guide(model, *guidances):
         return prediction_of(model(**inputs))
 
@@ -79,16 +79,16 @@ def test_without_effect_the_output_is_bitwise_the_same(tiny: Tiny) -> None:
 
 @every_family
 def test_a_negative_equal_to_the_prompt_is_the_identity(tiny: Tiny) -> None:
-    inputs = tiny.inputs(2)
+    inputs = tiny.exact(tiny.inputs(2))
     prompt = {name: inputs[name] for name in tiny.negative()}
-    torch.testing.assert_close(ask(tiny, inputs, nag(prompt)), ask(tiny, inputs), atol=2e-5, rtol=0)
+    tiny.agree(ask(tiny, inputs, nag(prompt)), ask(tiny, inputs))
 
 
 @every_family
 def test_a_negative_that_gets_no_attention_is_the_identity(tiny: Tiny) -> None:
-    inputs = tiny.inputs(2)
-    unseen = ask(tiny, inputs, vsf(tiny.negative(), offset=1e4))
-    torch.testing.assert_close(unseen, ask(tiny, inputs), atol=2e-6, rtol=0)
+    inputs = tiny.exact(tiny.inputs(2))
+    unseen = ask(tiny, inputs, vsf(tiny.exact(tiny.negative()), offset=1e4))
+    tiny.agree(unseen, ask(tiny, inputs))
 
 
 @every_negative
@@ -107,22 +107,22 @@ HISTORY = "HunyuanVideoFramepackTransformer3DModel"  # its queries are more than
 @pytest.mark.parametrize("make", [nag, partial(nag, norm="frame"), partial(nag, norm="clip"), vsf])
 @every_family
 def test_a_batch_of_two_is_two_of_one(tiny: Tiny, make: Make) -> None:
-    inputs, negative = tiny.inputs(2), tiny.negative(2)
+    inputs, negative = tiny.exact(tiny.inputs(2)), tiny.exact(tiny.negative(2))
     if tiny.key == HISTORY and getattr(make(negative), "norm", None) == "frame":
         with pytest.raises(ValueError, match="73 tokens attend here where the clip's grid has 3 x 4 x 4"):
             ask(tiny, inputs, make(negative))
         return
     together = ask(tiny, inputs, make(negative))
     apart = [ask(tiny, row(inputs, i, 2), make(row(negative, i, 2))) for i in range(2)]
-    torch.testing.assert_close(together, torch.cat(apart), atol=tiny.atol, rtol=1e-4)
+    tiny.agree(together, torch.cat(apart))
 
 
 @every_negative
 @every_family
 def test_one_negative_serves_every_prompt(tiny: Tiny, make: Make) -> None:
-    inputs, negative = tiny.inputs(2), tiny.negative(1)
+    inputs, negative = tiny.exact(tiny.inputs(2)), tiny.exact(tiny.negative(1))
     twice = {name: torch.cat([value] * 2) if value.ndim > 1 else value for name, value in negative.items()}
-    torch.testing.assert_close(ask(tiny, inputs, make(negative)), ask(tiny, inputs, make(twice)), atol=2e-6, rtol=1e-5)
+    tiny.agree(ask(tiny, inputs, make(negative)), ask(tiny, inputs, make(twice)))
 
 
 @every_negative
@@ -149,29 +149,20 @@ def fail(*args: Any) -> None:
 @every_negative
 @every_family
 def test_padding_of_a_negative_changes_nothing(tiny: Tiny, make: Make) -> None:
-    family, negative = families()[tiny.key], tiny.negative()
+    family, inputs, negative = families()[tiny.key], tiny.exact(tiny.inputs(1)), tiny.exact(tiny.negative())
     cut = dict(negative)
     for name, embeds in family.text_masks.items():
         length = int(negative[name].sum())
         assert length < negative[name].shape[1]
         cut[name], cut[embeds] = negative[name][:, :length], negative[embeds].narrow(-2, 0, length)
-    torch.testing.assert_close(
-        ask(tiny, tiny.inputs(1), make(cut)), ask(tiny, tiny.inputs(1), make(negative)), atol=2e-5, rtol=0
-    )
+    tiny.agree(ask(tiny, inputs, make(cut)), ask(tiny, inputs, make(negative)))
 
 
 @every_negative
 @pytest.mark.parametrize("tiny", [tiny for tiny in TINY if tiny.bfloat16], ids=lambda tiny: tiny.name)
 def test_in_bfloat16_it_is_finite(tiny: Tiny, make: Make) -> None:
-    def cast(values: Values) -> Values:
-        floats = {
-            name: value for name, value in values.items() if isinstance(value, Tensor) and value.dtype.is_floating_point
-        }
-        return values | {name: value.bfloat16() for name, value in floats.items()}
-
-    model = tiny.make().to(torch.bfloat16)
-    with guide(model, make(cast(tiny.negative()))):
-        assert prediction_of(model(**cast(tiny.inputs(1)))).isfinite().all()
+    inputs, negative = (cast(values, torch.bfloat16) for values in (tiny.inputs(1), tiny.negative()))
+    assert ask(tiny, inputs, make(negative)).isfinite().all()
 
 
 @every_negative
@@ -189,13 +180,14 @@ def test_it_acts_in_the_layers_it_is_asked_to(tiny: Tiny, make: Make) -> None:
 @every_negative
 @batched
 def test_of_a_batch_that_the_pipeline_doubled_the_conditional_half_is_guided(tiny: Tiny, make: Make) -> None:
-    model, negative = tiny.make(), tiny.negative(1)
-    cond, uncond = tiny.inputs(2), {**tiny.inputs(2), **tiny.text(2, 7, 6)}
+    model, negative = tiny.make().to(tiny.dtype), tiny.exact(tiny.negative(1))
+    cond = tiny.exact(tiny.inputs(2))
+    uncond = {**cond, **tiny.exact(tiny.text(2, 7, 6))}
     pipe = SimpleNamespace(transformer=model, do_classifier_free_guidance=True)
     with guide(pipe, make(negative)):
         halves = prediction_of(model(**doubled(uncond, cond))).chunk(2)
-    torch.testing.assert_close(halves[0], ask(tiny, uncond), atol=2e-5, rtol=1e-4)
-    torch.testing.assert_close(halves[1], ask(tiny, cond, make(negative)), atol=2e-5, rtol=1e-4)
+    tiny.agree(halves[0], ask(tiny, uncond))
+    tiny.agree(halves[1], ask(tiny, cond, make(negative)))
 
 
 WEAK = [
@@ -255,10 +247,10 @@ def test_every_guidance_acts_or_is_refused_as_the_table_says(tiny: Tiny, method:
 
 @every_family
 def test_our_classifier_free_guidance_is_its_equation(tiny: Tiny) -> None:
-    inputs, negative = tiny.inputs(2), tiny.negative(2)
+    inputs, negative = tiny.exact(tiny.inputs(2)), tiny.exact(tiny.negative(2))
     cond, uncond = ask(tiny, inputs), ask(tiny, {**inputs, **negative})
     guided = ask(tiny, inputs, CFG(scale=3, negative_prompt_embeds=negative))
-    torch.testing.assert_close(guided, uncond + 3 * (cond - uncond))
+    tiny.agree(guided, uncond + 3 * (cond - uncond))
 
 
 def second_of(model: Any, first: Values, second: Values, *guidances: Guidance) -> Tensor:
@@ -276,14 +268,15 @@ def second_of(model: Any, first: Values, second: Values, *guidances: Guidance) -
 def test_of_a_doubled_batch_a_weak_pass_runs_and_corrects_the_conditional_half(tiny: Tiny, weak: Any) -> None:
     if not families()[tiny.key].self_softmax:
         return
-    model, cond, uncond = tiny.make(), tiny.inputs(2), {**tiny.inputs(2), **tiny.text(2, 7, 6)}
+    model, cond, negative = tiny.make().to(tiny.dtype), tiny.exact(tiny.inputs(2)), tiny.exact(tiny.negative())
+    uncond = {**cond, **tiny.exact(tiny.text(2, 7, 6))}
     rows: list[int] = []
     hook = model.register_forward_pre_hook(
         lambda model, args, kwargs: rows.append(len(kwargs["hidden_states"])), with_kwargs=True
     )
     pipe = SimpleNamespace(transformer=model, do_classifier_free_guidance=True)
     pipe.scheduler = scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
-    with guide(pipe, weak, nag(tiny.negative())):
+    with guide(pipe, weak, nag(negative)):
         scheduler.set_timesteps(2)
         for step in range(2):
             cond["hidden_states"], uncond["hidden_states"] = (v["hidden_states"].flip(0) for v in (cond, uncond))
@@ -291,10 +284,9 @@ def test_of_a_doubled_batch_a_weak_pass_runs_and_corrects_the_conditional_half(t
             scheduler.step(halves[0], scheduler.timesteps[step], halves[0])
     hook.remove()
     assert rows[-2:] == [4, 2]
-    torch.testing.assert_close(halves[0], ask(tiny, uncond), atol=2e-5, rtol=1e-4)
+    tiny.agree(halves[0], ask(tiny, uncond))
     first = {**cond, "hidden_states": cond["hidden_states"].flip(0)}
-    corrected = second_of(model, first, cond, weak, nag(tiny.negative()))
-    torch.testing.assert_close(halves[1], corrected, atol=1e-4, rtol=1e-4)
+    tiny.agree(halves[1], second_of(model, first, cond, weak, nag(negative)))
 
 
 def doubled(uncond: Values, cond: Values) -> Values:

@@ -32,8 +32,9 @@ class Tiny:
         video: `batch -> arguments` other than the text.
         text: `(batch, length, seed) -> text arguments`.
         length: of the negative's text where it may differ from the prompt's 7.
-        atol: how well a sample agrees with itself in another batch.
         bfloat16: whether the model itself runs in it on a CPU.
+        float64: whether it runs in that.
+        atol: how closely two ways to compute the same agree, where it does not.
     """
 
     name: str
@@ -42,8 +43,9 @@ class Tiny:
     text: Callable[[int, int, int], Values]
     length: int = 9
     extra: Values = field(default_factory=dict)
-    atol: float = 2e-5
     bfloat16: bool = True
+    float64: bool = True
+    atol: float = 2e-5
 
     @property
     def key(self) -> str:
@@ -58,12 +60,35 @@ class Tiny:
                 parameter.copy_(0.3 * torch.randn_like(parameter))
         return model
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """In which two ways to compute the same are compared: rounding then cannot hide, or look like, a difference."""
+        return torch.float64 if self.float64 else torch.float32
+
     def inputs(self, batch: int) -> Values:
         timestep = {"timestep": torch.full((batch,), 500.0)}
         return {**timestep, **self.video(batch), **self.text(batch, 7, 2), **self.extra, "return_dict": False}
 
     def negative(self, batch: int = 1) -> Values:
         return self.text(batch, self.length, 5)
+
+    def exact(self, values: Values) -> Values:
+        """Arguments in the dtype of comparisons."""
+        return cast(values, self.dtype)
+
+    def agree(self, one: Tensor, other: Tensor) -> None:
+        """Fails unless two predictions are the same but for rounding."""
+        assert one.dtype == other.dtype == self.dtype
+        torch.testing.assert_close(one, other, atol=1e-12 if self.float64 else self.atol, rtol=0)
+
+
+def cast(values: Any, dtype: torch.dtype) -> Any:
+    """The floating point tensors in arguments, and in lists and tuples of them, as another dtype."""
+    if isinstance(values, dict):
+        return {name: cast(value, dtype) for name, value in values.items()}
+    if isinstance(values, list | tuple):
+        return type(values)(cast(value, dtype) for value in values)
+    return values.to(dtype) if isinstance(values, Tensor) and values.dtype.is_floating_point else values
 
 
 def latents(*shape: int, **more: Callable[[int], Any]) -> Callable[[int], Values]:
@@ -287,6 +312,7 @@ ALL = [
         latents(4, 2, 4, 6),
         embeds(),
         extra={"fps": 30},
+        float64=False,  # its norms are taken in float32
     ),
     Tiny(
         "SanaVideoTransformer3DModel",
@@ -349,6 +375,7 @@ ALL = [
         extra={"visual_rope_pos": (torch.arange(2), torch.arange(2), torch.arange(3))},
         atol=2e-3,  # its rotary embedding rounds to bfloat16, whatever the model's dtype
         bfloat16=False,  # its time embedding stays float32, and only CUDA's autocast mends that
+        float64=False,
     ),
     Tiny(
         "Kandinsky6Transformer3DModel",
@@ -462,8 +489,14 @@ ALL = [
         latents(4, 2, 4, 6),
         embeds(),
     ),
-    Tiny("MotifVideoTransformer3DModel", MOTIF, latents(4, 2, 3, 4), masked()),
-    Tiny("MotifVideoTransformer3DModel/noisy", {**MOTIF, "in_channels": 9}, latents(9, 2, 3, 4), masked()),
+    Tiny("MotifVideoTransformer3DModel", MOTIF, latents(4, 2, 3, 4), masked(), float64=False),  # as Kandinsky 5
+    Tiny(
+        "MotifVideoTransformer3DModel/noisy",
+        {**MOTIF, "in_channels": 9},
+        latents(9, 2, 3, 4),
+        masked(),
+        float64=False,
+    ),
     Tiny(
         "MotifVideoTransformer3DModel/image",
         {
@@ -475,6 +508,7 @@ ALL = [
         },
         latents(4, 2, 3, 4, image_embeds=random(4, 8)),
         masked(),
+        float64=False,
     ),
 ]
 TINY = [tiny for tiny in ALL if hasattr(diffusers, tiny.key)]  # an older diffusers lacks some
