@@ -12,11 +12,12 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.guiders.classifier_free_guidance import ClassifierFreeGuidance
 from diffusers.guiders.guider_utils import BaseGuidance
 
+from vidguide.calls import GuidedCalls
 from vidguide.denoiser import Denoiser
 from vidguide.emag import EMAG
 from vidguide.family import Inputs, family_of
 from vidguide.guidance import Guidance
-from vidguide.guiding import DENOISER, guided_class
+from vidguide.guiding import CALLS, guided_class
 from vidguide.nag import NAG
 from vidguide.patching import as_class
 from vidguide.run import Run
@@ -25,12 +26,12 @@ from vidguide.run import Run
 class OneCall:
     """Stands around one call of a transformer, which afterwards is of its own class again."""
 
-    def __init__(self, denoiser: Denoiser, leave: Callable[[], None]) -> None:
-        self.denoiser, self.contexts, self.leave = denoiser, denoiser.contexts, leave
+    def __init__(self, calls: GuidedCalls, leave: Callable[[], None]) -> None:
+        self.calls, self.contexts, self.leave = calls, calls.contexts, leave
 
     def __call__(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            return self.denoiser(call, args, kwargs)
+            return self.calls(call, args, kwargs)
         finally:
             self.leave()
 
@@ -41,7 +42,7 @@ class Guider(ClassifierFreeGuidance):
     def _set_up(self, guidance_scale: float, enabled: bool) -> None:
         BaseGuidance.__init__(self, enabled=enabled)
         self._cfg = ClassifierFreeGuidance(guidance_scale=guidance_scale)
-        self._guided: Denoiser | None = None
+        self._guided: GuidedCalls | None = None
         self._uncond: Inputs = {}  # the text inputs of the unconditional branch
         self._within = ExitStack()
         self._guidance({})  # refuses bad parameters here and now
@@ -67,29 +68,31 @@ class Guider(ClassifierFreeGuidance):
         super().prepare_models(denoiser)
         self._within.close()
         if self._enabled and self.is_conditional:
-            guided = self._denoiser_of(denoiser)
-            guided.run.step = self._step
+            guided = self._calls_of(denoiser)
+            guided.denoiser.run.step = self._step
             call = OneCall(guided, self._within.close)
             self._within.enter_context(guided.rebound())
-            self._within.enter_context(as_class(denoiser, guided_class, DENOISER, call))
+            self._within.enter_context(as_class(denoiser, guided_class, CALLS, call))
 
     def cleanup_models(self, denoiser: Any) -> None:
         self._within.close()
         if self._step == self._num_inference_steps - 1:
             self._guided = None  # and what was kept for the run
 
-    def _denoiser_of(self, transformer: Any) -> Denoiser:
+    def _calls_of(self, transformer: Any) -> GuidedCalls:
         """The run's own, or at the first step that this guider sees of a run, a new one."""
-        kept = self._guided
-        if kept is not None and kept.transformer is transformer and kept.run.step < self._step:
-            return kept
+        if self._guided is not None:
+            kept = self._guided.denoiser
+            if kept.transformer is transformer and kept.run.step < self._step:
+                return self._guided
         text = family_of(getattr(transformer, "_orig_mod", transformer)).text_inputs
         given = {name: value for name, value in self._uncond.items() if name in text and value is not None}
         run = Run()
         run.begin(self._num_inference_steps)
         guidance = self._guidance(given)
-        self._guided = Denoiser(transformer, None, (guidance,), run)
-        guidance.check(self._guided)
+        denoiser = Denoiser(transformer, None, (guidance,), run)
+        guidance.check(denoiser)
+        self._guided = GuidedCalls(denoiser, [denoiser])
         return self._guided
 
     def __call__(self, data: list[Any]) -> Any:

@@ -93,7 +93,7 @@ def test_decay_of_one_freezes_the_first_query_and_equal_steps_give_no_gradient()
 
 
 def averages_of(model: Any) -> dict[int, Any]:
-    (kept,) = vars(model)["_vidguide_denoiser"]._kept.values()
+    (kept,) = vars(model)["_vidguide_calls"].denoiser._kept.values()
     return kept[1][0]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from vidguide.family import Inputs
 from vidguide.formulas import cfg
 from vidguide.guidance import Guidance, check_number
-from vidguide.negative import check_negative
+from vidguide.negative import check_encodable, check_negative
 
 if TYPE_CHECKING:
     from vidguide.denoiser import Denoiser
@@ -55,10 +55,10 @@ class CFG(Guidance):
         return not self.neutral
 
     def check(self, denoiser: "Denoiser") -> None:
-        denoiser.check_negative(self, self.negative_prompt or "", self.negative_prompt_embeds)
+        check_encodable(self, denoiser.pipe)
 
     def check_run(self, denoiser: "Denoiser") -> None:
-        if denoiser.pipeline_guides():
+        if denoiser.branches.pipeline_guides():
             self.beside_uncond()
         self.negative_text(denoiser)
 

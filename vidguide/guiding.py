@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from vidguide import kernels
+from vidguide.calls import GuidedCalls
 from vidguide.cfg import CFG
 from vidguide.denoiser import Denoiser
 from vidguide.guidance import Guidance
@@ -15,7 +16,7 @@ from vidguide.patching import as_class
 from vidguide.run import Run
 from vidguide.text_guidance import TextGuidance
 
-DENOISER, RUN = "_vidguide_denoiser", "_vidguide_run"
+CALLS, RUN = "_vidguide_calls", "_vidguide_run"
 
 
 @contextmanager
@@ -49,13 +50,13 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
         check_transformer(transformer)
         denoisers.append(Denoiser(transformer, pipe, guidances, run))
     for denoiser in denoisers:
-        denoiser.peers = denoisers
         for guidance in guidances:
             guidance.check(denoiser)
     with ExitStack() as stack:
         for denoiser in denoisers:
-            stack.enter_context(denoiser.rebound())
-            stack.enter_context(as_class(denoiser.transformer, guided_class, DENOISER, denoiser))
+            calls = GuidedCalls(denoiser, denoisers)
+            stack.enter_context(calls.rebound())
+            stack.enter_context(as_class(denoiser.transformer, guided_class, CALLS, calls))
         if scheduler is not None:
             stack.enter_context(as_class(scheduler, watched_class, RUN, (run, id(scheduler))))
         yield run
@@ -68,7 +69,7 @@ def check_transformer(transformer: nn.Module) -> None:
         ValueError: with the cure.
     """
     name = type(transformer).__name__
-    if DENOISER in vars(transformer):
+    if CALLS in vars(transformer):
         raise ValueError(f"{name} is guided already: list all guidances in one guide(...)")
     parallel = getattr(getattr(transformer, "_orig_mod", transformer), "_parallel_config", None)
     if getattr(parallel, "context_parallel_config", None) is not None:
@@ -130,13 +131,13 @@ def check_guidances(guidances: tuple[Any, ...], scheduler: Any) -> None:
 
 @functools.cache
 def guided_class(own: Any) -> type:
-    """A transformer's class whose calls, and whose cache contexts, the denoiser sees. Made once per class."""
+    """A transformer's class whose calls, and whose cache contexts, `GuidedCalls` sees. Made once per class."""
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return vars(self)[DENOISER](functools.partial(own.__call__, self), args, kwargs)
+        return vars(self)[CALLS](functools.partial(own.__call__, self), args, kwargs)
 
     def cache_context(self: Any, name: str, **kwargs: Any) -> Any:
-        return vars(self)[DENOISER].contexts.pipeline(name, **kwargs)
+        return vars(self)[CALLS].contexts.pipeline(name, **kwargs)
 
     namespace: dict[str, Any] = {"__call__": call, "__module__": own.__module__, "__doc__": own.__doc__}
     if hasattr(own, "cache_context") or own.__name__ == "OptimizedModule":

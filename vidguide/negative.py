@@ -70,6 +70,25 @@ def repeat_rows(value: Any, rows: int) -> Any:
     return value.repeat_interleave(rows // value.shape[0], 0)
 
 
+def check_encodable(guidance: Any, pipe: Any) -> None:
+    """Refuse a negative in words where there is nothing to encode it.
+
+    Raises:
+        ValueError: naming the guidance, its negative and what is missing.
+    """
+    if guidance.negative_prompt_embeds is not None:
+        return
+    if pipe is None:
+        lack = "a bare transformer cannot encode text; pass negative_prompt_embeds, or guide the pipeline"
+    elif not hasattr(pipe, "encode_prompt"):
+        lack = f"{type(pipe).__name__} has no encode_prompt; pass negative_prompt_embeds"
+    elif getattr(pipe, "text_encoder", pipe) is None:
+        lack = f"the {type(pipe).__name__} has no text_encoder; load it, or pass negative_prompt_embeds"
+    else:
+        return
+    raise ValueError(f"{type(guidance).__name__}(negative_prompt={guidance.negative_prompt or ''!r}): {lack}")
+
+
 def check_negative(guidance: Any, empty: bool) -> None:
     """Refuse negatives that are neither text nor embeddings, or both."""
     prompt, embeds = guidance.negative_prompt, guidance.negative_prompt_embeds

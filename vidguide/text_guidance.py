@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vidguide.captures import text_keys_values, text_stream
 from vidguide.guidance import Guidance
-from vidguide.negative import check_negative
+from vidguide.negative import check_encodable, check_negative
 from vidguide.seam import Edit, Site
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class TextGuidance(Guidance):
         if self.negative_prompt is None and self.negative_prompt_embeds is None:
             who = f"{type(self).__name__}(negative_prompt=None)"
             raise ValueError(f"{who}: say what the clip should not show, as text or as embeddings")
-        denoiser.check_negative(self, self.negative_prompt, self.negative_prompt_embeds)
+        check_encodable(self, denoiser.pipe)
 
     def check_run(self, denoiser: "Denoiser") -> None:
         denoiser.negative_text(self.negative_prompt, self.negative_prompt_embeds)
