@@ -65,6 +65,16 @@ def check_size(pipe: Any, settings: dict[str, Any]) -> None:
         raise ValueError(f"frames={settings['frames']}: this model makes 1 + multiples of {step}; nearest is {allowed}")
 
 
+def check_steps(pipe: Any, steps: int, levels: bool) -> None:
+    """Refuse a single step where the scheduler spreads the noise levels between a first and a last: it divides by 0.
+
+    Args:
+        levels: whether the noise levels are given.
+    """
+    if steps == 1 and not levels and getattr(pipe.scheduler.config, "shift_terminal", None):
+        raise ValueError("steps=1: this model's scheduler spreads its noise levels to a last one; give at least 2")
+
+
 def check_lengths(pipe: Any, length: int | None, prompt: str, negative_prompt: str | None) -> None:
     """Refuse texts that the encoder would cut."""
     for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
 from vidguide.eval.cli import app as evaluation
@@ -40,7 +41,7 @@ def plain_errors() -> Iterator[None]:
     """Bad input ends with one red line and exit code 2, not with a traceback."""
     try:
         yield
-    except (ValueError, TypeError, OSError, LookupError, ImportError) as error:
+    except (ValueError, TypeError, OSError, LookupError, ImportError, FloatingPointError) as error:
         errors.print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(2) from None
 
@@ -155,6 +156,44 @@ def compare(
 
 
 app.add_typer(evaluation, name="evaluate")
+
+
+@app.command()
+def sweep(
+    config: Annotated[Path, typer.Argument(help="YAML: model, prompts, seeds, arms and settings (README).")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder; what it has already is kept.")] = Path(
+        "sweep"
+    ),
+    part: Annotated[str | None, typer.Option(help="2/4 makes the second of four parts, and scores nothing.")] = None,
+    score: Annotated[bool, typer.Option(help="Score the clips and write the report in the end.")] = True,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
+) -> None:
+    """Generate every prompt and seed in every arm, and hold the arms against the first. Begin again where it ended."""
+    with plain_errors():
+        from vidguide.eval.cli import report
+        from vidguide.eval.evaluating import require
+        from vidguide.pipelines.sweep import evaluate, run
+        from vidguide.pipelines.sweep_config import read_sweep
+
+        score = score and part is None
+        asked = read_sweep(config)
+        if score:
+            require()
+        with Progress(
+            *Progress.get_default_columns(), MofNCompleteColumn(), console=errors, disable=quiet or as_json
+        ) as bar:
+            task = bar.add_task("clips", total=None)
+            made = run(asked, output, part=part, tell=lambda clip, total: bar.update(task, total=total, advance=1))
+            bar.remove_task(task)
+            task = bar.add_task("scores", total=len(made), visible=score)
+            summary = evaluate(asked, output, lambda clip: bar.advance(task)) if score else None
+        if as_json:
+            typer.echo(json.dumps({"clips": [str(path) for path in made], **(summary.plain() if summary else {})}))
+        elif summary and not quiet:
+            report(summary, output)
+        else:
+            console.print(f"wrote {len(made)} clips in {output}", markup=False, soft_wrap=True)
 
 
 @app.command()

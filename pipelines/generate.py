@@ -11,7 +11,7 @@ import torch
 from vidguide import Clip, guide
 from vidguide.guidance import Guidance
 from vidguide.pipelines.arms import with_negative
-from vidguide.pipelines.checks import check_lengths, check_numbers, check_size, check_texts
+from vidguide.pipelines.checks import check_lengths, check_numbers, check_size, check_steps, check_texts
 from vidguide.pipelines.fetch import FINGERPRINTS
 from vidguide.pipelines.images import check_use, described, fitted, read_image, takes_image
 from vidguide.pipelines.load import known, label, load, resolve
@@ -76,6 +76,7 @@ def generate(
     Raises:
         ValueError, TypeError: before any step, naming the argument, its value and what would be right.
         OSError, ImportError: the image or the model's files cannot be read, or need another package.
+        FloatingPointError: after the steps, where what came out is no picture.
 
     Warns of classifier-free guidance on a model that was distilled to run without.
     """
@@ -97,6 +98,7 @@ def generate(
     length = max_sequence_length or default_of(pipe, "max_sequence_length")
     check_lengths(pipe, length, prompt, negative_prompt)
     arguments = call_arguments(pipe, chosen, {**settings, "max_sequence_length": length})
+    check_steps(pipe, settings["steps"], "sigmas" in arguments or "timesteps" in arguments)
     arguments |= prompts(pipe, settings, prompt, negative_prompt)
     if picture is not None:
         arguments["image"] = fitted(picture, settings["width"], settings["height"])
@@ -136,6 +138,16 @@ def preset_told(pipe: Any, model: Model) -> dict[str, Any] | None:
 
 
 def to_frames(video: Any) -> np.ndarray:
-    """A pipeline's frames in 0..1 to `(F, H, W, 3)` uint8."""
-    frames: np.ndarray = np.round(np.clip(np.asarray(video), 0, 1) * 255).astype(np.uint8)
+    """A pipeline's frames in 0..1 to `(F, H, W, 3)` uint8.
+
+    Raises:
+        FloatingPointError: there are NaN among them, which would be written as black.
+    """
+    values = np.asarray(video)
+    if np.isnan(values).any():
+        share = np.isnan(values).mean()
+        raise FloatingPointError(
+            f"frames: {share:.0%} of them is NaN: the model or its VAE overflowed; try dtype=float32"
+        )
+    frames: np.ndarray = np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
     return frames

@@ -234,6 +234,15 @@ def test_devices_and_dtypes_that_cannot_be_are_refused() -> None:
         load("tiny", device="cpu", offload="disk")
 
 
+def test_noise_levels_that_a_scheduler_cannot_spread_and_frames_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match="steps=1: this model's scheduler"):
+        generate(PROMPT, model="tiny-4step", steps=1, progress=False)
+    broken = np.zeros((2, 4, 4, 3))
+    broken[0] = np.nan
+    with pytest.raises(FloatingPointError, match="frames: 50% of them is NaN"):
+        to_frames(broken)
+
+
 def test_specs_are_read() -> None:
     (nag, cfg) = parse("nag:scale=7,tau=2,layers=1-3+cfg:4")
     assert isinstance(nag, NAG)
