@@ -28,7 +28,7 @@ from vidguide.family import families, family_of, refused
 from vidguide.guidance import Guidance
 from vidguide.run import Run
 from vidguide.sites import listing
-from vidguide.tokens import grid
+from vidguide.tokens import grid, one_token
 
 every_family = pytest.mark.parametrize("tiny", TINY, ids=BY_NAME)
 batched = pytest.mark.parametrize(
@@ -261,6 +261,54 @@ def second_of(model: Any, first: Values, second: Values, *guidances: Guidance) -
         prediction = prediction_of(model(**first))
         scheduler.step(prediction, scheduler.timesteps[0], prediction)
         return prediction_of(model(**second))
+
+
+@every_family
+def test_a_second_use_starts_clean(tiny: Tiny) -> None:
+    """After another negative in a `guide` before, and within one after a clip of another size that was given up and a
+    whole one of another prompt: bitwise what a fresh model does, and tells, with all guidances that keep something."""
+    weak = WEAK if families()[tiny.key].self_softmax else []
+    one, other = ((nag(text), *weak) for text in (tiny.negative(), tiny.text(1, tiny.length, 8)))
+    model, inputs, prompt = tiny.make(), tiny.inputs(2), tiny.text(2, 7, 6)
+    before, _ = samplings(model, other, inputs)
+    again = samplings(model, one, smaller(tiny, inputs), {**inputs, **prompt, **moved(inputs)}, inputs)
+    fresh = samplings(tiny.make(), one, inputs)
+    assert torch.equal(again[0], fresh[0])
+    assert again[1] == fresh[1]
+    assert (before - fresh[0]).abs().max() > 1e-4
+
+
+def samplings(model: Any, guidances: tuple[Guidance, ...], *clips: Values) -> tuple[Tensor, list[Any]]:
+    """Sample clips of two steps in one `guide`, all but the last two to their first step only.
+
+    Returns:
+        The prediction of the last step, and what the trace says of that sampling.
+    """
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+    with guide(model, *guidances, scheduler=scheduler) as run:
+        for number, inputs in enumerate(clips):
+            scheduler.set_timesteps(2)
+            for timestep in scheduler.timesteps[: 1 if number < len(clips) - 2 else 2]:
+                inputs = {**inputs, **moved(inputs)}
+                prediction = prediction_of(model(**inputs))
+                scheduler.step(prediction, timestep, prediction)
+    weak = [(choice.step, choice.guidance, choice.layers, choice.gradients) for choice in run.trace.choices]
+    return prediction, [*run.trace, *weak]
+
+
+def moved(inputs: Values) -> Values:
+    """Another video for a call."""
+    return {"hidden_states": inputs["hidden_states"].flip(0) + 0.5}
+
+
+def smaller(tiny: Tiny, inputs: Values) -> Values:
+    """A call of a clip of one token, or of one frame where others are clean."""
+    small = one_token(families()[tiny.key], model_of(tiny.name), inputs, tiny.text(1, 7, 6))
+    if families()[tiny.key].joint and "image_rotary_emb" in inputs:
+        small["image_rotary_emb"] = tuple(part[:1] for part in inputs["image_rotary_emb"])
+    if tiny.key == HISTORY:
+        small |= {"hidden_states": inputs["hidden_states"][:1, :, :1], "indices_latents": torch.arange(1)}
+    return small
 
 
 @pytest.mark.parametrize("weak", WEAK, ids=["EMAG", "PAG", "STG"])
