@@ -5,7 +5,7 @@ Configurations are those of each model's published `config.json`, sizes those of
 
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import diffusers
@@ -14,14 +14,15 @@ import torch
 Call = dict[str, Any]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Model:
     """A transformer and a clip for it.
 
     Attributes:
         config: what differs from the class's defaults.
         layers: of the whole model, by the settings' names.
-        timed: of the model that is built: fewer, where a step of every arm would not fit in the time there is.
+        timed: of the model that is built: fewer, where a step of every arm would not fit in the time there is; empty
+            for all.
         grid: tokens of the video, (F, H, W).
         text: tokens of the prompt.
         tiny: what the configuration is at toy sizes.
@@ -31,9 +32,9 @@ class Model:
 
     name: str
     transformer: str
-    config: Call
+    config: Call = field(default_factory=dict)
     layers: dict[str, int]
-    timed: dict[str, int]
+    timed: dict[str, int] = field(default_factory=dict)
     grid: tuple[int, int, int]
     text: int
     tiny: Call
@@ -54,7 +55,7 @@ class Model:
         """The transformer with random weights, on a device and in a dtype but for what diffusers keeps in float32."""
         torch.manual_seed(0)
         with torch.device(on["device"]):
-            model = getattr(diffusers, self.transformer)(**self.config, **self.timed)
+            model = getattr(diffusers, self.transformer)(**self.config, **{**self.layers, **self.timed})
         kept = set(model._keep_in_fp32_modules or [])
         for name, parameter in model.named_parameters():
             parameter.data = parameter.data.to(torch.float32 if kept & set(name.split(".")) else on["dtype"])
@@ -68,7 +69,7 @@ class Model:
     @property
     def whole(self) -> bool:
         """Whether all of its layers are built."""
-        return self.timed == self.layers
+        return not self.timed
 
     def built(self) -> str:
         """What was built of the model, for the table."""
@@ -126,63 +127,59 @@ SMALL = dict(num_attention_heads=2, attention_head_dim=16, in_channels=4, out_ch
 WAN = dict(**SMALL, text_dim=16, freq_dim=32, ffn_dim=32, rope_max_seq_len=32)
 MODELS = (
     Model(
-        "Wan 2.1 1.3B, 480p, 81 frames",
-        "WanTransformer3DModel",
-        dict(num_attention_heads=12, ffn_dim=8960),
-        dict(num_layers=30),
-        dict(num_layers=30),
-        (21, 30, 52),
-        512,
-        WAN,
-        latents,
-        plain_text("text_dim"),
+        name="Wan 2.1 1.3B, 480p, 81 frames",
+        transformer="WanTransformer3DModel",
+        config=dict(num_attention_heads=12, ffn_dim=8960),
+        layers=dict(num_layers=30),
+        grid=(21, 30, 52),
+        text=512,
+        tiny=WAN,
+        inputs=latents,
+        texts=plain_text("text_dim"),
     ),
     Model(
-        "Wan 2.1 14B, 720p, 81 frames",
-        "WanTransformer3DModel",
-        {},
-        dict(num_layers=40),
-        dict(num_layers=4),
-        (21, 45, 80),
-        512,
-        WAN,
-        latents,
-        plain_text("text_dim"),
+        name="Wan 2.1 14B, 720p, 81 frames",
+        transformer="WanTransformer3DModel",
+        layers=dict(num_layers=40),
+        timed=dict(num_layers=4),
+        grid=(21, 45, 80),
+        text=512,
+        tiny=WAN,
+        inputs=latents,
+        texts=plain_text("text_dim"),
     ),
     Model(
-        "CogVideoX-5B, 480x720, 49 frames",
-        "CogVideoXTransformer3DModel",
-        dict(num_attention_heads=48, use_rotary_positional_embeddings=True),
-        dict(num_layers=42),
-        dict(num_layers=14),
-        (13, 30, 45),
-        226,
-        dict(**SMALL, text_embed_dim=16, time_embed_dim=8, max_text_seq_length=8),
-        frames_first,
-        plain_text("text_embed_dim"),
+        name="CogVideoX-5B, 480x720, 49 frames",
+        transformer="CogVideoXTransformer3DModel",
+        config=dict(num_attention_heads=48, use_rotary_positional_embeddings=True),
+        layers=dict(num_layers=42),
+        timed=dict(num_layers=14),
+        grid=(13, 30, 45),
+        text=226,
+        tiny=dict(**SMALL, text_embed_dim=16, time_embed_dim=8, max_text_seq_length=8),
+        inputs=frames_first,
+        texts=plain_text("text_embed_dim"),
     ),
     Model(
-        "HunyuanVideo, 720p, 129 frames",
-        "HunyuanVideoTransformer3DModel",
-        dict(guidance_embeds=True),
-        dict(num_layers=20, num_single_layers=40),
-        dict(num_layers=1, num_single_layers=2),
-        (33, 45, 80),
-        256,
-        dict(**SMALL, num_refiner_layers=1, text_embed_dim=16, pooled_projection_dim=8, rope_axes_dim=(4, 6, 6)),
-        with_guidance,
-        masked_text("text_embed_dim", "pooled_projection_dim"),
+        name="HunyuanVideo, 720p, 129 frames",
+        transformer="HunyuanVideoTransformer3DModel",
+        config=dict(guidance_embeds=True),
+        layers=dict(num_layers=20, num_single_layers=40),
+        timed=dict(num_layers=1, num_single_layers=2),
+        grid=(33, 45, 80),
+        text=256,
+        tiny=dict(**SMALL, num_refiner_layers=1, text_embed_dim=16, pooled_projection_dim=8, rope_axes_dim=(4, 6, 6)),
+        inputs=with_guidance,
+        texts=masked_text("text_embed_dim", "pooled_projection_dim"),
     ),
     Model(
-        "LTX-Video 2B, 512x704, 161 frames",
-        "LTXVideoTransformer3DModel",
-        {},
-        dict(num_layers=28),
-        dict(num_layers=28),
-        (21, 16, 22),
-        128,
-        dict(**SMALL, cross_attention_dim=32, caption_channels=16),
-        sequence,
-        masked_text("caption_channels"),
+        name="LTX-Video 2B, 512x704, 161 frames",
+        transformer="LTXVideoTransformer3DModel",
+        layers=dict(num_layers=28),
+        grid=(21, 16, 22),
+        text=128,
+        tiny=dict(**SMALL, cross_attention_dim=32, caption_channels=16),
+        inputs=sequence,
+        texts=masked_text("caption_channels"),
     ),
 )

@@ -5,13 +5,15 @@ with the reason: the oracle would find no world object in it and call that a mis
 """
 
 import re
+from typing import Any
 
 from vidguide.eval.errors import UndefinedError
-from vidguide.eval.metric import AVOIDANCE_GUARDS, REGISTRY, Metric, Value, metric
+from vidguide.eval.metric import AVOIDANCE_GUARDS, Value, metric
 from vidguide.eval.sample import Sample
 from vidguide.eval.world import ATTRIBUTES, HEIGHT, WIDTH, Scene
 
 FILLERS = {"a", "an", "the", "moving", "staying", "on", "background", "object"}
+ORACLE: dict[str, Any] = dict(version="oracle/1", low=0.0, high=1.0, min_frames=2)
 HOME = {value: attribute for attribute, values in ATTRIBUTES.items() for value in values}
 
 
@@ -60,16 +62,7 @@ def check_world(sample: Sample) -> Scene:
     return scene
 
 
-@metric(
-    id="world.attributes",
-    version="oracle/1",
-    unit="share of attributes",
-    low=0.0,
-    high=1.0,
-    better="higher",
-    needs=("eval_prompt",),
-    min_frames=2,
-)
+@metric(id="world.attributes", **ORACLE, unit="share of attributes", better="higher", needs=("eval_prompt",))
 def attributes(sample: Sample) -> Value:
     """Share of the attributes named in the eval_prompt that the oracle reads in the clip.
 
@@ -84,13 +77,10 @@ def attributes(sample: Sample) -> Value:
 
 @metric(
     id="world.well_formed",
-    version="oracle/1",
+    **ORACLE,
     unit="0 or 1",
-    low=0.0,
-    high=1.0,
     better="higher",
     needs=("eval_prompt",),
-    min_frames=2,
     guards=AVOIDANCE_GUARDS[1:2],
 )
 def well_formed(sample: Sample) -> Value:
@@ -105,13 +95,10 @@ def well_formed(sample: Sample) -> Value:
 
 @metric(
     id="world.negative_present",
-    version="oracle/1",
+    **ORACLE,
     unit="share of avoided attributes",
-    low=0.0,
-    high=1.0,
     better="lower",
     needs=("eval_prompt", "negative_prompt"),
-    min_frames=2,
     guards=AVOIDANCE_GUARDS,
 )
 def negative_present(sample: Sample) -> Value:
@@ -126,16 +113,7 @@ def negative_present(sample: Sample) -> Value:
     return Value(value=sum(getattr(seen, name) == value for name, value in named) / len(named))
 
 
-@metric(
-    id="world.negative_avoided",
-    version="oracle/1",
-    unit="0 or 1",
-    low=0.0,
-    high=1.0,
-    better="higher",
-    needs=("eval_prompt", "negative_prompt"),
-    min_frames=2,
-)
+@metric(id="world.negative_avoided", **ORACLE, unit="0 or 1", better="higher", needs=("eval_prompt", "negative_prompt"))
 def negative_avoided(sample: Sample) -> Value:
     """Whether the clip is well-formed and shows nothing that the negative_prompt names.
 
@@ -161,17 +139,7 @@ def register_attribute(name: str) -> None:
         "Direction: higher is better. Range: 0 or 1. Unit: share of clips, once averaged. Fooled by: as "
         "world.attributes. Source: own, see vidguide.eval.oracle."
     )
-    REGISTRY[f"world.{name}"] = Metric(
-        id=f"world.{name}",
-        version="oracle/1",
-        unit="0 or 1",
-        low=0.0,
-        high=1.0,
-        better="higher",
-        measure=measure,
-        needs=("eval_prompt",),
-        min_frames=2,
-    )
+    metric(id=f"world.{name}", **ORACLE, unit="0 or 1", better="higher", needs=("eval_prompt",))(measure)
 
 
 for _attribute in ATTRIBUTES:

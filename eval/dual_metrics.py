@@ -7,10 +7,10 @@ similarity for clips that are half right or damaged, measured as papers measure 
 import hashlib
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vidguide.eval.adherence import avoided, check_world, words
-from vidguide.eval.metric import AVOIDANCE_GUARDS, Guard, Value, metric
+from vidguide.eval.metric import AVOIDANCE_GUARDS, COSINE, GAP, Guard, Value, metric
 from vidguide.eval.sample import Sample
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(__file__).parent / "weights" / "dual"
 WEIGHTS = f"dual {hashlib.sha256((FOLDER / 'model.safetensors').read_bytes()).hexdigest()[:16]}"
-VERSION = "dual/8-frames/1"
+DUAL: dict[str, Any] = dict(version="dual/8-frames/1", min_frames=2, weights=WEIGHTS)
 GUARDS = (
     *AVOIDANCE_GUARDS,
     Guard(id="dual.similarity", change=-0.05, relative=False, words="less of what was asked for"),
@@ -45,17 +45,7 @@ def to_negative(sample: Sample) -> list[float]:
     return [float(sample.dual @ shipped().caption([word])) for _, word in avoided(sample.negative_prompt)]
 
 
-@metric(
-    id="dual.similarity",
-    version=VERSION,
-    unit="cosine",
-    low=-1.001,
-    high=1.001,
-    better="higher",
-    needs=("eval_prompt",),
-    min_frames=2,
-    weights=WEIGHTS,
-)
+@metric(id="dual.similarity", **DUAL, **COSINE, better="higher", needs=("eval_prompt",))
 def similarity(sample: Sample) -> Value:
     """Cosine of the shipped dual encoder's features of the clip and of the eval_prompt.
 
@@ -70,15 +60,11 @@ def similarity(sample: Sample) -> Value:
 
 @metric(
     id="dual.negative_similarity",
-    version=VERSION,
-    unit="cosine",
-    low=-1.001,
-    high=1.001,
+    **DUAL,
+    **COSINE,
     better="lower",
     needs=("eval_prompt", "negative_prompt"),
-    min_frames=2,
     guards=GUARDS,
-    weights=WEIGHTS,
 )
 def negative_similarity(sample: Sample) -> Value:
     """Mean cosine of the clip and each word of the negative_prompt that this world has.
@@ -93,15 +79,11 @@ def negative_similarity(sample: Sample) -> Value:
 
 @metric(
     id="dual.margin",
-    version=VERSION,
-    unit="difference of cosines",
-    low=-2.001,
-    high=2.001,
+    **DUAL,
+    **GAP,
     better="higher",
     needs=("eval_prompt", "negative_prompt"),
-    min_frames=2,
     guards=GUARDS[:1],
-    weights=WEIGHTS,
 )
 def margin(sample: Sample) -> Value:
     """How much nearer the clip is to its eval_prompt than to the negative_prompt, by the shipped dual encoder.

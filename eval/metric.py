@@ -33,14 +33,15 @@ class Guard:
     words: str
 
 
+WELL_FORMED = Guard(id="world.well_formed", change=-0.05, relative=False, words="fewer well-formed clips")
 STEADINESS_GUARDS = (
     Guard(id="guard.motion", change=-0.05, relative=True, words="less motion"),
     Guard(id="guard.detail", change=-0.10, relative=True, words="less sharpness"),  # 10% of a square are 5%
     Guard(id="guard.frozen_share", change=0.05, relative=False, words="more frozen frames"),
-    Guard(id="world.well_formed", change=-0.05, relative=False, words="fewer well-formed clips"),
+    WELL_FORMED,
 )
 AVOIDANCE_GUARDS = (
-    Guard(id="world.well_formed", change=-0.05, relative=False, words="fewer well-formed clips"),
+    WELL_FORMED,
     Guard(id="world.attributes", change=-0.05, relative=False, words="less of what was asked for"),
     Guard(id="clip.frame_cosine", change=-0.005, relative=False, words="less of what was asked for"),
 )
@@ -101,6 +102,9 @@ class Metric:
 
 
 REGISTRY: dict[str, Metric] = {}
+# Units and ranges that several metrics share; rounding may carry a cosine a little past 1.
+COSINE: dict[str, Any] = dict(unit="cosine", low=-1.001, high=1.001)
+GAP: dict[str, Any] = dict(unit="difference of cosines", low=-2.001, high=2.001)
 
 
 def metric(**definition: Any) -> Callable[[Callable[[Sample], Value]], Callable[[Sample], Value]]:

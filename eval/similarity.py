@@ -4,13 +4,19 @@ All are image models of the web's pictures but X-CLIP: they see single frames, n
 only within one model, which every result names.
 """
 
+from typing import Any
+
 import numpy as np
 
 from vidguide.eval.encoders import Features
-from vidguide.eval.metric import AVOIDANCE_GUARDS, STEADINESS_GUARDS, Value, metric
+from vidguide.eval.metric import AVOIDANCE_GUARDS, COSINE, GAP, STEADINESS_GUARDS, Value, metric
 from vidguide.eval.sample import Sample
 
 HESSEL_WEIGHT, HESSEL_PREFIX = 2.5, "A photo depicts "
+BY_CLIP: dict[str, Any] = dict(version="own-processor/mean-over-frames/1", encoders=("clip",))
+CONSISTENCY: dict[str, Any] = dict(
+    unit="cosine, clamped at 0", low=0.0, high=1.001, better="higher", min_frames=2, guards=STEADINESS_GUARDS
+)
 
 
 def frame_cosines(sample: Sample, text: str) -> tuple[np.ndarray, list[str]]:
@@ -24,16 +30,7 @@ def remarks(cut: int, who: str) -> list[str]:
     return [f"{who} did not see the last {cut} tokens of the text: score against a short eval_prompt"] if cut else []
 
 
-@metric(
-    id="clip.frame_cosine",
-    version="own-processor/mean-over-frames/1",
-    unit="cosine",
-    low=-1.001,
-    high=1.001,
-    better="higher",
-    needs=("eval_prompt",),
-    encoders=("clip",),
-)
+@metric(id="clip.frame_cosine", **BY_CLIP, **COSINE, better="higher", needs=("eval_prompt",))
 def frame_cosine(sample: Sample) -> Value:
     """Mean over frames of the cosine of CLIP's image and text features, not clamped, not scaled.
 
@@ -69,14 +66,11 @@ def score_hessel(sample: Sample) -> Value:
 
 @metric(
     id="clip.negative_cosine",
-    version="own-processor/mean-over-frames/1",
-    unit="cosine",
-    low=-1.001,
-    high=1.001,
+    **BY_CLIP,
+    **COSINE,
     better="lower",
     needs=("negative_prompt",),
     guards=AVOIDANCE_GUARDS,
-    encoders=("clip",),
 )
 def negative_cosine(sample: Sample) -> Value:
     """Mean over frames of the cosine of CLIP's features of the frame and of the negative_prompt.
@@ -90,14 +84,11 @@ def negative_cosine(sample: Sample) -> Value:
 
 @metric(
     id="clip.margin",
-    version="own-processor/mean-over-frames/1",
-    unit="difference of cosines",
-    low=-2.001,
-    high=2.001,
+    **BY_CLIP,
+    **GAP,
     better="higher",
     needs=("eval_prompt", "negative_prompt"),
     guards=AVOIDANCE_GUARDS,
-    encoders=("clip",),
 )
 def margin(sample: Sample) -> Value:
     """How much nearer the frames are to the eval_prompt than to the negative_prompt, by CLIP.
@@ -114,9 +105,7 @@ def margin(sample: Sample) -> Value:
 @metric(
     id="xclip.similarity",
     version="middle-frames/1",
-    unit="cosine",
-    low=-1.001,
-    high=1.001,
+    **COSINE,
     better="higher",
     needs=("eval_prompt",),
     encoders=("xclip",),
@@ -139,17 +128,7 @@ def consistency(features: Features) -> Value:
     return Value(value=float(scores.mean()), per_frame=scores.tolist())
 
 
-@metric(
-    id="clip.consistency",
-    version="own-processor/vbench-formula/1",
-    unit="cosine, clamped at 0",
-    low=0.0,
-    high=1.001,
-    better="higher",
-    min_frames=2,
-    guards=STEADINESS_GUARDS,
-    encoders=("clip",),
-)
+@metric(id="clip.consistency", version="own-processor/vbench-formula/1", **CONSISTENCY, encoders=("clip",))
 def clip_consistency(sample: Sample) -> Value:
     """How alike the frames are to the one before and to the first, by CLIP's image features.
 
@@ -160,17 +139,7 @@ def clip_consistency(sample: Sample) -> Value:
     return consistency(sample.features("clip"))
 
 
-@metric(
-    id="dino.consistency",
-    version="own-processor/vbench-formula/1",
-    unit="cosine, clamped at 0",
-    low=0.0,
-    high=1.001,
-    better="higher",
-    min_frames=2,
-    guards=STEADINESS_GUARDS,
-    encoders=("dino",),
-)
+@metric(id="dino.consistency", version="own-processor/vbench-formula/1", **CONSISTENCY, encoders=("dino",))
 def dino_consistency(sample: Sample) -> Value:
     """How alike the frames are to the one before and to the first, by DINO's class token.
 

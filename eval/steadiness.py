@@ -5,6 +5,7 @@ frames): a gain that came with less motion is reported as confounded. None is co
 """
 
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,15 @@ from vidguide.eval.sample import Sample
 REFERENCE_SIDE = 256  # pixels of the short side to which lengths are scaled
 LUMA = np.array([0.2126, 0.7152, 0.0722])  # BT.709
 MIN_SPECTRUM = 8  # frames; below, there is no upper half of a spectrum to speak of
+WARPING: dict[str, Any] = dict(
+    version="lai2018/dis-medium/fb+oob-mask/1",
+    unit="mean squared error, frames in 0..1",
+    low=0.0,
+    high=1.0,
+    better="lower",
+    min_frames=2,
+    guards=STEADINESS_GUARDS,
+)
 
 
 def known(values: list[float | None], what: str) -> np.ndarray:
@@ -38,16 +48,7 @@ def per_short_side(sample: Sample) -> float:
     return REFERENCE_SIDE / min(sample.clip.frames.shape[1:3])
 
 
-@metric(
-    id="temporal.warp_error",
-    version="lai2018/dis-medium/fb+oob-mask/1",
-    unit="mean squared error, frames in 0..1",
-    low=0.0,
-    high=1.0,
-    better="lower",
-    min_frames=2,
-    guards=STEADINESS_GUARDS,
-)
+@metric(id="temporal.warp_error", **WARPING)
 def warp_error(sample: Sample) -> Value:
     """Mean squared difference between each frame and the next one warped to it by optical flow.
 
@@ -63,16 +64,7 @@ def warp_error(sample: Sample) -> Value:
     return Value(value=float(errors.mean()), per_frame=sample.motion.error, details={"pairs": len(errors)})
 
 
-@metric(
-    id="temporal.warp_error_p95",
-    version="lai2018/dis-medium/fb+oob-mask/1",
-    unit="mean squared error, frames in 0..1",
-    low=0.0,
-    high=1.0,
-    better="lower",
-    min_frames=2,
-    guards=STEADINESS_GUARDS,
-)
+@metric(id="temporal.warp_error_p95", **WARPING)
 def warp_error_p95(sample: Sample) -> Value:
     """Warping error of the worst pairs of frames: the 95th percentile over pairs.
 

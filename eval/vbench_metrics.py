@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from vidguide.eval.errors import UndefinedError
-from vidguide.eval.metric import STEADINESS_GUARDS, Value, metric
+from vidguide.eval.metric import Value, metric
 from vidguide.eval.sample import Sample
-from vidguide.eval.similarity import consistency
+from vidguide.eval.similarity import CONSISTENCY, consistency
 
 PER_SECOND = 8  # frames at which VBench looks at motion
 MOVING, SHARE = 6.0, 4 / 16  # pixels at a short side of 256, and the share of frames, from which a clip is dynamic
@@ -35,17 +35,7 @@ def features(sample: Sample, kind: str, patch: int, width: int, name: str) -> An
     return sample.kept(f"{kind}/vbench", lambda: found.vbench_frames(sample.clip.frames))
 
 
-@metric(
-    id="vbench.subject_consistency",
-    version="vbench/subject_consistency/1",
-    unit="cosine, clamped at 0",
-    low=0.0,
-    high=1.001,
-    better="higher",
-    min_frames=2,
-    guards=STEADINESS_GUARDS,
-    encoders=("dino",),
-)
+@metric(id="vbench.subject_consistency", version="vbench/subject_consistency/1", **CONSISTENCY, encoders=("dino",))
 def subject_consistency(sample: Sample) -> Value:
     """VBench's subject_consistency: likeness of each frame to the one before and to the first, by DINO ViT-B/16.
 
@@ -57,15 +47,7 @@ def subject_consistency(sample: Sample) -> Value:
 
 
 @metric(
-    id="vbench.background_consistency",
-    version="vbench/background_consistency/1",
-    unit="cosine, clamped at 0",
-    low=0.0,
-    high=1.001,
-    better="higher",
-    min_frames=2,
-    guards=STEADINESS_GUARDS,
-    encoders=("clip",),
+    id="vbench.background_consistency", version="vbench/background_consistency/1", **CONSISTENCY, encoders=("clip",)
 )
 def background_consistency(sample: Sample) -> Value:
     """VBench's background_consistency: likeness of each frame to the one before and to the first, by CLIP ViT-B/32.

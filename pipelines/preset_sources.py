@@ -9,7 +9,8 @@ NAG_NODE = {"scale": 5.0, "tau": 2.5, "alpha": 0.25}  # the default of the nodes
 NAG_HUNYUAN = {"scale": 9.0, "tau": 2.5, "alpha": 0.12}  # NAG-Hunyuan
 NAG_FEW_STEPS_IMAGE = {"scale": 11.0, "tau": 2.5, "alpha": 0.25}  # tau and alpha of the nodes: the rule of thumb
 
+HUB = "https://huggingface.co"
 LIGHTX2V = "https://github.com/ModelTC/LightX2V/blob/main/configs/distill"
-DIFFUSERS = "https://huggingface.co/docs/diffusers/main/en/api/pipelines"
+DIFFUSERS = f"{HUB}/docs/diffusers/main/en/api/pipelines"
 FASTVIDEO = "https://github.com/hao-ai-lab/FastVideo/blob/main/fastvideo"
 LIGHTRICKS = "https://github.com/Lightricks/LTX-Video/blob/main/configs"

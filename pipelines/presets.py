@@ -6,14 +6,7 @@ TurboDiffusion themselves are published in files that are no safetensors.
 """
 
 from vidguide.pipelines.models import SHIPPED, Model
-from vidguide.pipelines.preset_sources import (
-    DIFFUSERS,
-    FASTVIDEO,
-    NAG_HUNYUAN,
-    NAG_NODE,
-    NAG_NODES,
-    NAG_WORKFLOWS,
-)
+from vidguide.pipelines.preset_sources import DIFFUSERS, FASTVIDEO, NAG_HUNYUAN, NAG_NODE, NAG_NODES, NAG_WORKFLOWS
 from vidguide.pipelines.presets_ltx import LTX_VIDEO
 from vidguide.pipelines.presets_wan import WAN
 

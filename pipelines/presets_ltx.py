@@ -3,60 +3,55 @@
 from typing import Any
 
 from vidguide.pipelines.models import Checkpoint, Model
-from vidguide.pipelines.preset_sources import (
-    DIFFUSERS,
-    LIGHTRICKS,
-    NAG_NODE,
-    NAG_NODES,
-)
+from vidguide.pipelines.preset_sources import DIFFUSERS, LIGHTRICKS, NAG_NODE, NAG_NODES
 
 # Noise levels as they are given: no shift, whatever the folder's scheduler says.
 AS_GIVEN = {"shift": 1.0, "use_dynamic_shifting": False, "shift_terminal": None}
-LTX: dict[str, Any] = dict(
-    pipeline="LTXConditionPipeline",
+SHARED: dict[str, Any] = dict(
     scheduler="FlowMatchEulerDiscreteScheduler",
     scheduler_settings=AS_GIVEN,
-    height=512,
-    width=704,
-    frames=161,
-    fps=25,
     guidance_scale=1.0,
     distilled=True,
     image="may",
     tiling=True,
     nag=NAG_NODE,
+)
+LTX: dict[str, Any] = dict(
+    **SHARED,
+    pipeline="LTXConditionPipeline",
+    height=512,
+    width=704,
+    frames=161,
+    fps=25,
     call={"decode_timestep": 0.05, "decode_noise_scale": 0.025, "image_cond_noise_scale": 0.0},
 )
 # The first pass of Lightricks' two: the second upscales, which is not done here.
 LTX_TIMESTEPS = (1000.0, 993.7, 987.5, 981.2, 975.0, 909.4, 725.0)
 LTX_098: dict[str, Any] = {**LTX, "steps": 7, "timesteps": LTX_TIMESTEPS}
-LTX_SINGLE = "Lightricks/LTX-Video"
 LTX2: dict[str, Any] = dict(
+    **SHARED,
     pipeline="LTX2Pipeline",
-    scheduler="FlowMatchEulerDiscreteScheduler",
-    scheduler_settings=AS_GIVEN,
     steps=8,
     sigmas=(1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875),
     height=512,
     width=768,
     frames=121,
     fps=24,
-    guidance_scale=1.0,
-    distilled=True,
-    image="may",
-    tiling=True,
-    nag=NAG_NODE,
     call={"audio_guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0}
     | {"audio_stg_scale": 0.0, "audio_modality_scale": 1.0},  # on by default, and meant for the full model
     cites=(f"{DIFFUSERS}/ltx2", "https://github.com/Lightricks/LTX-2/blob/main/packages/ltx-pipelines", NAG_NODES),
 )
 
+
+def single(file: str) -> Checkpoint:
+    """One of the files that hold transformer and VAE together."""
+    return Checkpoint(source="Lightricks/LTX-Video", file=file, components=("transformer", "vae"))
+
+
 LTX_VIDEO = {
     "ltx-0.9.6-2b-distilled": Model(
         source="Lightricks/LTX-Video-0.9.5",
-        checkpoint=Checkpoint(
-            source=LTX_SINGLE, file="ltxv-2b-0.9.6-distilled-04-25.safetensors", components=("transformer", "vae")
-        ),
+        checkpoint=single("ltxv-2b-0.9.6-distilled-04-25.safetensors"),
         **{**LTX, "scheduler_settings": {**AS_GIVEN, "stochastic_sampling": True}},
         steps=8,
         cites=(f"{LIGHTRICKS}/ltxv-2b-0.9.6-distilled.yaml", f"{DIFFUSERS}/ltx_video", NAG_NODES),
@@ -72,9 +67,7 @@ LTX_VIDEO = {
     ),
     "ltx-0.9.8-2b-distilled": Model(
         source="Lightricks/LTX-Video-0.9.5",
-        checkpoint=Checkpoint(
-            source=LTX_SINGLE, file="ltxv-2b-0.9.8-distilled.safetensors", components=("transformer", "vae")
-        ),
+        checkpoint=single("ltxv-2b-0.9.8-distilled.safetensors"),
         **LTX_098,
         cites=(f"{LIGHTRICKS}/ltxv-2b-0.9.8-distilled.yaml", f"{DIFFUSERS}/ltx_video", NAG_NODES),
         about="LTX-Video 0.9.8 2B distilled, from its single file; first pass",
