@@ -26,6 +26,7 @@ from vidguide.pipelines.settings import (
     prompts,
     warn_of_cfg,
 )
+from vidguide.run import Run
 
 
 def generate(
@@ -85,9 +86,7 @@ def generate(
     check_numbers(asked, seed)
     picture = None if image is None else read_image(image)
     chosen = resolve(model) if pipe is None else known(model)
-    if guidance is None:
-        guidance = () if negative_prompt is None else (default_nag(chosen, image is not None),)
-    guidances = with_negative(tuple(guidance), negative_prompt)
+    guidances = chosen_guidances(guidance, chosen, image is not None, negative_prompt)
     if pipe is None:
         placing: dict[str, Any] = dict(device=device, dtype=dtype, offload=offload)
         pipe = load(model, revision=revision, image=image is not None, progress=progress, **placing)
@@ -103,11 +102,8 @@ def generate(
     if picture is not None:
         arguments["image"] = fitted(picture, settings["width"], settings["height"])
     pipe.set_progress_bar_config(disable=not progress)
-    generator = torch.Generator("cpu").manual_seed(seed)
     started = time.perf_counter()
-    ready = prepared(pipe, arguments, settings["guidance_scale"], generator)
-    with ready as call, guide(pipe, *guidances) as run:
-        video = pipe(**call, generator=generator, output_type="np").frames[0]
+    video, run = sample(pipe, arguments, guidances, settings["guidance_scale"], seed)
     seconds = time.perf_counter() - started
     provenance = {
         "prompt": prompt,
@@ -128,6 +124,31 @@ def generate(
         "versions": versions(),
     }
     return Clip(frames=to_frames(video), fps=settings["fps"], provenance=provenance)
+
+
+def chosen_guidances(
+    guidance: Sequence[Guidance] | None, model: Model, image: bool, negative_prompt: str | None
+) -> tuple[Guidance, ...]:
+    """The guidances asked for, or where only a negative prompt was, the model's own NAG; all with that prompt."""
+    if guidance is None:
+        guidance = () if negative_prompt is None else (default_nag(model, image),)
+    return with_negative(tuple(guidance), negative_prompt)
+
+
+def sample(
+    pipe: Any, arguments: dict[str, Any], guidances: Sequence[Guidance], scale: float | None, seed: int
+) -> tuple[np.ndarray, Run]:
+    """Call the pipeline under guidance.
+
+    Args:
+        arguments: of its call. scale: of its own classifier-free guidance, for a guider, which takes none by call.
+
+    Returns:
+        Frames `(F, H, W, 3)` in 0..1, and the run that made them.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+    with prepared(pipe, arguments, scale, generator) as call, guide(pipe, *guidances) as run:
+        return pipe(**call, generator=generator, output_type="np").frames[0], run
 
 
 def preset_told(pipe: Any, model: Model) -> dict[str, Any] | None:

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vidguide import __version__
+from vidguide import Clip, __version__
 from vidguide.pipelines.arms import KINDS
 from vidguide.pipelines.images import described, read_image
 from vidguide.pipelines.models import Model
@@ -109,3 +109,11 @@ def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for name in names
         if before.get(name) != after.get(name)
     ]
+
+
+def held_against(then: dict[str, Any], clip: Clip) -> str:
+    """Whether a clip that was made again has the frames of then, and if not, what may explain it."""
+    if then.get("sha256") == clip.sha256:
+        return "the same frames, bit for bit"
+    reasons = differences(then, clip.provenance) or ["nothing that was written down has changed"]
+    return "the frames differ from the original's: " + "; ".join(reasons)
