@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -51,7 +52,8 @@ class DualEncoder(nn.Module):
 
     def clips(self, frames: Tensor) -> Tensor:
         """Unit features `(B, D)` of clips `(B, SEEN, H, W, 3)`, values in -1..1."""
-        pictures = self.picture(frames.flatten(0, 1).permute(0, 3, 1, 2)).view(len(frames), SEEN, -1)
+        pictures = self.picture(rearrange(frames, "clips seen h w c -> (clips seen) c h w"))
+        pictures = rearrange(pictures, "(clips seen) d -> clips seen d", seen=SEEN)
         return F.normalize(self.film(self.order(pictures + self.time_table).mean(1)), dim=-1)
 
     def captions(self, counts: Tensor) -> Tensor:

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import MethodType
 from typing import Any
 
+from einops import rearrange
+
 from vidguide.eval.encoders import Encoder, Features, TransformersEncoder
 from vidguide.eval.kinds import KINDS
 from vidguide.eval.openclip import clip_model
@@ -116,7 +118,7 @@ def positions_of_dino(embeddings: Any, tokens: Any, height: int, width: int) -> 
     rows, columns = height // embeddings.patch_size, width // embeddings.patch_size
     if rows == columns == side:
         return stored
-    grid = stored[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
+    grid = rearrange(stored[:, 1:], "1 (rows columns) d -> 1 d rows columns", rows=side)
     factors = ((rows + 0.1) / side, (columns + 0.1) / side)
     spread = torch.nn.functional.interpolate(grid, scale_factor=factors, mode="bicubic")
-    return torch.cat([stored[:, :1], spread.permute(0, 2, 3, 1).reshape(1, rows * columns, -1)], 1)
+    return torch.cat([stored[:, :1], rearrange(spread, "1 d rows columns -> 1 (rows columns) d")], 1)

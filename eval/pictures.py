@@ -76,7 +76,7 @@ def ends(rows: Sequence[Row]) -> tuple[str, list[Row]]:
     return "", []
 
 
-def worst(rows: Sequence[Row], metric: str, count: int = SHOWN) -> list[Row]:
+def worst(rows: Sequence[Row], metric: str) -> list[Row]:
     """The rows with the worst values of a metric that have a curve."""
     found = [row for row in rows if row["metric"] == metric and row["status"] == "ok" and row["per_frame"]]
-    return sorted(found, key=lambda row: row["value"] * direction(metric))[:count]
+    return sorted(found, key=lambda row: row["value"] * direction(metric))[:SHOWN]

@@ -11,7 +11,7 @@ from zlib import crc32
 
 import numpy as np
 
-FRAMES, HEIGHT, WIDTH, FPS = 13, 64, 64, 8
+FRAMES, HEIGHT, WIDTH = 13, 64, 64
 SPEED = 2.1  # pixels per frame of a moving object
 JITTER = 1.5  # pixels, of the middle of the path around the middle of the frame
 SPEED_SPREAD = 0.05  # relative, uniform
@@ -100,20 +100,20 @@ def coverage(shape: str, x0: np.ndarray, y0: np.ndarray, radius: np.ndarray, hei
     return np.clip(0.5 - np.stack(distance), 0, 1).astype(np.float32)
 
 
-def path(scene: Scene, random: np.random.Generator, frames: int = FRAMES) -> np.ndarray:
-    """Centres `(frames, 2)` (x, y) of the object, which is near the middle of the frame at mid-clip."""
+def path(scene: Scene, random: np.random.Generator) -> np.ndarray:
+    """Centres `(FRAMES, 2)` (x, y) of the object, which is near the middle of the frame at mid-clip."""
     middle: np.ndarray = np.array([WIDTH, HEIGHT]) / 2 + random.uniform(-JITTER, JITTER, 2)
     speed = SPEED * random.uniform(1 - SPEED_SPREAD, 1 + SPEED_SPREAD)
-    time = np.arange(frames) - (frames - 1) / 2
+    time = np.arange(FRAMES) - (FRAMES - 1) / 2
     return middle + time[:, None] * speed * np.array(VELOCITY[str(scene.motion)])
 
 
-def render(scene: Scene, random: np.random.Generator, frames: int = FRAMES) -> np.ndarray:
-    """A clip `(frames, 64, 64, 3)` uint8 of a complete scene; `random` draws its place and speed."""
+def render(scene: Scene, random: np.random.Generator) -> np.ndarray:
+    """A clip `(FRAMES, 64, 64, 3)` uint8 of a complete scene; `random` draws its place and speed."""
     if not scene.complete:
         raise ValueError(f"scene={scene}: only a complete scene can be rendered; give every attribute a value")
-    centres = path(scene, random, frames)
-    radius = np.full(frames, RADIUS[str(scene.size)])
+    centres = path(scene, random)
+    radius = np.full(FRAMES, RADIUS[str(scene.size)])
     alpha = coverage(str(scene.shape), centres[:, 0], centres[:, 1], radius, HEIGHT, WIDTH)[..., None]
     colour, background = np.array(COLOUR[str(scene.colour)]), np.array(BACKGROUND[str(scene.background)])
     return np.round(background + alpha * (colour - background)).astype(np.uint8)

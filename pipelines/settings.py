@@ -11,7 +11,7 @@ import torch
 
 from vidguide import CFG, NAG
 from vidguide.guidance import Guidance
-from vidguide.patching import as_class
+from vidguide.patching import as_class, subclass
 from vidguide.pipelines.models import Model
 
 SETTINGS = ("steps", "height", "width", "frames", "fps", "guidance_scale")
@@ -142,19 +142,18 @@ def prepared(
 
 
 @functools.cache
-def levelled_class(own: Any) -> type:
+def levelled_class(own: Any) -> Any:
     """A scheduler's class whose noise levels are given, whatever number of steps it is asked for. Made once per
     class."""
 
     def set_timesteps(self: Any, num_inference_steps: int | None = None, device: Any = None, **settings: Any) -> Any:
         return own.set_timesteps(self, device=device, **{**settings, **vars(self)[LEVELS]})
 
-    namespace = {"set_timesteps": set_timesteps, "__module__": own.__module__, "__doc__": own.__doc__}
-    return type(own.__name__, (own,), namespace)
+    return subclass(own, set_timesteps=set_timesteps)
 
 
 @functools.cache
-def seeded_class(own: Any) -> type:
+def seeded_class(own: Any) -> Any:
     """A scheduler's class whose noise comes from the call's generator, which pipelines keep from it: drawn by it, or
     from a seed that it draws where this diffusers asks nothing but the global one. Made once per class."""
 
@@ -167,4 +166,4 @@ def seeded_class(own: Any) -> type:
             torch.manual_seed(seed)
             return own.step(self, model_output, *args, **{**settings, "generator": generator})
 
-    return type(own.__name__, (own,), {"step": step, "__module__": own.__module__, "__doc__": own.__doc__})
+    return subclass(own, step=step)

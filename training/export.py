@@ -16,11 +16,11 @@ from vae import CONFIG
 TOKENIZER_CLASS = "PreTrainedTokenizerFast"  # the name that both transformers 4 and 5 load
 
 
-def assemble(work: Path, weights: str = "average") -> WanPipeline:
+def assemble(work: Path) -> WanPipeline:
     """The pipeline from the training states: the averaged transformer, and the best decoder there is."""
     tokenizer = make_tokenizer()
     model = TextToVelocity(len(tokenizer))
-    model.load_state_dict(torch.load(work / "transformer.pt", map_location="cpu", weights_only=True)[weights])
+    model.load_state_dict(torch.load(work / "transformer.pt", map_location="cpu", weights_only=True)["average"])
     data = torch.load(work / "latents.pt", map_location="cpu", weights_only=True)
     vae = AutoencoderKLWan(**CONFIG | dict(latents_mean=data["mean"].tolist(), latents_std=data["std"].tolist()))
     decoder = work / "vae_decoder.pt"

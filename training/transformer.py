@@ -117,7 +117,7 @@ def encode_clips(args: argparse.Namespace) -> dict[str, torch.Tensor]:
     parts = []
     for start in range(0, args.clips, 32):
         clips = np.stack([render(all_scenes()[index], random) for index in chosen[start : start + 32]])
-        video = torch.from_numpy(clips).float().div(127.5).sub(1).permute(0, 4, 1, 2, 3).to(device)
+        video = vae_script.videos(clips).to(device)
         with torch.no_grad(), torch.autocast(device.type, dtype):
             parts.append(vae_script.encode(vae, video).float().cpu())
         if start % 3200 == 0:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
+from einops import rearrange
 from optimiser import Optimiser, device_for_training, load_state, save_state
 
 from vidguide.eval.world import ATTRIBUTES, BACKGROUND, COLOUR, RADIUS, all_scenes, coverage, render
@@ -40,9 +41,12 @@ NOISE = 0.1  # standard deviation added to the latents while the encoder trains:
 
 def patches(video: torch.Tensor, size: int = 2) -> torch.Tensor:
     """`(B, C, F, H, W)` to `(B, C*size*size, F, H/size, W/size)`, in the channel order of AutoencoderKLWan."""
-    b, c, f, h, w = video.shape
-    video = video.view(b, c, f, h // size, size, w // size, size)
-    return video.permute(0, 1, 6, 4, 2, 3, 5).reshape(b, c * size * size, f, h // size, w // size)
+    return rearrange(video, "b c f (h y) (w x) -> b (c x y) f h w", x=size, y=size)
+
+
+def videos(clips: np.ndarray) -> torch.Tensor:
+    """Clips `(B, F, H, W, 3)` uint8 to `(B, 3, F, H, W)` in -1..1."""
+    return rearrange(torch.from_numpy(clips), "b f h w c -> b c f h w").float().div(127.5).sub(1).contiguous()
 
 
 def encode(vae: AutoencoderKLWan, video: torch.Tensor) -> torch.Tensor:
@@ -90,14 +94,14 @@ def crops(random: np.random.Generator, count: int, frames: int = 9, size: int = 
         clips.append(background + alpha * (colour - background))
         covers.append(alpha)
     packed = (torch.from_numpy(np.stack(arrays).astype(np.float32)) for arrays in (clips, covers))
-    return [tensor.permute(0, 4, 1, 2, 3).contiguous() for tensor in packed]
+    return [rearrange(tensor, "b f h w c -> b c f h w").contiguous() for tensor in packed]
 
 
 def whole_clips(random: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Clips of the world in -1..1 and where they differ from their own corner colour (object coverage, roughly)."""
     scenes = all_scenes()
     clips = np.stack([render(scenes[random.integers(len(scenes))], random) for _ in range(count)])
-    video = torch.from_numpy(clips).float().div(127.5).sub(1).permute(0, 4, 1, 2, 3).contiguous()
+    video = videos(clips)
     return video, ((video - video[..., :1, :1]).abs().amax(1, keepdim=True) > 0.05).float()
 
 

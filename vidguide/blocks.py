@@ -7,7 +7,7 @@ from typing import Any
 
 from vidguide.arguments import Arguments
 from vidguide.batch import Batch
-from vidguide.patching import as_class
+from vidguide.patching import as_class, subclass
 
 STAGE = "_vidguide_stage"
 
@@ -47,8 +47,7 @@ def staged_class(own: Any) -> Any:
             stage.output = output
         return output
 
-    namespace = {"__call__": call, "__module__": own.__module__, "__doc__": own.__doc__}
-    staged: Any = type(own.__name__, (own,), namespace)
+    staged = subclass(own, __call__=call)
     return staged
 
 

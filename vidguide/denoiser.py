@@ -159,6 +159,12 @@ class Denoiser:
         return self.call(**inputs)
 
     @property
+    def device(self) -> torch.device:
+        """Where the video of the call at work is."""
+        device: torch.device = self.inputs["hidden_states"].device
+        return device
+
+    @property
     def conditional(self) -> int:
         """Rows of the batch that are conditional."""
         rows: int = self.inputs[self.family.text_inputs[0]].shape[0]

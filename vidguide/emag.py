@@ -132,7 +132,7 @@ class EMAG(WeakGuidance):
         for average in averages.values():
             average.begin()
         if heads is not None:
-            heads.begin(denoiser.inputs["hidden_states"].device)
+            heads.begin(denoiser.device)
         if denoiser.run.progress >= self.start:
             denoiser.blocks.keep_before(average.site.place for average in averages.values())
 

@@ -12,7 +12,7 @@ from vidguide.calls import GuidedCalls
 from vidguide.cfg import CFG
 from vidguide.denoiser import Denoiser
 from vidguide.guidance import Guidance
-from vidguide.patching import as_class
+from vidguide.patching import as_class, subclass
 from vidguide.run import Run
 from vidguide.text_guidance import TextGuidance
 
@@ -130,7 +130,7 @@ def check_guidances(guidances: tuple[Any, ...], scheduler: Any) -> None:
 
 
 @functools.cache
-def guided_class(own: Any) -> type:
+def guided_class(own: Any) -> Any:
     """A transformer's class whose calls, and whose cache contexts, `GuidedCalls` sees. Made once per class."""
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -139,14 +139,12 @@ def guided_class(own: Any) -> type:
     def cache_context(self: Any, name: str, **kwargs: Any) -> Any:
         return vars(self)[CALLS].contexts.pipeline(name, **kwargs)
 
-    namespace: dict[str, Any] = {"__call__": call, "__module__": own.__module__, "__doc__": own.__doc__}
-    if hasattr(own, "cache_context") or own.__name__ == "OptimizedModule":
-        namespace["cache_context"] = cache_context
-    return type(own.__name__, (own,), namespace)
+    cached = hasattr(own, "cache_context") or own.__name__ == "OptimizedModule"
+    return subclass(own, __call__=call, **({"cache_context": cache_context} if cached else {}))
 
 
 @functools.cache
-def watched_class(own: Any) -> type:
+def watched_class(own: Any) -> Any:
     """A scheduler's class whose `set_timesteps` begins a run and whose `step` moves it. Made once per class."""
 
     @functools.wraps(own.set_timesteps)
@@ -164,5 +162,4 @@ def watched_class(own: Any) -> type:
             run.advance(len(self.timesteps) - (getattr(self, "begin_index", None) or 0))
         return result
 
-    namespace = {"set_timesteps": set_timesteps, "step": step, "__module__": own.__module__, "__doc__": own.__doc__}
-    return type(own.__name__, (own,), namespace)
+    return subclass(own, set_timesteps=set_timesteps, step=step)

@@ -74,12 +74,12 @@ def check_map_fits(denoiser: "Denoiser", layers: int) -> None:
         ValueError: with the memory it would take, what there is, and what to do.
     """
     tokens = math.prod(denoiser.grid())
-    family, hidden = denoiser.family, denoiser.inputs["hidden_states"]
+    family = denoiser.family
     text = denoiser.inputs[family.text_inputs[0]].shape[-2] if family.joint else 0
     heads = next(iter(denoiser.self_sites[family.extent].values())).attention.heads
     maps = (layers + 2) * denoiser.conditional  # two more while one is compared with its average
     needed = maps * heads * tokens * (tokens + text) * 4
-    free = free_memory(hidden.device)
+    free = free_memory(denoiser.device)
     if needed > SHARE * free:
         raise ValueError(
             f"EMAG(variant='map'): maps of {tokens} x {tokens + text} tokens, {heads} heads and {layers} layers take "

@@ -78,7 +78,7 @@ class HeadProbe(Guidance):
 
     def prepare(self, denoiser: "Denoiser") -> None:
         for watch in self.watches(denoiser).values():
-            watch.begin(denoiser.inputs["hidden_states"].device)
+            watch.begin(denoiser.device)
 
     def correction(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor | None:
         found = [

@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from vidguide.patching import subclass
 from vidguide.video import Video
 
 LAYOUTS = {"dispatch_attention_fn": "BLHD", "scaled_dot_product_attention": "BHLD"}
@@ -189,8 +190,7 @@ def rebound_class(processor_class: Any) -> tuple[Any, int]:
     contents = [cell.cell_contents for cell in call.__closure__ or ()]
     routed: Any = functools.wraps(call)(made(route, *contents))
     routed.__defaults__, routed.__kwdefaults__ = call.__defaults__, copy.copy(call.__kwdefaults__)
-    namespace = {"__call__": routed, "__module__": processor_class.__module__, "__doc__": processor_class.__doc__}
-    return type(processor_class.__name__, (processor_class,), namespace), reroute.count
+    return subclass(processor_class, __call__=routed), reroute.count
 
 
 def rebound(processor: Any) -> Any:

@@ -53,7 +53,7 @@ class PAG(WeakGuidance):
         denoiser.blocks.keep_before(sites[layer].place for layer in self.chosen(denoiser.depth))
         heads = self.measured(denoiser)
         if heads is not None:
-            heads.begin(denoiser.inputs["hidden_states"].device)
+            heads.begin(denoiser.device)
 
     def correction(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor | None:
         return self.scale * (prediction - self.perturbed(denoiser))

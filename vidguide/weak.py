@@ -67,7 +67,7 @@ class WeakGuidance(Guidance):
     @contextmanager
     def recorded(self, denoiser: "Denoiser", layers: tuple[int, ...], gradients: dict[int, float]) -> Iterator[None]:
         """Note a weak pass in the trace, with its time."""
-        stopwatch = Stopwatch(denoiser.inputs["hidden_states"].device)
+        stopwatch = Stopwatch(denoiser.device)
         with stopwatch:
             yield
         denoiser.run.trace.choices.append(Choice(denoiser.run.step, type(self).__name__, layers, gradients, stopwatch))
