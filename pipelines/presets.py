@@ -1,8 +1,9 @@
 """Presets of few-step video models that people run with diffusers: data, each with the pages its values are from.
 
 Not one of them has been run here on its real weights; `Model.ran` will say where one has been. What could not be
-documented was left out: FastWan 2.1 needs sparse attention that diffusers lacks, and Self-Forcing, rCM and
-TurboDiffusion themselves are published in files that are no safetensors.
+documented was left out: FastWan 2.1 needs sparse attention that diffusers lacks, Self-Forcing, rCM and
+TurboDiffusion themselves are published in files that are no safetensors, and of CogVideoX no few-step weights that
+diffusers loads were found.
 """
 
 from vidguide.pipelines.models import SHIPPED, Model
