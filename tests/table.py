@@ -34,8 +34,16 @@ REST = """
 - Modular pipelines of Wan 2.1, Wan 2.2 and LTX take `NAGGuidance` and `EMAGGuidance` of `vidguide.pipelines.guiders` by
   `pipe.update_components(guider=NAGGuidance())`; `guide` works around them too, with ready embeddings:
   `tests/test_guiders.py`.
-- Refused: context parallel. A negative is read over a single video token, which cannot be split among ranks, and EMAG's
-  choice of a layer, like NAG's norms by frame and clip, would have to be reduced across them.
+- Context parallel (`enable_parallelism`), with two processes over gloo: Wan under Ulysses and ring attention, LTX
+  without a text mask, with each guidance equal to one process to 1e-6: `tests/test_ranks.py`. A negative's keys and
+  values are made on every rank and attended to there, without an exchange; NAG's norms by frame and clip, SEG's blur
+  and the profile of the heads gather what they are taken over, and EMAG's D is a mean over all ranks, so that they
+  choose the same layer. diffusers itself needs help there: it divides by the number of accelerators, and its native
+  attention tells the ring no log-sum-exp; the test stands in for both. `run.trace` is of a rank's own tokens. Refused:
+  `EMAG(variant="map")`, and joint attention, for which diffusers has no plan. LTX with a mask fails under Ulysses in
+  diffusers 0.42.1, unguided too (the mask is not split by heads). Untested: two GPUs (a test marked `gpu2` is there, for
+  Ulysses), `ulysses_anything` and `ring_anything` (gloo gathers no shares of two sizes), rings and Ulysses at once,
+  Helios, LTX-2.
 - Not tried: group offload with streams, attention backends that need a GPU.
 """
 

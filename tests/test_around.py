@@ -5,7 +5,6 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -217,12 +216,6 @@ def test_a_scheduler_counts_for_one_guide_at_a_time() -> None:
         assert run.step == 1
         with guide(tiny_wan(), nag, scheduler=copy.deepcopy(scheduler)):
             pass
-
-
-def test_a_sequence_on_several_devices_is_refused(wan: Any) -> None:
-    wan._parallel_config = SimpleNamespace(context_parallel_config=SimpleNamespace(ulysses_degree=2))
-    with pytest.raises(ValueError, match="guide it without enable_parallelism"), guide(wan):
-        pass
 
 
 def test_a_shared_transformer_is_refused_and_stays_guided() -> None:

@@ -18,9 +18,10 @@ from tiny_families import BY_NAME, Values
 from torch import Tensor
 
 from vidguide import CFG, EMAG, NAG, STG, guide
-from vidguide.caches import hooks_of
+from vidguide.caches import CACHES
 from vidguide.denoiser import prediction_of
 from vidguide.guidance import Guidance
+from vidguide.hooks import hooks_of
 
 STEPS = 6
 
@@ -152,7 +153,7 @@ def test_caches_keep_nothing_of_ours(interrupted: bool) -> None:
         handle.remove()
     else:
         run(model, calls, *guidances)
-    states = {id(hook.state_manager): hook.state_manager._state_cache for hook in hooks_of(model)}
+    states = {id(hook.state_manager): hook.state_manager._state_cache for hook in hooks_of(model, CACHES)}
     assert not [name for state in states.values() for name in state if name.startswith("vidguide")]
 
 

@@ -70,6 +70,11 @@ class Average:
         self.found.append(gradient)
 
     @property
+    def tokens(self) -> int:
+        """How many there are here of what is averaged."""
+        return next(iter(self.averages.values())).shape[3 - self.heads_dim]
+
+    @property
     def gradients(self) -> tuple[Tensor | None, Tensor | None]:
         """D of each head `(H,)` in the latest step, and in the one before, for which the first stands in at first;
         None where no attention was seen."""

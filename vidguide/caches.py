@@ -1,7 +1,7 @@
 """diffusers' caches, which leave parts of a model out: what may run beside each of them, and what is refused.
 
-A cache is a number of hooks around modules, found by the module of diffusers that their classes come from; so it does
-not matter whether it was put on by `enable_cache` or by one of the `apply_...` functions, and nothing is imported.
+A cache is a number of hooks around modules, whether it was put on by `enable_cache` or by one of the `apply_...`
+functions.
 """
 
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from vidguide.family import Family
+from vidguide.hooks import bypassed, hooks_of, origin
 
 if TYPE_CHECKING:
     from vidguide.guidance import Guidance
@@ -30,18 +31,6 @@ OWN = "vidguide_"  # how the names of our cache contexts begin
 OFF = "call disable_cache() on the transformer"
 
 
-def hooks_of(transformer: nn.Module) -> list[Any]:
-    """The hooks of caches on a transformer."""
-    registries = [getattr(module, "_diffusers_hook", None) for module in transformer.modules()]
-    hooks = {id(hook): hook for registry in registries if registry is not None for hook in registry.hooks.values()}
-    return [hook for hook in hooks.values() if kind_of(hook) is not None]
-
-
-def kind_of(hook: Any) -> str | None:
-    """The cache that a hook belongs to; None for hooks of other features."""
-    return CACHES.get(type(hook).__module__.rpartition(".")[2])
-
-
 class Caches:
     """The caches on a transformer, as they are when :meth:`look` is called."""
 
@@ -51,25 +40,18 @@ class Caches:
 
     def look(self) -> None:
         """See which caches are on now: they come and go between two calls of a pipeline."""
-        self.hooks = hooks_of(self.transformer)
+        self.hooks = hooks_of(self.transformer, CACHES)
 
     @property
     def kinds(self) -> set[str]:
         """Names of the caches."""
-        return {kind for hook in self.hooks if (kind := kind_of(hook)) is not None}
+        return {CACHES[origin(hook)] for hook in self.hooks}
 
     @contextmanager
     def bypassed(self) -> Iterator[None]:
         """Within, every module computes, and no cache counts or keeps anything."""
-        kept = [(ref := hook.fn_ref, ref.pre_forward, ref.forward, ref.post_forward) for hook in self.hooks]
-        try:
-            for ref, *_ in kept:
-                ref.pre_forward, ref.post_forward = _same_arguments, _same_output
-                ref.forward = ref.original_forward or ref.forward
+        with bypassed(self.hooks):
             yield
-        finally:
-            for ref, before, forward, after in kept:
-                ref.pre_forward, ref.forward, ref.post_forward = before, forward, after
 
     def forget(self) -> None:
         """Let go of what caches kept for contexts of ours."""
@@ -127,11 +109,3 @@ class Caches:
         if kind in OF_BLOCKS and {0, depth - 1} & set(guidance.skipped(depth)):
             return "it is driven by the first and the last block, one of which is skipped; choose other layers"
         return None
-
-
-def _same_arguments(module: Any, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    return args, kwargs
-
-
-def _same_output(module: Any, output: Any) -> Any:
-    return output

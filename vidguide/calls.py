@@ -82,6 +82,7 @@ class GuidedCalls:
             peer.caches.forget()
             for guidance in peer.guidances:
                 peer.caches.check(guidance, peer.family, peer.depth)
+                peer.ranks.check(guidance, peer.family)
         with self.denoiser.at_work(None, self._bind(args, kwargs)):
             for guidance in self.denoiser.guidances:
                 if not guidance.neutral:

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from vidguide import kernels
-from vidguide.formulas import l1_norm, nag_extrapolate, nag_limit
+from vidguide.formulas import l1_norm, nag_extrapolate, nag_limit, norm_limit
 from vidguide.merge import Told, merge
+from vidguide.ranks import Ranks
 
 SAMPLED_TOKENS = 256  # most tokens per clip whose change is measured for the trace, so that tracing costs no sweep
 NORMS = ("token", "frame", "clip")
@@ -35,11 +36,20 @@ class Group:
         norm: "token", "frame" or "clip".
         samples: clips in the rows that are combined; factorised models have a row for each frame of a clip.
         grid: the clip's token grid (F, H, W).
+        ranks: those on which the tokens lie, where several share a norm and not all are here.
     """
 
     norm: str = "token"
     samples: int = 1
     grid: tuple[int, int, int] = (1, 1, 1)
+    ranks: Ranks | None = None
+
+    def limit(self, positive: Tensor, guided: Tensor, tau: float) -> Tensor:
+        """NAG's factor for each token of `(B, L, H, D)` features, :func:`vidguide.formulas.nag_limit`."""
+        if self.ranks is None:
+            return nag_limit(positive, guided, tau, self.size(positive))
+        bound, norm = (self.ranks.whole(l1_norm(features)) for features in (positive, guided))
+        return self.ranks.share(norm_limit(bound, norm, tau, self.size(bound)))
 
     def size(self, features: Tensor) -> int:
         """Consecutive tokens of `(B, L, H, D)` features that share a norm.
@@ -75,12 +85,11 @@ class Combine:
 
     def combine(self, positive: Tensor, negative: Tensor) -> Tensor:
         """Guided features `(B, L, H, D)`, of the same queries on the prompt and on the negative."""
-        group = self.group.size(positive)
-        if kernels.fit(positive, negative) and kernels.small(positive):
-            output, self.measured = kernels.nag(positive, negative, self.strength, group)
+        if self.group.ranks is None and kernels.fit(positive, negative) and kernels.small(positive):
+            output, self.measured = kernels.nag(positive, negative, self.strength, self.group.size(positive))
             return output
         guided = nag_extrapolate(positive, negative, self.scale)
-        factor = nag_limit(positive, guided, self.tau, group)
+        factor = self.group.limit(positive, guided, self.tau)
         wide = positive.to(guided.dtype)
         output = torch.lerp(wide, guided * factor, self.alpha)
         self.measured = torch.stack([(factor < 1).float().mean(), *change(wide, output)])

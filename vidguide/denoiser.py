@@ -17,6 +17,7 @@ from vidguide.family import Family, Inputs, family_of
 from vidguide.guidance import Guidance
 from vidguide.joint import TEXT, Stream, carrying
 from vidguide.negative import ready_text, repeat_rows, text_shape
+from vidguide.ranks import Ranks
 from vidguide.run import Run
 from vidguide.seam import Site
 from vidguide.tokens import grid
@@ -42,7 +43,7 @@ class Denoiser:
         self.transformer, self.pipe, self.guidances, self.run = transformer, pipe, guidances, run
         self.original = getattr(transformer, "_orig_mod", transformer)  # under torch.compile
         self.family: Family = family_of(self.original)
-        self.contexts, self.caches = Contexts(self.original), Caches(self.original)
+        self.contexts, self.caches, self.ranks = Contexts(self.original), Caches(self.original), Ranks(self.original)
         self.branches = Branches(pipe, self.family, self.contexts, run)
         self.batch = Batch()
         self.depth = sum(len(self.original.get_submodule(path)) for path in self.family.blocks)
@@ -52,7 +53,7 @@ class Denoiser:
         if any(guidance.weak for guidance in guidances):
             outputs = self.family.block_output + ((TEXT,) if self.family.joint else ())
             self.blocks = Blocks(blocks_in_order(self.family, self.original), outputs, self.family.joint is not None)
-            self.self_sites = find_self_sites(self.family, self.blocks, self.text_sites, self.batch)
+            self.self_sites = find_self_sites(self.family, self.blocks, self.text_sites, self.batch, self.ranks)
         every = [*self.text_sites.values(), *(site for sites in self.self_sites.values() for site in sites.values())]
         self.sites = list(dict.fromkeys(every))  # in joint attention a site is the text's and the video's
         self.inputs: Inputs = {}
@@ -121,7 +122,7 @@ class Denoiser:
     def aside(self, inputs: Inputs) -> None:
         """Let the model see other inputs, for what its parts are given. Eager: a call of its own shape would cost a
         compiled model a compilation of its own, or turn it dynamic."""
-        with torch.no_grad(), eager(), self.caches.bypassed():
+        with torch.no_grad(), eager(), self.caches.bypassed(), self.ranks.bypassed():
             self._original_call(inputs)
 
     def weak(self, first: int, name: str) -> Tensor:

@@ -11,6 +11,7 @@ from vidguide.average import Average, AverageQuery
 from vidguide.guidance import check_number
 from vidguide.heads import Heads
 from vidguide.maps import AverageMap, AverageVideoMap, check_map_fits
+from vidguide.ranks import Ranks
 from vidguide.text_guidance import TextGuidance
 from vidguide.weak import WeakGuidance
 
@@ -103,6 +104,13 @@ class EMAG(WeakGuidance):
                 "two texts there; use variant='query'"
             )
 
+    def check_run(self, denoiser: "Denoiser") -> None:
+        if denoiser.ranks.several and self.variant != "query":
+            raise ValueError(
+                f"EMAG(variant={self.variant!r}) under context parallel: a map's rows and columns lie on several "
+                "ranks; use variant='query'"
+            )
+
     def decay_for(self, steps: int) -> float:
         """The decay per step of a run of that many steps."""
         return 0.988 ** (PAPER_STEPS / steps) if isinstance(self.decay, str) else float(self.decay)
@@ -140,12 +148,12 @@ class EMAG(WeakGuidance):
         if denoiser.run.progress < self.start:
             return None
         averages, heads = self.state(denoiser)
-        layers, gradients = self.choose(averages, heads)
+        layers, gradients = self.choose(averages, heads, denoiser.ranks)
         weak = self.prediction(denoiser, layers, lambda layer: averages[layer].perturb, heads, gradients)
         # c~ + w (c - c~), as an addition to c, so that it composes with other corrections in any order.
         return (self.scale - 1) * (prediction - weak)
 
-    def choose(self, averages: Averages, heads: Heads | None) -> tuple[tuple[int, ...], dict[int, float]]:
+    def choose(self, averages: Averages, heads: Heads | None, ranks: Ranks) -> tuple[tuple[int, ...], dict[int, float]]:
         """The layers to perturb, and what was measured of each candidate."""
         layers = tuple(averages) if heads is None else heads.layers()
         kept = [averages[layer].gradients[self.select == "previous"] for layer in layers]
@@ -154,7 +162,8 @@ class EMAG(WeakGuidance):
             raise RuntimeError("EMAG saw no attention in this step: a cache skipped the blocks; switch the cache off")
         if heads is not None:
             seen = [gradient[heads.chosen(layer)] for layer, gradient in zip(layers, seen, strict=True)]
-        values = torch.stack([gradient.mean() for gradient in seen]).tolist()
+        means = torch.stack([gradient.mean() for gradient in seen])
+        values = ranks.mean(means, averages[layers[0]].tokens).tolist()  # so that all ranks choose alike
         measured = dict(zip(layers, values, strict=True))
         if isinstance(self.select, tuple):
             return layers, measured

@@ -38,9 +38,17 @@ def nag_limit(positive: Tensor, guided: Tensor, tau: float, group: int = 1) -> T
     """`min(r, tau) / r` with `r = |g|_1 / |z+|_1` per token (NAG: normalisation); 1 where the bound holds already.
 
     Norms may be taken over `group` consecutive tokens, of a frame or of the whole clip, so that the factor is one for
-    all of them. Never divides by zero: where it divides, `|g|_1 > tau |z+|_1 >= 0`.
+    all of them.
     """
-    bound, norm = tau * grouped(l1_norm(positive), group), grouped(l1_norm(guided), group)
+    return norm_limit(l1_norm(positive), l1_norm(guided), tau, group)
+
+
+def norm_limit(positive: Tensor, guided: Tensor, tau: float, group: int = 1) -> Tensor:
+    """:func:`nag_limit` of the norms `(B, L, 1, 1)` of the tokens.
+
+    Never divides by zero: where it divides, `|g|_1 > tau |z+|_1 >= 0`.
+    """
+    bound, norm = tau * grouped(positive, group), grouped(guided, group)
     exceeds = norm > bound
     return torch.where(exceeds, bound / torch.where(exceeds, norm, torch.ones_like(norm)), torch.ones_like(norm))
 

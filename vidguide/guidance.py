@@ -75,6 +75,11 @@ class Guidance:
         return False
 
     @property
+    def attends(self) -> bool:
+        """Whether it edits or watches attention."""
+        return self.weak
+
+    @property
     def extra_pass(self) -> bool:
         """Whether it runs the whole model more often than the pipeline does."""
         return self.weak

@@ -63,20 +63,13 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
 
 
 def check_transformer(transformer: nn.Module) -> None:
-    """Refuse one that is guided already, and one whose sequence lies on several devices.
+    """Refuse one that is guided already.
 
     Raises:
         ValueError: with the cure.
     """
-    name = type(transformer).__name__
     if CALLS in vars(transformer):
-        raise ValueError(f"{name} is guided already: list all guidances in one guide(...)")
-    parallel = getattr(getattr(transformer, "_orig_mod", transformer), "_parallel_config", None)
-    if getattr(parallel, "context_parallel_config", None) is not None:
-        raise ValueError(
-            f"{name} is under context parallel: what a guidance measures would be of one device's share alone, "
-            "and a negative is read over a single token, which cannot be split; guide it without enable_parallelism"
-        )
+        raise ValueError(f"{type(transformer).__name__} is guided already: list all guidances in one guide(...)")
 
 
 def transformers_of(pipe: Any) -> list[nn.Module]:

@@ -77,6 +77,7 @@ class HeadWatch:
         video = self.site.video
         if video is None or self.positions is None:
             raise RuntimeError("heads are measured where a weak pass may run")
+        query, key = video.ranks.whole(query), video.ranks.whole(key)
         rows, tokens = video.rows(query.shape[0]), video.tokens(query.shape[1])
         first = tokens.stop - self.tokens  # history, where there is any, comes before the frames that are made
         chosen, mask = first + self.positions, kernel.mask

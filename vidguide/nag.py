@@ -68,6 +68,7 @@ class NAG(TextGuidance):
 
     def group(self, denoiser: "Denoiser", site: Site) -> Group:
         """Which queries of an attention share a norm."""
-        if self.norm != "frame" or "audio" in site.name:
-            return Group("token" if self.norm == "frame" else self.norm, denoiser.conditional)
-        return Group("frame", denoiser.conditional, denoiser.grid())
+        norm = "token" if self.norm == "frame" and "audio" in site.name else self.norm
+        grid = denoiser.grid() if norm == "frame" else (1, 1, 1)
+        ranks = denoiser.ranks if norm != "token" and denoiser.ranks.several else None
+        return Group(norm, denoiser.conditional, grid, ranks)

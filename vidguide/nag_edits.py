@@ -34,7 +34,7 @@ class CrossAttentionNAG(Combine):
         repeats = (query.shape[0] - start) // self.key.shape[0]
         key, value = (tensor.repeat_interleave(repeats, 0) for tensor in (self.key, self.value))
         mask = None if self.mask is None else self.mask.repeat_interleave(repeats, 0)
-        output = self.combine(positive[start:], kernel(query[start:], key, value, mask))
+        output = self.combine(positive[start:], kernel.alone()(query[start:], key, value, mask))
         return torch.cat([positive[:start], output]) if start else output
 
 

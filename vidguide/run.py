@@ -38,7 +38,8 @@ class Choice:
 class Trace:
     """What the guidances of one run did, step by step and layer by layer.
 
-    Measurements stay on their device as tensors until they are read, so that tracing never waits for the GPU.
+    Measurements stay on their device as tensors until they are read, so that tracing never waits for the GPU. Under
+    context parallel they are of this rank's tokens, except for D.
     """
 
     def __init__(self) -> None:

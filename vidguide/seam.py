@@ -41,6 +41,19 @@ class Kernel:
         swapped = (tensor.transpose(1, 2) for tensor in (query, key, value))
         return self.function(*swapped, mask, *self.args, **self.kwargs).transpose(1, 2)
 
+    @property
+    def shared(self) -> bool:
+        """Whether the keys are this rank's share, and the kernel exchanges them with other ranks."""
+        return self.kwargs.get("parallel_config") is not None
+
+    def alone(self) -> "Kernel":
+        """The same call without an exchange between ranks: for keys that are there whole."""
+        if not self.shared:
+            return self
+        kernel = copy.copy(self)
+        kernel.kwargs = {**self.kwargs, "parallel_config": None}
+        return kernel
+
 
 class Edit(Protocol):
     """What a guidance does at an attention: the kernel and its `(B, L, H, D)` query, key and value to the output."""

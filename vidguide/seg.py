@@ -96,14 +96,14 @@ class BlurQueries:
         video = self.site.video
         if video is None:
             raise RuntimeError("queries are blurred in a weak pass")
-        tokens = video.take(query)
+        tokens = video.ranks.whole(video.take(query))
         grid = self.grid_of(tokens.shape[1])
         count = math.prod(grid)
         if count > tokens.shape[1]:
             raise ValueError(f"SEG: {tokens.shape[1]} tokens attend here where the clip's grid has {self.grid}")
         history, frames = tokens[:, : tokens.shape[1] - count], tokens[:, tokens.shape[1] - count :]
         smooth = torch.cat([history, blurred(frames, grid, self.sigma, self.over_frames)], 1)
-        return attention(video.put(query, smooth), key, value)
+        return attention(video.put(query, video.ranks.share(smooth)), key, value)
 
     def grid_of(self, length: int) -> tuple[int, int, int]:
         """The grid of one row's tokens: the clip's, or where space and time are apart, a frame's or a pixel's."""

@@ -43,6 +43,10 @@ class TextGuidance(Guidance):
         super().__post_init__()
         check_negative(self, empty=False)
 
+    @property
+    def attends(self) -> bool:
+        return True
+
     def check(self, denoiser: "Denoiser") -> None:
         super().check(denoiser)
         if self.negative_prompt is None and self.negative_prompt_embeds is None:

@@ -6,6 +6,7 @@ from torch import Tensor
 from vidguide.batch import Batch
 from vidguide.blocks import Stage
 from vidguide.family import Joint
+from vidguide.ranks import Ranks
 
 
 class Video:
@@ -13,10 +14,11 @@ class Video:
 
     Attributes:
         call: number of the kernel call at work, where there is one for each sample.
+        ranks: those on which the sequence lies; what is taken and put is this one's share.
     """
 
-    def __init__(self, batch: Batch, stage: Stage, joint: Joint | None) -> None:
-        self.batch, self.stage, self.joint = batch, stage, joint
+    def __init__(self, batch: Batch, stage: Stage, joint: Joint | None, ranks: Ranks) -> None:
+        self.batch, self.stage, self.joint, self.ranks = batch, stage, joint, ranks
         self.ragged = joint is not None and joint.ragged
         self.call = 0
 

@@ -50,7 +50,8 @@ class VSF(TextGuidance):
 
     def cross_edit(self, denoiser: "Denoiser", site: Site, negative: Negative) -> Edit:
         padding = None if denoiser.family.text_masks else zero_rows(negative.text[denoiser.family.text_inputs[0]])
-        return CrossAttentionVSF(self, denoiser.batch, negative.key, negative.value, negative.mask, padding)
+        against = negative.key, negative.value, negative.mask
+        return CrossAttentionVSF(self, denoiser.batch, denoiser.ranks, against, padding)
 
     def joint_edit(self, denoiser: "Denoiser", site: Site, stream: "Stream", split: bool, guides: bool) -> Edit:
         return (SplitAttentionVSF if split else JointAttentionVSF)(self, stream, guides)

@@ -10,6 +10,7 @@ from vidguide.combine import change, sampled
 from vidguide.formulas import Attended, additive, vsf
 from vidguide.joint import Stream
 from vidguide.nag_edits import JointEdit, Parts, masked, rows
+from vidguide.ranks import Ranks
 from vidguide.seam import Kernel
 
 
@@ -49,17 +50,20 @@ class Flip:
 
 
 class CrossAttentionVSF(Flip):
-    """VSF at one text cross-attention, for negative keys and values `(1 or B, L, H, D)` that are already there.
+    """VSF at one text cross-attention, for a negative that is already there.
 
     Args:
+        ranks: those on which the prompt may lie.
+        negative: keys and values `(1 or B, L, H, D)`, and mask.
         padding: `(1 or B, L)`, tokens to leave out besides those that the model masks.
     """
 
     def __init__(
-        self, strength: Strength, batch: Batch, key: Tensor, value: Tensor, mask: Tensor | None, padding: Tensor | None
+        self, strength: Strength, batch: Batch, ranks: Ranks, negative: Attended, padding: Tensor | None
     ) -> None:
         super().__init__(strength)
-        self.batch = batch
+        self.batch, self.ranks = batch, ranks
+        key, value, mask = negative
         if padding is not None:
             length = int((~padding).sum(1).max())
             key, value, padding = key[:, :length], value[:, :length], padding[:, :length]
@@ -70,6 +74,9 @@ class CrossAttentionVSF(Flip):
         self.negative: Attended = (key, value, mask)
 
     def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if kernel.shared:  # the negative is here whole: let the prompt be so too
+            kernel, key, value = kernel.alone(), self.ranks.whole(key), self.ranks.whole(value)
+            kernel.mask = None if kernel.mask is None else self.ranks.whole(kernel.mask, -1)
         start = self.batch.start(query.shape[0])  # before it, the pipeline's unconditional half
         repeats = (query.shape[0] - start) // self.negative[0].shape[0]
         negative: Any = tuple(None if one is None else one.repeat_interleave(repeats, 0) for one in self.negative)

@@ -7,6 +7,7 @@ from typing import Any
 from vidguide.batch import Batch
 from vidguide.blocks import Blocks
 from vidguide.family import Family, blocks_of
+from vidguide.ranks import Ranks
 from vidguide.seam import SITE, Site, rebound, rebound_class
 from vidguide.video import Video
 
@@ -46,7 +47,7 @@ def blocks_in_order(family: Family, transformer: Any) -> list[Any]:
 
 
 def find_self_sites(
-    family: Family, blocks: Blocks, text_sites: dict[int, Site], batch: Batch
+    family: Family, blocks: Blocks, text_sites: dict[int, Site], batch: Batch, ranks: Ranks
 ) -> dict[str, dict[int, Site]]:
     """Sites where the video attends to itself, by extent and layer; in joint attention, the text's own sites.
 
@@ -66,7 +67,7 @@ def find_self_sites(
     for place, block in enumerate(blocks.blocks):
         layer, extent = place // len(extents), extents[place % len(extents)]
         site = known.get(layer) or site_of(layer, block.get_submodule(name), kernel, name)
-        site.place, site.extent, site.video = place, extent, Video(batch, blocks.stages[place], joint)
+        site.place, site.extent, site.video = place, extent, Video(batch, blocks.stages[place], joint, ranks)
         found[extent][layer] = site
     return found
 
