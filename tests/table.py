@@ -18,8 +18,8 @@ torch {torch} on a CPU. Every cell is a test: a pipeline of the family at tiny s
 own classifier-free guidance on, is sampled three times under the guidance.
 
 - *equal*: each time the same as the guided pipeline without the feature, within the feature's own tolerance (2e-5 on
-  latents of size 1; ten times what a cache changes in the unguided pipeline), and when the guidance is left the
-  pipeline is bitwise as before.
+  latents of size 1; for a cache ten times what it changes in the unguided pipeline, or a hundredth of what the
+  guidance does), and when the guidance is left the pipeline is bitwise as before.
 - *refused*: an error before the first step is done, which says why and what to do; the messages are below.
 - *not in diffusers*: the unguided pipeline does not work with it either.
 
@@ -41,8 +41,8 @@ REST = """
   choose the same layer. diffusers itself needs help there: it divides by the number of accelerators, and its native
   attention tells the ring no log-sum-exp; the test stands in for both. `run.trace` is of a rank's own tokens. Refused:
   `EMAG(variant="map")`, and joint attention, for which diffusers has no plan. LTX with a mask fails under Ulysses in
-  diffusers 0.42.1, unguided too (the mask is not split by heads). Untested: two GPUs (a test marked `gpu2` is there, for
-  Ulysses), `ulysses_anything` and `ring_anything` (gloo gathers no shares of two sizes), rings and Ulysses at once,
+  diffusers 0.42.1, unguided too (the mask is not split by heads). Untested: two GPUs (a test marked `gpu2` is there,
+  for Ulysses), `ulysses_anything` and `ring_anything` (gloo gathers no shares of two sizes), rings and Ulysses at once,
   Helios, LTX-2.
 - Not tried: group offload with streams, attention backends that need a GPU.
 """

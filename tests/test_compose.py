@@ -55,12 +55,28 @@ class Drawn:
 
 
 @functools.cache
-def references(drawn: Drawn, same: Callable[[Any], None]) -> tuple[Tensor, Tensor | str]:
-    """Unguided and guided, of a pipeline without the feature; or why it is refused whatever the feature."""
+def unguided_of(drawn: Drawn, same: Callable[[Any], None]) -> tuple[Any, Tensor]:
+    """A pipeline without the feature, and what it makes unguided."""
     pipe = drawn.pipe()
     with torch.no_grad():
         same(pipe)
-    unguided = drawn.sample(pipe)
+    return pipe, drawn.sample(pipe)
+
+
+def rounding(drawn: Drawn, feature: Feature) -> float:
+    """How far the unguided pipeline in a narrow dtype is from itself in float32: as far may a feature be from the same
+    by other means, which rounds in another order. In float32 it may not."""
+    if drawn.dtype == torch.float32:
+        return 0.0
+    alike = replace(drawn, feature="", method="")
+    narrow, wide = (unguided_of(replace(alike, dtype=dtype), feature.same)[1] for dtype in (drawn.dtype, torch.float32))
+    return (narrow - wide).abs().mean().item()
+
+
+@functools.cache
+def references(drawn: Drawn, same: Callable[[Any], None]) -> tuple[Tensor, Tensor | str]:
+    """Unguided and guided, of a pipeline without the feature; or why it is refused whatever the feature."""
+    pipe, unguided = unguided_of(replace(drawn, method=""), same)
     try:
         with drawn.guide(pipe):
             return unguided, drawn.sample(pipe)
@@ -99,7 +115,7 @@ def outcome(drawn: Drawn) -> tuple[str, str]:
     pipe, before = prepared
     unguided, expected = reference_of(drawn, feature)
     lost = (before - unguided).abs().mean().item()
-    assert feature.lossy or lost <= feature.atol + TOLERANCE[drawn.dtype], f"the feature itself is {lost:.1e} off"
+    assert feature.lossy or lost <= feature.atol + rounding(drawn, feature), f"the feature itself is {lost:.1e} off"
     message = ""
     run = None
     try:
@@ -111,11 +127,13 @@ def outcome(drawn: Drawn) -> tuple[str, str]:
     if not message:
         assert isinstance(expected, Tensor), "refused without the feature, and not with it"
         inexact = feature.lossy or drawn.dtype == torch.bfloat16  # extrapolation magnifies what is lost
-        tolerance = TOLERANCE[drawn.dtype] + (10 * lost + 1e-4 if inexact else feature.atol)
+        acts = (expected - unguided).abs().mean().item()
+        tolerance = TOLERANCE[drawn.dtype] + (max(10 * lost + 1e-4, acts / 100) if inexact else feature.atol)
+        assert acts > 10 * feature.atol
         for result in results:
             error = (result - expected).abs().mean().item()
             assert error <= tolerance, f"{error:.1e} off"
-            assert feature.lossy or (result - before).abs().mean() > 1e-3
+            assert feature.lossy or (result - before).abs().mean() > acts / 2
     assert torch.equal(drawn.sample(pipe, feature.within), before), "something was left behind"
     return (REFUSED, message) if message else (EQUAL, "")
 

@@ -39,6 +39,15 @@ def sampled(model: Any, calls: list[dict[str, Any]], *guidances: Guidance) -> tu
         return predictions, run
 
 
+def test_what_is_kept_outlives_a_time_of_another_dtype() -> None:
+    """HunyuanVideo's pipeline gives its first step's in the dtype of its noise, and the others' in the model's."""
+    nag = NAG(negative_prompt_embeds=negative_text(), scale=5)
+    emag, calls = EMAG(decay=0.5, select=(1,), start=0.25, stop=1.0, scale=3), videos(4)
+    other = [{**calls[0], "timestep": calls[0]["timestep"].float()}, *calls[1:]]
+    one, another = (sampled(tiny_wan(), each, nag, emag)[0] for each in (calls, other))
+    assert all(torch.equal(a, b) for a, b in zip(one, another, strict=True))
+
+
 def cogvideox() -> Any:
     return BY_NAME["CogVideoXTransformer3DModel/rotary"].make()
 

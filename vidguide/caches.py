@@ -101,9 +101,9 @@ class Caches:
             return longer if guidance.windowed and family.joint is not None else None
         if kind in OF_ALL_PASSES:
             return f"it keeps one state for all passes, {name}'s further one too; use FirstBlockCache"
-        if kind == "TaylorSeer" and (family.joint is not None or guidance.remembers):
-            # Found with EMAG and STG on Mochi and with EMAG on LTX; not explained.
-            return f"{name}'s further pass was found to come out otherwise under it here; use FirstBlockCache"
+        if kind == "TaylorSeer" and guidance.start > 0:
+            # At the same step one pass would be extrapolated and the other computed, and their difference is scaled.
+            return f"it counts the steps of {name}'s further pass from {name}'s own first one on; give start=0"
         if kind == "MagCache" and guidance.windowed:
             return "its ratios count the passes from the first step on; give start=0, stop=1"
         if kind in OF_BLOCKS and {0, depth - 1} & set(guidance.skipped(depth)):

@@ -93,11 +93,12 @@ class Denoiser:
                 site.edit, site.watchers = edit, watchers
 
     def kept(self, owner: Guidance, make: Callable[[], Kept], text_varies: bool = False) -> Kept:
-        """What `make` returns, kept for the run, and made again when a shape, dtype or device changes; at each step,
-        when it is of a text that the model makes anew at each step."""
+        """What `make` returns, kept for the run, and made again when a shape changes, or the prompt's dtype or device;
+        at each step, when it is of a text that the model makes anew at each step."""
         step = self.run.step if text_varies and self.family.text_varies(self.original.config) else None
-        tensors = [v for v in self.inputs.values() if isinstance(v, Tensor)]
-        key = (self.run.number, step, [(tuple(tensor.shape), tensor.dtype, tensor.device) for tensor in tensors])
+        # Not every dtype: HunyuanVideo's pipeline gives its first step's time in another one than the others'.
+        shapes = [tuple(value.shape) for value in self.inputs.values() if isinstance(value, Tensor)]
+        key = (self.run.number, step, shapes, text_shape(self.family, self.inputs))
         if self._kept.get(id(owner), (None,))[0] != key:
             self._kept[id(owner)] = (key, make())
         kept: Kept = self._kept[id(owner)][1]

@@ -83,10 +83,6 @@ class EMAG(WeakGuidance):
         """Averaging counts: it begins before the window of the second pass."""
         return not self.neutral and self.average_from <= progress < self.stop
 
-    @property
-    def remembers(self) -> bool:
-        return True
-
     def candidates(self, depth: int) -> tuple[int, ...]:
         """The layers whose attention is averaged."""
         if isinstance(self.select, tuple):

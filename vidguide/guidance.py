@@ -84,11 +84,6 @@ class Guidance:
         """Whether it runs the whole model more often than the pipeline does."""
         return self.weak
 
-    @property
-    def remembers(self) -> bool:
-        """Whether what it does at a step depends on the attention of the steps before."""
-        return False
-
     def skipped(self, depth: int) -> tuple[int, ...]:
         """Blocks, of `depth`, that its further pass leaves out whole."""
         return ()
