@@ -55,6 +55,7 @@ class Scene:
 
     @property
     def complete(self) -> bool:
+        """Whether every attribute is said."""
         return None not in astuple(self)
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidguide import sources
+from vidguide import lse_kernels, sources
 from vidguide.sources import ALIGNED, EVERY, HALF, SOURCES, Source, candidates
 
 ALL = ("flash_attn_interface", "flash_attn", "xformers")
@@ -105,7 +105,7 @@ def test_masks_are_laid_out_as_the_gpus_kernels_want_them() -> None:
 
 def fake_package(monkeypatch: pytest.MonkeyPatch, attention: Any) -> Source:
     """A package whose kernel is this one, as if it ran on a CPU."""
-    monkeypatch.setattr(sources, "import_module", lambda name: SimpleNamespace(flash_attn_func=attention))
+    monkeypatch.setattr(lse_kernels, "import_module", lambda name: SimpleNamespace(flash_attn_func=attention))
     found = next(source for source in SOURCES if source.module == "flash_attn")
     return replace(found, device="cpu", dtypes=EVERY)
 

@@ -13,10 +13,16 @@ class Arguments:
         self.places = {name: i for i, name in enumerate(list(inspect.signature(forward).parameters)[1:])}
 
     def get(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What a call passes by that name, None where it does not.
+
+        Raises:
+            KeyError: the block has no such argument.
+        """
         place = self.places[name]
         return args[place] if place < len(args) else kwargs.get(name)
 
     def put(self, name: str, value: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+        """Pass another value by that name: the positional arguments anew, or the keyword's in place."""
         place = self.places[name]
         if place < len(args):
             return (*args[:place], value, *args[place + 1 :])

@@ -17,12 +17,14 @@ class _Stance:
         self.stance: Any = None
 
     def enter(self) -> None:
+        """One more wants no compilation."""
         with self.lock:
             if not self.within:
                 self.stance = torch.compiler.set_stance("force_eager")
             self.within += 1
 
     def leave(self) -> None:
+        """One fewer does."""
         with self.lock:
             self.within -= 1
             if not self.within:

@@ -90,6 +90,7 @@ class Guidance:
 
     @property
     def windowed(self) -> bool:
+        """Whether it leaves out a part of the run."""
         return (self.start, self.stop) != (0.0, 1.0)
 
     def check(self, denoiser: "Denoiser") -> None:

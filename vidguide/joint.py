@@ -39,6 +39,7 @@ class Stream:
 
     @property
     def negative(self) -> int:
+        """Length of the second text."""
         return self.text.shape[1]
 
     def begin(self, text: Tensor, masks: list[Tensor | None]) -> Tensor:

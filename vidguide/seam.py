@@ -111,6 +111,7 @@ class Site:
 
     @property
     def idle(self) -> bool:
+        """Whether nothing is to be done here."""
         return self.edit is None and self.weak is None and not self.watchers
 
     def attend(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:

@@ -7,24 +7,20 @@ a GPU is one of expectation, and not measured: `benchmarks/gpu.py` does that.
 """
 
 import functools
-import inspect
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vidguide.formulas import additive
+from vidguide.lse_kernels import PACKAGED, Call, aten, of_package, of_torch
 from vidguide.merge import Told
 
 log = logging.getLogger(__name__)
-aten: Any = torch.ops.aten
-Raw = tuple[Tensor, Tensor]  # output (B, L, H, D) and log-sum-exp (B, H, L or longer)
 HALF = (torch.float16, torch.bfloat16)
 EVERY = (*HALF, torch.float32, torch.float64)
 ALIGNED = 16  # to a multiple of which the rows of a mask are padded, as torch's own kernels want it
@@ -43,7 +39,7 @@ class Source:
     """
 
     name: str
-    attend: Callable[[Tensor, Tensor, Tensor, Tensor | None], Raw]
+    attend: Call
     device: str = "cuda"
     dtypes: Collection[torch.dtype] = HALF
     width: int = 256
@@ -52,76 +48,27 @@ class Source:
     module: str | None = None
 
 
-def _aten(attention: Callable[..., Any]) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Raw]:
-    """One of torch's own, which take heads before tokens."""
-
-    def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Raw:
-        output, sums = attention(*(tensor.transpose(1, 2) for tensor in (query, key, value)), bias)[:2]
-        return output.transpose(1, 2), sums
-
-    return attend
-
-
-def _packaged(name: str) -> Callable[[Tensor, Tensor, Tensor, Tensor | None], Raw]:
-    """One of a package, as an operator that torch.compile does not look into."""
-
-    def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Raw:
-        output, sums = torch.ops.vidguide.attend(query, key, value, name)
-        return output, sums
-
-    return attend
-
-
-@torch.library.custom_op("vidguide::attend", mutates_args=())
-def _attend(query: Tensor, key: Tensor, value: Tensor, package: str) -> tuple[Tensor, Tensor]:
-    output, sums = PACKAGED[package](query, key, value)
-    return output.to(query.dtype).contiguous(), sums[..., : query.shape[1]].float().contiguous()
-
-
-@_attend.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, package: str) -> tuple[Tensor, Tensor]:
-    batch, length, heads, width = query.shape
-    return query.new_empty(batch, length, heads, width), query.new_empty(batch, heads, length, dtype=torch.float32)
-
-
-def _flash(module: str, query: Tensor, key: Tensor, value: Tensor) -> Raw:
-    attention = import_module(module).flash_attn_func
-    asks = "return_attn_probs" in inspect.signature(attention).parameters  # the first version 3 always tells
-    output, sums = attention(query, key, value, **({"return_attn_probs": True} if asks else {}))[:2]
-    return output, sums
-
-
-def _xformers(query: Tensor, key: Tensor, value: Tensor) -> Raw:
-    output, sums = import_module("xformers.ops.fmha").memory_efficient_attention_partial(query, key, value)
-    return output, sums
-
-
-PACKAGED: dict[str, Callable[[Tensor, Tensor, Tensor], Raw]] = {
-    "flash_attn_interface": functools.partial(_flash, "flash_attn_interface"),
-    "flash_attn": functools.partial(_flash, "flash_attn"),
-    "xformers": _xformers,
-}
 SOURCES = (
-    Source("flash-attn 3", _packaged("flash_attn_interface"), module="flash_attn_interface"),
-    Source("flash-attn 2", _packaged("flash_attn"), module="flash_attn"),
-    Source("aten flash", _aten(lambda q, k, v, _: aten._scaled_dot_product_flash_attention(q, k, v))),
+    Source("flash-attn 3", of_package("flash_attn_interface"), module="flash_attn_interface"),
+    Source("flash-attn 2", of_package("flash_attn"), module="flash_attn"),
+    Source("aten flash", of_torch(lambda q, k, v, _: aten._scaled_dot_product_flash_attention(q, k, v))),
     Source(
         "aten cuDNN",
-        _aten(lambda q, k, v, bias: aten._scaled_dot_product_cudnn_attention(q, k, v, bias, True)),
+        of_torch(lambda q, k, v, bias: aten._scaled_dot_product_cudnn_attention(q, k, v, bias, True)),
         width=128,
         masks=True,
     ),
     Source(
         "aten efficient",
-        _aten(lambda q, k, v, bias: aten._scaled_dot_product_efficient_attention(q, k, v, bias, True)),
+        of_torch(lambda q, k, v, bias: aten._scaled_dot_product_efficient_attention(q, k, v, bias, True)),
         dtypes=(*HALF, torch.float32),
         width=1 << 16,
         masks=True,
     ),
-    Source("xformers", _packaged("xformers"), module="xformers"),
+    Source("xformers", of_package("xformers"), module="xformers"),
     Source(
         "aten CPU",
-        _aten(lambda q, k, v, bias: aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=bias)),
+        of_torch(lambda q, k, v, bias: aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=bias)),
         device="cpu",
         dtypes=EVERY,
         width=1 << 16,
