@@ -71,17 +71,29 @@ class Group:
         return height * width
 
 
-class Combine:
-    """NAG's combination of positive and negative features, and what it measured."""
+class Measured:
+    """An edit that measures what it does.
 
-    def __init__(self, nag: Strength, group: Group) -> None:
-        self.scale, self.tau, self.alpha = float(nag.scale), float(nag.tau), float(nag.alpha)
-        self.strength, self.group = (self.scale, self.tau, self.alpha), group
-        self.measured: Tensor | None = None  # means over tokens: held by tau, |z - z+|, |z+|; read by the trace
+    Attributes:
+        measured: means over the tokens of the guided call: share held by a limit, `|z - z+|_1`, `|z+|_1`; the trace
+            reads it.
+    """
+
+    def __init__(self) -> None:
+        self.measured: Tensor | None = None
 
     def begin(self) -> None:
         """A guided call begins."""
         self.measured = None
+
+
+class Combine(Measured):
+    """NAG's combination of positive and negative features, and what it measured."""
+
+    def __init__(self, nag: Strength, group: Group) -> None:
+        super().__init__()
+        self.scale, self.tau, self.alpha = float(nag.scale), float(nag.tau), float(nag.alpha)
+        self.strength, self.group = (self.scale, self.tau, self.alpha), group
 
     def combine(self, positive: Tensor, negative: Tensor) -> Tensor:
         """Guided features `(B, L, H, D)`, of the same queries on the prompt and on the negative."""

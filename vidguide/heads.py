@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vidguide.formulas import additive
+from vidguide.masks import masked, rows_of
 from vidguide.seam import Attention, Kernel, Perturbation, Site
 
 SAMPLES = 64  # queries measured, of each sample: their scores cost SAMPLES / L of one attention's
@@ -38,7 +40,7 @@ def attention_mass(
     frames, height, width = grid
     scores = torch.einsum("bqhd,bkhd->bhqk", query.float() * (scale or query.shape[-1] ** -0.5), key.float())
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+        scores = scores + additive(mask, scores.dtype)
     pixels = height * width
     weights = scores.softmax(-1)[..., first : first + frames * pixels]
     weights = weights.reshape(*weights.shape[:3], frames, pixels)
@@ -80,10 +82,8 @@ class HeadWatch:
         query, key = video.ranks.whole(query), video.ranks.whole(key)
         rows, tokens = video.rows(query.shape[0]), video.tokens(query.shape[1])
         first = tokens.stop - self.tokens  # history, where there is any, comes before the frames that are made
-        chosen, mask = first + self.positions, kernel.mask
-        if mask is not None:
-            mask = mask if mask.shape[0] == 1 else mask[rows]
-            mask = mask if mask.shape[-2] == 1 else mask[..., chosen, :]
+        chosen = first + self.positions
+        mask = masked(rows_of(kernel.mask, rows.start, rows.stop), chosen)
         if query[rows].shape[0]:
             scale = kernel.kwargs.get("scale")
             found = attention_mass(query[rows][:, chosen], key[rows], self.grid, self.positions, scale, mask, first)

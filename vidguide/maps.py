@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from vidguide.average import Average
+from vidguide.formulas import additive
+from vidguide.masks import masked, rows_of
 from vidguide.seam import Attention, Kernel
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ def attention_map(kernel: Kernel, query: Tensor, key: Tensor, mask: Tensor | Non
     scale = kernel.kwargs.get("scale") or query.shape[-1] ** -0.5
     logits = torch.einsum("bqhd,bkhd->bhqk", query.to(wide) * scale, key.to(wide))
     if mask is not None:
-        logits = logits.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else logits + mask
+        logits = logits + additive(mask, logits.dtype)
     return logits.softmax(-1)
 
 
@@ -34,11 +36,8 @@ class AverageMap(Average):
 
     def rows(self, kernel: Kernel, query: Tensor, key: Tensor) -> Tensor:
         """The video's rows of the map, of the conditional rows of a batch."""
-        video, mask = self.video, kernel.mask
-        rows, tokens = video.rows(query.shape[0]), video.tokens(query.shape[1])
-        if mask is not None:
-            mask = mask if mask.shape[0] == 1 else mask[rows]
-            mask = mask if mask.shape[-2] == 1 else mask[..., tokens, :]
+        rows, tokens = self.video.rows(query.shape[0]), self.video.tokens(query.shape[1])
+        mask = masked(rows_of(kernel.mask, rows.start, rows.stop), tokens)
         return attention_map(kernel, query[rows, tokens], key[rows], mask)
 
     def live(self, kernel: Kernel, query: Tensor, key: Tensor) -> Tensor:

@@ -3,20 +3,16 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from vidguide.batch import Batch
 from vidguide.combine import Combine, Group, Strength
 from vidguide.joint import Stream
+from vidguide.joint_edits import JointEdit, Parts, two_passes
+from vidguide.masks import masked, rows_of
 from vidguide.merge import Told, merge
 from vidguide.seam import Kernel
 from vidguide.sources import Source, attend, pair
-
-
-def rows(mask: Tensor | None, start: int, stop: int | None = None) -> Tensor | None:
-    """The rows of a mask from `start` on; one that serves the whole batch stays."""
-    return mask if mask is None or mask.shape[0] == 1 else mask[start:stop]
 
 
 class CrossAttentionNAG(Combine):
@@ -54,41 +50,6 @@ class SplitAttentionNAG(Combine):
         return self.combine(positive, kernel(query, key[:, negative], value[:, negative], masks[1]))
 
 
-class JointEdit:
-    """An edit of one joint attention over the video, the prompt and a carried negative.
-
-    Prompt tokens see [video, prompt], negative tokens see [video, negative]; what the video's queries make of the two
-    is the guidance's. The unconditional half of a batch sees no negative.
-    """
-
-    def __init__(self, stream: Stream, guides: bool) -> None:
-        self.stream, self.guides, self.dtype = stream, guides, stream.text.dtype
-
-    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        lengths, start = self.lengths_and_start(kernel, query.shape[0])
-        parts = Parts(query.shape[1], *lengths, self.stream.joint.text_first)
-        video, prompt, negative = self.outputs(kernel, query, key, value, parts, start)
-        unseen = torch.zeros_like(query[:start, parts.negative])
-        if self.stream.joint.ragged:  # the padding that was left out of the call, so that the negative is in its place
-            prompt = F.pad(prompt, (0, 0, 0, 0, 0, self.stream.prompt - lengths[0]))
-        return parts.join(video, prompt, torch.cat([unseen, negative]))
-
-    def outputs(
-        self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: "Parts", start: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Attention outputs of video, prompt, and (from row `start` on) negative."""
-        raise NotImplementedError
-
-    def lengths_and_start(self, kernel: Kernel, rows: int) -> tuple[tuple[int, int], int]:
-        """Lengths of prompt and negative in a kernel call on some rows, and the first conditional row."""
-        stream = self.stream
-        if not stream.joint.ragged:
-            return (stream.prompt, stream.negative), stream.batch.start(rows)
-        samples = len(stream.valid)  # one call per sample, in their order
-        sample = kernel.call % samples
-        return stream.valid[sample], int(sample < stream.batch.start(samples))
-
-
 Both = tuple[Told, Told]  # a name of its own, as torch.compile runs the annotations of nested functions
 
 
@@ -102,7 +63,7 @@ class JointAttentionNAG(JointEdit, Combine):
         self.sources = pair(stream.text.device.type, self.dtype, width, self.masked)  # None: two full passes
 
     def outputs(
-        self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: "Parts", start: int
+        self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         if self.sources is not None and self.may_merge(kernel, query):
             return self.merged(self.sources, kernel, query, key, value, parts, start)
@@ -124,7 +85,7 @@ class JointAttentionNAG(JointEdit, Combine):
         query: Tensor,
         key: Tensor,
         value: Tensor,
-        parts: "Parts",
+        parts: Parts,
         start: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The same with the video's keys attended to once, by all queries together."""
@@ -132,7 +93,7 @@ class JointAttentionNAG(JointEdit, Combine):
 
         def both(queries: slice, text: slice, batch: slice) -> Both:
             """Attention of some queries over the video's keys, and over a text's."""
-            mask = rows(masked(kernel.mask, queries, text), batch.start, batch.stop)
+            mask = rows_of(masked(kernel.mask, queries, text), batch.start, batch.stop)
             query_key_value = query[batch, queries], key[batch, text], value[batch, text]
             beside = attend(sources[mask is not None], *query_key_value, mask)
             return (alone[0][batch, queries], alone[1][batch, queries]), beside
@@ -149,58 +110,6 @@ class JointAttentionNAG(JointEdit, Combine):
         if start:
             combined = torch.cat([merge(*both(parts.video, parts.prompt, uncond)), combined])
         return combined, prompt, negative
-
-
-class Parts:
-    """Where video, prompt and negative lie in a joint sequence."""
-
-    def __init__(self, length: int, prompt: int, negative: int, text_first: bool) -> None:
-        video = length - prompt - negative
-        begin = 0 if text_first else video
-        self.text_first = text_first
-        self.video = slice(length - video, length) if text_first else slice(0, video)
-        self.prompt = slice(begin, begin + prompt)
-        self.negative = slice(begin + prompt, begin + prompt + negative)
-
-    def join(self, video: Tensor, prompt: Tensor, negative: Tensor) -> Tensor:
-        """Parts of a sequence in their order."""
-        return torch.cat([prompt, negative, video] if self.text_first else [video, prompt, negative], 1)
-
-    def pick(self, tensor: Tensor, text: slice, dim: int = 1) -> Tensor:
-        """The video and one text of a sequence, in their order."""
-        if tensor.shape[dim] == 1:  # a mask that serves all queries
-            return tensor
-        pieces = [tensor.narrow(dim, part.start, part.stop - part.start) for part in (self.video, text)]
-        return torch.cat(pieces[::-1] if self.text_first else pieces, dim)
-
-    def split(self, output: Tensor, text: int) -> tuple[Tensor, Tensor]:
-        """Video and text of the output for :meth:`pick`ed queries."""
-        if self.text_first:
-            return output[:, text:], output[:, :text]
-        return output[:, : output.shape[1] - text], output[:, output.shape[1] - text :]
-
-
-Outputs = tuple[Tensor, Tensor, Tensor, Tensor]  # video with prompt, video with negative, prompt, negative
-
-
-def two_passes(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int) -> Outputs:
-    """Full attention over video and prompt, and from row `start` on over video and negative."""
-    outputs = []
-    for text, first in ((parts.prompt, 0), (parts.negative, start)):
-        mask = kernel.mask
-        if mask is not None:
-            mask = rows(parts.pick(parts.pick(mask, text, mask.ndim - 2), text, mask.ndim - 1), first)
-        queries, keys, values = (parts.pick(tensor[first:], text) for tensor in (query, key, value))
-        outputs.append(parts.split(kernel(queries, keys, values, mask), text.stop - text.start))
-    (video, prompt), (negative_video, negative) = outputs
-    return video, negative_video, prompt, negative
-
-
-def masked(mask: Tensor | None, queries: slice, keys: slice) -> Tensor | None:
-    """The part of a mask `(..., L or 1, K)` for some queries and keys."""
-    if mask is None:
-        return None
-    return mask[..., slice(None) if mask.shape[-2] == 1 else queries, keys]
 
 
 def plain(kernel: Kernel) -> bool:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from vidguide.batch import Batch
-from vidguide.combine import change, sampled
+from vidguide.combine import Measured, change, sampled
 from vidguide.formulas import Attended, additive, vsf
 from vidguide.joint import Stream
-from vidguide.nag_edits import JointEdit, Parts, masked, rows
+from vidguide.joint_edits import JointEdit, Parts
+from vidguide.masks import masked, rows_of
 from vidguide.ranks import Ranks
 from vidguide.seam import Kernel
 
@@ -24,18 +25,12 @@ class Strength(Protocol):
     def offset(self) -> float: ...
 
 
-class Flip:
-    """Attention with a negative's values flipped, and what it measured."""
+class Flip(Measured):
+    """Attention with a negative's values flipped, and what it measured; no limit holds any token."""
 
     def __init__(self, strength: Strength) -> None:
+        super().__init__()
         self.scale, self.offset = float(strength.scale), float(strength.offset)
-        self.measured: Tensor | None = (
-            None  # means over tokens: held by a limit (none), |z - z+|, |z+|; read by the trace
-        )
-
-    def begin(self) -> None:
-        """A guided call begins."""
-        self.measured = None
 
     def flipped(self, kernel: Kernel, query: Tensor, positive: Attended, negative: Attended) -> Tensor:
         """Attention of `(B, L, H, D)` queries to the prompt's side and the negative with its sign flipped."""
@@ -80,11 +75,11 @@ class CrossAttentionVSF(Flip):
         start = self.batch.start(query.shape[0])  # before it, the pipeline's unconditional half
         repeats = (query.shape[0] - start) // self.negative[0].shape[0]
         negative: Any = tuple(None if one is None else one.repeat_interleave(repeats, 0) for one in self.negative)
-        positive = key[start:], value[start:], rows(kernel.mask, start)
+        positive = key[start:], value[start:], rows_of(kernel.mask, start)
         output = self.flipped(kernel, query[start:], positive, negative)
         if not start:
             return output
-        return torch.cat([kernel(query[:start], key[:start], value[:start], rows(kernel.mask, 0, start)), output])
+        return torch.cat([kernel(query[:start], key[:start], value[:start], rows_of(kernel.mask, 0, start)), output])
 
 
 class SplitAttentionVSF(Flip):
@@ -118,7 +113,7 @@ class JointAttentionVSF(JointEdit, Flip):
     ) -> tuple[Tensor, Tensor, Tensor]:
         def side(queries: slice, text: slice, batch: slice) -> Attended:
             """The video and one text, for some queries of some rows."""
-            mask = rows(masked(kernel.mask, queries, slice(None)), batch.start, batch.stop)
+            mask = rows_of(masked(kernel.mask, queries, slice(None)), batch.start, batch.stop)
             mask = None if mask is None else parts.pick(mask, text, mask.ndim - 1)
             return parts.pick(key[batch], text), parts.pick(value[batch], text), mask
 
@@ -131,7 +126,7 @@ class JointAttentionVSF(JointEdit, Flip):
         if start:
             video.append(kernel(query[uncond, parts.video], *side(parts.video, parts.prompt, uncond)))
         if start < query.shape[0]:
-            mask = rows(masked(kernel.mask, parts.video, parts.negative), start)
+            mask = rows_of(masked(kernel.mask, parts.video, parts.negative), start)
             against = key[cond, parts.negative], value[cond, parts.negative], mask
             seen = side(parts.video, parts.prompt, cond)
             video.append(self.flipped(kernel, query[cond, parts.video], seen, against))
