@@ -3,7 +3,7 @@
 import inspect
 from typing import Any
 
-from vidguide.adapters.texts import encoder
+from vidguide.adapters.texts import check_length, encoder
 from vidguide.family import Family, Inputs, Joint, by_step
 
 TEXT = ("encoder_hidden_states", "pooled_projections", "encoder_attention_mask")
@@ -20,7 +20,11 @@ def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
     from PIL import Image
 
     height, width = (size * pipe.vae_scale_factor_spatial for size in inputs["hidden_states"].shape[-2:])
-    answer = pipe.encode_prompt(Image.new("RGB", (width, height)), prompts)
+    # Of the 576 tokens of the prompt's own image its pipeline keeps a half or a quarter; 4 of the words are cut out.
+    kept = 576 // (4 if pipe.transformer.config.image_condition_type == "token_replace" else 2)
+    length = inputs["encoder_hidden_states"].shape[1] - kept + 4
+    check_length(pipe, prompts, length)
+    answer = pipe.encode_prompt(Image.new("RGB", (width, height)), prompts, max_sequence_length=length)
     return dict(zip(TEXT, answer, strict=True))
 
 

@@ -12,6 +12,12 @@ def two_frames(transformer: Any, inputs: Inputs, small: Inputs) -> Inputs:
     return {**small, "hidden_states": inputs["hidden_states"][:, :, :2, :height, :width]}
 
 
+def blank_face(inputs: Inputs) -> Inputs:
+    """Animate's pipeline shows its unconditional branch no face: black, which is -1."""
+    face = inputs.get("face_pixel_values")
+    return {} if face is None else {"face_pixel_values": face * 0 - 1}
+
+
 FAMILIES = (
     Family(name="Wan", transformers=("WanTransformer3DModel",), encode=embeds_only),
     Family(
@@ -27,6 +33,7 @@ FAMILIES = (
         encode=embeds_only,
         cuts={"pose_hidden_states": "BCFHW", "face_pixel_values": "BCF"},
         adjust=two_frames,
+        uncond=blank_face,
     ),
     Family(name="SkyReels-V2", transformers=("SkyReelsV2Transformer3DModel",), encode=embeds_only),
     Family(name="ChronoEdit", transformers=("ChronoEditTransformer3DModel",), encode=embeds_only),

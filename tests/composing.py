@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from test_family_pipelines import CASES, Case
 from tiny_families import BY_NAME, Values
+from tiny_pipelines import CASES, Case
 from torch import Tensor
 
 from vidguide import EMAG, NAG, STG

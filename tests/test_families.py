@@ -247,10 +247,21 @@ def test_every_guidance_acts_or_is_refused_as_the_table_says(tiny: Tiny, method:
 
 @every_family
 def test_our_classifier_free_guidance_is_its_equation(tiny: Tiny) -> None:
+    """Animate's pipeline shows its unconditional branch a black face."""
     inputs, negative = tiny.exact(tiny.inputs(2)), tiny.exact(tiny.negative(2))
-    cond, uncond = ask(tiny, inputs), ask(tiny, {**inputs, **negative})
+    black = {name: torch.full_like(value, -1) for name, value in inputs.items() if name == "face_pixel_values"}
+    cond, uncond = ask(tiny, inputs), ask(tiny, {**inputs, **negative, **black})
     guided = ask(tiny, inputs, CFG(scale=3, negative_prompt_embeds=negative))
     tiny.agree(guided, uncond + 3 * (cond - uncond))
+
+
+@batched
+def test_our_classifier_free_guidance_is_that_of_a_doubled_batch(tiny: Tiny) -> None:
+    cond, negative = tiny.exact(tiny.inputs(2)), tiny.exact(tiny.text(2, 7, 6))
+    model = model_of(tiny.name, tiny.dtype)
+    halves = prediction_of(model(**doubled({**cond, **negative}, cond))).chunk(2)
+    guided = ask(tiny, cond, CFG(scale=3, negative_prompt_embeds=negative))
+    tiny.agree(guided, halves[0] + 3 * (halves[1] - halves[0]))
 
 
 def second_of(model: Any, first: Values, second: Values, *guidances: Guidance) -> Tensor:
@@ -378,7 +389,7 @@ PIPELINES = {  # of each family, pipelines that encode prompts in different ways
     "Kandinsky6Transformer3DModel": ("Kandinsky6TI2VAPipeline",),
     "CogVideoXTransformer3DModel": ("CogVideoXPipeline",),
     "ConsisIDTransformer3DModel": ("ConsisIDPipeline",),
-    "HunyuanVideoTransformer3DModel": ("HunyuanVideoPipeline", "HunyuanVideoImageToVideoPipeline"),
+    "HunyuanVideoTransformer3DModel": ("HunyuanVideoPipeline",),
     "HunyuanVideoFramepackTransformer3DModel": ("HunyuanVideoFramepackPipeline",),
     "HunyuanVideo15Transformer3DModel": ("HunyuanVideo15Pipeline",),
     "MochiTransformer3DModel": ("MochiPipeline",),

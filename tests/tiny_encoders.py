@@ -15,6 +15,8 @@ CHAT += "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}
 LLM = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2)
 LLM |= dict(vocab_size=64, max_position_embeddings=2048, pad_token_id=0, bos_token_id=2, eos_token_id=3)
 VISION = dict(hidden_size=16, intermediate_size=16)  # of a tower that no text reaches
+VISION_TOWER = dict(hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
+VISION_TOWER |= dict(image_size=28, patch_size=14)
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
 
 
@@ -28,6 +30,19 @@ def tokenizer(**settings: Any) -> Any:
     names = dict(zip(("pad_token", "unk_token", "bos_token", "eos_token"), special, strict=True))
     settings |= {**names, "chat_template": CHAT, "model_input_names": ["input_ids", "attention_mask"]}
     return transformers.PreTrainedTokenizerFast(tokenizer_object=words, **settings)
+
+
+def header_tokenizer() -> Any:
+    """One that tells headers as Llama 3's does, after a token that begins each text: HunyuanVideo's image-to-video cuts
+    the answer where it finds them, and counts on as many tokens before. Older ones look for Llama's empty line, 271."""
+    made = tokenizer()
+    special = ["<image>", "<|start_header_id|>", "<|end_header_id|>"]
+    special += [f"<{number}>" for number in range(271 - len(made) - len(special))]
+    made.add_special_tokens({"additional_special_tokens": [*special, "\n\n"]})
+    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", made.bos_token_id)]
+    )
+    return made
 
 
 class TextsOnly:
@@ -72,6 +87,22 @@ def llama_and_clip() -> dict[str, Any]:
     return {"text_encoder": llama, "tokenizer": tokenizer(), "text_encoder_2": clip(), "tokenizer_2": tokenizer()}
 
 
+def llava_and_clip() -> dict[str, Any]:
+    """With a tower of as many patches as HunyuanVideo's template has tokens for an image."""
+    words, patches = header_tokenizer(), 24
+    tower = transformers.CLIPVisionConfig(**{**VISION_TOWER, "image_size": 2 * patches, "patch_size": 2})
+    words_config = transformers.LlamaConfig(**{**LLM, "vocab_size": len(words)})
+    image = {"image_token_index": words.convert_tokens_to_ids("<image>"), "pad_token_id": 0}
+    config = transformers.LlavaConfig(vision_config=tower, text_config=words_config, **image)
+    size = {"size": {"shortest_edge": 2 * patches}, "crop_size": {"height": 2 * patches, "width": 2 * patches}}
+    return {
+        **llama_and_clip(),
+        "text_encoder": made(transformers.LlavaForConditionalGeneration, config),
+        "tokenizer": words,
+        "image_processor": transformers.CLIPImageProcessor(**size),
+    }
+
+
 def qwen_and_byt5() -> dict[str, Any]:
     config = transformers.Qwen2_5_VLConfig(text_config={**LLM, "rope_parameters": ROPE, "rope_scaling": ROPE})
     text = made(transformers.Qwen2_5_VLTextModel, config.text_config)
@@ -111,12 +142,34 @@ def gemma3_and_connectors() -> dict[str, Any]:
     return {"text_encoder": encoder, "tokenizer": tokenizer(), "connectors": connectors.eval()}
 
 
+def siglip() -> dict[str, Any]:
+    """Framepack's encoder of images."""
+    extractor = transformers.SiglipImageProcessor(size={"height": 28, "width": 28})
+    encoder = made(transformers.SiglipVisionModel, transformers.SiglipVisionConfig(**VISION_TOWER))
+    return {"image_encoder": encoder, "feature_extractor": extractor}
+
+
+def clip_vision() -> dict[str, Any]:
+    """Wan's encoder of images."""
+    size = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
+    encoder = made(transformers.CLIPVisionModel, transformers.CLIPVisionConfig(**VISION_TOWER))
+    return {"image_encoder": encoder, "image_processor": transformers.CLIPImageProcessor(**size)}
+
+
+def gemma2() -> dict[str, Any]:
+    config = transformers.Gemma2Config(**LLM, head_dim=8, sliding_window=64)
+    return {"text_encoder": made(transformers.Gemma2ForCausalLM, config), "tokenizer": tokenizer()}
+
+
 ENCODERS: dict[str, Callable[[], dict[str, Any]]] = {
     "HunyuanVideoPipeline": llama_and_clip,
+    "HunyuanVideoImageToVideoPipeline": llava_and_clip,
+    "HunyuanVideoFramepackPipeline": llama_and_clip,
     "HunyuanVideo15Pipeline": qwen_and_byt5,
     "Kandinsky5T2VPipeline": qwen_and_clip,
     "Kandinsky6TI2VAPipeline": qwen_and_clip,
     "MotifVideoPipeline": t5gemma2,
     "EasyAnimatePipeline": qwen2,
     "LTX2Pipeline": gemma3_and_connectors,
+    "SanaWMPipeline": gemma2,
 }

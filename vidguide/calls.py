@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidguide.denoiser import Denoiser, prediction_of
+from vidguide.denoiser import Denoiser, prediction_of, predictions_of
 from vidguide.family import Inputs
 from vidguide.guidance import Guidance
 from vidguide.joint import carrying
@@ -65,8 +65,11 @@ class GuidedCalls:
             with carrying(denoiser.stream):
                 output = call(*args, **kwargs) if changed is None else call(**changed)
             self._record()
+            denoiser.beside = predictions_of(output)[1:]
             prediction = self._guided(active, prediction_of(output))
-            return output if prediction is prediction_of(output) else _with_prediction(output, prediction)
+            if prediction is prediction_of(output):
+                return output
+            return _with_predictions(output, [prediction, *denoiser.beside])
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
         """A call's arguments by name; which of their rows are conditional is known from here on."""
@@ -107,7 +110,7 @@ class GuidedCalls:
         for site in self.denoiser.text_sites.values():
             measured = getattr(site.edit, "measured", None)
             if measured is not None:
-                run.trace.add(run.step, site.layer, measured)
+                run.current.add(run.step, site.layer, measured)
 
     def _guided(self, active: list[Guidance], untouched: Tensor) -> Tensor:
         """The conditional prediction with every correction added, then combined with the unconditional one."""
@@ -127,10 +130,10 @@ class GuidedCalls:
         return prediction
 
 
-def _with_prediction(output: Any, prediction: Tensor) -> Any:
-    """The transformer's output with another prediction, in the form it came in."""
+def _with_predictions(output: Any, predictions: list[Any]) -> Any:
+    """The transformer's output with other predictions, in the form it came in."""
     if isinstance(output, Tensor):
-        return prediction
+        return predictions[0]
     if isinstance(output, tuple):
-        return (prediction, *output[1:])
-    return type(output)(**{**output, "sample": prediction})
+        return tuple(predictions)
+    return type(output)(**dict(zip(output, predictions, strict=True)))

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 class CFG(Guidance):
     """Classifier-free guidance `u + scale (c - u)` (Ho and Salimans, arXiv 2207.12598), at one more model call a step.
 
-    Call the pipeline with `guidance_scale=1`: its own guidance and this one at once are refused.
+    Call the pipeline with `guidance_scale=1`: its own guidance and this one at once are refused. What a model predicts
+    besides the video, its audio, is guided at the same scale, as its pipelines do.
 
     Attributes:
         scale: guidance scale; 1 is off.
@@ -75,7 +76,11 @@ class CFG(Guidance):
         )
 
     def combine(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor:
-        uncond = denoiser.predict("uncond", self.negative_text(denoiser))
+        uncond, *beside = denoiser.uncond(self.negative_text(denoiser))
+        denoiser.beside = [
+            cfg(cond, other, self.scale) if isinstance(cond, Tensor) and isinstance(other, Tensor) else cond
+            for cond, other in zip(denoiser.beside, beside, strict=True)
+        ]
         return self.rule(denoiser, prediction, uncond)
 
     def rule(self, denoiser: "Denoiser", cond: Tensor, uncond: Tensor) -> Tensor:

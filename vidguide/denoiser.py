@@ -37,6 +37,7 @@ class Denoiser:
         inputs: the arguments of the call at work, by name; empty between calls.
         call: the transformer's own, while a guided call is at work.
         stream: a second text that this call carries, in joint attention.
+        beside: what the call predicted besides the video: its audio.
     """
 
     def __init__(self, transformer: Any, pipe: Any, guidances: tuple[Guidance, ...], run: Run) -> None:
@@ -59,6 +60,7 @@ class Denoiser:
         self.inputs: Inputs = {}
         self.call: Callable[..., Any] | None = None
         self.stream: Stream | None = None
+        self.beside: list[Any] = []
         self._kept: dict[int, tuple[Any, Any]] = {}
         self._texts: dict[Any, Inputs] = {}
 
@@ -71,7 +73,7 @@ class Denoiser:
         finally:
             self.clear()
             self.blocks.forget()
-            self.call, self.inputs = None, {}
+            self.call, self.inputs, self.beside = None, {}, []
 
     def clear(self) -> None:
         """Take away all that guidances have set at the sites."""
@@ -146,10 +148,11 @@ class Denoiser:
         """The video's token grid (F, H, W) in the call at work."""
         return grid(self.family, self.original, self.inputs)
 
-    def predict(self, branch: str, text: Inputs) -> Tensor:
-        """The model's prediction for another text, on the same video and without our edits."""
-        with self.contexts.aside(branch):
-            return prediction_of(self._original_call({**self.inputs, **self.of_every_row(text)}))
+    def uncond(self, text: Inputs) -> list[Any]:
+        """What the model predicts unconditionally, the video first: with a text for the prompt's, without our edits."""
+        other = self.family.uncond(self.inputs) if self.family.uncond is not None else {}
+        with self.contexts.aside("uncond"):
+            return predictions_of(self._original_call({**self.inputs, **other, **self.of_every_row(text)}))
 
     def of_every_row(self, text: Inputs) -> Inputs:
         """A text for every conditional row of the batch."""
@@ -175,7 +178,14 @@ class Denoiser:
 
 def prediction_of(output: Any) -> Tensor:
     """The prediction in a transformer's output, in whichever form it comes."""
-    prediction = output if isinstance(output, Tensor) else output[0]
+    prediction = predictions_of(output)[0]
     if not isinstance(prediction, Tensor):
         raise TypeError(f"the transformer returned {type(prediction).__name__} where a tensor was expected")
     return prediction
+
+
+def predictions_of(output: Any) -> list[Any]:
+    """All that is in a transformer's output: of the video, and of the audio where there is any."""
+    if isinstance(output, Tensor):
+        return [output]
+    return list(output.values() if isinstance(output, dict) else output)

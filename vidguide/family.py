@@ -69,6 +69,7 @@ class Family:
         side_blocks: dotted paths of lists of blocks that attend to the text too, but beside the video's stream:
             layers after all others for NAG, and left alone by weak passes.
         block_output: which of its arguments a block returns anew; more than one makes a tuple.
+        uncond: `inputs -> arguments` that its pipelines give the unconditional call otherwise, besides the text.
         refuse: `transformer -> reason` why this very model cannot be guided; None when it can.
         since: the first release of diffusers that has it; "0.36" for those that were there before.
     """
@@ -96,6 +97,7 @@ class Family:
     temporal_blocks: str | None = None
     side_blocks: tuple[str, ...] = ()
     block_output: tuple[str, ...] = ("hidden_states",)
+    uncond: Callable[[Inputs], Inputs] | None = None
     refuse: Callable[[Any], str | None] | None = None
     since: str = "0.36"
 

@@ -152,7 +152,8 @@ def watched_class(own: Any) -> Any:
         result = own.step(self, *args, **kwargs)
         if (run := run_of(self)) is not None:
             # Video-to-video starts at a later timestep; only the steps that are taken count.
-            run.advance(len(self.timesteps) - (getattr(self, "begin_index", None) or 0))
+            steps = len(self.timesteps) - (getattr(self, "begin_index", None) or 0)
+            run.advance(steps, getattr(self, "step_index", None))
         return result
 
     return subclass(own, set_timesteps=set_timesteps, step=step)

@@ -40,10 +40,14 @@ class Trace:
 
     Measurements stay on their device as tensors until they are read, so that tracing never waits for the GPU. Under
     context parallel they are of this rank's tokens, except for D.
+
+    Attributes:
+        steps: how many steps of the run are done.
     """
 
     def __init__(self) -> None:
         self._measured: list[tuple[int, int, Tensor]] = []
+        self.steps = 0
         self.choices: list[Choice] = []
 
     def add(self, step: int, layer: int, measured: Tensor) -> None:
@@ -119,11 +123,21 @@ class Run:
         self.step = 0
         self.number = 0
         self.traces: list[Trace] = []
+        self._reached: int | None = None
+        self._traced = False
 
     @property
     def trace(self) -> Trace:
-        """What the guidances did in the latest run."""
+        """What the guidances did in the latest run of which a step was taken."""
         return self.traces[-1] if self.traces else Trace()
+
+    @property
+    def current(self) -> Trace:
+        """The trace of the run at work. Pipelines may begin a run at their end of which they take no step."""
+        if not self._traced:
+            self.traces.append(Trace())
+            self._traced = True
+        return self.traces[-1]
 
     @property
     def progress(self) -> float:
@@ -132,13 +146,15 @@ class Run:
 
     def begin(self, steps: int | None) -> None:
         """A new sampling begins: nothing kept from the last one is used again."""
-        self.steps, self.step = steps, 0
+        self.steps, self.step, self._reached, self._traced = steps, 0, None, False
         self.number += 1
-        self.traces.append(Trace())
 
-    def advance(self, steps: int) -> None:
-        """One of the run's `steps` is done."""
-        self.steps, self.step = steps, self.step + 1
+    def advance(self, steps: int, reached: int | None = None) -> None:
+        """One of the run's `steps` is done, and the scheduler's own count, where it has one, has `reached` that number.
+        Cosmos' pipelines let it take each step twice and turn the count back in between."""
+        if reached is None or reached != self._reached:
+            self.steps, self.step, self._reached = steps, self.step + 1, reached
+            self.current.steps = self.step
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Run":
         # Some pipelines copy their scheduler, which points here; a copy of the run would count on its own.

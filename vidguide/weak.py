@@ -70,7 +70,9 @@ class WeakGuidance(Guidance):
         stopwatch = Stopwatch(denoiser.device)
         with stopwatch:
             yield
-        denoiser.run.trace.choices.append(Choice(denoiser.run.step, type(self).__name__, layers, gradients, stopwatch))
+        denoiser.run.current.choices.append(
+            Choice(denoiser.run.step, type(self).__name__, layers, gradients, stopwatch)
+        )
 
 
 @contextmanager
