@@ -22,6 +22,7 @@ from diffusers.models.attention_dispatch import _AttentionBackendRegistry as Reg
 from diffusers.models.attention_dispatch import attention_backend
 
 CPU = torch.device("cpu")
+NO_ACCELERATOR = "this diffusers offloads groups only where there is an accelerator"
 
 
 class UnavailableError(Exception):
@@ -100,7 +101,7 @@ def in_groups(model: Any, **kind: Any) -> None:
     try:
         apply_group_offloading(model, onload_device=CPU, offload_device=CPU, **kind)
     except AttributeError as error:  # 0.36 asks for the type of the accelerator, and there is none
-        raise UnavailableError("this diffusers offloads groups only where there is an accelerator") from error
+        raise UnavailableError(NO_ACCELERATOR) from error
 
 
 def cast_layerwise(model: Any) -> None:
