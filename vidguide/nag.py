@@ -31,7 +31,8 @@ class NAG(TextGuidance):
         tau: most that the L1 norm may grow, as a multiple; at least 1.
         alpha: share of the guided features in the result, 0 to 1; 0 is off.
         norm: what shares one norm: each "token" (the paper), the tokens of a "frame", or those of the "clip", so that
-            the limit does not change from frame to frame. An audio stream has one token a frame, and is one clip.
+            the limit does not change from frame to frame; measured on the shipped model, clips flicker no less for
+            it (README). An audio stream has one token a frame, and is one clip.
         start, stop: window in fractions of the steps.
         layers: blocks it acts in; None for all.
 
