@@ -13,7 +13,7 @@ from pathlib import Path
 
 from reporting import table
 
-from vidguide.family import Family, adapters, families
+from vidguide.family import adapters, families
 from vidguide.sites import listing
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +37,8 @@ def declaration_lines() -> dict[str, int]:
         body = ast.parse(Path(str(module.__file__)).read_text()).body
         calls = [node for node in ast.walk(ast.Module(body, [])) if isinstance(node, ast.Call) and called(node)]
         for family in getattr(module, "FAMILIES", ()):
-            call = next((one for one in calls if named(one, family)), calls[0])
+            call = next((one for one in calls if named(one) == family.name), None)
+            call = call or next(one for one in calls if named(one) is None)
             found[family.name] = sum(length(node) for node in [call, *referred(call, body)])
     return found
 
@@ -47,10 +48,10 @@ def called(node: ast.Call) -> bool:
     return isinstance(node.func, ast.Name) and node.func.id == "Family"
 
 
-def named(node: ast.Call, family: Family) -> bool:
-    """Whether a declaration says a family's name, or that of a loop over several."""
+def named(node: ast.Call) -> object:
+    """The family's name that a declaration says; None in a loop over several."""
     name = next(argument.value for argument in node.keywords if argument.arg == "name")
-    return isinstance(name, ast.Constant) and name.value == family.name
+    return name.value if isinstance(name, ast.Constant) else None
 
 
 def referred(node: ast.AST, body: list[ast.stmt]) -> list[ast.stmt]:

@@ -531,6 +531,13 @@ def test_a_model_with_paired_texts_is_refused() -> None:
         family_of(paired)
 
 
+def test_a_transformer_that_is_declared_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    wan = families()["WanTransformer3DModel"]
+    monkeypatch.setattr("vidguide.family.adapters", lambda: [SimpleNamespace(FAMILIES=(wan, wan))])
+    with pytest.raises(ValueError, match="WanTransformer3DModel: declared by Wan and by Wan"):
+        families.__wrapped__()
+
+
 def test_text_inputs_that_are_missing_or_unknown_are_named() -> None:
     tiny = BY_NAME["HunyuanVideo15Transformer3DModel"]
     negative = tiny.negative()
