@@ -1,4 +1,8 @@
-"""Cosmos 1, 2 and 2.5: full 3D self-attention, text by cross-attention, padded and not masked."""
+"""Cosmos 1, 2 and 2.5: full 3D self-attention, text by cross-attention, padded and not masked.
+
+Cosmos 1's video-to-world draws other noise for the given frames in its unconditional call, and with
+`input_frames_guidance` hides them there; our CFG shows both branches the same frames, so the two differ by that.
+"""
 
 from typing import Any
 
