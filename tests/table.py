@@ -30,7 +30,12 @@ REST = """
 - Several pipelines in one process, nested and crosswise, two threads, callbacks, interrupts, errors and Ctrl-C at any
   call, a LoRA loaded, scaled, fused and unloaded between calls: `tests/test_around.py`, every family of the table.
 - What caches make of NAG and of weak passes, against models in whose processors the guidance is written out:
-  `tests/test_caches.py`. GGUF and int8 weights: `tests/test_quantised.py`. Recompilations: `tests/test_compile.py`.
+  `tests/test_caches.py`. GGUF weights, int8 ones of torchao, 4- and 8-bit linears of bitsandbytes where these are
+  installed (by hand: diffusers' `BitsAndBytesConfig` refuses a machine without a GPU): `tests/test_quantised.py`.
+- Compilations of the whole model in the first run: NAG 1, STG 2, EMAG 4 and one for each layer that it comes to
+  perturb; with `compile_repeated_blocks` at most 1, 2 and 4. None in the next run: `tests/test_compile.py`. Where a
+  deep model's candidates are more than four, compile its blocks, name fewer `layers`, or raise
+  `torch._dynamo.config.recompile_limit`, which is 8.
 - Modular pipelines of Wan 2.1, Wan 2.2 and LTX take `NAGGuidance` and `EMAGGuidance` of `vidguide.pipelines.guiders` by
   `pipe.update_components(guider=NAGGuidance())`; `guide` works around them too, with ready embeddings:
   `tests/test_guiders.py`.

@@ -12,7 +12,7 @@ from conftest import negative_text, tiny_wan, wan_inputs
 from test_weak import clips, cogvideox, sampled, videos
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from vidguide import EMAG, NAG, guide
+from vidguide import EMAG, NAG, STG, guide
 from vidguide.eager import eager
 
 
@@ -63,6 +63,35 @@ def test_compiled_weak_passes_act_and_agree(compiled: Callable[..., Any]) -> Non
     assert not torch.allclose(result[-1], tiny_wan(num_layers=2)(**calls[-1])[0], atol=1e-4)
     # First average, later averages, second pass; a block's own graph besides where blocks are compiled one by one.
     assert counter.frame_count <= 4
+
+
+COMPILATIONS = {  # of the whole model, and of a block, which serves them all
+    "NAG": (lambda: (NAG(negative_prompt_embeds=negative_text()),), 1, 1),
+    "STG": (lambda: (STG(layers=(1,)),), 2, 2),  # the clean pass, the weak one
+    # Unguided; of averaging passes the first and the later ones, with and without a block's output kept; the weak one,
+    # anew for each layer that it comes to perturb.
+    "EMAG": (lambda: (EMAG(decay=0.5, select=(1,)),), 5, 4),
+}
+
+
+@pytest.mark.parametrize(
+    ("compiled", "bound"), [pytest.param(compile_whole, 1, marks=pytest.mark.slow), (compile_blocks, 2)]
+)
+@pytest.mark.parametrize("kind", COMPILATIONS)
+def test_compilations_are_few_in_the_first_run_and_none_in_the_next(
+    kind: str, compiled: Callable[..., Any], bound: int
+) -> None:
+    torch._dynamo.reset()
+    make, most = COMPILATIONS[kind][0], COMPILATIONS[kind][bound]
+    counter, guidances = CompileCounterWithBackend("eager"), make()
+    model = compiled(tiny_wan(num_layers=2), counter)
+    counts = []
+    with torch.no_grad():
+        for steps in (6, 6, 9):
+            sampled(model, videos(steps), *guidances)
+            counts.append(counter.frame_count)
+    assert 1 <= counts[0] <= most
+    assert counts[0] == counts[1] == counts[2]
 
 
 def test_compiled_weak_passes_act_and_agree_in_joint_attention() -> None:

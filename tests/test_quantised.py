@@ -74,3 +74,39 @@ def test_int8_weights_of_torchao(guidances: tuple[Any, ...]) -> None:
         for name in linears:
             plain.get_submodule(name).weight.copy_(model.get_submodule(name).weight.dequantize())
         guided_alike(model, plain, guidances)
+
+
+def quantised_blocks(model: Any, kind: str, **settings: Any) -> dict[str, Any]:
+    """Put bitsandbytes' linears into the blocks, by hand: diffusers' BitsAndBytesConfig asks for a GPU, they do not."""
+    bnb = pytest.importorskip("bitsandbytes.nn")
+    found = {}
+    for name, linear in [one for one in model.blocks.named_modules() if isinstance(one[1], torch.nn.Linear)]:
+        quantised = getattr(bnb, kind)(linear.in_features, linear.out_features, **settings)
+        quantised.load_state_dict(linear.state_dict())
+        found[name] = quantised.to("cpu").requires_grad_(False)  # quantises
+        parent, _, child = name.rpartition(".")
+        setattr(model.blocks.get_submodule(parent), child, found[name])
+    return found
+
+
+@each_guidance
+def test_4_bit_weights_of_bitsandbytes(guidances: tuple[Any, ...]) -> None:
+    model, plain = tiny_wan(**SIZES), tiny_wan(**SIZES)
+    with torch.no_grad():
+        for name, linear in quantised_blocks(model, "Linear4bit", compute_dtype=torch.float32).items():
+            functional = pytest.importorskip("bitsandbytes.functional")
+            weight = functional.dequantize_4bit(linear.weight.data, linear.weight.quant_state)
+            plain.blocks.get_submodule(name).weight.copy_(weight)
+        assert model.blocks[0].attn2.to_k.weight.dtype == torch.uint8
+        guided_alike(model, plain, guidances)
+
+
+@each_guidance
+def test_8_bit_linears_of_bitsandbytes(guidances: tuple[Any, ...]) -> None:
+    """They round their input as well: the twin's linears stay as they are and call the same function."""
+    model, plain = tiny_wan(**SIZES), tiny_wan(**SIZES)
+    with torch.no_grad():
+        for name, linear in quantised_blocks(model, "Linear8bitLt", has_fp16_weights=False).items():
+            plain.blocks.get_submodule(name).forward = linear.forward
+        assert model.blocks[0].attn2.to_k.weight.dtype == torch.int8
+        guided_alike(model, plain, guidances)
