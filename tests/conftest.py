@@ -25,6 +25,12 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Recorder(config.getoption("--table")))
 
 
+@pytest.fixture
+def told(record_property: Callable[[str, Any], None]) -> Callable[[pytest.ExceptionInfo[Any]], None]:
+    """Keeps what a refusal says, for the list beside the table."""
+    return lambda caught: record_property("refusal", f"{caught.type.__name__}: {caught.value}")
+
+
 def tiny_wan(**changes: Any) -> WanTransformer3DModel:
     """A Wan transformer of three blocks with random weights, the same at each call."""
     torch.manual_seed(0)

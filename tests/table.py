@@ -13,7 +13,8 @@ FAMILIES = list(SUBJECTS)
 
 HEAD = """# What vidguide goes with
 
-Made by `pytest -m slow tests/test_compose.py --table FILE`, not by hand, with diffusers {diffusers} and
+Made by `pytest -m slow tests/test_compose.py --table FILE`, and the list of what bad input is told by
+`pytest tests/test_guide.py tests/test_around.py --table FILE`, not by hand, with diffusers {diffusers} and
 torch {torch} on a CPU. Every cell is a test: a pipeline of the family at tiny size, with the feature of the row and its
 own classifier-free guidance on, is sampled three times under the guidance.
 
@@ -22,6 +23,12 @@ own classifier-free guidance on, is sampled three times under the guidance.
   guidance does), and when the guidance is left the pipeline is bitwise as before.
 - *refused*: an error before the first step is done, which says why and what to do; the messages are below.
 - *not in diffusers*: the unguided pipeline does not work with it either.
+
+"""
+BAD = """
+## What bad input is told
+
+Before the first step, by `tests/test_guide.py` and `tests/test_around.py`:
 
 """
 REST = """
@@ -53,8 +60,8 @@ REST = """
 """
 
 
-def written(cells: list[list[str]]) -> str:
-    """The table, and the messages that it refers to."""
+def written(cells: list[list[str]], refusals: list[str]) -> str:
+    """The table, the messages that it refers to, and those that bad input gets."""
     features, families = (list(dict.fromkeys(cell[i] for cell in cells)) for i in (0, 1))
     notes: dict[str, int] = {}
     lines = [f"| feature | {' | '.join(families)} |", f"|---|{'---|' * len(families)}"]
@@ -62,10 +69,11 @@ def written(cells: list[list[str]]) -> str:
         row = [described([c for c in cells if c[:2] == [feature, family]], notes) for family in families]
         lines.append(f"| {feature} | {' | '.join(row)} |")
     head = HEAD.format(diffusers=diffusers.__version__, torch=torch.__version__.split("+")[0])
+    told = "\n".join(f"- `{' '.join(message.split())}`" for message in refusals)
     listed = "\n".join(f"{number}. {note}" for note, number in notes.items())
     missing = [feature for feature in FEATURES if feature not in features]
     tail = f"\nNot run for this table: {', '.join(missing)}.\n" if missing else ""
-    return f"{head}{chr(10).join(lines)}\n{tail}\n## What the refusals say\n\n{listed}\n{REST}"
+    return f"{head}{chr(10).join(lines)}\n{tail}\n## What the refusals say\n\n{listed}\n{BAD}{told}\n{REST}"
 
 
 def described(cells: list[list[str]], notes: dict[str, int]) -> str:
@@ -82,23 +90,28 @@ def described(cells: list[list[str]], notes: dict[str, int]) -> str:
 class Recorder:
     """Keeps the cells that tests record and, when all have passed, writes them into the table among those it has.
 
-    They lie beside it as JSON, so that a run of some features (`-k`) renews these and leaves the others.
+    They lie beside it as JSON, so that a run of some features (`-k`) renews these and leaves the others. Messages that
+    bad input gets are renewed by a run of the tests that record any, all of them at once.
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self.kept = path, path.with_suffix(".json")
         self.cells: dict[tuple[str, ...], list[str]] = {}
+        self.refusals: list[str] = []
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.when == "call" and report.passed:
             for name, cell in report.user_properties:
                 if name == "cell":
                     self.cells[tuple(cell[:3])] = list(cell)
+                elif name == "refusal":
+                    self.refusals.append(cell)
 
     def pytest_sessionfinish(self, session: Any, exitstatus: int) -> None:
-        if exitstatus == 0 and self.cells:
-            before = json.loads(self.kept.read_text()) if self.kept.exists() else []
-            cells = {tuple(cell[:3]): cell for cell in before} | self.cells
+        if exitstatus == 0 and (self.cells or self.refusals):
+            before = json.loads(self.kept.read_text()) if self.kept.exists() else {"cells": [], "refusals": []}
+            cells = {tuple(cell[:3]): cell for cell in before["cells"]} | self.cells
             ordered = sorted(cells.values(), key=lambda cell: (list(FEATURES).index(cell[0]), FAMILIES.index(cell[1])))
-            self.kept.write_text(json.dumps(ordered, indent=0) + "\n")
-            self.path.write_text(written(ordered))
+            refusals = list(dict.fromkeys(self.refusals)) or before["refusals"]
+            self.kept.write_text(json.dumps({"cells": ordered, "refusals": refusals}, indent=0) + "\n")
+            self.path.write_text(written(ordered, refusals))

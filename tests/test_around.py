@@ -240,25 +240,28 @@ def test_a_shared_transformer_is_refused_and_stays_guided() -> None:
 )
 @pytest.mark.parametrize("kind", [NAG, CFG])
 def test_what_does_not_fit_is_refused_before_the_first_step_though_it_acts_later(
-    kind: Any, negative: dict[str, Any], message: str
+    kind: Any, negative: dict[str, Any], message: str, told: Any
 ) -> None:
     subject = SUBJECTS["Wan"]
     pipe = subject.pipe(cfg=False)
     steps = []
     pipe.transformer.blocks[0].register_forward_hook(lambda *args: steps.append(1))
-    with pytest.raises(ValueError, match=message), guide(pipe, kind(start=0.5, **negative)):
+    with pytest.raises(ValueError, match=message) as caught, guide(pipe, kind(start=0.5, **negative)):
         subject.sample(pipe, cfg=False, batch=2)
+    told(caught)
     assert not steps
 
 
-def test_a_negative_longer_than_the_text_is_refused() -> None:
+def test_a_negative_longer_than_the_text_is_refused(told: Any) -> None:
     from vidguide.pipelines.load import load
 
     tiny = load("tiny", device="cpu")
     settings = dict(num_inference_steps=STEPS, height=16, width=16, num_frames=5, guidance_scale=1.0)
     message = r"tokens, and the text of this call is 8 long.*max_sequence_length"
-    with pytest.raises(ValueError, match=message), guide(tiny, NAG(negative_prompt="a red circle moving left " * 3)):
+    nag = NAG(negative_prompt="a red circle moving left " * 3)
+    with pytest.raises(ValueError, match=message) as caught, guide(tiny, nag):
         tiny("a circle", max_sequence_length=8, output_type="latent", **settings)
+    told(caught)
 
 
 @pytest.mark.parametrize(
@@ -272,9 +275,10 @@ def test_a_negative_longer_than_the_text_is_refused() -> None:
         (dict(stop=float("nan")), ValueError, r"stop=nan"),
     ],
 )
-def test_bad_input_is_named(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+def test_bad_input_is_named(arguments: dict[str, Any], error: type[Exception], message: str, told: Any) -> None:
     scheduler = arguments.pop("scheduler", None)
-    with pytest.raises(error, match=message):
+    with pytest.raises(error, match=message) as caught:
         guide(
             tiny_wan(), NAG(**{"negative_prompt_embeds": negative_text(), **arguments}), scheduler=scheduler
         ).__enter__()
+    told(caught)

@@ -257,9 +257,10 @@ def test_the_trace_tells_what_was_done(wan: Any) -> None:
         (lambda: CFG(layers=(1,)), "leave layers out"),
     ],
 )
-def test_bad_values_are_refused_when_made(make: Callable[[], Guidance], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_bad_values_are_refused_when_made(make: Callable[[], Guidance], message: str, told: Any) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
         make()
+    told(caught)
 
 
 @pytest.mark.parametrize(
@@ -274,9 +275,10 @@ def test_bad_values_are_refused_when_made(make: Callable[[], Guidance], message:
         dict(negative_prompt_embeds=torch.zeros(3)),
     ],
 )
-def test_wrong_types_are_refused_when_made(parameters: dict[str, Any]) -> None:
-    with pytest.raises(TypeError, match=next(iter(parameters))):
+def test_wrong_types_are_refused_when_made(parameters: dict[str, Any], told: Any) -> None:
+    with pytest.raises(TypeError, match=next(iter(parameters))) as caught:
         NAG(**parameters)
+    told(caught)
 
 
 @pytest.mark.parametrize(
@@ -291,11 +293,12 @@ def test_wrong_types_are_refused_when_made(parameters: dict[str, Any]) -> None:
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_changes(
-    wan: Any, snapshot: Callable[..., Any], guidances: Any, error: type[Exception], message: str
+    wan: Any, snapshot: Callable[..., Any], guidances: Any, error: type[Exception], message: str, told: Any
 ) -> None:
     before = snapshot(wan)
-    with pytest.raises(error, match=message), guide(wan, *guidances):
+    with pytest.raises(error, match=message) as caught, guide(wan, *guidances):
         pass
+    told(caught)
     assert same(before, snapshot(wan))
 
 
@@ -303,9 +306,12 @@ def test_what_does_not_fit_is_refused_before_anything_changes(
     ("embeds", "message"),
     [(torch.randn(1, 9, 8), "16 wide"), (torch.randn(3, 9, 16), "3 negative prompts for a batch of 2")],
 )
-def test_embeddings_that_do_not_fit_are_refused_at_the_first_call(wan: Any, embeds: Any, message: str) -> None:
-    with guide(wan, NAG(negative_prompt_embeds=embeds)), pytest.raises(ValueError, match=message):
+def test_embeddings_that_do_not_fit_are_refused_at_the_first_call(
+    wan: Any, embeds: Any, message: str, told: Any
+) -> None:
+    with guide(wan, NAG(negative_prompt_embeds=embeds)), pytest.raises(ValueError, match=message) as caught:
         wan(**wan_inputs())
+    told(caught)
 
 
 def test_a_model_of_no_family_is_refused() -> None:
