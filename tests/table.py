@@ -40,9 +40,9 @@ REST = """
   `tests/test_caches.py`. GGUF weights, int8 ones of torchao, 4- and 8-bit linears of bitsandbytes where these are
   installed (by hand: diffusers' `BitsAndBytesConfig` refuses a machine without a GPU): `tests/test_quantised.py`.
 - Compilations of the whole model in the first run: NAG 1, STG 2, EMAG 4 and one for each layer that it comes to
-  perturb; with `compile_repeated_blocks` at most 1, 2 and 4. None in the next run: `tests/test_compile.py`. Where a
-  deep model's candidates are more than four, compile its blocks, name fewer `layers`, or raise
-  `torch._dynamo.config.recompile_limit`, which is 8.
+  perturb; with `compile_repeated_blocks` at most 1, 2 and 4. None in the next run: `tests/test_compile.py`. Where
+  that may be more than torch makes (`torch._dynamo.config.recompile_limit`, 8), as with the five candidates of 40
+  blocks, EMAG warns: compile the blocks, name fewer `layers`, or raise the limit.
 - Modular pipelines of Wan 2.1, Wan 2.2 and LTX take `NAGGuidance` and `EMAGGuidance` of `vidguide.pipelines.guiders` by
   `pipe.update_components(guider=NAGGuidance())`; `guide` works around them too, with ready embeddings:
   `tests/test_guiders.py`.

@@ -3,12 +3,15 @@
 The second half matters: a processor rebound by name only is silently ignored by Dynamo.
 """
 
+import warnings
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from conftest import negative_text, tiny_wan, wan_inputs
+from diffusers import FlowMatchEulerDiscreteScheduler
 from test_weak import clips, cogvideox, sampled, videos
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -92,6 +95,32 @@ def test_compilations_are_few_in_the_first_run_and_none_in_the_next(
             counts.append(counter.frame_count)
     assert 1 <= counts[0] <= most
     assert counts[0] == counts[1] == counts[2]
+
+
+@pytest.mark.parametrize(
+    ("compiled", "parameters", "warned"),
+    [
+        (compile_whole, {}, True),  # five candidates of forty blocks
+        (compile_in_place, {}, True),
+        (compile_whole, {"layers": (10, 11)}, False),
+        (compile_whole, {"select": (10, 11, 12, 13, 14)}, False),  # all at once
+        (compile_whole, {"scale": 1.0}, False),
+        (compile_blocks, {}, False),
+    ],
+)
+def test_more_graphs_than_torch_makes_are_said_before_the_first_step(
+    compiled: Callable[..., Any], parameters: dict[str, Any], warned: bool
+) -> None:
+    model = compiled(tiny_wan(num_layers=40), "eager")
+    with (
+        mock.patch.object(torch._dynamo.config, "recompile_limit", 8),
+        warnings.catch_warnings(record=True) as found,
+        guide(model, EMAG(**parameters), scheduler=FlowMatchEulerDiscreteScheduler()),
+    ):
+        pass
+    assert (
+        any("40 blocks" in str(one.message) and "recompile_limit is 8" in str(one.message) for one in found) == warned
+    )
 
 
 def test_compiled_weak_passes_act_and_agree_in_joint_attention() -> None:

@@ -31,6 +31,14 @@ class _Stance:
                 self.stance.__exit__(None, None, None)
 
 
+def whole_graphs(transformer: Any) -> int | None:
+    """How many graphs torch.compile makes of a transformer before it gives up; None where the transformer itself is not
+    compiled, though its blocks may be."""
+    if not hasattr(transformer, "_orig_mod") and getattr(transformer, "_compiled_call_impl", None) is None:
+        return None
+    return int(getattr(torch._dynamo.config, "recompile_limit", 8))  # not in torch 2.6
+
+
 _stance = _Stance()
 
 

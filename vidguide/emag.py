@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from vidguide.average import Average, AverageQuery
+from vidguide.eager import whole_graphs
 from vidguide.guidance import check_number
 from vidguide.heads import Heads
 from vidguide.maps import AverageMap, AverageVideoMap, check_map_fits
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 Averages = dict[int, Average]
 PAPER_STEPS = 250  # of the paper's setting that decay 0.988 belongs to
+GRAPHS = 4  # of a model compiled whole, besides one for each layer that is perturbed: tests/test_compile.py
 STALLED = 0.8  # share of the first step's attention left after the last, above which the average barely moves
 SELECTS = ("largest", "previous")
 VARIANTS: dict[str, type[Average]] = {"query": AverageQuery, "map": AverageMap, "map-video": AverageVideoMap}
@@ -93,6 +95,7 @@ class EMAG(WeakGuidance):
         super().check(denoiser)
         if isinstance(self.select, tuple) and not set(self.select) <= set(range(denoiser.depth)):
             raise ValueError(f"EMAG(select={self.select}): the model's blocks are 0 to {denoiser.depth - 1}")
+        self.warn_of_graphs(denoiser)
         text = [type(other).__name__ for other in denoiser.guidances if isinstance(other, TextGuidance)]
         if text and denoiser.family.joint is not None and self.variant != "query":
             raise ValueError(
@@ -105,6 +108,18 @@ class EMAG(WeakGuidance):
             raise ValueError(
                 f"EMAG(variant={self.variant!r}) under context parallel: a map's rows and columns lie on several "
                 "ranks; use variant='query'"
+            )
+
+    def warn_of_graphs(self, denoiser: "Denoiser") -> None:
+        """Say so where torch.compile may give up: a whole model is compiled anew for each layer that is perturbed."""
+        limit = whole_graphs(denoiser.transformer)
+        graphs = GRAPHS + (1 if isinstance(self.select, tuple) else len(self.candidates(denoiser.depth)))
+        if limit is not None and graphs > limit and not self.neutral:
+            warnings.warn(
+                f"EMAG in a model of {denoiser.depth} blocks that is compiled whole may take {graphs} graphs, and "
+                f"torch._dynamo.config.recompile_limit is {limit}: beyond it torch stops compiling, or with "
+                "fullgraph=True fails; use compile_repeated_blocks(), name fewer layers, or raise the limit",
+                stacklevel=2,
             )
 
     def decay_for(self, steps: int) -> float:
