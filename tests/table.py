@@ -46,16 +46,17 @@ REST = """
 - Modular pipelines of Wan 2.1, Wan 2.2 and LTX take `NAGGuidance` and `EMAGGuidance` of `vidguide.pipelines.guiders` by
   `pipe.update_components(guider=NAGGuidance())`; `guide` works around them too, with ready embeddings:
   `tests/test_guiders.py`.
-- Context parallel (`enable_parallelism`), with two processes over gloo: Wan under Ulysses and ring attention, LTX
-  without a text mask, with each guidance equal to one process to 1e-6: `tests/test_ranks.py`. A negative's keys and
-  values are made on every rank and attended to there, without an exchange; NAG's norms by frame and clip, SEG's blur
-  and the profile of the heads gather what they are taken over, and EMAG's D is a mean over all ranks, so that they
-  choose the same layer. diffusers itself needs help there: it divides by the number of accelerators, and its native
-  attention tells the ring no log-sum-exp; the test stands in for both. `run.trace` is of a rank's own tokens. Refused:
+- Context parallel (`enable_parallelism`), two processes over gloo, equal to one process to 1e-6: Wan with every
+  guidance under Ulysses, with NAG and EMAG in a ring; LTX without a text mask, with NAG, VSF, EMAG, CFG and CADS
+  under Ulysses and NAG in a ring: `tests/test_ranks.py`, most of it marked slow. A negative's keys and values are
+  made on every rank and attended to there, without an exchange; NAG's norms by frame and clip, SEG's blur and the
+  profile of the heads gather what they are taken over, and EMAG's D is a mean over all ranks, so that they choose the
+  same layer. diffusers itself needs help there: it divides by the number of accelerators, and its native attention
+  tells the ring no log-sum-exp; the test stands in for both. `run.trace` is of a rank's own tokens. Refused:
   `EMAG(variant="map")`, and joint attention, for which diffusers has no plan. LTX with a mask fails under Ulysses in
   diffusers 0.42.1, unguided too (the mask is not split by heads). Untested: two GPUs (a test marked `gpu2` is there,
-  for Ulysses), `ulysses_anything` and `ring_anything` (gloo gathers no shares of two sizes), rings and Ulysses at once,
-  Helios, LTX-2.
+  for Ulysses), `ulysses_anything` and `ring_anything` (gloo gathers no shares of two sizes), rings and Ulysses at
+  once, Helios, LTX-2.
 - Not tried: group offload with streams, attention backends that need a GPU.
 """
 
