@@ -53,10 +53,10 @@ REST = """
   profile of the heads gather what they are taken over, and EMAG's D is a mean over all ranks, so that they choose the
   same layer. diffusers itself needs help there: it divides by the number of accelerators, and its native attention
   tells the ring no log-sum-exp; the test stands in for both. `run.trace` is of a rank's own tokens. Refused:
-  `EMAG(variant="map")`, and joint attention, for which diffusers has no plan. LTX with a mask fails under Ulysses in
-  diffusers 0.42.1, unguided too (the mask is not split by heads). Untested: two GPUs (a test marked `gpu2` is there,
-  for Ulysses), `ulysses_anything` and `ring_anything` (gloo gathers no shares of two sizes), rings and Ulysses at
-  once, Helios, LTX-2.
+  `EMAG(variant="map")`, and joint attention, for which diffusers has no plan, and tensor parallel, where a rank has
+  some of the heads. LTX with a mask fails under Ulysses in diffusers 0.42.1, unguided too (the mask is not split by
+  heads). Untested: two GPUs (a test marked `gpu2` is there, for Ulysses), `ulysses_anything` and `ring_anything`
+  (gloo gathers no shares of two sizes), rings and Ulysses at once, Helios, LTX-2.
 - Not tried: group offload with streams, attention backends that need a GPU.
 """
 

@@ -96,6 +96,13 @@ def test_joint_attention_is_refused_and_diffusers_has_no_plan_for_it(name: str, 
     refused_before_any_step(model, make(tiny.negative()), tiny.inputs(2), "text and video share one sequence.*without")
 
 
+def test_split_heads_are_refused() -> None:
+    model = tiny_wan()
+    model._parallel_config = SimpleNamespace(context_parallel_config=None, tensor_parallel_config=object())
+    nag = NAG(negative_prompt_embeds=negative_text())
+    refused_before_any_step(model, nag, wan_inputs(), "NAG under tensor parallel: .*ContextParallelConfig instead")
+
+
 def test_maps_are_refused() -> None:
     emag = EMAG(variant="map", start=0, stop=1)
     refused_before_any_step(split(tiny_wan()), emag, wan_inputs(), r"EMAG\(variant='map'\) under context.*'query'")

@@ -38,12 +38,20 @@ class Ranks:
         return self.config is not None
 
     def check(self, guidance: "Guidance", family: Family) -> None:
-        """Refuse, before the first step of a run, attention of text and video together.
+        """Refuse, before the first step of a run, attention of text and video together, and heads that are split.
 
         Raises:
             ValueError: naming the guidance, the family, why and what to do.
         """
-        if self.several and family.joint is not None and guidance.attends and not guidance.neutral:
+        if not guidance.attends or guidance.neutral:
+            return
+        parallel = getattr(self.transformer, "_parallel_config", None)
+        if getattr(parallel, "tensor_parallel_config", None) is not None:  # not in 0.36
+            raise ValueError(
+                f"{type(guidance).__name__} under tensor parallel: a rank has some of the heads, and what is measured "
+                "is of all; split the sequence by ContextParallelConfig instead, or guide it without enable_parallelism"
+            )
+        if self.several and family.joint is not None:
             raise ValueError(
                 f"{type(guidance).__name__} under context parallel: in {family.name} text and video share one "
                 "sequence, which diffusers does not say how to split, nor where a second text would lie; guide it "
