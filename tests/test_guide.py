@@ -200,7 +200,7 @@ def test_the_unconditional_call_of_a_pipeline_is_untouched(wan: Any) -> None:
 def test_our_cfg_is_the_pipelines_arithmetic(wan: Any) -> None:
     inputs, negative = wan_inputs(), negative_text()
     cond = wan(**inputs)[0]
-    uncond = wan(**{**inputs, "encoder_hidden_states": negative.expand(2, -1, -1)})[0]
+    uncond = wan(**{**inputs, "encoder_hidden_states": negative.repeat(2, 1, 1)})[0]
     with guide(wan, CFG(scale=4.0, negative_prompt_embeds=negative)):
         assert torch.equal(wan(**inputs)[0], uncond + 4.0 * (cond - uncond))
 

@@ -77,9 +77,10 @@ class Tiny:
         return cast(values, self.dtype)
 
     def agree(self, one: Tensor, other: Tensor) -> None:
-        """Fails unless two predictions are the same but for rounding."""
+        """Fails unless two predictions are the same but for rounding, which norms and linear attention do to float32 in
+        many models whatever their dtype."""
         assert one.dtype == other.dtype == self.dtype
-        torch.testing.assert_close(one, other, atol=1e-12 if self.float64 else self.atol, rtol=0)
+        torch.testing.assert_close(one, other, atol=1e-6 if self.float64 else self.atol, rtol=0)
 
 
 def cast(values: Any, dtype: torch.dtype) -> Any:
