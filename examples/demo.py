@@ -25,7 +25,7 @@ def main() -> None:
         if read(plain.frames).scene.colour == NEGATIVE:
             break
     console.print(f"prompt   {PROMPT!r}\nnegative {NEGATIVE!r}\nseed     {seed}\n", highlight=False)
-    guided = generate(PROMPT, negative_prompt=NEGATIVE, guidance=[NAG(alpha=0.5)], seed=seed, pipe=pipe, progress=False)
+    guided = generate(PROMPT, negative_prompt=NEGATIVE, guidance=[NAG()], seed=seed, pipe=pipe, progress=False)
     for name, clip in (("without NAG", plain), ("with NAG", guided)):
         stem = folder / name.replace(" ", "-")
         reading = read(clip.frames)
