@@ -49,7 +49,7 @@ class Guider(ClassifierFreeGuidance):
 
     def _guidance(self, uncond: Inputs) -> Guidance:
         """The guidance that acts, given the text inputs of the unconditional branch."""
-        raise NotImplementedError
+        raise NotImplementedError  # NAG here, EMAG there
 
     def set_state(self, step: int, num_inference_steps: int, timestep: Any) -> None:
         super().set_state(step, num_inference_steps, timestep)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vidguide.eval.entries import Entry, share_negatives
+from vidguide.eval.entries import Entry
 from vidguide.eval.evaluating import assess, write
 from vidguide.eval.summary import Summary
 from vidguide.pipelines.arms import parse_or_own
@@ -147,9 +147,9 @@ def make(sweep: Sweep, job: Job, pipe: Any) -> None:
         seed=job.seed,
         pipe=pipe,
         progress=False,
-        **{**sweep.settings, **job.arm.settings},
+        **job.request["settings"],
     )
-    texts = {"prompt_id": prompt.id, "eval_prompt": prompt.eval_prompt or prompt.prompt}
+    texts = {"prompt_id": prompt.id, "eval_prompt": prompt.eval_prompt}
     told = {**clip.provenance, **texts, REQUEST: job.request}
     job.path.parent.mkdir(parents=True, exist_ok=True)
     dataclasses.replace(clip, provenance=told).save(job.path)
@@ -170,11 +170,11 @@ def evaluate(sweep: Sweep, folder: str | Path, tell: Callable[[str], None] = lam
             prompt_id=job.prompt.id,
             seed=job.seed,
             prompt=job.prompt.prompt,
-            eval_prompt=job.prompt.eval_prompt or job.prompt.prompt,
+            eval_prompt=job.prompt.eval_prompt,
             negative_prompt=job.prompt.negative_prompt,
         )
         for job in jobs(sweep, target)
     ]
-    summary = assess(share_negatives(listed), [arm.name for arm in sweep.arms], target, tell)
+    summary = assess(listed, [arm.name for arm in sweep.arms], target, tell)
     write(summary, target)
     return summary

@@ -39,8 +39,8 @@ class Prompt:
 
     id: str
     prompt: str
+    eval_prompt: str
     negative_prompt: str | None = None
-    eval_prompt: str | None = None
     image: str | None = None
 
 
@@ -134,7 +134,7 @@ def prompt_of(given: Any, negative: Any, folder: Path) -> Prompt:
         fields["image"] = str(folder / image)
         if not Path(fields["image"]).is_file():
             raise FileNotFoundError(f"image={fields['image']!r}: there is no such file")
-    return Prompt(**{"id": fields["prompt"], **fields})
+    return Prompt(**{"id": fields["prompt"], "eval_prompt": fields["prompt"], **fields})
 
 
 def seeds_of(given: Any) -> list[int]:

@@ -128,7 +128,9 @@ def outcome(drawn: Drawn) -> tuple[str, str]:
         assert isinstance(expected, Tensor), "refused without the feature, and not with it"
         inexact = feature.lossy or drawn.dtype == torch.bfloat16  # extrapolation magnifies what is lost
         acts = (expected - unguided).abs().mean().item()
-        tolerance = TOLERANCE[drawn.dtype] + (max(10 * lost + 1e-4, acts / 100) if inexact else feature.atol)
+        tolerance = TOLERANCE[drawn.dtype] + (10 * lost + 1e-4 if inexact else feature.atol)
+        if feature.lossy:  # Mochi's STG under TaylorSeer: 12.7 times; test_caches.py holds what it computes to 1e-4
+            tolerance = max(tolerance, acts / 100)
         assert acts > 10 * feature.atol
         for result in results:
             error = (result - expected).abs().mean().item()

@@ -32,7 +32,7 @@ class JointEdit:
         self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: "Parts", start: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Attention outputs of video, prompt, and (from row `start` on) negative."""
-        raise NotImplementedError
+        raise NotImplementedError  # what NAG and VSF differ in
 
     def lengths_and_start(self, kernel: Kernel, rows: int) -> tuple[tuple[int, int], int]:
         """Lengths of prompt and negative in a kernel call on some rows, and the first conditional row."""
