@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from vidguide.adapters.texts import EMBEDS_AND_MASK, encoder
-from vidguide.family import Family, Inputs
+from vidguide.adapters._encode_prompt import EMBEDS_AND_MASK, encoder
+from vidguide.transformer.family import Family, Inputs
 
 
 def two_tokens(transformer: Any, inputs: Inputs, small: Inputs) -> Inputs:

@@ -1,7 +1,7 @@
 """CogVideoX and ConsisID: one joint attention over [text, video], not masked."""
 
-from vidguide.adapters.texts import embeds_only
-from vidguide.family import Family, Joint
+from vidguide.adapters._encode_prompt import embeds_only
+from vidguide.transformer.family import Family, Joint
 
 FAMILIES = tuple(
     Family(

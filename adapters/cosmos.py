@@ -6,8 +6,8 @@ Cosmos 1's video-to-world draws other noise for the given frames in its uncondit
 
 from typing import Any
 
-from vidguide.adapters.texts import embeds_only
-from vidguide.family import Family
+from vidguide.adapters._encode_prompt import embeds_only
+from vidguide.transformer.family import Family
 
 
 def refuse(transformer: Any) -> str | None:

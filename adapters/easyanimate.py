@@ -1,7 +1,7 @@
 """EasyAnimate: joint attention over [text, video]; its pipelines make a mask and do not use it."""
 
-from vidguide.adapters.texts import embeds_only
-from vidguide.family import Family, Joint
+from vidguide.adapters._encode_prompt import embeds_only
+from vidguide.transformer.family import Family, Joint
 
 FAMILIES = (
     Family(

@@ -3,8 +3,8 @@
 import inspect
 from typing import Any
 
-from vidguide.adapters.texts import check_length, encoder
-from vidguide.family import Family, Inputs, Joint, by_step
+from vidguide.adapters._encode_prompt import check_length, encoder
+from vidguide.transformer.family import Family, Inputs, Joint, by_step
 
 TEXT = ("encoder_hidden_states", "pooled_projections", "encoder_attention_mask")
 MASKS = {"encoder_attention_mask": "encoder_hidden_states"}

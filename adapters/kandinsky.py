@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from vidguide.adapters.texts import encoder
-from vidguide.family import Family, Inputs, by_step
+from vidguide.adapters._encode_prompt import encoder
+from vidguide.transformer.family import Family, Inputs, by_step
 
 _encode = encoder("encoder_hidden_states", "pooled_projections", max_sequence_length=None)
 

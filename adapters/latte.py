@@ -1,7 +1,7 @@
 """Latte: spatial blocks with text by cross-attention, taking turns with temporal blocks without text."""
 
-from vidguide.adapters.texts import encoder
-from vidguide.family import Family
+from vidguide.adapters._encode_prompt import encoder
+from vidguide.transformer.family import Family
 
 FAMILIES = (
     Family(

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from vidguide.adapters.texts import EMBEDS_AND_MASK, embeds_and_mask
-from vidguide.family import Family, Inputs
+from vidguide.adapters._encode_prompt import EMBEDS_AND_MASK, embeds_and_mask
+from vidguide.transformer.family import Family, Inputs
 
 ONE = dict.fromkeys(("num_frames", "height", "width", "audio_num_frames"), 1)
 

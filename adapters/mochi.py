@@ -1,7 +1,7 @@
 """Mochi: joint attention over [video, text], called sample by sample on the valid text tokens."""
 
-from vidguide.adapters.texts import EMBEDS_AND_MASK, embeds_and_mask
-from vidguide.family import Family, Joint
+from vidguide.adapters._encode_prompt import EMBEDS_AND_MASK, embeds_and_mask
+from vidguide.transformer.family import Family, Joint
 
 FAMILIES = (
     Family(

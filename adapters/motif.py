@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from vidguide.adapters.texts import EMBEDS_AND_MASK, encoder
-from vidguide.family import Family, Joint
+from vidguide.adapters._encode_prompt import EMBEDS_AND_MASK, encoder
+from vidguide.transformer.family import Family, Joint
 
 
 def text_blocks(transformer: Any) -> int:

@@ -1,7 +1,7 @@
 """Sana-Video: linear self-attention without a softmax kernel, masked text by softmax cross-attention."""
 
-from vidguide.adapters.texts import EMBEDS_AND_MASK, embeds_and_mask
-from vidguide.family import Family
+from vidguide.adapters._encode_prompt import EMBEDS_AND_MASK, embeds_and_mask
+from vidguide.transformer.family import Family
 
 FAMILIES = (
     Family(

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 
-from vidguide.family import Family, Inputs
+from vidguide.transformer.family import Family, Inputs
 
 
 def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:

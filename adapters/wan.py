@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from vidguide.adapters.texts import embeds_only
-from vidguide.family import Family, Inputs
+from vidguide.adapters._encode_prompt import embeds_only
+from vidguide.transformer.family import Family, Inputs
 
 
 def two_frames(transformer: Any, inputs: Inputs, small: Inputs) -> Inputs:

@@ -18,12 +18,12 @@ from reporting import percent, share, table, write
 from rich.progress import track
 from scipy.stats import spearmanr
 
-from vidguide.eval.adherence import HOME
-from vidguide.eval.dual_metrics import shipped
-from vidguide.eval.oracle import Reading, read
-from vidguide.eval.world import ATTRIBUTES, all_scenes, caption, held_out, render
+from vidguide.eval.metrics.world_attributes import HOME
+from vidguide.eval.metrics.world_similarity import shipped
+from vidguide.eval.world.oracle import Reading, read
+from vidguide.eval.world.scene import ATTRIBUTES, all_scenes, caption, held_out, render
 from vidguide.pipelines.generate import to_frames
-from vidguide.pipelines.load import load
+from vidguide.pipelines.loading.load import load
 
 SEEDS = 4  # renders of each held-out scene
 STEPS = (20, 2, 1)  # of the shipped model: as it is meant to be used, and too few

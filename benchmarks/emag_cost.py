@@ -31,8 +31,8 @@ from reporting import machine, table, write
 from rich.progress import track
 
 from vidguide import CFG, EMAG, guide
-from vidguide.emag import default_layers
-from vidguide.formulas import cfg
+from vidguide.functional.formulas import cfg
+from vidguide.guidances.emag import default_layers
 
 SCALE, TEXT, WIDTH = 5.0, 226, 128
 ARMS = ("CFG", "EMAG as published", "EMAG here")

@@ -17,9 +17,9 @@ import numpy as np
 from reporting import table, write
 
 from vidguide import Clip
-from vidguide.eval.metrics import chosen
-from vidguide.eval.reading import read
-from vidguide.eval.sample import Sample
+from vidguide.eval.clips.read import read
+from vidguide.eval.metrics.registry import chosen
+from vidguide.eval.metrics.sample import Sample
 
 SIZES = {"16 x 256 x 256": (16, 256, 256, 2), "81 x 480 x 832": (81, 480, 832, 1)}  # frames, height, width, runs
 

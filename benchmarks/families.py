@@ -13,8 +13,8 @@ from pathlib import Path
 
 from reporting import table
 
-from vidguide.family import adapters, families
-from vidguide.sites import listing
+from vidguide.guiding.locate import listing
+from vidguide.transformer.family import adapters, families
 
 ROOT = Path(__file__).parents[1]
 # Physical lines of the published implementations, counted in their repositories in 2026.

@@ -16,7 +16,7 @@ import torch
 from reporting import table, write
 from torch import Tensor
 
-from vidguide.formulas import attention_gradient, ema, nag
+from vidguide.functional.formulas import attention_gradient, ema, nag
 
 HEADS, WIDTH = 12, 128
 STRENGTH, DECAY = (11.0, 2.5, 0.25), 0.988

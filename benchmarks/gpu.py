@@ -36,7 +36,7 @@ from gpu_timing import allocated, peak, rounds, told
 from rich.progress import track
 from torch.backends import cudnn
 
-from vidguide import kernels
+from vidguide.kernels import dispatch as kernels
 
 CHECKED = [(2, 33, 3, 32), (1, 50, 5, 80), (1, 20, 24, 128), (1, 9, 2, 256)]
 GIB = 2**30

@@ -11,9 +11,9 @@ from gpu_models import Call, shared
 from torch import Tensor
 
 from vidguide import CFG, EMAG, NAG, guide
-from vidguide.combine import Combine
-from vidguide.formulas import nag
-from vidguide.nag_edits import CrossAttentionNAG
+from vidguide.edits.nag_attention import CrossAttentionNAG
+from vidguide.edits.nag_combine import Combine
+from vidguide.functional.formulas import nag
 
 STEPS, INSIDE, BEFORE = 10, 5, 1  # steps of the run, one in EMAG's window, one in which it only averages
 Arm = Callable[[], Any]
@@ -109,7 +109,7 @@ def published_attention() -> Iterator[None]:
     with (
         patch.object(CrossAttentionNAG, "__call__", doubled),
         patch.object(Combine, "combine", combine),
-        patch("vidguide.nag_edits.pair", lambda *args: None),
+        patch("vidguide.edits.nag_attention.pair", lambda *args: None),
     ):
         yield
 

@@ -12,9 +12,10 @@ import torch
 from gpu_timing import milliseconds, rounds
 from torch import Tensor
 
-from vidguide import formulas, sources
-from vidguide.kernels import lacking
-from vidguide.merge import merge
+from vidguide.functional import formulas
+from vidguide.functional.lse_merge import merge
+from vidguide.kernels import lse_backends as sources
+from vidguide.kernels.dispatch import lacking
 
 STRENGTH, DECAY = (11.0, 2.5, 0.25), 0.988
 Way = Callable[["Parts"], list[Tensor]]
@@ -41,7 +42,7 @@ def eager_average(parts: Parts) -> list[Tensor]:
 
 def fused_average(parts: Parts) -> list[Tensor]:
     """The same in one pass."""
-    from vidguide import fused
+    from vidguide.kernels import triton_launch as fused
 
     live, average = parts[0]
     return [average, fused.average(average, live, DECAY, 2)]
@@ -49,14 +50,14 @@ def fused_average(parts: Parts) -> list[Tensor]:
 
 def fused_nag(parts: Parts) -> list[Tensor]:
     """The same in one pass."""
-    from vidguide import fused
+    from vidguide.kernels import triton_launch as fused
 
     return [fused.nag(parts[0][0], parts[1][0], STRENGTH)[0]]
 
 
 def fused_merged(parts: Parts) -> list[Tensor]:
     """The same in one pass."""
-    from vidguide import fused
+    from vidguide.kernels import triton_launch as fused
 
     return [fused.nag_merged(parts[2], parts[0], parts[1], STRENGTH)[0]]
 

@@ -19,14 +19,14 @@ from reporting import RESULTS, table, write
 from sampling import Arm, Case, Result, sample
 
 from vidguide import CFG, EMAG, NAG, PAG, SEG, STG, Clip
-from vidguide.eval.metrics import chosen
-from vidguide.eval.sample import Sample
-from vidguide.eval.scoring import measured
-from vidguide.eval.statistics import Estimate, by_prompt, estimate
-from vidguide.eval.verdict import Line, compared, values_of
+from vidguide.eval.metrics.registry import chosen
+from vidguide.eval.metrics.sample import Sample
+from vidguide.eval.scoring.score import measured
+from vidguide.eval.scoring.statistics import Estimate, by_prompt, estimate
+from vidguide.eval.scoring.verdict import Line, compared, values_of
 from vidguide.pipelines.compare import labelled
-from vidguide.pipelines.load import load
-from vidguide.pipelines.models import SHIPPED
+from vidguide.pipelines.loading.load import load
+from vidguide.pipelines.models.spec import SHIPPED
 
 NONE, ON_TOP_OF = "no guidance", "CFG 3"
 ARMS: dict[str, Arm] = {

@@ -25,8 +25,8 @@ from reporting import table, write
 from rich.progress import track
 
 from vidguide import NAG, guide
-from vidguide.formulas import nag
-from vidguide.nag_edits import JointAttentionNAG
+from vidguide.edits.nag_attention import JointAttentionNAG
+from vidguide.functional.formulas import nag
 
 TEXT, HEADS, DIM, WIDTH = 226, 4, 64, 128
 BLOCKS = dict(num_attention_heads=HEADS, attention_head_dim=DIM, in_channels=4, out_channels=4, num_layers=2)

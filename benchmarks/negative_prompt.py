@@ -19,8 +19,8 @@ from sampling import KINDS, Arm, Case, Result, sample
 
 from vidguide import CFG, NAG, VSF
 from vidguide.pipelines.compare import labelled
-from vidguide.pipelines.load import load
-from vidguide.pipelines.models import SHIPPED
+from vidguide.pipelines.loading.load import load
+from vidguide.pipelines.models.spec import SHIPPED
 
 BASE = "no guidance"
 SHARES = ("as asked", "readable", "well-formed")

@@ -17,11 +17,11 @@ from reporting import percent, share, table, write
 from sampling import Arm, Result, sample
 
 from vidguide import NAG
-from vidguide.combine import NORMS
-from vidguide.eval.oracle import read
-from vidguide.eval.statistics import Paired, holm, paired
-from vidguide.pipelines.load import load
-from vidguide.pipelines.models import SHIPPED
+from vidguide.edits.nag_combine import NORMS
+from vidguide.eval.scoring.statistics import Paired, holm, paired
+from vidguide.eval.world.oracle import read
+from vidguide.pipelines.loading.load import load
+from vidguide.pipelines.models.spec import SHIPPED
 
 TAUS = (1.25, 2.5, 5.0)
 PAPER = NORMS[0]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vidguide.eval.statistics import estimate, wilson
+from vidguide.eval.scoring.statistics import estimate, wilson
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -9,12 +9,12 @@ import torch
 from rich.progress import track
 
 from vidguide import guide
-from vidguide.eval.flow import follow
-from vidguide.eval.oracle import Reading, read
-from vidguide.eval.world import ATTRIBUTES, Scene, caption
-from vidguide.guidance import Guidance
+from vidguide.eval.metrics.optical_flow import follow
+from vidguide.eval.world.oracle import Reading, read
+from vidguide.eval.world.scene import ATTRIBUTES, Scene, caption
+from vidguide.guidances.base import Guidance
 from vidguide.pipelines.generate import to_frames
-from vidguide.pipelines.models import SHIPPED
+from vidguide.pipelines.models.spec import SHIPPED
 
 KINDS = ("colour", "shape", "motion", "background")
 BATCH = 16

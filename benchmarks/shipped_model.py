@@ -18,10 +18,10 @@ from diffusers import WanPipeline
 from reporting import percent, share, table, write
 from rich.progress import track
 
-from vidguide.eval.oracle import Reading, read
-from vidguide.eval.world import ATTRIBUTES, Scene, all_scenes, caption, held_out, render
+from vidguide.eval.world.oracle import Reading, read
+from vidguide.eval.world.scene import ATTRIBUTES, Scene, all_scenes, caption, held_out, render
 from vidguide.pipelines.generate import to_frames
-from vidguide.pipelines.models import SHIPPED
+from vidguide.pipelines.models.spec import SHIPPED
 
 BATCH = 16
 FOUR: dict[str, Any] = dict(num_inference_steps=4, guidance_scale=1.0)

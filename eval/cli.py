@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.progress import Progress
 
-from vidguide.eval.terminal import Command, Commands, console, errors, plain_errors, show
+from vidguide.eval.report.console import Command, Commands, console, errors, plain_errors, show
 
 
 def names(given: str | None) -> list[str] | None:
@@ -115,9 +115,9 @@ def carry_out(
     as_json: bool,
 ) -> None:
     """Score, print, and end with the exit code."""
-    from vidguide.eval import evaluating
-    from vidguide.eval.loading import load
-    from vidguide.eval.scoring import Settings, exit_code
+    from vidguide.eval import evaluate as evaluating
+    from vidguide.eval.encoders.load import load
+    from vidguide.eval.scoring.score import Settings, exit_code
 
     with plain_errors(), Progress(console=errors, disable=quiet or as_json, transient=True) as progress:
         task = progress.add_task("scoring", total=None)
@@ -139,8 +139,8 @@ def carry_out(
 @app.command("list", cls=Command)
 def listed(as_json: AsJson = False) -> None:
     """List the metrics: what each needs, under which licence its weights are, and whether it can be had here."""
-    from vidguide.eval import evaluating
-    from vidguide.eval.kinds import KINDS
+    from vidguide.eval import evaluate as evaluating
+    from vidguide.eval.encoders.catalogue import KINDS
 
     rows = evaluating.listing()
     if as_json:
@@ -158,7 +158,7 @@ def export_vbench(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("vbench"),
 ) -> None:
     """Write clips as VBench's custom_input mode reads them, with its prompt file: one folder for each arm."""
-    from vidguide.eval.exchange import export
+    from vidguide.eval.vbench_exchange import export
 
     with plain_errors():
         for folder, count in export(clips or [], prompts, output).items():
@@ -172,7 +172,7 @@ def import_vbench(
     output: Output = FOLDER,
 ) -> None:
     """Take VBench's own scores of exported clips into a report, in the namespace `external`."""
-    from vidguide.eval.exchange import bring
+    from vidguide.eval.vbench_exchange import bring
 
     with plain_errors():
         rows = bring(results, exported, output)
@@ -181,7 +181,7 @@ def import_vbench(
 
 def report(summary: Any, output: Path) -> None:
     """Print the paired table, or the means, and the notes."""
-    from vidguide.eval.markdown import comparison_table, standing_table, unmeasured
+    from vidguide.eval.report.markdown import comparison_table, standing_table, unmeasured
 
     for found in summary.comparisons:
         header, rows = comparison_table(found)

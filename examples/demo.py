@@ -9,8 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from vidguide import NAG, generate
-from vidguide.eval.oracle import read
-from vidguide.pipelines.load import load
+from vidguide.eval.world.oracle import read
+from vidguide.pipelines.loading.load import load
 
 PROMPT, NEGATIVE = "a large circle moving right on a white background", "red"
 SEEDS = range(8)

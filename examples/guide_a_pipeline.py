@@ -5,7 +5,7 @@ from diffusers import WanPipeline
 
 from vidguide import NAG, Clip, guide
 from vidguide.pipelines.generate import to_frames
-from vidguide.pipelines.models import SHIPPED
+from vidguide.pipelines.models.spec import SHIPPED
 
 pipe = WanPipeline.from_pretrained(SHIPPED["tiny"].path)
 

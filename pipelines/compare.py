@@ -11,13 +11,13 @@ from PIL import Image, ImageDraw
 
 from vidguide import Clip
 from vidguide.clip import replace_whole
-from vidguide.eval.entries import Entry
-from vidguide.eval.evaluating import assess, require, write
-from vidguide.eval.pictures import data_uri
-from vidguide.eval.summary import Summary, number
-from vidguide.pipelines.arms import parse_or_own
+from vidguide.eval.clips.entries import Entry
+from vidguide.eval.evaluate import assess, require, write
+from vidguide.eval.report.contact_sheets import data_uri
+from vidguide.eval.scoring.summary import Summary, number
 from vidguide.pipelines.generate import generate
-from vidguide.pipelines.load import load
+from vidguide.pipelines.loading.load import load
+from vidguide.pipelines.request.guidance_spec import parse_or_own
 
 LABEL = 22  # pixels above each picture
 SHOWN = {  # of the evaluation, in the short table; the report has all
@@ -121,7 +121,7 @@ def compare(prompt: str, specs: list[str], *, negative_prompt: str | None = None
 
     Args:
         prompt, negative_prompt, settings: as for :func:`vidguide.generate`.
-        specs: guidance specs, as :func:`vidguide.pipelines.arms.parse` takes them; `nag` by itself has the model's
+        specs: guidance specs, as `guidance_spec.parse` takes them; `nag` by itself has the model's
             own parameters.
 
     Raises:

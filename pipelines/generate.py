@@ -9,15 +9,11 @@ import numpy as np
 import torch
 
 from vidguide import Clip, guide
-from vidguide.guidance import Guidance
-from vidguide.pipelines.arms import with_negative
-from vidguide.pipelines.checks import check_lengths, check_numbers, check_size, check_steps, check_texts
-from vidguide.pipelines.fetch import FINGERPRINTS
-from vidguide.pipelines.images import check_use, described, fitted, read_image, takes_image
-from vidguide.pipelines.load import known, label, load, resolve
-from vidguide.pipelines.models import SHIPPED, Model
-from vidguide.pipelines.provenance import versions
-from vidguide.pipelines.settings import (
+from vidguide.guidances.base import Guidance
+from vidguide.pipelines.loading.hub import FINGERPRINTS
+from vidguide.pipelines.loading.load import known, label, load, resolve
+from vidguide.pipelines.models.spec import SHIPPED, Model
+from vidguide.pipelines.request.call_settings import (
     call_arguments,
     default_nag,
     default_of,
@@ -26,7 +22,11 @@ from vidguide.pipelines.settings import (
     prompts,
     warn_of_cfg,
 )
-from vidguide.run import Run
+from vidguide.pipelines.request.guidance_spec import with_negative
+from vidguide.pipelines.request.images import check_use, described, fitted, read_image, takes_image
+from vidguide.pipelines.request.provenance import versions
+from vidguide.pipelines.request.validation import check_lengths, check_numbers, check_size, check_steps, check_texts
+from vidguide.tracing.run import Run
 
 
 def generate(
@@ -56,7 +56,7 @@ def generate(
     Args:
         prompt: what the clip shows.
         model: a shipped name, a preset, a local pipeline folder, a hub id, or a
-            :class:`vidguide.pipelines.models.Model` of your own.
+            :class:`vidguide.pipelines.models.spec.Model` of your own.
         image: first image of the clip, for a model that takes one: a path, a PIL image, or an array `(H, W, 3)`, uint8
             or floating point in 0..1. It is scaled to the clip's size, and cut at its middle to the clip's aspect.
         negative_prompt: what it should not show; given to every guidance that takes one and has none, and to the
@@ -67,7 +67,7 @@ def generate(
         steps, height, width, frames, fps: None for the model's defaults; pixels, frames per second.
         seed: of the noise, drawn on the CPU so that it is the same on every device.
         max_sequence_length: text length in tokens; None for the pipeline's default.
-        revision, device, dtype, offload: see :func:`vidguide.pipelines.load.load`.
+        revision, device, dtype, offload: see :func:`vidguide.pipelines.loading.load.load`.
         pipe: a pipeline that is loaded already; `model` then only names it and its settings.
         progress: show the bars of loading and of the steps.
 

@@ -7,7 +7,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from vidguide.triton_kernels import average_tile, nag_token
+from vidguide.kernels.triton_kernels import average_tile, nag_token
 
 
 class Target:

@@ -10,7 +10,7 @@ from tiny_pipelines import CASES, Case
 from torch import Tensor
 
 from vidguide import EMAG, NAG, STG
-from vidguide.guidance import Guidance
+from vidguide.guidances.base import Guidance
 
 STEPS = 4
 

@@ -20,7 +20,7 @@ from transformers import (
     UMT5EncoderModel,
 )
 
-from vidguide.pipelines.models import SHIPPED
+from vidguide.pipelines.models.spec import SHIPPED
 
 TINY = SHIPPED["tiny"].path
 SIZE: dict[str, Any] = dict(height=32, width=32, frames=5, fps=8)

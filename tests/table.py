@@ -43,9 +43,9 @@ REST = """
   perturb; with `compile_repeated_blocks` at most 1, 2 and 4. None in the next run: `tests/test_compile.py`. Where
   that may be more than torch makes (`torch._dynamo.config.recompile_limit`, 8), as with the five candidates of 40
   blocks, EMAG warns: compile the blocks, name fewer `layers`, or raise the limit.
-- Modular pipelines of Wan 2.1, Wan 2.2 and LTX take `NAGGuidance` and `EMAGGuidance` of `vidguide.pipelines.guiders` by
-  `pipe.update_components(guider=NAGGuidance())`; `guide` works around them too, with ready embeddings:
-  `tests/test_guiders.py`.
+- Modular pipelines of Wan 2.1, Wan 2.2 and LTX take `NAGGuidance` and `EMAGGuidance` of
+  `vidguide.pipelines.diffusers_guiders` by `pipe.update_components(guider=NAGGuidance())`;
+  `guide` works around them too, with ready embeddings: `tests/test_guiders.py`.
 - Context parallel (`enable_parallelism`), two processes over gloo, equal to one process to 1e-6: Wan with every
   guidance under Ulysses, with NAG and EMAG in a ring; LTX without a text mask, with NAG, VSF, EMAG, CFG and CADS
   under Ulysses and NAG in a ring: `tests/test_ranks.py`, most of it marked slow. A negative's keys and values are

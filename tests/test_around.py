@@ -16,8 +16,8 @@ from features import lora_added, lora_for
 from torch import Tensor
 
 from vidguide import CFG, NAG, guide
-from vidguide.family import family_of
-from vidguide.wiring import weak_passes
+from vidguide.attention.sites import weak_passes
+from vidguide.transformer.family import family_of
 
 FAMILIES = list(SUBJECTS)
 each_family = pytest.mark.parametrize("name", FAMILIES)
@@ -253,7 +253,7 @@ def test_what_does_not_fit_is_refused_before_the_first_step_though_it_acts_later
 
 
 def test_a_negative_longer_than_the_text_is_refused(told: Any) -> None:
-    from vidguide.pipelines.load import load
+    from vidguide.pipelines.loading.load import load
 
     tiny = load("tiny", device="cpu")
     settings = dict(num_inference_steps=STEPS, height=16, width=16, num_frames=5, guidance_scale=1.0)

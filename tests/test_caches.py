@@ -19,10 +19,10 @@ from tiny_families import BY_NAME, Values
 from torch import Tensor
 
 from vidguide import CFG, EMAG, NAG, STG, guide
-from vidguide.caches import CACHES
-from vidguide.denoiser import prediction_of
-from vidguide.guidance import Guidance
-from vidguide.hooks import hooks_of
+from vidguide.calls.denoiser import prediction_of
+from vidguide.guidances.base import Guidance
+from vidguide.transformer.caches import CACHES
+from vidguide.transformer.diffusers_hooks import hooks_of
 
 STEPS = 6
 

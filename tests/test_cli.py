@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from vidguide.eval import results
-from vidguide.pipelines.cli import app
+from vidguide.eval.scoring import results
+from vidguide.pipelines.cli.app import app
 
 
 def invoke(*arguments: str) -> Result:

@@ -16,7 +16,7 @@ from test_weak import clips, cogvideox, sampled, videos
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from vidguide import EMAG, NAG, STG, guide
-from vidguide.eager import eager
+from vidguide.transformer.compile import eager
 
 
 def compile_whole(model: Any, backend: Any) -> Any:

@@ -10,8 +10,8 @@ import torch
 from test_families import METHODS, samplings
 from tiny_families import BY_NAME, Tiny, Values
 
-from vidguide.denoiser import prediction_of
-from vidguide.family import families
+from vidguide.calls.denoiser import prediction_of
+from vidguide.transformer.family import families
 
 NAMES = [f"{name}Transformer3DModel" for name in ("Allegro", "Latte", "Cosmos", "EasyAnimate", "Kandinsky5")]
 NAMES += [f"{name}Transformer3DModel" for name in ("SanaVideo", "WanVACE", "HunyuanVideo15", "ConsisID")]

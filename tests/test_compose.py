@@ -20,7 +20,7 @@ from features import FEATURES, NO_ACCELERATOR, Feature, UnavailableError
 from torch import Tensor
 
 from vidguide import guide
-from vidguide.run import Run
+from vidguide.tracing.run import Run
 
 ROOT = Path(__file__).parent.parent
 EQUAL, REFUSED, MISSING = "equal", "refused", "not in diffusers"

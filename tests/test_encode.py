@@ -10,8 +10,8 @@ from tiny_families import Values
 from tiny_pipelines import CASES, Case, name_of
 from torch import Tensor
 
-from vidguide.family import family_of
-from vidguide.pipelines.load import load
+from vidguide.pipelines.loading.load import load
+from vidguide.transformer.family import family_of
 
 LENGTH = 128  # of the text that the pipeline is asked for, other than any default; longer than any template
 NOT_OURS = {"prompt", "negative_prompt", "max_sequence_length"}

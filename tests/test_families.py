@@ -22,13 +22,13 @@ from tiny_families import ALL, BY_NAME, TINY, Tiny, Values, cast, row
 from torch import Tensor
 
 from vidguide import CADS, CFG, EMAG, NAG, PAG, SEG, STG, VSF, guide, locate
-from vidguide.blocks import Blocks
-from vidguide.denoiser import Denoiser, prediction_of
-from vidguide.family import families, family_of, refused
-from vidguide.guidance import Guidance
-from vidguide.run import Run
-from vidguide.sites import listing
-from vidguide.tokens import grid, one_token
+from vidguide.calls.denoiser import Denoiser, prediction_of
+from vidguide.guidances.base import Guidance
+from vidguide.guiding.locate import listing
+from vidguide.tracing.run import Run
+from vidguide.transformer.block_replay import Blocks
+from vidguide.transformer.family import families, family_of, refused
+from vidguide.transformer.token_grid import grid, one_token
 
 every_family = pytest.mark.parametrize("tiny", TINY, ids=BY_NAME)
 batched = pytest.mark.parametrize(
@@ -533,7 +533,7 @@ def test_a_model_with_paired_texts_is_refused() -> None:
 
 def test_a_transformer_that_is_declared_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     wan = families()["WanTransformer3DModel"]
-    monkeypatch.setattr("vidguide.family.adapters", lambda: [SimpleNamespace(FAMILIES=(wan, wan))])
+    monkeypatch.setattr("vidguide.transformer.family.adapters", lambda: [SimpleNamespace(FAMILIES=(wan, wan))])
     with pytest.raises(ValueError, match="WanTransformer3DModel: declared by Wan and by Wan"):
         families.__wrapped__()
 

@@ -9,12 +9,12 @@ import torch
 from diffusers import WanPipeline
 
 from vidguide import CFG, EMAG, NAG, STG, VSF, Clip, generate, guide
-from vidguide.eval.oracle import read
-from vidguide.pipelines.arms import parse, with_negative
+from vidguide.eval.world.oracle import read
 from vidguide.pipelines.generate import to_frames
-from vidguide.pipelines.load import choose_device, choose_dtype, load, resolve
-from vidguide.pipelines.models import SHIPPED
-from vidguide.pipelines.provenance import arguments_from, load_provenance
+from vidguide.pipelines.loading.load import choose_device, choose_dtype, load, resolve
+from vidguide.pipelines.models.spec import SHIPPED
+from vidguide.pipelines.request.guidance_spec import parse, with_negative
+from vidguide.pipelines.request.provenance import arguments_from, load_provenance
 
 PROMPT = "a large circle moving right"
 

@@ -13,7 +13,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from test_formulas import plain_grouped_nag
 
 from vidguide import CFG, NAG, guide
-from vidguide.guidance import Guidance
+from vidguide.guidances.base import Guidance
 
 FRAMES = 2  # of a call of the tiny model
 

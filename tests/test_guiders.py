@@ -17,7 +17,7 @@ from diffusers.modular_pipelines.wan.modular_blocks_wan import WanCoreDenoiseSte
 from diffusers.modular_pipelines.wan.modular_blocks_wan22 import Wan22CoreDenoiseStep
 
 from vidguide import EMAG, NAG, guide
-from vidguide.pipelines.guiders import EMAGGuidance, NAGGuidance
+from vidguide.pipelines.diffusers_guiders import EMAGGuidance, NAGGuidance
 
 BLOCKS = {"Wan": WanCoreDenoiseStep, "LTX": LTXCoreDenoiseStep, "Wan, two transformers": Wan22CoreDenoiseStep}
 each_pipeline = pytest.mark.parametrize("name", BLOCKS)

@@ -15,9 +15,9 @@ from test_weak import ALWAYS, sampled, videos
 from tiny_families import BY_NAME, row
 
 from vidguide import EMAG, NAG, PAG, STG, guide
-from vidguide.heads import attention_mass
-from vidguide.pipelines.profile import picture
-from vidguide.probe import HeadProbe, ProbedError
+from vidguide.edits.head_selection import attention_mass
+from vidguide.guidances.head_probe import HeadProbe, ProbedError
+from vidguide.pipelines.cli.head_map import picture
 
 GRID = (3, 2, 4)
 TOKENS = 24

@@ -11,7 +11,7 @@ from tiny_families import BY_NAME, Tiny
 from torch import Tensor
 
 from vidguide import NAG, guide
-from vidguide.denoiser import prediction_of
+from vidguide.calls.denoiser import prediction_of
 
 CPU = torch.device("cpu")
 

@@ -21,11 +21,11 @@ from small_checkpoints import (
 from typer.testing import CliRunner
 
 from vidguide import NAG, generate, guide
-from vidguide.pipelines.cli import app
-from vidguide.pipelines.images import fitted, read_image
-from vidguide.pipelines.load import load
-from vidguide.pipelines.presets import PRESETS
-from vidguide.pipelines.provenance import arguments_from, load_provenance
+from vidguide.pipelines.cli.app import app
+from vidguide.pipelines.loading.load import load
+from vidguide.pipelines.models.presets import PRESETS
+from vidguide.pipelines.request.images import fitted, read_image
+from vidguide.pipelines.request.provenance import arguments_from, load_provenance
 
 PROMPT = "a large circle"
 PICTURE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)

@@ -12,15 +12,16 @@ from tiny_families import BY_NAME, Tiny
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from vidguide import NAG, guide, sources
-from vidguide.batch import Batch
-from vidguide.combine import Group
-from vidguide.denoiser import prediction_of
-from vidguide.family import Joint
-from vidguide.joint import Stream
-from vidguide.merge import merge
-from vidguide.nag_edits import JointAttentionNAG
-from vidguide.seam import Kernel
+from vidguide import NAG, guide
+from vidguide.attention.interception import Kernel
+from vidguide.calls.denoiser import prediction_of
+from vidguide.edits.nag_attention import JointAttentionNAG
+from vidguide.edits.nag_combine import Group
+from vidguide.functional.lse_merge import merge
+from vidguide.kernels import lse_backends as sources
+from vidguide.transformer.cfg_batch import Batch
+from vidguide.transformer.family import Joint
+from vidguide.transformer.text_stream import Stream
 
 VIDEO, PROMPT, NEGATIVE = 12, 5, 4
 BATCH, HEADS, DIM = 2, 3, 8

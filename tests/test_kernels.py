@@ -19,9 +19,10 @@ from tiny_families import BY_NAME
 from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from vidguide import EMAG, NAG, guide, kernels
+from vidguide import EMAG, NAG, guide
+from vidguide.kernels import dispatch as kernels
 
-fused = pytest.importorskip("vidguide.fused", reason="the kernels need Triton: pip install triton")
+fused = pytest.importorskip("vidguide.kernels.triton_launch", reason="the kernels need Triton: pip install triton")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 STRENGTH = (4.0, 1.5, 0.5)

@@ -16,14 +16,14 @@ from torch import Tensor
 
 from vidguide import CFG, NAG, generate
 from vidguide.pipelines.compare import compare
-from vidguide.pipelines.fetch import fingerprints
-from vidguide.pipelines.images import takes_image
-from vidguide.pipelines.listing import markdown
-from vidguide.pipelines.load import load, resolve
-from vidguide.pipelines.models import SHIPPED, Checkpoint, Model
-from vidguide.pipelines.presets import MODELS, PRESETS
-from vidguide.pipelines.provenance import arguments_from, load_provenance
-from vidguide.pipelines.settings import SETTINGS, call_arguments, fill_settings, prepared
+from vidguide.pipelines.loading.hub import fingerprints
+from vidguide.pipelines.loading.load import load, resolve
+from vidguide.pipelines.models.presets import MODELS, PRESETS
+from vidguide.pipelines.models.spec import SHIPPED, Checkpoint, Model
+from vidguide.pipelines.models.table import markdown
+from vidguide.pipelines.request.call_settings import SETTINGS, call_arguments, fill_settings, prepared
+from vidguide.pipelines.request.images import takes_image
+from vidguide.pipelines.request.provenance import arguments_from, load_provenance
 
 PROMPT = "a large circle"
 ROOT = Path(__file__).parent.parent
@@ -241,7 +241,7 @@ def test_what_is_missing_is_named_before_anything_is_loaded(wan: Path, monkeypat
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(OSError, match=r"'model_index.json' of hub id 'Wan-AI.*the hub cannot be reached"):
         load("wan2.1-14b-lightx2v", device="cpu")
-    monkeypatch.setattr("vidguide.pipelines.assemble.find_spec", lambda name: None)
+    monkeypatch.setattr("vidguide.pipelines.loading.assemble.find_spec", lambda name: None)
     with pytest.raises(ImportError, match="LoRA needs the package peft: pip install peft"):
         load("wan2.1-14b-lightx2v", device="cpu")
 

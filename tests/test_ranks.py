@@ -19,7 +19,7 @@ from torch import Tensor
 from two_ranks import GUIDANCES, PROFILE, RANKS, Case, main
 
 from vidguide import EMAG, NAG, STG, guide
-from vidguide.guidance import Guidance
+from vidguide.guidances.base import Guidance
 
 WAN, LTX = "WanTransformer3DModel", "LTXVideoTransformer3DModel"
 QUICK: list[Case] = [

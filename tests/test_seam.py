@@ -10,7 +10,7 @@ from conftest import tiny_wan, wan_inputs
 from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
-from vidguide.seam import SITE, Kernel, Site, rebound, rebound_class
+from vidguide.attention.interception import SITE, Kernel, Site, rebound, rebound_class
 
 
 def test_signature_and_class_are_upstreams() -> None:

@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidguide import lse_kernels, sources
-from vidguide.sources import ALIGNED, EVERY, HALF, SOURCES, Source, candidates
+from vidguide.kernels import lse_backends as sources
+from vidguide.kernels import lse_ops as lse_kernels
+from vidguide.kernels.lse_backends import ALIGNED, EVERY, HALF, SOURCES, Source, candidates
 
 ALL = ("flash_attn_interface", "flash_attn", "xformers")
 CPU = next(source for source in SOURCES if source.device == "cpu")

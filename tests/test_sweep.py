@@ -8,13 +8,13 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from vidguide.eval import results
-from vidguide.eval.entries import entries
-from vidguide.pipelines import sweep as sweeping
-from vidguide.pipelines.cli import app
-from vidguide.pipelines.provenance import arguments_from, load_provenance
-from vidguide.pipelines.sweep import jobs, part_of, run
-from vidguide.pipelines.sweep_config import Sweep, read_sweep
+from vidguide.eval.clips.entries import entries
+from vidguide.eval.scoring import results
+from vidguide.pipelines.cli.app import app
+from vidguide.pipelines.request.provenance import arguments_from, load_provenance
+from vidguide.pipelines.sweep import run as sweeping
+from vidguide.pipelines.sweep.config import Sweep, read_sweep
+from vidguide.pipelines.sweep.run import jobs, part_of, run
 
 SMALL: dict[str, Any] = {
     "model": "tiny-4step",

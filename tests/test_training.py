@@ -16,8 +16,8 @@ import transformer as transformer_script
 import vae as vae_script
 from text import LENGTH, make_tokenizer, random_caption
 
-from vidguide.eval.world import all_scenes, caption
-from vidguide.formulas import cfg
+from vidguide.eval.world.scene import all_scenes, caption
+from vidguide.functional.formulas import cfg
 
 
 @pytest.mark.parametrize("length", [LENGTH, 64, 512])

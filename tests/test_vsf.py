@@ -10,10 +10,10 @@ from test_joint import BATCH, NEGATIVE, PROMPT, VIDEO, kernel, key_mask, sequenc
 from torch import Tensor
 
 from vidguide import NAG, VSF, guide
-from vidguide.family import Joint
-from vidguide.formulas import vsf
-from vidguide.vsf import zero_rows
-from vidguide.vsf_edits import JointAttentionVSF, SplitAttentionVSF
+from vidguide.edits.vsf_attention import JointAttentionVSF, SplitAttentionVSF
+from vidguide.functional.formulas import vsf
+from vidguide.guidances.vsf import zero_rows
+from vidguide.transformer.family import Joint
 
 STRENGTH = VSF(negative_prompt="blurry", scale=1.5, offset=0.3)
 

@@ -13,10 +13,10 @@ from plain_emag import plain_emag
 from tiny_families import BY_NAME, noise
 
 from vidguide import APG, CFG, EMAG, NAG, PAG, SEG, STG, CFGZeroStar, guide
-from vidguide.batch import Batch
-from vidguide.blocks import Blocks
-from vidguide.emag import default_layers
-from vidguide.guidance import Guidance
+from vidguide.guidances.base import Guidance
+from vidguide.guidances.emag import default_layers
+from vidguide.transformer.block_replay import Blocks
+from vidguide.transformer.cfg_batch import Batch
 
 STEPS = 6
 ALWAYS = dict(start=0.0, stop=1.0)
@@ -294,7 +294,7 @@ def test_few_steps_are_told_and_auto_keeps_the_papers_share() -> None:
 
 
 def test_maps_that_do_not_fit_are_refused_with_their_size(wan: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidguide.maps.free_memory", lambda device: 1 << 20)
+    monkeypatch.setattr("vidguide.edits.emag_maps.free_memory", lambda device: 1 << 20)
     wide = {**wan_inputs(), "hidden_states": torch.randn(2, 4, 8, 32, 32)}
     message = r"2048 x 2048 tokens, 2 heads and 3 layers take 0\.3 GiB"
     guided = guide(wan, EMAG(variant="map", **ALWAYS), scheduler=FlowMatchEulerDiscreteScheduler())

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from vidguide.eval.oracle import Reading, read
-from vidguide.eval.world import (
+from vidguide.eval.world.oracle import Reading, read
+from vidguide.eval.world.scene import (
     ATTRIBUTES,
     BACKGROUND,
     COLOUR,

@@ -17,7 +17,7 @@ from tiny_families import BY_NAME, Tiny, Values, cast
 from torch import Tensor
 
 from vidguide import guide
-from vidguide.guidance import Guidance
+from vidguide.guidances.base import Guidance
 
 
 def embeds(text: Values, prefix: str = "") -> Values:

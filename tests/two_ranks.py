@@ -13,10 +13,10 @@ from tiny_families import BY_NAME, Tiny, Values, cast, noise
 from torch import Tensor
 
 from vidguide import CADS, CFG, EMAG, NAG, PAG, SEG, STG, VSF, guide
-from vidguide.denoiser import prediction_of
-from vidguide.guidance import Guidance
-from vidguide.probe import HeadProbe, ProbedError
-from vidguide.sources import SOURCES, attend
+from vidguide.calls.denoiser import prediction_of
+from vidguide.guidances.base import Guidance
+from vidguide.guidances.head_probe import HeadProbe, ProbedError
+from vidguide.kernels.lse_backends import SOURCES, attend
 
 RANKS, STEPS = 2, 3
 SPLITS = {"Ulysses": "ulysses_degree", "ring": "ring_degree"}

@@ -26,7 +26,7 @@ from text import random_caption
 from torch import Tensor, nn
 from transformer import SHIFT, TextToVelocity, average_into, lengths_for, text_batch
 
-from vidguide.eval.world import all_scenes, held_out
+from vidguide.eval.world.scene import all_scenes, held_out
 
 STEPS = 4
 TERMINAL = 0.5  # the last noise level: without it diffusers' four-step schedule ends at 0.009, a step that does nothing

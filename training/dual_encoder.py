@@ -21,9 +21,9 @@ from scipy.ndimage import gaussian_filter
 from text import random_caption
 from torch.nn import functional as F
 
-from vidguide.eval.adherence import HOME
-from vidguide.eval.dual import SEEN, DualEncoder, counted, scaled, spread
-from vidguide.eval.world import ATTRIBUTES, Scene, all_scenes, caption, held_out, render
+from vidguide.eval.metrics.world_attributes import HOME
+from vidguide.eval.world.dual_encoder import SEEN, DualEncoder, counted, scaled, spread
+from vidguide.eval.world.scene import ATTRIBUTES, Scene, all_scenes, caption, held_out, render
 
 CONFIG = {"width": 128}
 FOREIGN = 0.1  # share of clips that show nothing of the world

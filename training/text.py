@@ -4,7 +4,7 @@ import numpy as np
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast, UMT5Config, UMT5EncoderModel
 
-from vidguide.eval.world import ATTRIBUTES, Scene, all_scenes, caption
+from vidguide.eval.world.scene import ATTRIBUTES, Scene, all_scenes, caption
 
 LENGTH = 16  # longest caption in tokens, its end-of-sentence token included
 EMPTY, SINGLE, FULL = 0.08, 0.14, 0.48  # shares of captions; the rest says a random subset

@@ -23,7 +23,7 @@ from optimiser import Optimiser, device_for_training, load_state, save_state
 from text import LENGTH, make_text_encoder, make_tokenizer, random_caption
 from torch import nn
 
-from vidguide.eval.world import all_scenes, held_out, render
+from vidguide.eval.world.scene import all_scenes, held_out, render
 
 CONFIG: dict[str, Any] = dict(
     patch_size=(1, 4, 4),

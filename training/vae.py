@@ -19,7 +19,7 @@ from diffusers import AutoencoderKLWan
 from einops import rearrange
 from optimiser import Optimiser, device_for_training, load_state, save_state
 
-from vidguide.eval.world import ATTRIBUTES, BACKGROUND, COLOUR, RADIUS, all_scenes, coverage, render
+from vidguide.eval.world.scene import ATTRIBUTES, BACKGROUND, COLOUR, RADIUS, all_scenes, coverage, render
 
 # 4x in space, 2x in time. 8x / 4x with twice the channels was tried beside it: 28.7 dB after 12 minutes against 36.3.
 CONFIG: dict[str, Any] = dict(

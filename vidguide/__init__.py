@@ -4,17 +4,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vidguide.cads import CADS
-    from vidguide.cfg import APG, CFG, CFGZeroStar
     from vidguide.clip import Clip
-    from vidguide.emag import EMAG
-    from vidguide.guiding import guide
-    from vidguide.nag import NAG
+    from vidguide.guidances.cads import CADS
+    from vidguide.guidances.cfg import APG, CFG, CFGZeroStar
+    from vidguide.guidances.emag import EMAG
+    from vidguide.guidances.nag import NAG
+    from vidguide.guidances.pag_stg import PAG, STG
+    from vidguide.guidances.seg import SEG
+    from vidguide.guidances.vsf import VSF
+    from vidguide.guiding.guide import guide
+    from vidguide.guiding.locate import locate
     from vidguide.pipelines.generate import generate
-    from vidguide.seg import SEG
-    from vidguide.sites import locate
-    from vidguide.skip import PAG, STG
-    from vidguide.vsf import VSF
 
 __version__ = "0.1.0"
 __all__ = [
@@ -37,20 +37,20 @@ __all__ = [
 # Found when first used, so that `import vidguide` loads neither torch nor diffusers. The core names the rooms that
 # lean on it only here, as strings.
 _HOMES = {
-    "APG": "vidguide.cfg",
-    "CADS": "vidguide.cads",
-    "CFG": "vidguide.cfg",
-    "CFGZeroStar": "vidguide.cfg",
-    "EMAG": "vidguide.emag",
-    "PAG": "vidguide.skip",
-    "SEG": "vidguide.seg",
-    "STG": "vidguide.skip",
-    "NAG": "vidguide.nag",
-    "VSF": "vidguide.vsf",
+    "APG": "vidguide.guidances.cfg",
+    "CADS": "vidguide.guidances.cads",
+    "CFG": "vidguide.guidances.cfg",
+    "CFGZeroStar": "vidguide.guidances.cfg",
+    "EMAG": "vidguide.guidances.emag",
+    "PAG": "vidguide.guidances.pag_stg",
+    "SEG": "vidguide.guidances.seg",
+    "STG": "vidguide.guidances.pag_stg",
+    "NAG": "vidguide.guidances.nag",
+    "VSF": "vidguide.guidances.vsf",
     "Clip": "vidguide.clip",
     "generate": "vidguide.pipelines.generate",
-    "guide": "vidguide.guiding",
-    "locate": "vidguide.sites",
+    "guide": "vidguide.guiding.guide",
+    "locate": "vidguide.guiding.locate",
 }
 
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from vidguide.clip import Clip
-from vidguide.eval.adherence import avoided
-from vidguide.eval.errors import UndefinedError
-from vidguide.eval.metrics import METRICS
-from vidguide.eval.sample import Sample
-from vidguide.eval.world import ATTRIBUTES, Scene, all_scenes, caption, held_out, render
+from vidguide.eval.clips.errors import UndefinedError
+from vidguide.eval.metrics.registry import METRICS
+from vidguide.eval.metrics.sample import Sample
+from vidguide.eval.metrics.world_attributes import avoided
+from vidguide.eval.world.scene import ATTRIBUTES, Scene, all_scenes, caption, held_out, render
 
 SCENE = Scene(size="large", colour="red", shape="square", motion="left", background="white")
 

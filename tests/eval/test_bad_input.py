@@ -13,12 +13,20 @@ from typer.testing import CliRunner
 
 from tests.eval.clips import translation
 from vidguide.clip import Clip
-from vidguide.eval import errors, results
 from vidguide.eval.cli import app
-from vidguide.eval.entries import entries
-from vidguide.eval.errors import CorruptError, EmptyError, NoVideoError, ReadError, TruncatedError, UnreadableError
-from vidguide.eval.manifest import FIELDS, read_manifest
-from vidguide.eval.reading import read
+from vidguide.eval.clips import errors
+from vidguide.eval.clips.entries import entries
+from vidguide.eval.clips.errors import (
+    CorruptError,
+    EmptyError,
+    NoVideoError,
+    ReadError,
+    TruncatedError,
+    UnreadableError,
+)
+from vidguide.eval.clips.manifest import FIELDS, read_manifest
+from vidguide.eval.clips.read import read
+from vidguide.eval.scoring import results
 
 COUNT = 6
 SMALL, LARGE = translation(frames=COUNT, side=24).frames, translation(frames=COUNT, side=48).frames

@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner
 
 from vidguide.clip import Clip
-from vidguide.eval import evaluating
+from vidguide.eval import evaluate as evaluating
 from vidguide.eval.cli import app
-from vidguide.eval.metrics import METRICS
-from vidguide.eval.world import Scene, all_scenes, caption, render
-from vidguide.pipelines.cli import app as whole_app
+from vidguide.eval.metrics.registry import METRICS
+from vidguide.eval.world.scene import Scene, all_scenes, caption, render
+from vidguide.pipelines.cli.app import app as whole_app
 
 RUN = CliRunner()
 

@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from vidguide.eval.cli import app, compare, run
-from vidguide.eval.manifest import FIELDS
-from vidguide.eval.metrics import METRICS, namespace
+from vidguide.eval.clips.manifest import FIELDS
+from vidguide.eval.metrics.registry import METRICS, namespace
 
 TEXT = (Path(__file__).parents[2] / "eval" / "README.md").read_text()
 

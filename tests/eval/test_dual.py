@@ -8,10 +8,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from vidguide.clip import Clip
-from vidguide.eval.dual_metrics import FOLDER, WEIGHTS, shipped
-from vidguide.eval.metrics import METRICS, chosen
-from vidguide.eval.sample import Sample
-from vidguide.eval.world import ATTRIBUTES, Scene, all_scenes, caption, held_out, render
+from vidguide.eval.metrics.registry import METRICS, chosen
+from vidguide.eval.metrics.sample import Sample
+from vidguide.eval.metrics.world_similarity import FOLDER, WEIGHTS, shipped
+from vidguide.eval.world.scene import ATTRIBUTES, Scene, all_scenes, caption, held_out, render
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "training"))
 

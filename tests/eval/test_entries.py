@@ -6,9 +6,9 @@ from PIL import Image
 
 from tests.eval.clips import constant
 from vidguide.clip import Clip
-from vidguide.eval.entries import entries, find
-from vidguide.eval.errors import ManifestError
-from vidguide.eval.manifest import read_manifest
+from vidguide.eval.clips.entries import entries, find
+from vidguide.eval.clips.errors import ManifestError
+from vidguide.eval.clips.manifest import read_manifest
 
 TWO = constant(frames=2, side=16)
 

@@ -9,12 +9,12 @@ from typer.testing import CliRunner
 
 from tests.eval.clips import translation
 from vidguide.clip import Clip
-from vidguide.eval import results
 from vidguide.eval.cli import app
-from vidguide.eval.errors import ResultsError
-from vidguide.eval.evaluating import evaluate
-from vidguide.eval.exchange import bring, export
-from vidguide.eval.reading import read
+from vidguide.eval.clips.errors import ResultsError
+from vidguide.eval.clips.read import read
+from vidguide.eval.evaluate import evaluate
+from vidguide.eval.scoring import results
+from vidguide.eval.vbench_exchange import bring, export
 
 RUN = CliRunner()
 

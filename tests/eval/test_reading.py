@@ -12,8 +12,8 @@ from PIL import Image
 
 from tests.eval.clips import translation
 from vidguide.clip import Clip
-from vidguide.eval import errors
-from vidguide.eval.reading import read
+from vidguide.eval.clips import errors
+from vidguide.eval.clips.read import read
 
 FRAMES = translation(frames=12, side=48).frames
 

@@ -5,14 +5,15 @@ import numpy as np
 import pytest
 
 from vidguide.clip import Clip
-from vidguide.eval import results, scoring
-from vidguide.eval.entries import Entry, entries
-from vidguide.eval.errors import ResultsError, UndefinedError
-from vidguide.eval.metric import Metric, Value
-from vidguide.eval.metrics import chosen
-from vidguide.eval.sample import Sample
-from vidguide.eval.scoring import Settings, exit_code, score
-from vidguide.eval.world import Scene, caption, render
+from vidguide.eval.clips.entries import Entry, entries
+from vidguide.eval.clips.errors import ResultsError, UndefinedError
+from vidguide.eval.metrics.base import Metric, Value
+from vidguide.eval.metrics.registry import chosen
+from vidguide.eval.metrics.sample import Sample
+from vidguide.eval.scoring import results
+from vidguide.eval.scoring import score as scoring
+from vidguide.eval.scoring.score import Settings, exit_code, score
+from vidguide.eval.world.scene import Scene, caption, render
 
 SCENE = Scene(size="small", colour="green", shape="circle", motion="up", background="black")
 

@@ -11,12 +11,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from tests.eval.clips import constant, noisy, translation
 from vidguide.clip import Clip
-from vidguide.eval.encoders import Encoder, middle
-from vidguide.eval.evaluating import evaluate
-from vidguide.eval.loading import load
-from vidguide.eval.metric import Value
-from vidguide.eval.metrics import METRICS, chosen
-from vidguide.eval.sample import Sample
+from vidguide.eval.encoders.load import load
+from vidguide.eval.encoders.transformers import Encoder, middle
+from vidguide.eval.evaluate import evaluate
+from vidguide.eval.metrics.base import Value
+from vidguide.eval.metrics.registry import METRICS, chosen
+from vidguide.eval.metrics.sample import Sample
 
 TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2} | {
     "vocab_size": 16,

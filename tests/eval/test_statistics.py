@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap, wilcoxon
 
-from vidguide.eval.statistics import estimate, holm, noise_floor, p_value, paired, wilson, wins
-from vidguide.eval.verdict import compare
+from vidguide.eval.scoring.statistics import estimate, holm, noise_floor, p_value, paired, wilson, wins
+from vidguide.eval.scoring.verdict import compare
 
 
 def rows(arm: str, **metrics: list[float | None]) -> list[dict[str, object]]:

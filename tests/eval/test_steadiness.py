@@ -9,9 +9,9 @@ import pytest
 
 from tests.eval import clips
 from vidguide.clip import Clip
-from vidguide.eval.metrics import METRICS, chosen
-from vidguide.eval.reading import read
-from vidguide.eval.sample import Sample
+from vidguide.eval.clips.read import read
+from vidguide.eval.metrics.registry import METRICS, chosen
+from vidguide.eval.metrics.sample import Sample
 
 STEADY = ("temporal", "vbench", "guard")
 

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from tests.eval import clips, stubs
 from tests.eval.test_similarity import make_dino
-from vidguide.eval.encoders import TransformersEncoder, unit
-from vidguide.eval.loading import positions_of_dino
-from vidguide.eval.metrics import METRICS, chosen
-from vidguide.eval.sample import Sample
-from vidguide.eval.vbench_frames import for_clip, for_dino
-from vidguide.eval.vbench_metrics import pair_speeds
+from vidguide.eval.encoders.load import positions_of_dino
+from vidguide.eval.encoders.transformers import TransformersEncoder, unit
+from vidguide.eval.encoders.vbench_transforms import for_clip, for_dino
+from vidguide.eval.metrics.registry import METRICS, chosen
+from vidguide.eval.metrics.sample import Sample
+from vidguide.eval.metrics.vbench import pair_speeds
 
 GOLDENS = json.loads((Path(__file__).parent / "vbench.json").read_text())
 DIMENSIONS = sorted(name.partition(".")[2] for name in METRICS if name.startswith("vbench."))

@@ -12,11 +12,12 @@ from torch.nn import functional as F
 
 from tests.eval.clips import constant, translation
 from tests.eval.test_similarity import make_clip, save_processors
-from vidguide.eval import loading, openclip
-from vidguide.eval.kinds import KINDS, lacking
-from vidguide.eval.loading import load
-from vidguide.eval.metrics import METRICS
-from vidguide.eval.sample import Sample
+from vidguide.eval.encoders import load as loading
+from vidguide.eval.encoders import open_clip as openclip
+from vidguide.eval.encoders.catalogue import KINDS, lacking
+from vidguide.eval.encoders.load import load
+from vidguide.eval.metrics.registry import METRICS
+from vidguide.eval.metrics.sample import Sample
 
 WIDTH, INNER, LAYERS, HEADS, WORDS, LENGTH, OUT, PATCH, GRID = 16, 24, 2, 2, 16, 12, 8, 8, 4
 

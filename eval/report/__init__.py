@@ -1,0 +1,4 @@
+"""Turn scores into Markdown, HTML, charts and console output.
+
+Nothing here computes a score.
+"""

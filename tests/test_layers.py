@@ -1,0 +1,126 @@
+"""The layers: which package and sub-package may import which, that the build lists them, and that the links agree."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("adapters", "pipelines", "eval")
+# What each package may import of ours; "vidguide" is the core and its public names.
+ALLOWED = {
+    "vidguide": {"vidguide"},
+    "adapters": {"vidguide", "adapters"},
+    "eval": {"vidguide", "eval"},
+    "pipelines": {"vidguide", "adapters", "pipelines", "eval"},
+}
+# Sub-packages from the lowest layer to the highest: each may import itself and those before it.
+LAYERS = {
+    "vidguide": [
+        *("functional", "kernels", "tracing", "transformer", "attention", "calls", "edits", "guidances", "guiding"),
+    ],
+    "eval": ["clips", "encoders", "world", "metrics", "scoring", "report"],
+}
+HEAVY = ("diffusers", "transformers")  # load only when used: only pipelines may need them at import
+MOST_FILES = 20
+
+
+def files(package: str) -> list[Path]:
+    below = [path for path in (ROOT / package).rglob("*.py") if not any(p.is_symlink() for p in path.parents)]
+    return sorted(below)
+
+
+def imports(path: Path) -> list[str]:
+    """Modules that a file imports, but for those that only type checkers see."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    names = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.append(node.module or "")
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+def package_of(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 and parts[1] in PACKAGES else parts[0]
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_packages_import_only_what_they_may(package: str) -> None:
+    assert files(package)
+    for path in files(package):
+        if path == ROOT / "vidguide" / "__init__.py":
+            continue  # public names, loaded when first used
+        for module in imports(path):
+            assert module.split(".")[0] not in PACKAGES, f"{path}: import it as vidguide.{module}"
+            if module.split(".")[0] == "vidguide":
+                assert package_of(module) in ALLOWED[package], f"{path} must not import {module}"
+
+
+@pytest.mark.parametrize(("package", "layer"), [(p, layer) for p, layers in LAYERS.items() for layer in layers])
+def test_layers_import_only_lower_ones(package: str, layer: str) -> None:
+    layers, prefix = LAYERS[package], "vidguide." if package == "vidguide" else f"vidguide.{package}."
+    allowed = set(layers[: layers.index(layer) + 1])
+    assert files(f"{package}/{layer}")
+    for path in files(f"{package}/{layer}"):
+        for module in imports(path):
+            part = module.removeprefix(prefix).split(".")[0] if module.startswith(prefix) else ""
+            assert part not in set(layers) - allowed, f"{path.relative_to(ROOT)} must not import {module}"
+
+
+def test_every_folder_of_a_package_is_a_layer_and_none_has_too_many_files() -> None:
+    for package, layers in LAYERS.items():
+        folders = {path.parent.name for path in files(package) if path.parent != ROOT / package}
+        assert folders == set(layers)
+    for package in ALLOWED:
+        for folder in {path.parent for path in files(package)}:
+            assert len(list(folder.glob("*.py"))) <= MOST_FILES, folder
+
+
+def test_evaluation_uses_only_public_names_of_the_core() -> None:
+    for path in files("eval"):
+        core = {m for m in imports(path) if m.split(".")[0] == "vidguide" and package_of(m) == "vidguide"}
+        assert all(name in ("vidguide", "vidguide.Clip") or name.startswith("vidguide.clip") for name in core), path
+
+
+@pytest.mark.parametrize("package", ["vidguide", "adapters", "eval"])
+def test_heavy_packages_are_not_imported_by_these_packages(package: str) -> None:
+    for path in files(package):
+        tops = [
+            alias
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.Import | ast.ImportFrom)
+            for alias in ([node.module] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names])
+        ]
+        assert not {str(name).split(".")[0] for name in tops} & set(HEAVY), path
+
+
+def test_importing_vidguide_is_quick() -> None:
+    code = "import sys, vidguide; print(*(m for m in ('torch', 'diffusers', 'transformers') if m in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_build_lists_every_package_and_the_links_agree(package: str) -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    listed = project.split("packages = [")[1].split("]")[0]
+    assert f'"vidguide.{package}" = "{package}"' in project
+    assert (ROOT / "vidguide" / package).resolve() == ROOT / package
+    for folder in {path.parent for path in files(package)}:
+        assert f'"vidguide.{".".join(folder.relative_to(ROOT).parts)}"' in listed, folder
+
+
+def test_the_build_lists_every_folder_of_the_core() -> None:
+    listed = (ROOT / "pyproject.toml").read_text().split("packages = [")[1].split("]")[0]
+    for folder in {path.parent for path in files("vidguide")}:
+        assert f'"{".".join(folder.relative_to(ROOT).parts)}"' in listed, folder

@@ -1,0 +1,95 @@
+"""Averages of whole attention maps, where a map of tokens by tokens fits in memory."""
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vidguide.attention.interception import Attention, Kernel
+from vidguide.edits.emag_average import Average
+from vidguide.functional.formulas import additive
+from vidguide.functional.masks import masked, rows_of
+
+if TYPE_CHECKING:
+    from vidguide.calls.denoiser import Denoiser
+
+SHARE = 0.5  # of the free memory that maps may take
+
+
+def attention_map(kernel: Kernel, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    """`softmax(q k^T / sqrt(D) + mask)`, `(B, H, Q, K)` in at least float32."""
+    if kernel.kwargs.get("is_causal"):
+        raise ValueError("EMAG(variant='map'): this model's attention is causal; use variant='query'")
+    wide = torch.promote_types(query.dtype, torch.float32)
+    scale = kernel.kwargs.get("scale") or query.shape[-1] ** -0.5
+    logits = torch.einsum("bqhd,bkhd->bhqk", query.to(wide) * scale, key.to(wide))
+    if mask is not None:
+        logits = logits + additive(mask, logits.dtype)
+    return logits.softmax(-1)
+
+
+class AverageMap(Average):
+    """EMAG at one layer: the average of the video's rows of its attention map `(B, H, Q, K)`, text among the keys."""
+
+    heads_dim = 1
+
+    def rows(self, kernel: Kernel, query: Tensor, key: Tensor) -> Tensor:
+        """The video's rows of the map, of the conditional rows of a batch."""
+        rows, tokens = self.video.rows(query.shape[0]), self.video.tokens(query.shape[1])
+        mask = masked(rows_of(kernel.mask, rows.start, rows.stop), tokens)
+        return attention_map(kernel, query[rows, tokens], key[rows], mask)
+
+    def live(self, kernel: Kernel, query: Tensor, key: Tensor) -> Tensor:
+        return self.rows(kernel, query, key)
+
+    def weights(self, weights: Tensor) -> Tensor:
+        """The perturbed rows of the map, from the live ones."""
+        return self.mixed(weights)
+
+    def perturb(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        weights = self.weights(self.rows(attention.kernel, query, key))
+        output = torch.einsum("bhqk,bkhd->bqhd", weights, value.to(weights.dtype)).to(value.dtype)
+        return output if self.video.joint is None else self.video.put(attention(query, key, value), output)
+
+
+class AverageVideoMap(AverageMap):
+    """EMAG-I at one layer: only the map from the video to itself is averaged, and rows are brought back to sum 1."""
+
+    def live(self, kernel: Kernel, query: Tensor, key: Tensor) -> Tensor:
+        return self.rows(kernel, query, key)[..., self.video.tokens(query.shape[1])]
+
+    def weights(self, weights: Tensor) -> Tensor:
+        keys = self.video.tokens(weights.shape[-1])
+        mixed = self.mixed(weights[..., keys])
+        weights = torch.cat([weights[..., : keys.start], mixed, weights[..., keys.stop :]], -1)
+        return weights / weights.sum(-1, keepdim=True)
+
+
+def check_map_fits(denoiser: "Denoiser", layers: int) -> None:
+    """Refuse maps that would not fit, naming what they take, before the first is made.
+
+    Raises:
+        ValueError: with the memory it would take, what there is, and what to do.
+    """
+    tokens = math.prod(denoiser.grid())
+    family = denoiser.family
+    text = denoiser.inputs[family.text_inputs[0]].shape[-2] if family.joint else 0
+    heads = next(iter(denoiser.self_sites[family.extent].values())).attention.heads
+    maps = (layers + 2) * denoiser.conditional  # two more while one is compared with its average
+    needed = maps * heads * tokens * (tokens + text) * 4
+    free = free_memory(denoiser.device)
+    if needed > SHARE * free:
+        raise ValueError(
+            f"EMAG(variant='map'): maps of {tokens} x {tokens + text} tokens, {heads} heads and {layers} layers take "
+            f"{needed / 2**30:.1f} GiB; {free / 2**30:.1f} GiB are free. Use variant='query', or fewer layers"
+        )
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes free on a device."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    import psutil
+
+    return int(psutil.virtual_memory().available)

@@ -1,0 +1,89 @@
+"""What NAG and VSF share in joint attention: video, prompt and carried negative in one sequence, and who sees whom."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vidguide.attention.interception import Kernel
+from vidguide.functional.masks import rows_of
+from vidguide.transformer.text_stream import Stream
+
+
+class JointEdit:
+    """An edit of one joint attention over the video, the prompt and a carried negative.
+
+    Prompt tokens see [video, prompt], negative tokens see [video, negative]; what the video's queries make of the two
+    is the guidance's. The unconditional half of a batch sees no negative.
+    """
+
+    def __init__(self, stream: Stream, guides: bool) -> None:
+        self.stream, self.guides, self.dtype = stream, guides, stream.text.dtype
+
+    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        lengths, start = self.lengths_and_start(kernel, query.shape[0])
+        parts = Parts(query.shape[1], *lengths, self.stream.joint.text_first)
+        video, prompt, negative = self.outputs(kernel, query, key, value, parts, start)
+        unseen = torch.zeros_like(query[:start, parts.negative])
+        if self.stream.joint.ragged:  # the padding that was left out of the call, so that the negative is in its place
+            prompt = F.pad(prompt, (0, 0, 0, 0, 0, self.stream.prompt - lengths[0]))
+        return parts.join(video, prompt, torch.cat([unseen, negative]))
+
+    def outputs(
+        self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: "Parts", start: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Attention outputs of video, prompt, and (from row `start` on) negative."""
+        raise NotImplementedError  # what NAG and VSF differ in
+
+    def lengths_and_start(self, kernel: Kernel, rows: int) -> tuple[tuple[int, int], int]:
+        """Lengths of prompt and negative in a kernel call on some rows, and the first conditional row."""
+        stream = self.stream
+        if not stream.joint.ragged:
+            return (stream.prompt, stream.negative), stream.batch.start(rows)
+        samples = len(stream.valid)  # one call per sample, in their order
+        sample = kernel.call % samples
+        return stream.valid[sample], int(sample < stream.batch.start(samples))
+
+
+class Parts:
+    """Where video, prompt and negative lie in a joint sequence."""
+
+    def __init__(self, length: int, prompt: int, negative: int, text_first: bool) -> None:
+        video = length - prompt - negative
+        begin = 0 if text_first else video
+        self.text_first = text_first
+        self.video = slice(length - video, length) if text_first else slice(0, video)
+        self.prompt = slice(begin, begin + prompt)
+        self.negative = slice(begin + prompt, begin + prompt + negative)
+
+    def join(self, video: Tensor, prompt: Tensor, negative: Tensor) -> Tensor:
+        """Parts of a sequence in their order."""
+        return torch.cat([prompt, negative, video] if self.text_first else [video, prompt, negative], 1)
+
+    def pick(self, tensor: Tensor, text: slice, dim: int = 1) -> Tensor:
+        """The video and one text of a sequence, in their order."""
+        if tensor.shape[dim] == 1:  # a mask that serves all queries
+            return tensor
+        pieces = [tensor.narrow(dim, part.start, part.stop - part.start) for part in (self.video, text)]
+        return torch.cat(pieces[::-1] if self.text_first else pieces, dim)
+
+    def split(self, output: Tensor, text: int) -> tuple[Tensor, Tensor]:
+        """Video and text of the output for :meth:`pick`ed queries."""
+        if self.text_first:
+            return output[:, text:], output[:, :text]
+        return output[:, : output.shape[1] - text], output[:, output.shape[1] - text :]
+
+
+Outputs = tuple[Tensor, Tensor, Tensor, Tensor]  # video with prompt, video with negative, prompt, negative
+
+
+def two_passes(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int) -> Outputs:
+    """Full attention over video and prompt, and from row `start` on over video and negative."""
+    outputs = []
+    for text, first in ((parts.prompt, 0), (parts.negative, start)):
+        mask = kernel.mask
+        if mask is not None:
+            mask = rows_of(parts.pick(parts.pick(mask, text, mask.ndim - 2), text, mask.ndim - 1), first)
+        queries, keys, values = (parts.pick(tensor[first:], text) for tensor in (query, key, value))
+        outputs.append(parts.split(kernel(queries, keys, values, mask), text.stop - text.start))
+    (video, prompt), (negative_video, negative) = outputs
+    return video, negative_video, prompt, negative

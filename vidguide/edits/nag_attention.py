@@ -1,0 +1,119 @@
+"""What NAG does at an attention: by cross-attention, in joint attention, and where a block splits its text."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidguide.attention.interception import Kernel
+from vidguide.edits.joint_attention import JointEdit, Parts, two_passes
+from vidguide.edits.nag_combine import Combine, Group, Strength
+from vidguide.functional.lse_merge import Told, merge
+from vidguide.functional.masks import masked, rows_of
+from vidguide.kernels.lse_backends import Source, attend, pair
+from vidguide.transformer.cfg_batch import Batch
+from vidguide.transformer.text_stream import Stream
+
+
+class CrossAttentionNAG(Combine):
+    """NAG at one text cross-attention, for negative keys and values `(1 or B, L, H, D)` that are already there."""
+
+    def __init__(
+        self, nag: Strength, group: Group, batch: Batch, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> None:
+        super().__init__(nag, group)
+        self.batch, self.key, self.value, self.mask = batch, key, value, mask
+
+    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        positive = kernel(query, key, value, kernel.mask)
+        start = self.batch.start(query.shape[0])  # before it, the pipeline's unconditional half
+        repeats = (query.shape[0] - start) // self.key.shape[0]
+        key, value = (tensor.repeat_interleave(repeats, 0) for tensor in (self.key, self.value))
+        mask = None if self.mask is None else self.mask.repeat_interleave(repeats, 0)
+        output = self.combine(positive[start:], kernel.alone()(query[start:], key, value, mask))
+        return torch.cat([positive[:start], output]) if start else output
+
+
+class SplitAttentionNAG(Combine):
+    """NAG at an attention that gets the carried texts as its keys, `[prompt | negative]`, less leading image tokens."""
+
+    def __init__(self, nag: Strength, group: Group, stream: Stream, guides: bool) -> None:
+        super().__init__(nag, group)
+        self.stream, self.guides = stream, guides
+
+    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        prompt, negative = self.stream.split(key.shape[1])
+        masks = [None if kernel.mask is None else kernel.mask[..., part] for part in (prompt, negative)]
+        positive = kernel(query, key[:, prompt], value[:, prompt], masks[0])
+        if not self.guides:
+            return positive
+        return self.combine(positive, kernel(query, key[:, negative], value[:, negative], masks[1]))
+
+
+Both = tuple[Told, Told]  # a name of its own, as torch.compile runs the annotations of nested functions
+
+
+class JointAttentionNAG(JointEdit, Combine):
+    """NAG in one joint attention: video queries see each text with the video, and the two are combined."""
+
+    def __init__(self, nag: Strength, group: Group, stream: Stream, guides: bool, width: int) -> None:
+        JointEdit.__init__(self, stream, guides)
+        Combine.__init__(self, nag, group)
+        self.masked = not stream.joint.ragged and any(mask is not None for mask in stream.masks.values())
+        self.sources = pair(stream.text.device.type, self.dtype, width, self.masked)  # None: two full passes
+
+    def outputs(
+        self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        if self.sources is not None and self.may_merge(kernel, query):
+            return self.merged(self.sources, kernel, query, key, value, parts, start)
+        video, negative_video, prompt, negative = two_passes(kernel, query, key, value, parts, start)
+        if self.guides and start < query.shape[0]:
+            video = torch.cat([video[:start], self.combine(video[start:], negative_video)])
+        return video, prompt, negative
+
+    def may_merge(self, kernel: Kernel, query: Tensor) -> bool:
+        """Whether this call is what the sources were tried for. None of them passes a log-sum-exp's gradient on."""
+        learns = query.requires_grad and torch.is_grad_enabled()
+        known = query.dtype == self.dtype and (kernel.mask is None or self.masked)
+        return known and plain(kernel) and not learns
+
+    def merged(
+        self,
+        sources: tuple[Source, Source],
+        kernel: Kernel,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        parts: Parts,
+        start: int,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The same with the video's keys attended to once, by all queries together."""
+        alone = attend(sources[0], query, key[:, parts.video], value[:, parts.video], None)  # video is never masked
+
+        def both(queries: slice, text: slice, batch: slice) -> Both:
+            """Attention of some queries over the video's keys, and over a text's."""
+            mask = rows_of(masked(kernel.mask, queries, text), batch.start, batch.stop)
+            query_key_value = query[batch, queries], key[batch, text], value[batch, text]
+            beside = attend(sources[mask is not None], *query_key_value, mask)
+            return (alone[0][batch, queries], alone[1][batch, queries]), beside
+
+        every, uncond, cond = slice(0, None), slice(0, start), slice(start, None)
+        prompt = merge(*both(parts.prompt, parts.prompt, every))
+        if start == query.shape[0]:
+            return merge(*both(parts.video, parts.prompt, every)), prompt, query[cond, parts.negative]
+        negative = merge(*both(parts.negative, parts.negative, cond))
+        if not self.guides:
+            return merge(*both(parts.video, parts.prompt, every)), prompt, negative
+        video, positive = both(parts.video, parts.prompt, cond)
+        combined = self.combine_merged(video, positive, both(parts.video, parts.negative, cond)[1])
+        if start:
+            combined = torch.cat([merge(*both(parts.video, parts.prompt, uncond)), combined])
+        return combined, prompt, negative
+
+
+def plain(kernel: Kernel) -> bool:
+    """Whether a kernel call is softmax attention as torch does it, with nothing that only its own backend knows."""
+    settings: dict[str, Any] = {**kernel.kwargs}
+    backend = getattr(settings.pop("backend", None), "value", None) or "native"
+    return backend == "native" and not kernel.args and not any(settings.values())

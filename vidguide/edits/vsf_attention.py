@@ -1,0 +1,133 @@
+"""What VSF does at an attention: by cross-attention, in joint attention, and where a block splits its text."""
+
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from vidguide.attention.interception import Kernel
+from vidguide.edits.joint_attention import JointEdit, Parts
+from vidguide.edits.nag_combine import Measured, change, sampled
+from vidguide.functional.formulas import Attended, additive, vsf
+from vidguide.functional.masks import masked, rows_of
+from vidguide.transformer.cfg_batch import Batch
+from vidguide.transformer.context_parallel import Ranks
+from vidguide.transformer.text_stream import Stream
+
+
+class Strength(Protocol):
+    """The parameters that an edit takes from VSF."""
+
+    @property
+    def scale(self) -> float: ...
+
+    @property
+    def offset(self) -> float: ...
+
+
+class Flip(Measured):
+    """Attention with a negative's values flipped, and what it measured; no limit holds any token."""
+
+    def __init__(self, strength: Strength) -> None:
+        super().__init__()
+        self.scale, self.offset = float(strength.scale), float(strength.offset)
+
+    def flipped(self, kernel: Kernel, query: Tensor, positive: Attended, negative: Attended) -> Tensor:
+        """Attention of `(B, L, H, D)` queries to the prompt's side and the negative with its sign flipped."""
+        output = kernel(query, *vsf(positive, negative, self.scale, self.offset))
+        key, value, mask = positive
+        if mask is not None and mask.ndim > 2 and mask.shape[-2] > 1:
+            mask = sampled(mask.transpose(-2, 1)).transpose(-2, 1)
+        before = kernel(sampled(query), key, value, mask)
+        changed, norm = change(before, sampled(output))
+        self.measured = torch.stack([torch.zeros_like(norm), changed, norm])
+        return output
+
+
+class CrossAttentionVSF(Flip):
+    """VSF at one text cross-attention, for a negative that is already there.
+
+    Args:
+        ranks: those on which the prompt may lie.
+        negative: keys and values `(1 or B, L, H, D)`, and mask.
+        padding: `(1 or B, L)`, tokens to leave out besides those that the model masks.
+    """
+
+    def __init__(
+        self, strength: Strength, batch: Batch, ranks: Ranks, negative: Attended, padding: Tensor | None
+    ) -> None:
+        super().__init__(strength)
+        self.batch, self.ranks = batch, ranks
+        key, value, mask = negative
+        if padding is not None:
+            length = int((~padding).sum(1).max())
+            key, value, padding = key[:, :length], value[:, :length], padding[:, :length]
+            mask = None if mask is None else mask[..., :length]
+            if padding.any():
+                shut = additive(~padding[:, None, None], key.dtype)
+                mask = shut if mask is None else additive(mask, key.dtype) + shut
+        self.negative: Attended = (key, value, mask)
+
+    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if kernel.shared:  # the negative is here whole: let the prompt be so too
+            kernel, key, value = kernel.alone(), self.ranks.whole(key), self.ranks.whole(value)
+            kernel.mask = None if kernel.mask is None else self.ranks.whole(kernel.mask, -1)
+        start = self.batch.start(query.shape[0])  # before it, the pipeline's unconditional half
+        repeats = (query.shape[0] - start) // self.negative[0].shape[0]
+        negative: Any = tuple(None if one is None else one.repeat_interleave(repeats, 0) for one in self.negative)
+        positive = key[start:], value[start:], rows_of(kernel.mask, start)
+        output = self.flipped(kernel, query[start:], positive, negative)
+        if not start:
+            return output
+        return torch.cat([kernel(query[:start], key[:start], value[:start], rows_of(kernel.mask, 0, start)), output])
+
+
+class SplitAttentionVSF(Flip):
+    """VSF at an attention that gets the carried texts as its keys, `[prompt | negative]`, less leading image tokens."""
+
+    def __init__(self, strength: Strength, stream: Stream, guides: bool) -> None:
+        super().__init__(strength)
+        self.stream, self.guides = stream, guides
+
+    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        prompt, negative = self.stream.split(key.shape[1])
+        sides = [
+            (key[:, part], value[:, part], None if kernel.mask is None else kernel.mask[..., part])
+            for part in (prompt, negative)
+        ]
+        return self.flipped(kernel, query, *sides) if self.guides else kernel(query, *sides[0])
+
+
+class JointAttentionVSF(JointEdit, Flip):
+    """VSF in one joint attention: the video's queries see the video, the prompt, and the negative flipped.
+
+    Each query is asked once, so nothing is to be merged.
+    """
+
+    def __init__(self, strength: Strength, stream: Stream, guides: bool) -> None:
+        JointEdit.__init__(self, stream, guides)
+        Flip.__init__(self, strength)
+
+    def outputs(
+        self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        def side(queries: slice, text: slice, batch: slice) -> Attended:
+            """The video and one text, for some queries of some rows."""
+            mask = rows_of(masked(kernel.mask, queries, slice(None)), batch.start, batch.stop)
+            mask = None if mask is None else parts.pick(mask, text, mask.ndim - 1)
+            return parts.pick(key[batch], text), parts.pick(value[batch], text), mask
+
+        every, uncond, cond = slice(0, None), slice(0, start), slice(start, None)
+        prompt = kernel(query[:, parts.prompt], *side(parts.prompt, parts.prompt, every))
+        negative = kernel(query[cond, parts.negative], *side(parts.negative, parts.negative, cond))
+        if not self.guides:
+            return kernel(query[:, parts.video], *side(parts.video, parts.prompt, every)), prompt, negative
+        video = []
+        if start:
+            video.append(kernel(query[uncond, parts.video], *side(parts.video, parts.prompt, uncond)))
+        if start < query.shape[0]:
+            mask = rows_of(masked(kernel.mask, parts.video, parts.negative), start)
+            against = key[cond, parts.negative], value[cond, parts.negative], mask
+            seen = side(parts.video, parts.prompt, cond)
+            video.append(self.flipped(kernel, query[cond, parts.video], seen, against))
+        return torch.cat(video), prompt, negative

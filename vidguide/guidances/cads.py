@@ -1,0 +1,74 @@
+"""Condition-Annealed Diffusion Sampling: noise on the prompt, less and less, for clips that differ more."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vidguide.functional.formulas import cads, cads_share
+from vidguide.guidances.base import Guidance
+from vidguide.transformer.family import Inputs
+from vidguide.validation import check_number
+
+if TYPE_CHECKING:
+    from vidguide.calls.denoiser import Denoiser
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class CADS(Guidance):
+    """Condition-Annealed Diffusion Sampling (Sadat et al., arXiv 2310.17347).
+
+    The prompt's embeddings get noise, all of it at first, until at a fraction of the run none is left. The clean and
+    the weak passes of a step see the same noise; negatives and unconditional branches see none. Where a model takes
+    several texts, it is the first, which :class:`vidguide.transformer.family.Family` names, that gets it.
+
+    Attributes:
+        scale: s, standard deviation of the noise beside the embeddings'; 0 is off. Published: 0.25 for text.
+        full, none: the fractions of the run until which the prompt is all noise and from which on there is none; the
+            paper's `1 - tau_2` and `1 - tau_1`, published 0.1 and 0.4.
+        mixing: psi, share of the noisy embeddings brought back to the prompt's mean and deviation, 0 to 1.
+        seed: of the noise; give each clip its own.
+        start, stop, layers: not used by this guidance.
+
+    Raises:
+        TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
+    """
+
+    scale: float = 0.25
+    full: float = 0.1
+    none: float = 0.4
+    mixing: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "scale", 0)
+        check_number(self, "full", 0, 1)
+        check_number(self, "none", self.full, 1)
+        check_number(self, "mixing", 0, 1)
+        if type(self.seed) is not int:
+            raise TypeError(f"CADS(seed={self.seed!r}): must be a whole number")
+        if self.windowed or self.layers is not None:
+            raise ValueError("CADS: full and none say when it acts; leave out start, stop and layers")
+
+    @property
+    def neutral(self) -> bool:
+        return self.scale == 0
+
+    def change_inputs(self, denoiser: "Denoiser", inputs: Inputs) -> Inputs:
+        if denoiser.run.steps is None:
+            raise ValueError("CADS: a bare transformer needs scheduler= as well, which tells how far the run is")
+        share = cads_share(denoiser.run.progress, self.full, self.none)
+        if share == 1:
+            return inputs
+        name = denoiser.family.text_inputs[0]
+        return {**inputs, name: self.noisy(denoiser, inputs[name], share)}
+
+    def noisy(self, denoiser: "Denoiser", prompt: Tensor, share: float) -> Tensor:
+        """The prompt's embeddings with this step's noise on the conditional rows."""
+        start = denoiser.batch.start(prompt.shape[0])
+        cond = prompt[start:]
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + denoiser.run.step) % 2**63)
+        noise = torch.randn(cond.shape, generator=generator).to(cond.device)
+        return torch.cat([prompt[:start], cads(cond, noise, share, self.scale, self.mixing)])

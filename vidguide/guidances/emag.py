@@ -1,0 +1,188 @@
+"""Exponential Moving Average Guidance: away from the model whose attention is an average of its own past."""
+
+import warnings
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from vidguide.edits.emag_average import Average, AverageQuery
+from vidguide.edits.emag_maps import AverageMap, AverageVideoMap, check_map_fits
+from vidguide.edits.head_selection import Heads
+from vidguide.guidances.negative_prompt import TextGuidance
+from vidguide.guidances.second_pass import WeakGuidance
+from vidguide.transformer.compile import whole_graphs
+from vidguide.transformer.context_parallel import Ranks
+from vidguide.validation import check_number
+
+if TYPE_CHECKING:
+    from vidguide.calls.denoiser import Denoiser
+
+Averages = dict[int, Average]
+PAPER_STEPS = 250  # of the paper's setting that decay 0.988 belongs to
+GRAPHS = 4  # of a model compiled whole, besides one for each layer that is perturbed: tests/test_compile.py
+STALLED = 0.8  # share of the first step's attention left after the last, above which the average barely moves
+SELECTS = ("largest", "previous")
+VARIANTS: dict[str, type[Average]] = {"query": AverageQuery, "map": AverageMap, "map-video": AverageVideoMap}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class EMAG(WeakGuidance):
+    """Exponential Moving Average Guidance (Yadav, Ta, Liu, arXiv 2512.17303).
+
+    Self-attentions of the candidate layers are averaged over the steps in the clean conditional pass. Within the
+    window a second pass puts the average in place of the live attention at one layer; the prediction moves away from
+    that: `c~ + scale (c - c~)` (eq. 14). Blocks before the perturbed layer are not run again.
+
+    Attributes:
+        scale: w_e; 1 is off. Published: 1.5 with CFG, 5.1 without.
+        decay: beta of the average, 0 to 1, per step; "auto" keeps the share that 0.988 leaves over 250 steps.
+        strength: lambda, share of the average in the perturbed attention, 0 to 1; 0 is off.
+        layers: candidate layers; None for those from 25% to 35% of the depth, at least three.
+        select: "largest" perturbs the layer whose attention is farthest from its average in this step (the paper),
+            "previous" in the step before (the reference code); a tuple names the layers to perturb at once.
+        variant: "query" averages the video's queries (EMAG-Q: any length); "map" the attention maps (EMAG), where a
+            map of video tokens by all tokens per head and candidate layer fits in memory; "map-video" only the maps'
+            part from the video to itself (EMAG-I), which differs where text shares the attention.
+        start, stop: window of the second pass, in fractions of the steps; averaging stops with it.
+        average_from: where averaging begins, in fractions of the steps; at most `start`.
+        extent: "spatial" or "temporal" for those heads or modules only; see `WeakGuidance`.
+
+    Raises:
+        TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
+    """
+
+    scale: float = 1.5
+    decay: float | str = 0.988
+    strength: float = 1.0
+    select: str | tuple[int, ...] = "largest"
+    variant: str = "query"
+    start: float = 0.2
+    stop: float = 0.8
+    average_from: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "scale", 0)
+        check_number(self, "strength", 0, 1)
+        check_number(self, "average_from", 0, self.start)
+        if self.decay != "auto":
+            check_number(self, "decay", 0, 1)
+        if self.variant not in VARIANTS:
+            raise ValueError(f"EMAG(variant={self.variant!r}): must be one of {', '.join(VARIANTS)}")
+        fixed = isinstance(self.select, tuple) and self.select and all(type(layer) is int for layer in self.select)
+        if self.select not in SELECTS and not fixed:
+            raise ValueError(f"EMAG(select={self.select!r}): must be largest, previous or a tuple of layers")
+        if fixed and self.layers is not None and not set(self.select) <= set(self.layers):
+            raise ValueError(f"EMAG(select={self.select}, layers={self.layers}): select must be among layers")
+
+    @property
+    def neutral(self) -> bool:
+        return self.scale == 1 or self.strength == 0
+
+    def active(self, progress: float) -> bool:
+        """Averaging counts: it begins before the window of the second pass."""
+        return not self.neutral and self.average_from <= progress < self.stop
+
+    def candidates(self, depth: int) -> tuple[int, ...]:
+        """The layers whose attention is averaged."""
+        if isinstance(self.select, tuple):
+            return self.select
+        return self.layers if self.layers is not None else default_layers(depth)
+
+    def check(self, denoiser: "Denoiser") -> None:
+        super().check(denoiser)
+        if isinstance(self.select, tuple) and not set(self.select) <= set(range(denoiser.depth)):
+            raise ValueError(f"EMAG(select={self.select}): the model's blocks are 0 to {denoiser.depth - 1}")
+        self.warn_of_graphs(denoiser)
+        text = [type(other).__name__ for other in denoiser.guidances if isinstance(other, TextGuidance)]
+        if text and denoiser.family.joint is not None and self.variant != "query":
+            raise ValueError(
+                f"EMAG(variant={self.variant!r}) beside {text[0]} in joint attention: the video has a map for each of "
+                "two texts there; use variant='query'"
+            )
+
+    def check_run(self, denoiser: "Denoiser") -> None:
+        if denoiser.ranks.several and self.variant != "query":
+            raise ValueError(
+                f"EMAG(variant={self.variant!r}) under context parallel: a map's rows and columns lie on several "
+                "ranks; use variant='query'"
+            )
+
+    def warn_of_graphs(self, denoiser: "Denoiser") -> None:
+        """Say so where torch.compile may give up: a whole model is compiled anew for each layer that is perturbed."""
+        limit = whole_graphs(denoiser.transformer)
+        graphs = GRAPHS + (1 if isinstance(self.select, tuple) else len(self.candidates(denoiser.depth)))
+        if limit is not None and graphs > limit and not self.neutral:
+            warnings.warn(
+                f"EMAG in a model of {denoiser.depth} blocks that is compiled whole may take {graphs} graphs, and "
+                f"torch._dynamo.config.recompile_limit is {limit}: beyond it torch stops compiling, or with "
+                "fullgraph=True fails; use compile_repeated_blocks(), name fewer layers, or raise the limit",
+                stacklevel=2,
+            )
+
+    def decay_for(self, steps: int) -> float:
+        """The decay per step of a run of that many steps."""
+        return 0.988 ** (PAPER_STEPS / steps) if isinstance(self.decay, str) else float(self.decay)
+
+    def averages(self, denoiser: "Denoiser") -> Averages:
+        """The averages of this run, one per candidate layer."""
+        layers, steps = self.candidates(denoiser.depth), denoiser.run.steps or 1
+        decay = self.decay_for(steps)
+        if decay**steps > STALLED and not isinstance(self.decay, str):
+            warnings.warn(
+                f"EMAG(decay={decay}) over {steps} steps: after the last the average is still {decay**steps:.0%} the "
+                "first step's; decay='auto' keeps the paper's share at any number of steps",
+                stacklevel=2,
+            )
+        if self.variant != "query":
+            check_map_fits(denoiser, len(layers))
+        sites, kind = self.sites(denoiser), VARIANTS[self.variant]
+        return {layer: kind(sites[layer], decay, self.strength) for layer in layers}
+
+    def state(self, denoiser: "Denoiser") -> tuple[Averages, Heads | None]:
+        """The averages of this run, and what tells the heads of the extent asked for."""
+        layers = self.candidates(denoiser.depth)
+        return denoiser.kept(self, lambda: (self.averages(denoiser), self.heads(denoiser, layers)))
+
+    def prepare(self, denoiser: "Denoiser") -> None:
+        averages, heads = self.state(denoiser)
+        for average in averages.values():
+            average.begin()
+        if heads is not None:
+            heads.begin(denoiser.device)
+        if denoiser.run.progress >= self.start:
+            denoiser.blocks.keep_before(average.site.place for average in averages.values())
+
+    def correction(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor | None:
+        if denoiser.run.progress < self.start:
+            return None
+        averages, heads = self.state(denoiser)
+        layers, gradients = self.choose(averages, heads, denoiser.ranks)
+        weak = self.prediction(denoiser, layers, lambda layer: averages[layer].perturb, heads, gradients)
+        # c~ + w (c - c~), as an addition to c, so that it composes with other corrections in any order.
+        return (self.scale - 1) * (prediction - weak)
+
+    def choose(self, averages: Averages, heads: Heads | None, ranks: Ranks) -> tuple[tuple[int, ...], dict[int, float]]:
+        """The layers to perturb, and what was measured of each candidate."""
+        layers = tuple(averages) if heads is None else heads.layers()
+        kept = [averages[layer].gradients[self.select == "previous"] for layer in layers]
+        seen = [gradient for gradient in kept if gradient is not None]
+        if len(seen) < len(kept):
+            raise RuntimeError("EMAG saw no attention in this step: a cache skipped the blocks; switch the cache off")
+        if heads is not None:
+            seen = [gradient[heads.chosen(layer)] for layer, gradient in zip(layers, seen, strict=True)]
+        means = torch.stack([gradient.mean() for gradient in seen])
+        values = ranks.mean(means, averages[layers[0]].tokens).tolist()  # so that all ranks choose alike
+        measured = dict(zip(layers, values, strict=True))
+        if isinstance(self.select, tuple):
+            return layers, measured
+        return (max(measured, key=measured.__getitem__),), measured
+
+
+def default_layers(depth: int) -> tuple[int, ...]:
+    """From 25% to 35% of the depth, as published for SD3 (6 to 8 of 24), at least three where there are three."""
+    first = round(0.25 * depth)
+    last = min(max(round(0.35 * depth), first + 2), depth - 1)
+    return tuple(range(max(min(first, last - 2), 0), last + 1))

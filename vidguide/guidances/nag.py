@@ -1,0 +1,75 @@
+"""Normalized Attention Guidance: negative prompts in attention, where classifier-free guidance cannot go."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from vidguide.attention.interception import Edit, Site
+from vidguide.edits.nag_attention import CrossAttentionNAG, JointAttentionNAG, SplitAttentionNAG
+from vidguide.edits.nag_combine import NORMS, Group
+from vidguide.guidances.negative_prompt import Negative, TextGuidance
+from vidguide.validation import check_number
+
+if TYPE_CHECKING:
+    from vidguide.calls.denoiser import Denoiser
+    from vidguide.transformer.text_stream import Stream
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class NAG(TextGuidance):
+    """Normalized Attention Guidance (Chen et al. 2025, arXiv 2505.21179).
+
+    At every text attention the video's queries meet the negative prompt's keys and values too; the two outputs
+    are extrapolated, held to `tau` times the positive one's L1 norm per token, and blended. No second model
+    evaluation, so it works on few-step and guidance-distilled models. Where text and video share one attention, the
+    negative travels through the blocks as a second text, and the video's keys are attended to once for both.
+
+    Attributes:
+        negative_prompt: what the clip should not show; a text, or one per prompt.
+        negative_prompt_embeds: `(1 or B, L, C)`, ready embeddings in place of the text; or a dict of all the text
+            inputs of the transformer (embeddings, masks, pooled ones) by the names of its arguments.
+        scale: extrapolation s; 1 is off. Published for Wan: 11.
+        tau: most that the L1 norm may grow, as a multiple; at least 1.
+        alpha: share of the guided features in the result, 0 to 1; 0 is off.
+        norm: what shares one norm: each "token" (the paper), the tokens of a "frame", or those of the "clip", so that
+            the limit does not change from frame to frame; measured on the shipped model, clips flicker no less for
+            it (README). An audio stream has one token a frame, and is one clip.
+        start, stop: window in fractions of the steps.
+        layers: blocks it acts in; None for all.
+
+    Raises:
+        TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
+    """
+
+    scale: float = 11.0
+    tau: float = 2.5
+    alpha: float = 0.25
+    norm: str = "token"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "scale", 1)
+        check_number(self, "tau", 1)
+        check_number(self, "alpha", 0, 1)
+        if self.norm not in NORMS:
+            raise ValueError(f"NAG(norm={self.norm!r}): must be one of {', '.join(NORMS)}")
+
+    @property
+    def neutral(self) -> bool:
+        return self.scale == 1 or self.alpha == 0
+
+    def cross_edit(self, denoiser: "Denoiser", site: Site, negative: Negative) -> Edit:
+        group = self.group(denoiser, site)
+        return CrossAttentionNAG(self, group, denoiser.batch, negative.key, negative.value, negative.mask)
+
+    def joint_edit(self, denoiser: "Denoiser", site: Site, stream: "Stream", split: bool, guides: bool) -> Edit:
+        group, attention = self.group(denoiser, site), site.attention
+        if split:
+            return SplitAttentionNAG(self, group, stream, guides)
+        return JointAttentionNAG(self, group, stream, guides, attention.inner_dim // attention.heads)
+
+    def group(self, denoiser: "Denoiser", site: Site) -> Group:
+        """Which queries of an attention share a norm."""
+        norm = "token" if self.norm == "frame" and "audio" in site.name else self.norm
+        grid = denoiser.grid() if norm == "frame" else (1, 1, 1)
+        ranks = denoiser.ranks if norm != "token" and denoiser.ranks.several else None
+        return Group(norm, denoiser.conditional, grid, ranks)

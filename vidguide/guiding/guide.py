@@ -1,0 +1,159 @@
+"""guide(): guidance for the length of a `with` block, on a pipeline or a bare transformer that stays as it is."""
+
+import functools
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import nn
+
+from vidguide.calls.denoiser import Denoiser
+from vidguide.guidances.base import Guidance
+from vidguide.guidances.cfg import CFG
+from vidguide.guidances.negative_prompt import TextGuidance
+from vidguide.guiding.forward import GuidedCalls
+from vidguide.kernels import dispatch as kernels
+from vidguide.tracing.run import Run
+from vidguide.transformer.class_swap import as_class, subclass
+
+CALLS, RUN = "_vidguide_calls", "_vidguide_run"
+
+
+@contextmanager
+def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[Run]:
+    """Guide every call of a pipeline or transformer within the block.
+
+    Args:
+        model: a diffusers pipeline with a video transformer, or such a transformer by itself.
+        guidances: any number, each kind once; their order does not matter.
+        scheduler: for a bare transformer, the scheduler of your own loop: it tells the step. Without one a
+            guidance must act over the whole run, and nothing is kept from call to call.
+
+    Yields:
+        The :class:`vidguide.tracing.run.Run`: the step at work, and a trace of what was done.
+
+    Raises:
+        TypeError, ValueError, LookupError: before anything is changed, when the model is of no known family, is
+            guided already, or does not fit the guidances' parameters.
+
+    Leaving the block, also by an exception, leaves the model and the pipeline bitwise as they were.
+    """
+    pipe = None if isinstance(model, nn.Module) else model
+    transformers = [model] if pipe is None else transformers_of(pipe)
+    scheduler = scheduler or getattr(pipe, "scheduler", None)
+    check_scheduler(scheduler)
+    check_guidances(guidances, scheduler)
+    kernels.choice()
+    run = Run()
+    denoisers = []
+    for transformer in transformers:
+        check_transformer(transformer)
+        denoisers.append(Denoiser(transformer, pipe, guidances, run))
+    for denoiser in denoisers:
+        for guidance in guidances:
+            guidance.check(denoiser)
+    with ExitStack() as stack:
+        for denoiser in denoisers:
+            calls = GuidedCalls(denoiser, denoisers)
+            stack.enter_context(calls.rebound())
+            stack.enter_context(as_class(denoiser.transformer, guided_class, CALLS, calls))
+        if scheduler is not None:
+            stack.enter_context(as_class(scheduler, watched_class, RUN, (run, id(scheduler))))
+        yield run
+
+
+def check_transformer(transformer: nn.Module) -> None:
+    """Refuse one that is guided already.
+
+    Raises:
+        ValueError: with the cure.
+    """
+    if CALLS in vars(transformer):
+        raise ValueError(f"{type(transformer).__name__} is guided already: list all guidances in one guide(...)")
+
+
+def transformers_of(pipe: Any) -> list[nn.Module]:
+    """The denoising transformers of a pipeline: one, or two where experts take turns.
+
+    Raises:
+        TypeError: the object has none.
+    """
+    found = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
+    transformers = [module for module in found if isinstance(module, nn.Module)]
+    if not transformers:
+        raise TypeError(f"model={type(pipe).__name__}: give a diffusers pipeline with a transformer, or a transformer")
+    return transformers
+
+
+def check_scheduler(scheduler: Any) -> None:
+    """Refuse what is no scheduler, and one whose steps another `guide` counts."""
+    if scheduler is None:
+        return
+    if not (hasattr(scheduler, "set_timesteps") and hasattr(scheduler, "step")):
+        raise TypeError(f"scheduler={scheduler!r}: give a scheduler of diffusers, with set_timesteps and step")
+    if run_of(scheduler) is not None:
+        name = type(scheduler).__name__
+        raise ValueError(f"this {name} is in use by another guide(...): give each pipeline a scheduler of its own")
+
+
+def run_of(scheduler: Any) -> Run | None:
+    """The run whose steps a scheduler counts; None for a copy, which a pipeline may have made of it."""
+    run, owner = vars(scheduler).get(RUN, (None, None))
+    return run if owner == id(scheduler) else None
+
+
+def check_guidances(guidances: tuple[Any, ...], scheduler: Any) -> None:
+    """Refuse what is no guidance, the same kind twice, and a window where nothing tells the step."""
+    for guidance in guidances:
+        if not isinstance(guidance, Guidance):
+            raise TypeError(f"guide(..., {guidance!r}): not a guidance; give NAG(...), CFG(...)")
+        if guidance.windowed and scheduler is None:
+            window = f"start={guidance.start}, stop={guidance.stop}"
+            raise ValueError(f"{type(guidance).__name__}({window}): a bare transformer needs scheduler= as well")
+    rules = [type(guidance).__name__ for guidance in guidances if isinstance(guidance, CFG)]
+    if len(rules) > 1:
+        raise ValueError(f"{' and '.join(rules)} both combine the two predictions: keep one of them")
+    negatives = [type(guidance).__name__ for guidance in guidances if isinstance(guidance, TextGuidance)]
+    if len(set(negatives)) > 1:
+        raise ValueError(f"{' and '.join(negatives)} act on the same attention to text: keep one of them")
+    kinds = [type(guidance).__name__ for guidance in guidances]
+    twice = {kind for kind in kinds if kinds.count(kind) > 1}
+    if twice:
+        raise ValueError(f"{', '.join(sorted(twice))} is given twice: put its parameters into one")
+
+
+@functools.cache
+def guided_class(own: Any) -> Any:
+    """A transformer's class whose calls, and whose cache contexts, `GuidedCalls` sees. Made once per class."""
+
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return vars(self)[CALLS](functools.partial(own.__call__, self), args, kwargs)
+
+    def cache_context(self: Any, name: str, **kwargs: Any) -> Any:
+        return vars(self)[CALLS].contexts.pipeline(name, **kwargs)
+
+    cached = hasattr(own, "cache_context") or own.__name__ == "OptimizedModule"
+    return subclass(own, __call__=call, **({"cache_context": cache_context} if cached else {}))
+
+
+@functools.cache
+def watched_class(own: Any) -> Any:
+    """A scheduler's class whose `set_timesteps` begins a run and whose `step` moves it. Made once per class."""
+
+    @functools.wraps(own.set_timesteps)
+    def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = own.set_timesteps(self, *args, **kwargs)
+        if (run := run_of(self)) is not None:
+            run.begin(len(self.timesteps))
+        return result
+
+    @functools.wraps(own.step)
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = own.step(self, *args, **kwargs)
+        if (run := run_of(self)) is not None:
+            # Video-to-video starts at a later timestep; only the steps that are taken count.
+            steps = len(self.timesteps) - (getattr(self, "begin_index", None) or 0)
+            run.advance(steps, getattr(self, "step_index", None))
+        return result
+
+    return subclass(own, set_timesteps=set_timesteps, step=step)

@@ -1,0 +1,94 @@
+"""locate(): where the attention of a video transformer is, and what it spans."""
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from vidguide.attention.sites import weak_passes
+from vidguide.guiding.guide import transformers_of
+from vidguide.transformer.family import Family, blocks_of, families, family_of
+
+
+@dataclass(frozen=True)
+class Location:
+    """An attention module: its block, its dotted path, what it attends to ("self", "text", or "joint" for both), what
+    the queries span, its heads, and in joint attention the order of the sequence."""
+
+    layer: int
+    path: str
+    role: str
+    extent: str
+    heads: int
+    processor: str
+    order: str = ""
+
+
+def locate(model: Any) -> list[Location]:
+    """The attention sites of a transformer, or of a pipeline's (the paths of a second one begin with its name).
+
+    Raises:
+        LookupError: the transformer is of no registered family; the message lists those that are.
+    """
+    transformers = [model] if isinstance(model, nn.Module) else transformers_of(model)
+    prefixes = ["", "transformer_2."]
+    return [
+        location
+        for prefix, transformer in zip(prefixes, transformers, strict=False)
+        for location in _locate(getattr(transformer, "_orig_mod", transformer), prefix)
+    ]
+
+
+def listing() -> list[dict[str, str]]:
+    """The registered families, each with its transformer classes, how text gets in, which guidances are tested on it,
+    the first release of diffusers that has it, and whether the installed one has."""
+    diffusers = importlib.import_module("diffusers")
+    rows = []
+    for one in {known.name: known for known in families().values()}.values():
+        missing = [name for name in one.transformers if not hasattr(diffusers, name)]
+        rows.append(
+            {
+                "family": one.name,
+                "transformers": ", ".join(one.transformers),
+                "text": "joint attention" if one.joint else "cross-attention",
+                "NAG, VSF, CFG, CADS": "tested",
+                "EMAG, STG, PAG, SEG": "tested" if weak_passes(one) else "no: linear attention",
+                "diffusers": f"from {one.since}",
+                "here": f"not in diffusers {diffusers.__version__}" if missing else "yes",
+            }
+        )
+    return rows
+
+
+def _locate(transformer: Any, prefix: str) -> list[Location]:
+    family = family_of(transformer)
+    orders = {"joint": "text, video" if family.joint and family.joint.text_first else "video, text"}
+    found = []
+    for layer, (stack, index, block) in enumerate(blocks_of(family, transformer)):
+        modules = dict(block.named_modules())
+        for name, role in _roles(family):
+            attention: Any = modules.get(name)
+            if attention is not None:
+                heads = getattr(attention, "heads", None) or attention.num_heads
+                path, processor = f"{prefix}{stack}.{index}.{name}", processor_of(attention)
+                found.append(Location(layer, path, role, family.extent, int(heads), processor, orders.get(role, "")))
+    for index, block in enumerate(transformer.get_submodule(family.temporal_blocks) if family.temporal_blocks else ()):
+        attention = block.get_submodule(family.self_attention)
+        path = f"{prefix}{family.temporal_blocks}.{index}.{family.self_attention}"
+        found.append(Location(index, path, "self", "temporal", int(attention.heads), processor_of(attention)))
+    return found
+
+
+def processor_of(attention: Any) -> str:
+    """Class of an attention's processor, or where it does without one, its own."""
+    return type(getattr(attention, "processor", attention)).__name__
+
+
+def _roles(family: Family) -> list[tuple[str, str]]:
+    """Attention modules of a block, each with what it attends to."""
+    if family.joint is not None:
+        return [(name, "joint") for name in family.text_attention] + [
+            (name, "text") for name in family.joint.split_attention
+        ]
+    return [(family.self_attention, "self"), *((name, "text") for name in family.text_attention)]

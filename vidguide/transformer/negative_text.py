@@ -1,0 +1,106 @@
+"""A negative's text inputs: what the user or the pipeline gave, brought to the form of the prompt's own."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidguide.transformer.family import Family, Inputs
+from vidguide.validation import check_text
+
+
+def text_shape(family: Family, inputs: Inputs) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
+    """What negatives must fit: shape, dtype and device of the prompt's embeddings."""
+    own = inputs[family.text_inputs[0]]
+    return tuple(own.shape), own.dtype, own.device
+
+
+def ready_text(family: Family, given: Tensor | Mapping[str, Any], inputs: Inputs, rows: int) -> Inputs:
+    """All text inputs of a negative, of the prompt's dtype and device.
+
+    Args:
+        given: embeddings `(1 or B, L, C)`, or tensors by the names of the transformer's arguments. A mask that is
+            missing lets everything through.
+        inputs: arguments of the call to be guided.
+        rows: the conditional rows in it.
+
+    Raises:
+        ValueError: an input is missing or of another width, or the number of negatives does not divide the rows.
+    """
+    text: Inputs = dict(given) if isinstance(given, Mapping) else {family.text_inputs[0]: given}
+    if unknown := sorted(set(text) - set(family.text_inputs)):
+        raise ValueError(f"negative_prompt_embeds: {family.name} takes {', '.join(family.text_inputs)}, not {unknown}")
+    for name in family.text_inputs:
+        if text.get(name) is None:
+            text[name] = _missing(family, name, text, inputs, rows)
+    text = {name: _like(value, inputs.get(name)) for name, value in text.items() if value is not None}
+    own, negative = inputs[family.text_inputs[0]], text[family.text_inputs[0]]
+    if negative.shape[-1] != own.shape[-1]:
+        shape = tuple(negative.shape)
+        raise ValueError(f"negative_prompt_embeds {shape}: the model's text is {own.shape[-1]} wide")
+    if rows % negative.shape[0]:
+        raise ValueError(f"{negative.shape[0]} negative prompts for a batch of {rows}: give one, or one per prompt")
+    return text
+
+
+def _missing(family: Family, name: str, text: Inputs, inputs: Inputs, rows: int) -> Tensor | None:
+    """What stands for a text input that was not given: an open mask, or the prompt's own."""
+    if inputs.get(name) is None:
+        return None  # the call at hand does without it
+    if name in family.text_masks:
+        embeds = text[family.text_masks[name]]
+        return torch.ones(embeds.shape[0], embeds.shape[-2], device=embeds.device)
+    if name in family.text_extras:
+        own: Tensor = inputs[name]
+        negatives = text[family.text_inputs[0]].shape[0]
+        return own if own.shape[0] != inputs["hidden_states"].shape[0] else own[-rows:][:negatives]
+    needed = ", ".join(family.text_inputs)
+    raise ValueError(f"negative_prompt_embeds: {name} is missing; {family.name} needs a dict with {needed}")
+
+
+def _like(value: Any, own: Any) -> Any:
+    return value.to(own.device, own.dtype) if isinstance(own, Tensor) and isinstance(value, Tensor) else value
+
+
+def repeat_rows(value: Any, rows: int) -> Any:
+    """Rows of a negative's input brought to a batch: each for its share of the rows."""
+    if not isinstance(value, Tensor) or value.ndim < 2:
+        return value
+    return value.repeat_interleave(rows // value.shape[0], 0)
+
+
+def check_encodable(guidance: Any, pipe: Any) -> None:
+    """Refuse a negative in words where there is nothing to encode it.
+
+    Raises:
+        ValueError: naming the guidance, its negative and what is missing.
+    """
+    if guidance.negative_prompt_embeds is not None:
+        return
+    if pipe is None:
+        lack = "a bare transformer cannot encode text; pass negative_prompt_embeds, or guide the pipeline"
+    elif not hasattr(pipe, "encode_prompt"):
+        lack = f"{type(pipe).__name__} has no encode_prompt; pass negative_prompt_embeds"
+    elif getattr(pipe, "text_encoder", pipe) is None:
+        lack = f"the {type(pipe).__name__} has no text_encoder; load it, or pass negative_prompt_embeds"
+    else:
+        return
+    raise ValueError(f"{type(guidance).__name__}(negative_prompt={guidance.negative_prompt or ''!r}): {lack}")
+
+
+def check_negative(guidance: Any, empty: bool) -> None:
+    """Refuse negatives that are neither text nor embeddings, or both."""
+    prompt, embeds = guidance.negative_prompt, guidance.negative_prompt_embeds
+    name = type(guidance).__name__
+    if prompt is not None and embeds is not None:
+        raise ValueError(f"{name}: give negative_prompt or negative_prompt_embeds, not both")
+    if prompt is not None:
+        check_text(guidance, "negative_prompt", prompt, empty)
+    if embeds is None or isinstance(embeds, Mapping):
+        return
+    if not isinstance(embeds, Tensor) or embeds.ndim != 3:
+        shape = tuple(embeds.shape) if isinstance(embeds, Tensor) else type(embeds).__name__
+        raise TypeError(f"{name}(negative_prompt_embeds={shape}): must be a tensor (1 or B, L, C), or a dict of them")
+    if not embeds.isfinite().all():
+        raise ValueError(f"{name}(negative_prompt_embeds={tuple(embeds.shape)}): holds numbers that are not finite")

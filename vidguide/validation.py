@@ -1,0 +1,28 @@
+"""Validation of parameters: clear errors that name the owner, the parameter and its value."""
+
+import math
+from typing import Any
+
+
+def check_number(owner: object, name: str, low: float = -math.inf, high: float = math.inf) -> None:
+    """Refuse a parameter that is not a finite number between `low` and `high`.
+
+    Raises:
+        TypeError, ValueError: naming the parameter, its value and what would be right.
+    """
+    value, who = getattr(owner, name), f"{type(owner).__name__}({name}="
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{who}{value!r}): must be a number")
+    if not math.isfinite(value) or not low <= value <= high:
+        above = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise ValueError(f"{who}{value!r}): must be {above}")
+
+
+def check_text(owner: object, name: str, value: Any, empty: bool) -> None:
+    """Refuse a prompt that is not text, or a list of texts; and an empty one unless `empty`."""
+    who = f"{type(owner).__name__}({name}={value!r})"
+    texts = value if isinstance(value, list) else [value]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        raise TypeError(f"{who}: must be text or a list of texts")
+    if not empty and not all(text.strip() for text in texts):
+        raise ValueError(f"{who}: is empty; say what the clip should not show")
