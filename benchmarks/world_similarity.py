@@ -1,6 +1,6 @@
 """How well the dual encoder of the evaluation room tells clips and captions of the shipped world apart.
 
-    python benchmarks/dual_encoder.py
+    python benchmarks/world_similarity.py
 
 Retrieval: a render of every held-out combination of attributes against the captions of all of them, of which none was
 seen in training. Words: each word of the world against the renders, as the share of (true, false) pairs of clips in the
@@ -111,7 +111,7 @@ def shares(text: str, reading: Reading) -> float:
 
 
 def main() -> None:
-    """Measure, print and write `benchmarks/results/dual_encoder.{md,json}`."""
+    """Measure, print and write `benchmarks/results/world_similarity.{md,json}`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--clips", type=int, default=96, help="generated, for each number of steps")
     args = parser.parse_args()
@@ -131,7 +131,7 @@ def main() -> None:
             table(rows),
         ]
     )
-    write("dual_encoder", text, {"retrieval": found, "words": words, "agreement": made})
+    write("world_similarity", text, {"retrieval": found, "words": words, "agreement": made})
 
 
 def shown(value: Any) -> str:
