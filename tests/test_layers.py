@@ -1,6 +1,7 @@
 """The layers: which package and sub-package may import which, that the build lists them, and that the links agree."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -124,3 +125,13 @@ def test_the_build_lists_every_folder_of_the_core() -> None:
     listed = (ROOT / "pyproject.toml").read_text().split("packages = [")[1].split("]")[0]
     for folder in {path.parent for path in files("vidguide")}:
         assert f'"{".".join(folder.relative_to(ROOT).parts)}"' in listed, folder
+
+
+def test_tests_mirror_the_tree_and_share_only_helpers() -> None:
+    sources = {"adapters", "benchmarks", "eval", "pipelines", "training", "helpers", *LAYERS["vidguide"]}
+    assert {
+        path.relative_to(ROOT / "tests").parts[0] for path in files("tests") if path.parent != ROOT / "tests"
+    } <= sources
+    for path in files("tests"):
+        for module in imports(path):
+            assert not re.match(r"tests\.(?!helpers)|conftest|test_", module), f"{path} must not import {module}"

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from tests.eval.clips import translation
+from tests.helpers.known_clips import translation
 from vidguide.clip import Clip
 from vidguide.eval.cli import app
 from vidguide.eval.clips import errors

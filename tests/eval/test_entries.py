@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.eval.clips import constant
+from tests.helpers.known_clips import constant
 from vidguide.clip import Clip
 from vidguide.eval.clips.entries import entries, find
 from vidguide.eval.clips.errors import ManifestError

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.eval import clips, stubs
-from tests.eval.test_similarity import make_dino
+from tests.helpers import known_clips as clips
+from tests.helpers import stub_backbones as stubs
+from tests.helpers.tiny_vision_models import make_dino
 from vidguide.eval.encoders.load import positions_of_dino
 from vidguide.eval.encoders.transformers import TransformersEncoder, unit
 from vidguide.eval.encoders.vbench_transforms import for_clip, for_dino

@@ -20,7 +20,7 @@ from vidguide.validation import check_number
 
 Averages = dict[int, Average]
 PAPER_STEPS = 250  # of the paper's setting that decay 0.988 belongs to
-GRAPHS = 4  # of a model compiled whole, besides one for each layer that is perturbed: tests/test_compile.py
+GRAPHS = 4  # of a model compiled whole, besides one for each layer that is perturbed: tests/transformer/test_compile.py
 STALLED = 0.8  # share of the first step's attention left after the last, above which the average barely moves
 SELECTS = ("largest", "previous")
 VARIANTS: dict[str, type[Average]] = {"query": AverageQuery, "map": AverageMap, "map-video": AverageVideoMap}

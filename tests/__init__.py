@@ -1,0 +1,1 @@
+"""Tests of the whole repository; `tests.helpers` is what they share."""

@@ -1,0 +1,54 @@
+"""Families compiled whole: equal to the eager guided model, and other than the unguided one.
+
+`pytest -m slow`; those of the compatibility table are compiled in tests/test_compatibility.py, as pipelines.
+"""
+
+from typing import Any
+
+import pytest
+import torch
+
+from tests.helpers.family_calls import METHODS, samplings
+from tests.helpers.tiny_families import BY_NAME, Tiny, Values
+from vidguide.calls.denoiser import prediction_of
+from vidguide.transformer.family import families
+
+NAMES = [f"{name}Transformer3DModel" for name in ("Allegro", "Latte", "Cosmos", "EasyAnimate", "Kandinsky5")]
+NAMES += [f"{name}Transformer3DModel" for name in ("SanaVideo", "WanVACE", "HunyuanVideo15", "ConsisID")]
+
+
+@pytest.fixture(autouse=True)
+def _quick() -> Any:
+    torch._dynamo.reset()
+    with torch.no_grad():
+        yield
+    torch._dynamo.reset()
+
+
+def whole(tiny: Tiny, inputs: Values) -> bool:
+    """Whether the unguided model is one graph."""
+    try:
+        torch.compile(tiny.make().to(tiny.dtype), fullgraph=True, backend="eager")(**inputs)
+    except torch._dynamo.exc.Unsupported:
+        return False
+    finally:
+        torch._dynamo.reset()
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["NAG", "EMAG"])
+@pytest.mark.parametrize("name", NAMES)
+def test_compiled_guidance_acts_and_agrees(name: str, method: str) -> None:
+    tiny = BY_NAME[name]
+    if method == "EMAG" and not families()[tiny.key].self_softmax:
+        pytest.skip("linear attention: no weak passes")
+    inputs, guidance = tiny.exact(tiny.inputs(2)), METHODS[method](tiny.exact(tiny.negative()))
+    eager, _ = samplings(tiny.make().to(tiny.dtype), (guidance,), inputs)
+    plain, _ = samplings(tiny.make().to(tiny.dtype), (), inputs)
+    model = tiny.make().to(tiny.dtype)
+    compiled: Any = torch.compile(model, fullgraph=whole(tiny, inputs), backend="aot_eager")
+    result, _ = samplings(compiled, (guidance,), inputs)
+    tiny.agree(result, eager)
+    assert (result - plain).abs().max() > 1e-3
+    tiny.agree(prediction_of(compiled(**inputs)), prediction_of(model(**inputs)))

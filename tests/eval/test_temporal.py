@@ -1,0 +1,204 @@
+"""Each temporal metric on clips of which its value can be worked out by hand."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.helpers import known_clips as clips
+from vidguide.clip import Clip
+from vidguide.eval.clips.read import read
+from vidguide.eval.metrics.registry import METRICS, chosen
+from vidguide.eval.metrics.sample import Sample
+
+STEADY = ("temporal", "vbench", "guard")
+
+
+def values(clip: Clip) -> dict[str, float | None]:
+    sample = Sample(clip)
+    metrics = [metric for metric in chosen(list(STEADY)) if metric.id.startswith(STEADY) and not metric.encoders]
+    return {metric.id: metric(sample).value for metric in metrics}
+
+
+def value(name: str, clip: Clip) -> float:
+    measured = METRICS[name](Sample(clip)).value
+    assert measured is not None
+    return measured
+
+
+def test_a_constant_clip_is_perfectly_steady_and_wholly_frozen() -> None:
+    steady = values(clips.constant())
+    sharpness, detail = steady.pop("guard.sharpness"), steady.pop("guard.detail")
+    assert sharpness is not None
+    assert sharpness > 0
+    grey = cv2.cvtColor(clips.constant().frames[0], cv2.COLOR_RGB2GRAY)
+    assert detail == pytest.approx(sharpness / grey.var(), rel=1e-3)
+    assert steady == pytest.approx(
+        {
+            "temporal.warp_error": 0,
+            "temporal.warp_error_p95": 0,
+            "vbench.temporal_flickering": 1,
+            "temporal.luma_flicker": 0,
+            "temporal.flow_jerk": 0,
+            "guard.motion": 0,
+            "guard.frozen_share": 1,
+            "guard.tracked_share": 1,
+        },
+        abs=1e-9,
+    )
+
+
+@pytest.mark.parametrize(("dx", "dy", "fps"), [(2, 1, 8.0), (1, 0, 8.0), (3, 2, 8.0), (2, 1, 24.0)])
+def test_a_translation_moves_at_its_speed_and_has_no_warping_error(dx: int, dy: int, fps: float) -> None:
+    clip = clips.translation(side=96, dx=dx, dy=dy, fps=fps)
+    speed = np.hypot(dx, dy) * 256 / 96 * fps / 8
+    assert value("guard.motion", clip) == pytest.approx(speed, rel=0.06)  # the longest 5% err upwards by their choice
+    assert value("temporal.warp_error", clip) < 1e-5
+    assert value("temporal.flow_jerk", clip) < 0.3
+    inside = (96 - dx) * (96 - dy) / 96**2
+    assert value("guard.tracked_share", clip) == pytest.approx(
+        inside, abs=0.03
+    )  # a line at the border is lost to rounding
+    assert value("guard.frozen_share", clip) == 0
+
+
+def test_a_linear_fade_is_no_flicker() -> None:
+    clip = clips.fade(5)
+    assert value("temporal.luma_flicker", clip) == pytest.approx(0, abs=1e-9)
+    assert value("temporal.warp_error", clip) == pytest.approx((5 / 255) ** 2)
+    assert value("vbench.temporal_flickering", clip) == pytest.approx(1 - 5 / 255)
+    assert value("temporal.flow_jerk", clip) == 0
+
+
+def test_a_single_flash_is_found_in_the_worst_pairs_and_in_the_spectrum() -> None:
+    clip = clips.flash(60)
+    assert value("temporal.warp_error_p95", clip) == pytest.approx((60 / 255) ** 2)
+    assert value("temporal.warp_error", clip) == pytest.approx(2 / 11 * (60 / 255) ** 2)
+    # An impulse at the window's top is white: 5 of 12 bins lie above a quarter of the rate; the Hann window's sum of
+    # squares is 3/8 of 12 frames.
+    assert value("temporal.luma_flicker", clip) == pytest.approx(60 * np.sqrt(5 / 12 / 4.5), rel=1e-6)
+
+
+def test_alternating_brightness_has_its_amplitude() -> None:
+    for amplitude in (2, 4, 8):
+        clip = clips.alternating(amplitude)
+        assert value("temporal.luma_flicker", clip) == pytest.approx(amplitude, rel=0.01)
+        assert value("temporal.warp_error", clip) == pytest.approx((2 * amplitude / 255) ** 2, rel=0.03)
+    peak = METRICS["temporal.luma_flicker"](Sample(clips.alternating(8))).details["peak_hz"]
+    assert peak == pytest.approx(4)  # half of 8 frames per second
+
+
+def test_white_noise_has_the_variance_that_is_expected() -> None:
+    clip = clips.noisy(10, clips.clip(np.full((12, 64, 64, 3), 128.0)))
+    grey = 10**2 * (0.299**2 + 0.587**2 + 0.114**2)
+    assert value("guard.sharpness", clip) == pytest.approx(20 * grey, rel=0.03)
+    assert value("vbench.temporal_flickering", clip) == pytest.approx(1 - 2 * 10 / np.sqrt(np.pi) / 255, abs=1e-3)
+    assert value("temporal.warp_error", clips.noisy(8)) == pytest.approx(2 * 8**2 / 255**2, rel=0.1)
+
+
+def test_one_duplicated_frame_is_one_frozen_pair_and_a_jerk() -> None:
+    clip = clips.duplicated()
+    assert value("guard.frozen_share", clip) == pytest.approx(1 / 11)
+    speed = np.hypot(2, 1) * 256 / 64
+    # The flow falls to nothing, is doubled (the next frame is two steps away), and falls back: three of ten changes.
+    assert value("temporal.flow_jerk", clip) == pytest.approx((speed + 2 * speed + speed) / 10, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "corrupted"),
+    [
+        ("temporal.warp_error", [clips.noisy(sigma) for sigma in (0, 4, 8, 16)]),
+        ("temporal.warp_error", [clips.alternating(a, clips.translation()) for a in (0, 2, 4, 8)]),
+        ("temporal.luma_flicker", [clips.alternating(a, clips.translation()) for a in (0, 2, 4, 8)]),
+        ("temporal.flow_jerk", [clips.jittered(pixels) for pixels in (0, 1, 2, 3)]),
+        ("temporal.warp_error_p95", [clips.flash(height) for height in (0, 20, 40, 60)]),
+        ("guard.sharpness", [clips.clip(np.stack([clips.texture(64, 64, blur=b)] * 2)) for b in (8, 4, 2, 1)]),
+    ],
+    ids=["noise", "flicker", "luma", "jitter", "flash", "blur"],
+)
+def test_more_corruption_moves_the_metric_further(name: str, corrupted: list[Clip]) -> None:
+    measured = [value(name, clip) for clip in corrupted]
+    assert all(later > earlier for earlier, later in pairwise(measured)), measured
+
+
+def test_lasting_detail_tells_noise_from_blur() -> None:
+    clip = clips.translation(side=96)
+    sharp = value("guard.detail", clip)
+    assert value("guard.detail", clips.noisy(6, clip)) == pytest.approx(sharp, rel=0.05)
+    blurred = Clip(frames=np.stack([cv2.GaussianBlur(frame, (0, 0), 0.6) for frame in clip.frames]), fps=8)
+    assert value("guard.detail", blurred) < 0.85 * sharp
+    pale = Clip(frames=(128 + (clip.frames.astype(int) - 128) // 2).astype(np.uint8), fps=8)
+    assert value("guard.detail", pale) == pytest.approx(sharp, rel=0.1)  # another contrast, coarser steps
+    assert value("guard.sharpness", clips.noisy(6, clip)) > 2 * value("guard.sharpness", clip)
+
+
+def test_shuffling_is_incoherent_and_reversal_changes_nothing() -> None:
+    clip = clips.translation()
+    order = np.random.default_rng(0).permutation(len(clip.frames))
+    shuffled, reverse = (Clip(frames=clip.frames[index], fps=8) for index in (order, np.arange(12)[::-1]))
+    assert value("guard.tracked_share", shuffled) < 0.7 * value("guard.tracked_share", clip)
+    assert value("temporal.warp_error", shuffled) > 10 * value("temporal.warp_error", clip)
+    assert value("vbench.temporal_flickering", reverse) == pytest.approx(value("vbench.temporal_flickering", clip))
+    assert value("guard.motion", reverse) == pytest.approx(value("guard.motion", clip), rel=0.03)
+
+
+def test_a_lossless_container_changes_nothing_and_a_lossy_one_little(tmp_path: Path) -> None:
+    clip = clips.noisy(3, clips.translation(side=96))
+    stored = values(read(clip.save(tmp_path / "clip.mkv")))
+    assert stored == values(clip)
+    viewed = read(clip.save(tmp_path / "clip.mp4"))  # crf 12, enlarged by whole numbers: lengths are per short side
+    assert value("guard.motion", viewed) == pytest.approx(value("guard.motion", clip), rel=0.05)
+    assert value("vbench.temporal_flickering", viewed) == pytest.approx(
+        value("vbench.temporal_flickering", clip), abs=0.01
+    )
+
+
+def test_a_clip_enlarged_by_whole_numbers_moves_as_much_and_flickers_as_much() -> None:
+    clip = clips.translation(side=96)
+    large = Clip(frames=clip.frames.repeat(2, 1).repeat(2, 2), fps=8)
+    assert value("vbench.temporal_flickering", large) == pytest.approx(value("vbench.temporal_flickering", clip))
+    assert value("guard.frozen_share", large) == value("guard.frozen_share", clip)
+    assert value("guard.motion", large) == pytest.approx(value("guard.motion", clip), rel=0.03)
+    pumping = clips.alternating(4, clip)
+    twice = Clip(frames=pumping.frames.repeat(2, 1).repeat(2, 2), fps=8)
+    assert value("temporal.luma_flicker", twice) == pytest.approx(value("temporal.luma_flicker", pumping))
+
+
+def test_what_cannot_be_measured_is_none_with_a_reason() -> None:
+    single = Sample(Clip(frames=clips.constant().frames[:1], fps=8))
+    for name, metric in METRICS.items():
+        measured = metric(single)
+        if name != "guard.sharpness":
+            assert measured.value is None, name
+            assert measured.reason, name
+    small = METRICS["temporal.warp_error"](Sample(Clip(frames=np.zeros((4, 8, 8, 3), np.uint8), fps=8)))
+    assert "16" in str(small.reason)
+    short = METRICS["temporal.luma_flicker"](Sample(Clip(frames=clips.constant().frames[:7], fps=8)))
+    assert "needs 8" in str(short.reason)
+
+
+def test_every_metric_says_what_it_is() -> None:
+    for metric in METRICS.values():
+        for word in ("Direction:", "Range:", "Unit:", "Fooled by:", "Source:"):
+            assert word in metric.about, f"{metric.id} lacks {word}"
+        assert metric.version
+        assert metric.low < metric.high
+        assert {guard.id for guard in metric.guards} <= set(METRICS) | {"clip.frame_cosine"}
+
+
+def test_names_choose_metrics_and_bring_their_guards() -> None:
+    picked = {metric.id for metric in chosen(["temporal.warp_error"])}
+    guards = {"guard.motion", "guard.detail", "guard.frozen_share", "world.well_formed"}
+    assert picked == {"temporal.warp_error", *guards}
+    with pytest.raises(ValueError, match="metrics='fvd'"):
+        chosen(["fvd"])
+
+
+def test_motion_is_per_second_also_where_the_rate_varies() -> None:
+    clip = clips.translation(fps=8)
+    times = np.cumsum([0, *[0.25, 0.125] * 6])[:12]
+    uneven = Clip(frames=clip.frames, fps=8, provenance={"times": times.tolist()})
+    share = np.mean(0.125 / np.diff(times))
+    assert value("guard.motion", uneven) == pytest.approx(share * value("guard.motion", clip), rel=0.02)

@@ -1,0 +1,110 @@
+"""Laws of the formulas, each against the paper's equation written out as plainly as it stands there."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from tests.helpers.plain_nag import plain_grouped_nag, plain_nag
+from vidguide.functional.formulas import cfg, nag, nag_limit
+
+SCALES = [1.5, 5.0, 11.0]
+
+
+def features(*shape: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Fresh ones at every call: a law must hold on any."""
+    return torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("tau", [1.0, 2.5, 100.0])
+@pytest.mark.parametrize("alpha", [0.25, 0.5, 1.0])
+def test_nag_is_the_papers_equation(scale: float, tau: float, alpha: float) -> None:
+    positive, negative = features(2, 5, 3, 4)
+    expected = plain_nag(positive, negative, scale, tau, alpha)
+    assert torch.allclose(nag(positive, negative, scale, tau, alpha), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("group", [1, 3, 6, 12])
+def test_norms_over_several_tokens_are_the_same_equation_on_their_features(group: int) -> None:
+    """Of 2 rows of 6 tokens: each token, half a row (a frame), a row, and a clip whose frames are rows."""
+    positive, negative = features(2, 6, 3, 4)
+    negative[0] *= 0.1  # a part that is not held by the limit
+    expected = plain_grouped_nag(positive, negative, 3.0, 2.5, 0.5, group)
+    torch.testing.assert_close(nag(positive, negative, 3.0, 2.5, 0.5, group), expected, rtol=0, atol=1e-9)
+    if group == 1:
+        torch.testing.assert_close(expected, plain_nag(positive, negative, 3.0, 2.5, 0.5), rtol=0, atol=1e-9)
+    else:
+        assert not torch.allclose(expected, plain_nag(positive, negative, 3.0, 2.5, 0.5), atol=1e-3)
+
+
+def test_both_sides_of_the_limit_are_met() -> None:
+    positive, negative = features(1, 200, 2, 3)
+    factor = nag_limit(positive, 2 * positive - negative, 2.0)
+    assert (factor < 1).any()
+    assert (factor == 1).any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_neutral_settings_are_bitwise_neutral(dtype: torch.dtype) -> None:
+    positive, negative = features(2, 5, 3, 4, dtype=dtype)
+    assert torch.equal(nag(positive, negative, 1.0, 2.5, 0.25), positive)
+    assert torch.equal(nag(positive, negative, 11.0, 2.5, 0.0), positive)
+    assert torch.equal(nag(positive, positive.clone(), 11.0, 2.5, 0.25), positive)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    scale=st.floats(1, 50),
+    tau=st.floats(1, 10),
+    alpha=st.floats(0, 1),
+)
+def test_nag_is_bounded(seed: int, scale: float, tau: float, alpha: float) -> None:
+    random = torch.Generator().manual_seed(seed)
+    positive, negative = (torch.randn(1, 7, 2, 4, generator=random, dtype=torch.float64) for _ in range(2))
+    norm = nag(positive, negative, scale, tau, alpha).abs().sum((-2, -1))
+    bound = (alpha * tau + 1 - alpha) * positive.abs().sum((-2, -1))
+    assert (norm <= bound * (1 + 1e-12)).all()
+
+
+def test_tokens_are_independent_and_may_be_permuted() -> None:
+    positive, negative = features(2, 6, 3, 4)
+    order = torch.randperm(6)
+    whole = nag(positive, negative, 5.0, 2.5, 0.25)
+    assert torch.equal(nag(positive[:, order], negative[:, order], 5.0, 2.5, 0.25), whole[:, order])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("zero", ["positive", "negative", "both", "extrapolated"])
+def test_zero_features_give_no_nan(dtype: torch.dtype, zero: str) -> None:
+    positive, negative = features(1, 4, 2, 4, dtype=dtype)
+    if zero == "extrapolated":
+        negative = positive * 1.1  # s = 11 extrapolates to nothing
+    if zero in ("positive", "both"):
+        positive = torch.zeros_like(positive)
+    if zero in ("negative", "both"):
+        negative = torch.zeros_like(negative)
+    assert torch.isfinite(nag(positive, negative, 11.0, 2.5, 0.25)).all()
+
+
+def test_zero_positive_features_stay_zero() -> None:
+    negative = torch.randn(1, 3, 2, 4)
+    assert torch.equal(nag(torch.zeros_like(negative), negative, 11.0, 2.5, 0.25), torch.zeros_like(negative))
+
+
+def test_bfloat16_norms_are_taken_in_float32() -> None:
+    """4,096 ones of bfloat16 summed in bfloat16 stop at 256: the norm, and with it the limit, would be far off."""
+    positive = torch.ones(1, 1, 32, 128, dtype=torch.bfloat16)
+    negative = -0.5 * positive
+    result = nag(positive, negative, 11.0, 2.5, 1.0)
+    expected = nag(positive.double(), negative.double(), 11.0, 2.5, 1.0)
+    assert torch.allclose(result.double(), expected, rtol=2**-8)
+    assert nag_limit(positive, 16 * positive, 2.5).dtype == torch.float32
+
+
+def test_cfg_is_its_equation_and_one_is_off() -> None:
+    cond, uncond = features(2, 3, 4)
+    assert torch.allclose(cfg(cond, uncond, 3.5), 3.5 * cond - 2.5 * uncond)
+    assert torch.allclose(cfg(cond, uncond, 1.0), cond)

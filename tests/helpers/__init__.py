@@ -1,0 +1,1 @@
+"""Small models, plain implementations and other parts that tests share."""

@@ -1,0 +1,21 @@
+"""Snapshots of module trees, to compare a model before and after guidance."""
+
+from typing import Any
+
+import torch
+
+
+def snapshot_of(model: torch.nn.Module) -> dict[str, Any]:
+    """Return all that `guide` could leave on a module tree: classes, attributes, processors, hooks, weights."""
+    modules: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        processor = getattr(module, "processor", None)
+        modules[name] = (type(module), sorted(vars(module)), processor, type(processor), len(module._forward_hooks))
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    return {"modules": modules, "weights": weights}
+
+
+def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """Return whether two snapshots agree, weights bit for bit."""
+    weights = all(torch.equal(one["weights"][name], other["weights"][name]) for name in one["weights"])
+    return one["modules"] == other["modules"] and weights

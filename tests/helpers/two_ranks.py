@@ -1,0 +1,112 @@
+"""Sampling in two processes that share a sequence, as `enable_parallelism` of diffusers splits it."""
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from diffusers import ContextParallelConfig, FlowMatchEulerDiscreteScheduler
+from diffusers.models import attention_dispatch
+from torch import Tensor
+
+from tests.helpers.tiny_families import BY_NAME, Tiny, Values, cast, noise
+from vidguide import CADS, CFG, EMAG, NAG, PAG, SEG, STG, VSF, guide
+from vidguide.calls.denoiser import prediction_of
+from vidguide.guidances.base import Guidance
+from vidguide.guidances.head_probe import HeadProbe, ProbedError
+from vidguide.kernels.lse_backends import SOURCES, attend
+
+RANKS, STEPS = 2, 3
+SPLITS = {"Ulysses": "ulysses_degree", "ring": "ring_degree"}
+WINDOW = dict(start=0.25, stop=1.0)
+GUIDANCES: dict[str, Callable[[Values], tuple[Guidance, ...]]] = {
+    "nothing": lambda negative: (),
+    "NAG": lambda negative: (NAG(negative_prompt_embeds=negative, scale=5),),
+    "NAG by clip": lambda negative: (NAG(negative_prompt_embeds=negative, scale=5, tau=1.2, norm="clip"),),
+    "NAG by frame": lambda negative: (NAG(negative_prompt_embeds=negative, scale=5, tau=1.2, norm="frame"),),
+    "VSF": lambda negative: (VSF(negative_prompt_embeds=negative),),
+    "EMAG": lambda negative: (EMAG(decay=0.5, scale=3, **WINDOW),),
+    "EMAG, spatial": lambda negative: (EMAG(decay=0.5, scale=3, extent="spatial", **WINDOW),),
+    "STG and PAG": lambda negative: (STG(scale=2, layers=(1,)), PAG(scale=2, layers=(0,))),
+    "SEG": lambda negative: (SEG(scale=2, sigma=1.0, over_frames=True, layers=(1,)),),
+    "CFG and CADS": lambda negative: (
+        CFG(scale=3, negative_prompt_embeds=negative["encoder_hidden_states"][:, :8]),
+        CADS(full=0.2, none=0.9),
+    ),
+    "NAG and EMAG": lambda negative: (
+        NAG(negative_prompt_embeds=negative, scale=5),
+        EMAG(decay=0.5, scale=3, **WINDOW),
+    ),
+}
+PROFILE = "head profile"
+Case = tuple[str, str, str]  # family, split, guidance
+
+
+def main(rank: int, cases: list[Case], folder: str, device: str) -> None:
+    """Sample each case alone and beside the other rank, and leave what came out in a file."""
+    torch.set_num_threads(1)
+    if device == "cuda":
+        torch.cuda.set_device(rank)
+    else:
+        torch.accelerator.device_count = lambda: 1  # 0 without an accelerator, and diffusers divides by it
+        attention_dispatch._native_attention_forward_op = attention_that_tells
+    backend = {"cpu": "gloo", "cuda": "nccl"}[device]
+    dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
+    with torch.no_grad():
+        torch.save({case: both(case, device) for case in cases}, Path(folder) / f"{rank}.pt")
+    dist.destroy_process_group()
+
+
+def attention_that_tells(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *args: Any, **_: Any) -> Any:
+    """The native backend's attention with its log-sum-exp, which ring attention asks for and it has not on a CPU."""
+    source = next(source for source in SOURCES if source.device == "cpu")
+    output, sums = attend(source, query, key, value, mask)
+    return (output, sums.squeeze(-1)) if args[4] else output
+
+
+def both(case: Case, device: str) -> tuple[Tensor, Tensor]:
+    """What a sampling makes in one process and, under the same guidance, in several."""
+    name, split, kind = case
+    tiny = BY_NAME[name]
+    dtype = tiny.dtype if device == "cpu" else torch.float32
+    alone, beside = (tiny.make().to(device, dtype) for _ in range(2))
+    beside.enable_parallelism(config=ContextParallelConfig(**{SPLITS[split]: RANKS}, convert_to_fp32=False))
+    work = profiled if kind == PROFILE else sampled
+    inputs = calls(tiny, device, dtype)
+    one, other = (work(model, inputs, kind, tiny) for model in (alone, beside))
+    return one.cpu(), other.cpu()
+
+
+def calls(tiny: Tiny, device: str, dtype: torch.dtype) -> list[Values]:
+    """Calls whose text has a length that can be split, without a mask: under Ulysses diffusers 0.42.1 does not split
+    a mask by heads, and in a ring it does not pass it on with the keys."""
+    masks = {name: None for name in tiny.text(2, 8, 2) if name.endswith("mask")}
+    inputs = cast({**tiny.inputs(2), **tiny.text(2, 8, 2), **masks}, dtype)
+    placed = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
+    shape = inputs["hidden_states"].shape
+    return [{**placed, "hidden_states": noise(*shape, seed=50 + step).to(device, dtype)} for step in range(STEPS)]
+
+
+def sampled(model: Any, calls: list[Values], kind: str, tiny: Tiny) -> Tensor:
+    """The predictions, step by step."""
+    scheduler, predictions = FlowMatchEulerDiscreteScheduler(), []
+    guidances = GUIDANCES[kind](tiny.negative())
+    with guide(model, *guidances, scheduler=scheduler) if guidances else nullcontext():
+        scheduler.set_timesteps(len(calls))
+        for inputs, timestep in zip(calls, scheduler.timesteps, strict=True):
+            predictions.append(prediction_of(model(**inputs)))
+            scheduler.step(predictions[-1], timestep, predictions[-1])
+    return torch.stack(predictions)
+
+
+def profiled(model: Any, calls: list[Values], kind: str, tiny: Tiny) -> Tensor:
+    """How the heads spread their attention."""
+    probe = HeadProbe()
+    try:
+        with guide(model, probe):
+            model(**calls[0])
+    except ProbedError:
+        pass
+    return torch.tensor([[head.within_frame, head.within_column] for head in probe.heads])

@@ -1,0 +1,212 @@
+"""Clips that start from an image, through real image-to-video pipelines of small random models."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from tests.helpers.small_checkpoints import (
+    SIZE,
+    cogvideox_image_folder,
+    ltx_folder,
+    original_lora,
+    wan_folder,
+    wan_image_folder,
+    wan_transformer,
+)
+from vidguide import NAG, generate, guide
+from vidguide.pipelines.cli.app import app
+from vidguide.pipelines.loading.load import load
+from vidguide.pipelines.models.presets import PRESETS
+from vidguide.pipelines.request.images import fitted, read_image
+from vidguide.pipelines.request.provenance import arguments_from, load_provenance
+
+PROMPT = "a large circle"
+PICTURE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+CALL: dict[str, Any] = dict(**SIZE, steps=2, guidance_scale=1.0, progress=False)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return wan_image_folder(tmp_path_factory.mktemp("image") / "wan", encoder=True)
+
+
+@pytest.fixture(scope="module")
+def pipe(folder: Path) -> Any:
+    return load(folder, device="cpu", image=True, progress=False)
+
+
+def test_an_image_is_the_same_as_path_picture_or_array(pipe: Any, tmp_path: Path) -> None:
+    Image.fromarray(PICTURE).save(tmp_path / "first.png")
+    ways = (tmp_path / "first.png", str(tmp_path / "first.png"), Image.fromarray(PICTURE), PICTURE, PICTURE / 255.0)
+    clips = [generate(PROMPT, pipe=pipe, image=image, **CALL) for image in ways]
+    assert len({clip.sha256 for clip in clips}) == 1
+    assert clips[0].frames.shape == (5, 32, 32, 3)
+    assert generate(PROMPT, pipe=pipe, image=255 - PICTURE, **CALL).sha256 != clips[0].sha256
+
+
+def test_nag_leaves_the_attention_to_the_image_alone(pipe: Any) -> None:
+    """Where the text's values are zero there is nothing to guide, though the image still speaks through its own."""
+    call = dict(prompt=PROMPT, image=Image.fromarray(PICTURE), height=32, width=32, num_frames=5, guidance_scale=1.0)
+    call |= dict(num_inference_steps=2, output_type="latent")
+
+    def sample(**changes: Any) -> torch.Tensor:
+        return pipe(**call | changes, generator=torch.Generator().manual_seed(0)).frames
+
+    pipe.set_progress_bar_config(disable=True)
+    nag = NAG(negative_prompt="red", scale=11, alpha=0.5)
+    with guide(pipe, nag):
+        guided = sample()
+    assert not torch.equal(guided, sample())
+    values = [block.attn2.to_v for block in pipe.transformer.blocks]
+    kept = [(layer.weight.clone(), layer.bias.clone()) for layer in values]
+    with torch.no_grad():
+        for layer in values:
+            layer.weight.zero_()
+            layer.bias.zero_()
+    try:
+        with guide(pipe, nag) as run:
+            without_text = sample()
+        assert run.trace.summary()["change"] == 0
+        assert torch.equal(without_text, sample())
+        assert not torch.equal(without_text, sample(image=Image.fromarray(255 - PICTURE)))
+    finally:
+        with torch.no_grad():
+            for layer, (weight, bias) in zip(values, kept, strict=True):
+                layer.weight.copy_(weight)
+                layer.bias.copy_(bias)
+
+
+def test_a_negative_prompt_is_gentler_on_clips_from_an_image(pipe: Any) -> None:
+    told = generate(PROMPT, pipe=pipe, image=PICTURE, negative_prompt="red", **CALL).provenance["guidance"][0]
+    assert told["tau"] < NAG.tau
+    assert told["alpha"] < NAG.alpha
+    named = generate(PROMPT, pipe=pipe, image=PICTURE, negative_prompt="red", guidance=[NAG()], **CALL)
+    assert named.provenance["guidance"][0]["tau"] == NAG.tau
+
+
+def test_two_experts_from_an_image(tmp_path: Path) -> None:
+    folder = wan_image_folder(tmp_path / "wan", encoder=False)
+    preset = PRESETS["wan2.2-i2v-14b-lightning"]
+    for lora in preset.loras:
+        file = tmp_path / Path(lora.file).name
+        original_lora(file, wan_transformer(in_channels=18), seed=len(lora.component))
+    loras = tuple(dataclasses.replace(one, source=str(tmp_path), file=Path(one.file).name) for one in preset.loras)
+    model = dataclasses.replace(preset, source=str(folder), loras=loras, **SIZE)
+    plain = generate(PROMPT, model=model, image=PICTURE, device="cpu", progress=False)
+    guided = generate(PROMPT, model=model, image=PICTURE, negative_prompt="red", device="cpu", progress=False)
+    assert guided.provenance["trace"]["steps"] == 4
+    assert plain.sha256 != guided.sha256
+    with pytest.raises(ValueError, match="makes clips from a first image; give one"):
+        generate(PROMPT, model=model, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("made", "used"),
+    [("LTXPipeline", "LTXImageToVideoPipeline"), ("LTXConditionPipeline", "LTXConditionPipeline")],
+)
+def test_weights_that_serve_both_get_the_pipeline_that_takes_an_image(made: str, used: str, tmp_path: Path) -> None:
+    folder = ltx_folder(tmp_path / "ltx", made)
+    assert type(load(folder, device="cpu", progress=False)).__name__ == made
+    pipe = load(folder, device="cpu", image=True, progress=False)
+    assert type(pipe).__name__ == used
+    plain = generate(PROMPT, pipe=pipe, image=PICTURE, **CALL)
+    assert generate(PROMPT, pipe=pipe, image=PICTURE, negative_prompt="red", **CALL).sha256 != plain.sha256
+    assert generate(PROMPT, pipe=pipe, image=255 - PICTURE, **CALL).sha256 != plain.sha256
+    assert generate(PROMPT, model=folder, device="cpu", **CALL).frames.shape == plain.frames.shape
+
+
+def test_guidance_by_frames_is_refused_where_tokens_are_no_grid(tmp_path: Path) -> None:
+    pipe = load(ltx_folder(tmp_path / "ltx", "LTXConditionPipeline"), device="cpu", progress=False)
+    with pytest.raises(ValueError, match="they are no grid"):
+        generate(PROMPT, pipe=pipe, guidance=[NAG(negative_prompt="red", norm="frame")], **CALL)
+
+
+def test_wan_for_text_and_image_takes_one_where_its_timestep_is_per_token(tmp_path: Path) -> None:
+    both = wan_folder(tmp_path / "both", expand_timesteps=True)
+    clip = generate(PROMPT, model=both, image=PICTURE, negative_prompt="red", device="cpu", **CALL)
+    other = generate(PROMPT, model=both, image=255 - PICTURE, negative_prompt="red", device="cpu", **CALL)
+    assert clip.sha256 != other.sha256
+    assert clip.provenance["trace"]["steps"] == 2
+
+
+def test_cogvideox_from_an_image(tmp_path: Path) -> None:
+    pipe = load(cogvideox_image_folder(tmp_path / "cog"), device="cpu", image=True, progress=False)
+    call = {**CALL, "frames": 9, "max_sequence_length": 16}
+    plain = generate(PROMPT, pipe=pipe, image=PICTURE, **call)
+    assert plain.frames.shape == (9, 32, 32, 3)
+    assert generate(PROMPT, pipe=pipe, image=255 - PICTURE, **call).sha256 != plain.sha256
+    guided = generate(PROMPT, pipe=pipe, image=PICTURE, negative_prompt="red", **call)
+    assert guided.sha256 != plain.sha256
+
+
+def test_images_where_none_is_taken_and_none_where_one_is_needed(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = wan_folder(tmp_path / "text")
+
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("weights were loaded")
+
+    for name in ("WanPipeline", "WanImageToVideoPipeline"):
+        monkeypatch.setattr(getattr(diffusers, name), "from_pretrained", fail)
+    with pytest.raises(ValueError, match="WanPipeline takes no image"):
+        generate(PROMPT, model=text, image=PICTURE, device="cpu")
+    with pytest.raises(ValueError, match="WanImageToVideoPipeline makes clips from a first image"):
+        generate(PROMPT, model=folder, device="cpu")
+    with pytest.raises(ValueError, match=r"wan2\.1-14b-lightx2v takes no image"):
+        generate(PROMPT, model="wan2.1-14b-lightx2v", image=PICTURE, device="cpu")
+    with pytest.raises(ValueError, match="tiny takes no image"):
+        generate(PROMPT, image=PICTURE, device="cpu")
+    done = CliRunner().invoke(app, ["generate", PROMPT, "-m", str(folder), "-o", str(tmp_path / "clip.png")])
+    assert done.exit_code == 2
+    assert "give one" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (3, "image=int: must be a path"),
+        (np.zeros((4, 4)), r"image=float64 \(4, 4\): must be \(H, W, 3\)"),
+        (np.full((4, 4, 3), 2.0), "outside of 0..1"),
+        (np.full((4, 4, 3), np.nan), "outside of 0..1"),
+        ("nowhere.png", "image='nowhere.png': cannot be read"),
+        (__file__, "is no picture"),
+    ],
+)
+def test_what_is_no_image_is_refused(image: Any, message: str) -> None:
+    with pytest.raises((TypeError, ValueError, OSError), match=message):
+        generate(PROMPT, image=image)
+
+
+def test_an_image_is_cut_to_the_clips_aspect_not_stretched() -> None:
+    wide = np.zeros((32, 96, 3), dtype=np.uint8)
+    wide[:, 32:64] = PICTURE
+    assert np.array_equal(np.asarray(fitted(read_image(wide), 32, 32)), PICTURE)
+    assert fitted(read_image(wide), None, None).size == (96, 32)
+
+
+def test_a_clip_from_an_image_is_made_again_from_its_json(folder: Path, tmp_path: Path) -> None:
+    first, output = tmp_path / "first.png", tmp_path / "clip.png"
+    Image.fromarray(PICTURE).save(first)
+    size = ["--size", "32x32", "--frames", "5", "--steps", "2", "--cfg", "1", "--device", "cpu", "-q"]
+    done = CliRunner().invoke(
+        app, ["generate", PROMPT, "-m", str(folder), "--image", str(first), *size, "-o", str(output)]
+    )
+    assert done.exit_code == 0, done.output
+    again = ["generate", "--from", str(output.with_suffix(".json")), "-q", "-o", str(tmp_path / "again.png")]
+    assert "the same frames, bit for bit" in CliRunner().invoke(app, again).output
+    told = load_provenance(output.with_suffix(".json"))
+    Image.fromarray(255 - PICTURE).save(first)
+    with pytest.raises(ValueError, match="is not the image that the clip began with"):
+        arguments_from(told)
+    told["image"]["path"] = None
+    with pytest.raises(ValueError, match="was no file; give it again"):
+        arguments_from(told)
+    assert np.array_equal(arguments_from(told, PICTURE)["image"], PICTURE)

@@ -1,0 +1,100 @@
+"""The training scripts compute what the pipeline computes: shared pads, two-chunk VAE passes, held-out scenes."""
+
+import sys
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKLWan
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "training"))
+
+import distil as distil_script
+import transformer as transformer_script
+import vae as vae_script
+from text import LENGTH, make_tokenizer, random_caption
+
+from vidguide.eval.world.scene import all_scenes, caption
+from vidguide.functional.formulas import cfg
+
+
+@pytest.mark.parametrize("length", [LENGTH, 64, 512])
+def test_one_pad_slot_stands_for_all_pads(length: int) -> None:
+    """Trained with one slot raised by log(pads), sampled with all of them: the same velocity."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    model = transformer_script.TextToVelocity(len(tokenizer)).eval().requires_grad_(False)
+    captions = ["a large red circle moving left on a white background", "red", ""]
+    latents, timestep = torch.randn(3, 8, 3, 8, 8), torch.tensor([900.0, 500.0, 20.0])
+    tokens = tokenizer(captions, padding="max_length", max_length=length, return_tensors="pt")
+    text = model.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
+    expected = model.transformer(latents, timestep, text * tokens.attention_mask[..., None], return_dict=False)[0]
+    batch = transformer_script.text_batch(tokenizer, captions, np.full(3, length))
+    assert torch.allclose(model.written_out()(latents, timestep, *batch), expected, atol=2e-5)
+
+
+def test_two_chunks_encode_and_decode_as_the_vae_does() -> None:
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(**vae_script.CONFIG).eval().requires_grad_(False)
+    video = torch.randn(1, 3, 13, 16, 16)
+    latents = vae.encode(video).latent_dist.mean
+    assert torch.allclose(vae_script.encode(vae, video), latents, atol=1e-5)
+    patches = vae_script.patches(vae.decode(latents).sample)
+    assert torch.allclose(vae_script.decode(vae, latents).clamp(-1, 1), patches, atol=1e-5)
+
+
+def test_every_caption_fits_and_every_word_is_known() -> None:
+    tokenizer = make_tokenizer()
+    for template in range(3):
+        ids = tokenizer([caption(scene, template) for scene in all_scenes()]).input_ids
+        assert max(map(len, ids)) <= LENGTH
+        assert not any(tokenizer.unk_token_id in sentence for sentence in ids)
+
+
+def test_training_captions_say_nothing_false() -> None:
+    random = np.random.default_rng(0)
+    scene = all_scenes()[100]
+    words = set(caption(scene).split()) | {"object"}
+    captions = [random_caption(scene, random) for _ in range(300)]
+    assert all(set(text.split()) <= words for text in captions)
+    assert {"", caption(scene)} <= set(captions)
+
+
+def test_the_students_jumps_follow_the_guided_teacher() -> None:
+    """Four steps of the student's scheduler along the targets arrive where many guided steps of the pipeline do."""
+    torch.manual_seed(0)
+    tokenizer, scale, substeps = make_tokenizer(), 2.0, 3
+    model = transformer_script.TextToVelocity(len(tokenizer)).eval().requires_grad_(False)
+    captions = ["a large red circle moving left", "blue"]
+    text = distil_script.Text(tokenizer, captions, np.array([LENGTH, 64]), torch.device("cpu"))
+    torch.manual_seed(1)
+    jumps = distil_script.trajectories(model.written_out(), text, scale, substeps)
+    scheduler = distil_script.student_scheduler()
+    scheduler.set_timesteps(distil_script.STEPS)
+    latents = jumps[0][0]
+    for timestep, (began, velocity) in zip(scheduler.timesteps, jumps, strict=True):
+        assert torch.allclose(latents, began, atol=1e-5)
+        latents = scheduler.step(velocity, timestep, latents, return_dict=False)[0]
+
+    plain = transformer_script.TextToVelocity(len(tokenizer)).eval()
+    plain.load_state_dict(model.state_dict())
+    expected = []
+    for row, length in zip(jumps[0][0], (LENGTH, 64), strict=True):
+        words = [captions[len(expected)], ""]
+        tokens = tokenizer(words, padding="max_length", max_length=length, return_tensors="pt")
+        states = plain.text_encoder(tokens.input_ids, tokens.attention_mask).last_hidden_state
+        states = states * tokens.attention_mask[..., None]
+        for level, after in pairwise(fine_levels(scheduler.sigmas, substeps)):
+            timestep = torch.full((2,), level * 1000)
+            prompted, empty = plain.transformer(row.expand(2, -1, -1, -1, -1), timestep, states, return_dict=False)[0]
+            row = row + (after - level) * cfg(prompted, empty, scale)
+        expected.append(row)
+    assert torch.allclose(latents, torch.stack(expected), atol=1e-4)
+
+
+def fine_levels(sigmas: torch.Tensor, substeps: int) -> list[float]:
+    """The student's noise levels with `substeps` equal steps between each two."""
+    fine = [torch.linspace(float(a), float(b), substeps + 1)[:-1].tolist() for a, b in pairwise(sigmas)]
+    return [*(level for part in fine for level in part), float(sigmas[-1])]

@@ -1,0 +1,142 @@
+"""torch.compile: a compiled guided model equals the eager guided one, and differs from the unguided one.
+
+The second half matters: a processor rebound by name only is silently ignored by Dynamo.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch._dynamo.testing import CompileCounterWithBackend
+
+from tests.helpers.compilation import compile_blocks, compile_in_place, compile_whole
+from tests.helpers.sampling import clips, cogvideox, sampled, videos
+from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
+from vidguide import EMAG, NAG, STG, guide
+from vidguide.transformer.compile import eager
+
+
+@pytest.mark.parametrize("compiled", [compile_whole, compile_in_place, compile_blocks])
+def test_compiled_guidance_acts_and_agrees(compiled: Callable[..., Any]) -> None:
+    torch._dynamo.reset()
+    inputs, nag = wan_inputs(), NAG(negative_prompt_embeds=negative_text())
+    eager = tiny_wan()
+    plain = eager(**inputs)[0]
+    with guide(eager, nag):
+        guided = eager(**inputs)[0]
+    counter = CompileCounterWithBackend("aot_eager")
+    model = compiled(tiny_wan(), counter)
+    for _ in range(3):  # the graph of the first block serves the others, and the next `guide` as well
+        with guide(model, nag) as run:
+            result = model(**inputs)[0]
+            assert len(run.trace) == 3
+        assert torch.allclose(result, guided, atol=1e-5)
+        assert not torch.allclose(result, plain, atol=1e-3)
+    assert counter.frame_count == 1
+    assert torch.allclose(model(**inputs)[0], plain, atol=1e-5)
+    assert counter.frame_count == 2
+
+
+@pytest.mark.parametrize("compiled", [compile_whole, compile_in_place, compile_blocks])
+def test_compiled_weak_passes_act_and_agree(compiled: Callable[..., Any]) -> None:
+    torch._dynamo.reset()
+    emag, calls = EMAG(decay=0.5, select=(1,), start=0.25, stop=1.0), videos(4)
+    eager, _ = sampled(tiny_wan(num_layers=2), calls, emag)
+    counter = CompileCounterWithBackend("eager")
+    model = compiled(tiny_wan(num_layers=2), counter)
+    result, _ = sampled(model, calls, emag)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(result, eager, strict=True))
+    assert not torch.allclose(result[-1], tiny_wan(num_layers=2)(**calls[-1])[0], atol=1e-4)
+    # First average, later averages, second pass; a block's own graph besides where blocks are compiled one by one.
+    assert counter.frame_count <= 4
+
+
+COMPILATIONS = {  # of the whole model, and of a block, which serves them all
+    "NAG": (lambda: (NAG(negative_prompt_embeds=negative_text()),), 1, 1),
+    "STG": (lambda: (STG(layers=(1,)),), 2, 2),  # the clean pass, the weak one
+    # Unguided; of averaging passes the first and the later ones, with and without a block's output kept; the weak one,
+    # anew for each layer that it comes to perturb.
+    "EMAG": (lambda: (EMAG(decay=0.5, select=(1,)),), 5, 4),
+}
+
+
+@pytest.mark.parametrize(
+    ("compiled", "bound"), [pytest.param(compile_whole, 1, marks=pytest.mark.slow), (compile_blocks, 2)]
+)
+@pytest.mark.parametrize("kind", COMPILATIONS)
+def test_compilations_are_few_in_the_first_run_and_none_in_the_next(
+    kind: str, compiled: Callable[..., Any], bound: int
+) -> None:
+    torch._dynamo.reset()
+    make, most = COMPILATIONS[kind][0], COMPILATIONS[kind][bound]
+    counter, guidances = CompileCounterWithBackend("eager"), make()
+    model = compiled(tiny_wan(num_layers=2), counter)
+    counts = []
+    with torch.no_grad():
+        for steps in (6, 6, 9):
+            sampled(model, videos(steps), *guidances)
+            counts.append(counter.frame_count)
+    assert 1 <= counts[0] <= most
+    assert counts[0] == counts[1] == counts[2]
+
+
+@pytest.mark.parametrize(
+    ("compiled", "parameters", "warned"),
+    [
+        (compile_whole, {}, True),  # five candidates of forty blocks
+        (compile_in_place, {}, True),
+        (compile_whole, {"layers": (10, 11)}, False),
+        (compile_whole, {"select": (10, 11, 12, 13, 14)}, False),  # all at once
+        (compile_whole, {"scale": 1.0}, False),
+        (compile_blocks, {}, False),
+    ],
+)
+def test_more_graphs_than_torch_makes_are_said_before_the_first_step(
+    compiled: Callable[..., Any], parameters: dict[str, Any], warned: bool
+) -> None:
+    model = compiled(tiny_wan(num_layers=40), "eager")
+    with (
+        mock.patch.object(torch._dynamo.config, "recompile_limit", 8),
+        warnings.catch_warnings(record=True) as found,
+        guide(model, EMAG(**parameters), scheduler=FlowMatchEulerDiscreteScheduler()),
+    ):
+        pass
+    assert (
+        any("40 blocks" in str(one.message) and "recompile_limit is 8" in str(one.message) for one in found) == warned
+    )
+
+
+def test_compiled_weak_passes_act_and_agree_in_joint_attention() -> None:
+    torch._dynamo.reset()
+    emag, calls = EMAG(decay=0.5, select=(1,), start=0.25, stop=1.0), clips(4)
+    eager, _ = sampled(cogvideox(), calls, emag)
+    model = compile_whole(cogvideox(), "eager")
+    result, _ = sampled(model, calls, emag)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(result, eager, strict=True))
+    assert not torch.allclose(result[-1], cogvideox()(**calls[-1])[0], atol=1e-4)
+
+
+def test_the_default_backend_compiles_it_whole() -> None:
+    torch._dynamo.reset()
+    inputs, nag = wan_inputs(), NAG(negative_prompt_embeds=negative_text())
+    model = tiny_wan(num_layers=1)
+    with guide(model, nag):
+        guided = model(**inputs)[0]
+    compiled = torch.compile(model, fullgraph=True)
+    with guide(compiled, nag):
+        assert torch.allclose(compiled(**inputs)[0], guided, atol=1e-5)
+
+
+def test_threads_that_cross_give_the_compilers_stance_back() -> None:
+    """Each `set_stance` gives back what it found, so that the last of two would leave all models eager for good."""
+    one, other = eager(), eager()
+    one.__enter__()
+    other.__enter__()
+    one.__exit__(None, None, None)
+    assert torch._dynamo.eval_frame._stance.stance == "force_eager"
+    other.__exit__(None, None, None)
+    assert torch._dynamo.eval_frame._stance.stance == "default"

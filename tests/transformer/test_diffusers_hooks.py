@@ -1,0 +1,61 @@
+"""Guidance on models that offload, cast or cache: the same result, with cross-attention and joint attention."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from accelerate import cpu_offload
+from diffusers.hooks import FirstBlockCacheConfig, apply_group_offloading
+from torch import Tensor
+
+from tests.helpers.tiny_families import BY_NAME, Tiny
+from vidguide import NAG, guide
+from vidguide.calls.denoiser import prediction_of
+
+CPU = torch.device("cpu")
+
+
+def blocks_offloaded(model: Any) -> None:
+    in_groups(model, offload_type="block_level", num_blocks_per_group=1)
+
+
+def leaves_offloaded(model: Any) -> None:
+    in_groups(model, offload_type="leaf_level")
+
+
+def in_groups(model: Any, **kind: Any) -> None:
+    try:
+        apply_group_offloading(model, onload_device=CPU, offload_device=CPU, **kind)
+    except AttributeError:  # 0.36 asks for the type of the accelerator, and there is none
+        pytest.skip("this diffusers offloads groups only where there is an accelerator")
+
+
+def modules_offloaded(model: Any) -> None:
+    cpu_offload(model, CPU)
+
+
+def cached(model: Any) -> None:
+    model.enable_cache(FirstBlockCacheConfig(threshold=0.0))  # caches nothing, but every hook is there
+
+
+def cast(model: Any) -> None:
+    model.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
+
+
+def guided(model: Any, tiny: Tiny) -> Tensor:
+    with torch.no_grad(), guide(model, NAG(negative_prompt_embeds=tiny.negative())):
+        for _ in range(2):
+            with model.cache_context("cond"):
+                prediction = prediction_of(model(**tiny.inputs(2)))
+    return prediction
+
+
+@pytest.mark.parametrize("hook", [blocks_offloaded, leaves_offloaded, modules_offloaded, cached, cast])
+@pytest.mark.parametrize("name", ["WanTransformer3DModel", "HunyuanVideoTransformer3DModel", "MochiTransformer3DModel"])
+def test_a_hooked_model_is_guided_alike(name: str, hook: Callable[[Any], None]) -> None:
+    tiny, model = BY_NAME[name], BY_NAME[name].make()
+    expected = guided(tiny.make(), tiny)
+    hook(model)
+    difference = (guided(model, tiny) - expected).abs()
+    assert difference.mean() < (1e-2 if hook is cast else 1e-6)  # casting rounds the weights
