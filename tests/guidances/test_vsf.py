@@ -74,8 +74,8 @@ def test_in_joint_attention_it_is_the_plain_equation(layout: str, text_first: bo
 @pytest.mark.parametrize("guides", [False, True])
 def test_a_layer_left_out_and_an_unconditional_half_see_no_negative(guides: bool) -> None:
     query, key, value = tensors(torch.float64)
-    edit = JointAttentionVSF(STRENGTH, stream_of(Joint(), torch.float64, halved=True), guides)
-    output = edit(kernel(None, "BLHD"), query, key, value)
+    edit = JointAttentionVSF(STRENGTH, stream_of(Joint(), torch.float64), guides)
+    output = edit(kernel(None, "BLHD", halved=True), query, key, value)
     seen = torch.arange(VIDEO + PROMPT)
     for i in range(1 if guides else BATCH):
         torch.testing.assert_close(output[i, :VIDEO], softmax_attention(query[i, :VIDEO], key[i], value[i], seen))
