@@ -14,7 +14,9 @@ from vidguide.validation import check_number
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LayerPerturbation(SelfGuidance):
-    """`c + scale (c - c_p)`, where `c_p` is predicted with the attention of some layers perturbed.
+    """`scale (c - c_p)`, where `c_p` is predicted with the attention of some layers perturbed.
+
+    It is added to the guided prediction, whatever its rule is: with CFG, `u + w (c - u) + scale (c - c_p)`.
 
     Attributes:
         scale: 0 is off.
@@ -45,7 +47,7 @@ class LayerPerturbation(SelfGuidance):
         return AttentionPlan(rerun_from=starts, observers=heads.observers() if heads else {})
 
     def correction(self, call: Call, prediction: Tensor, rerun: Rerun) -> Correction | None:
-        return Correction(self.scale * (prediction - self.perturbed(call, rerun)))
+        return Correction(self.scale * (prediction - self.perturbed(call, rerun)), self.before_cfg)
 
     def perturbed(self, call: Call, rerun: Rerun) -> Tensor:
         """Return the perturbed prediction."""

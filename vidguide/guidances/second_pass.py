@@ -36,6 +36,11 @@ class SelfGuidance(Guidance):
     def perturbs(self) -> bool:
         return not self.neutral
 
+    @property
+    def before_cfg(self) -> bool:
+        """Whether its correction is added before classifier-free guidance; see `Correction`."""
+        return False
+
     def sites(self, model: GuidedModel) -> Mapping[int, AttentionSite]:
         """Return the sites of the video's self-attention, by layer; of the extent asked for, where it has modules."""
         return model.self_sites.get(self.extent or "") or model.self_sites[model.family.extent]
