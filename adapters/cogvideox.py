@@ -13,6 +13,7 @@ FAMILIES = tuple(
         encode=embeds_only,
         layout="BFCHW",
         cfg="batched",
+        stg_layers={} if name == "ConsisID" else {30: (11,), 42: (11,)},
     )
     for name, transformer in (("CogVideoX", "CogVideoXTransformer3DModel"), ("ConsisID", "ConsisIDTransformer3DModel"))
 )

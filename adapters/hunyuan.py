@@ -50,6 +50,7 @@ FAMILIES = (
             text_masks=MASKS,
             text_extras=("pooled_projections",),
             text_varies=by_step,
+            stg_layers={60: (2,)} if name == "HunyuanVideo" else {},
         )
         for name, transformer in HUNYUAN
     ),

@@ -12,6 +12,7 @@ FAMILIES = (
         joint=Joint(block_masks=("encoder_attention_mask",), ragged=True),
         encode=embeds_and_mask,
         cfg="batched",
+        stg_layers={48: (34,)},
         **EMBEDS_AND_MASK,
     ),
 )

@@ -81,7 +81,7 @@ WEAK = [
     EMAG(decay=0.5, select=(1,), variant="map", **ALWAYS),
     EMAG(decay=0.5, select=(1,), variant="map-video", **ALWAYS),
     PAG(layers=(2,)),
-    STG(layers=(1, 2)),
+    STG(mode="attention", layers=(1, 2)),
     STG(layers=(2,), mode="residual"),
 ]
 
@@ -168,7 +168,7 @@ def test_corrections_do_not_depend_on_their_order() -> None:
     negative = negative_text()
     listed: list[Guidance] = [
         EMAG(decay=0.5, select=(2,), **ALWAYS),
-        STG(layers=(1,)),
+        STG(mode="attention", layers=(1,)),
         NAG(negative_prompt_embeds=negative),
         CFG(scale=3, negative_prompt_embeds=negative),
     ]

@@ -57,7 +57,7 @@ def test_compiled_weak_passes_act_and_agree(compiled: Callable[..., Any]) -> Non
 
 COMPILATIONS = {  # of the whole model, and of a block, which serves them all
     "NAG": (lambda: (NAG(negative_prompt_embeds=negative_text()),), 1, 1),
-    "STG": (lambda: (STG(layers=(1,)),), 2, 2),  # the clean pass, the weak one
+    "STG": (lambda: (STG(mode="attention", layers=(1,)),), 2, 2),  # the clean pass, the weak one
     # Unguided; of averaging passes the first and the later ones, with and without a block's output kept; the weak one,
     # anew for each layer that it comes to perturb.
     "EMAG": (lambda: (EMAG(decay=0.5, select=(1,)),), 5, 4),

@@ -72,6 +72,8 @@ class Family:
         uncond: `inputs -> arguments` that its pipelines give the unconditional call otherwise, besides the text.
         refuse: `transformer -> reason` why this very model cannot be guided; None when it can.
         since: the first release of diffusers that has it; "0.36" for those that were there before.
+        stg_layers: layers that the authors of STG skip, by the number of blocks of the model; empty where none is
+            published (github junhahyung/STGuidance, `inference.py` of each model).
     """
 
     name: str
@@ -100,6 +102,7 @@ class Family:
     uncond: Callable[[Inputs], Inputs] | None = None
     refuse: Callable[[Any], str | None] | None = None
     since: str = "0.36"
+    stg_layers: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 def adapters() -> list[Any]:
