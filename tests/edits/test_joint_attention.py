@@ -84,9 +84,9 @@ def test_norms_by_frame_and_clip_are_the_plain_equation(norm: str, group: int, m
     query, key, value = tensors(torch.float64)
     video, prompt, negative = sequence(False)
     for halved in (False, True):
-        stream = stream_of(Joint(), torch.float64, halved)
+        stream = stream_of(Joint(), torch.float64)
         edit = edit_of(stream, merges, Group(norm, BATCH - halved, (2, VIDEO // 2, 1)))
-        output = edit(kernel(None, "BLHD"), query, key, value)
+        output = edit(kernel(None, "BLHD", halved), query, key, value)
         for i in range(int(halved), BATCH):
             sides = [
                 softmax_attention(query[i, video], key[i], value[i], torch.cat([video, t])) for t in (prompt, negative)

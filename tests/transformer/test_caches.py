@@ -220,7 +220,7 @@ WINDOW = dict(start=0.2, stop=0.8)
 @pytest.mark.parametrize(
     ("cache", "guidance", "message"),
     [
-        (broadcast, STG(mode="attention"), r"STG with PyramidAttentionBroadcast: it keeps one state.*FirstBlockCache"),
+        (broadcast, STG(mode="attention"), r"STG with PyramidAttentionBroadcast: it stores one state.*FirstBlockCache"),
         (broadcast, CFG(negative_prompt_embeds=NEGATIVE), "CFG with PyramidAttentionBroadcast"),
         (faster_cached, NAG(negative_prompt_embeds=NEGATIVE), "NAG with FasterCache.*is_guidance_distilled=True"),
         (taylor_cached, EMAG(), "EMAG with TaylorSeer: it counts the steps.*give start=0, or"),

@@ -19,8 +19,8 @@ MODES = ("attention", "residual")
 class STG(LayerPerturbation):
     """Spatiotemporal Skip Guidance (Hyung et al., arXiv 2411.18664): `c + scale (c - c_p)`, layers skipped.
 
-    With classifier-free guidance, `u + w (c - u) + scale (c - c_p)`, as in the authors' pipelines. Those also skip whole
-    blocks of one layer, which they publish for CogVideoX (11), HunyuanVideo (2), LTX-Video 2B (19) and Mochi (34).
+    With classifier-free guidance, `u + w (c - u) + scale (c - c_p)`, as in the authors' pipelines. Those skip the whole
+    block of one layer, published for CogVideoX (11), HunyuanVideo (2), LTX-Video 2B (19) and Mochi (34).
 
     Attributes:
         scale: 0 is off. Published: 1.
