@@ -1,4 +1,4 @@
-"""Adaptive norms in joint attention, whose shifts, scales and gates differ between the prompt's and a negative's tokens.
+"""Adaptive norms in joint attention, whose shifts, scales and gates differ between the prompt and a negative.
 
 A block turns one vector per sample into shifts, scales and gates, one for all tokens (adaLN-Zero: Peebles and Xie 2022,
 arXiv 2212.09748). Where that vector depends on the text, by a pooled embedding, the negative's tokens get those of the
