@@ -1,6 +1,7 @@
 """HunyuanVideo, its Framepack and 1.5: joint attention over [video, text]; a refiner mixes the text at each step.
 
-Blocks of the first two modulate text by a vector of timestep and pooled embedding, those of 1.5 by the timestep alone.
+Blocks of the first two modulate text by a vector of timestep and pooled embedding, those of 1.5 by one of the timestep,
+which depends on no text.
 """
 
 import inspect

@@ -13,14 +13,15 @@ from conftest import same
 from diffusers import FlowMatchEulerDiscreteScheduler
 from test_compile import compile_whole
 from test_joint import STRENGTH, plain_joint
-from tiny_families import BY_NAME, Tiny, Values, noise, row
+from tiny_families import BY_NAME, TINY, Tiny, Values, noise, row
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from vidguide import EMAG, NAG, STG, VSF, guide
 from vidguide.calls.denoiser import prediction_of
 from vidguide.guidances.base import Guidance
-from vidguide.transformer.family import families
+from vidguide.transformer.block_arguments import Arguments
+from vidguide.transformer.family import blocks_of, families
 
 HUNYUAN = ("HunyuanVideoTransformer3DModel", "HunyuanVideoTransformer3DModel/token_replace")
 FRAMEPACK, MOCHI = "HunyuanVideoFramepackTransformer3DModel", "MochiTransformer3DModel"
@@ -235,6 +236,19 @@ def guided(tiny: Tiny, inputs: Values, *guidances: Guidance) -> Tensor:
     model = tiny.make().to(torch.float64)
     with guide(model, *guidances):
         return prediction_of(model(**inputs))
+
+
+@pytest.mark.parametrize("tiny", [tiny for tiny in TINY if families()[tiny.key].joint], ids=lambda tiny: tiny.name)
+def test_families_declare_whether_the_vector_depends_on_the_text(tiny: Tiny) -> None:
+    model, inputs, vectors = tiny.make(), tiny.inputs(1), []
+    _, _, block = blocks_of(families()[tiny.key], model)[0]
+    arguments = Arguments(block)
+    block.register_forward_pre_hook(lambda _, *given: vectors.append(arguments.get("temb", *given)), with_kwargs=True)
+    for text in ({}, tiny.text(1, 7, 6)):
+        model(**{**inputs, **text})
+    joint = families()[tiny.key].joint
+    assert joint is not None
+    assert torch.equal(*vectors) == (joint.modulation is None)
 
 
 @pytest.mark.usefixtures("_exact")
