@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vidguide.functional.formulas import cfg, nag, nag_limit
+from vidguide.functional.cfg import cfg
+from vidguide.functional.formulas import nag, nag_limit
 
 SCALES = [1.5, 5.0, 11.0]
 

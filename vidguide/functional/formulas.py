@@ -122,11 +122,6 @@ def attention_gradient(average: Tensor, value: Tensor, heads: int) -> Tensor:
     return difference.mean([dim for dim in range(difference.ndim) if dim != heads])
 
 
-def cfg(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance `u + s (c - u)` (arXiv 2207.12598), rounded as diffusers' pipelines do; 1 is off."""
-    return uncond + scale * (cond - uncond)
-
-
 def cads_share(progress: float, full: float, none: float) -> float:
     """The prompt's share gamma (CADS, arXiv 2310.17347, eq. 4) at a fraction of the run: 0 until `full`, then linear
     to 1 from `none` on."""

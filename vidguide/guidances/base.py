@@ -107,7 +107,9 @@ class Guidance:
 
 
 def _plain(value: Any) -> Any:
-    """A parameter without its tensors, whose shapes stand for them."""
+    """A parameter without its tensors, whose shapes stand for them, and functions, whose names do."""
+    if callable(value):
+        return getattr(value, "__qualname__", repr(value))
     if isinstance(value, Mapping):
         return {name: _plain(one) for name, one in value.items()}
     return f"tensor{tuple(value.shape)}" if isinstance(value, Tensor) else value

@@ -44,7 +44,7 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
     check_scheduler(scheduler)
     check_guidances(guidances, scheduler)
     kernels.choice()
-    run = Run()
+    run = Run(scheduler)
     denoisers = []
     for transformer in transformers:
         check_transformer(transformer)

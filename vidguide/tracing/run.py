@@ -115,10 +115,12 @@ class Run:
     Attributes:
         steps: steps of this run; None for a bare transformer without a scheduler.
         step: index of the step at work, from 0.
+        scheduler: the scheduler whose calls move this run, None where there is none.
         trace: what was done in this run; `traces` keeps those of all runs within one `guide`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, scheduler: Any = None) -> None:
+        self.scheduler = scheduler
         self.steps: int | None = None
         self.step = 0
         self.number = 0
