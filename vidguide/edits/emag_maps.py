@@ -8,8 +8,7 @@ from torch import Tensor
 
 from vidguide.attention.interception import Attention, Kernel
 from vidguide.edits.emag_average import Average
-from vidguide.functional.formulas import additive
-from vidguide.functional.masks import masked, rows_of
+from vidguide.functional.masks import additive, masked, rows_of
 
 if TYPE_CHECKING:
     from vidguide.calls.denoiser import Denoiser

@@ -1,4 +1,4 @@
-"""Which heads of a full 3D attention look within their frame, and which along time."""
+"""Which heads of a full 3D attention attend within their frame, and which along time, measured in a run."""
 
 from collections.abc import Sequence
 
@@ -6,49 +6,10 @@ import torch
 from torch import Tensor
 
 from vidguide.attention.interception import Attention, Kernel, Perturbation, Site
-from vidguide.functional.formulas import additive
+from vidguide.functional.head_mass import Grid, attention_mass, has_extent, lift
 from vidguide.functional.masks import masked, rows_of
 
 SAMPLES = 64  # queries measured, of each sample: their scores cost SAMPLES / L of one attention's
-
-
-def attention_mass(
-    query: Tensor,
-    key: Tensor,
-    grid: tuple[int, int, int],
-    positions: Tensor,
-    scale: float | None = None,
-    mask: Tensor | None = None,
-    first: int = 0,
-) -> Tensor:
-    """How much attention stays within the query's frame, and how much within its pixel column.
-
-    The criterion of Sparse-VideoGen (Xi et al., arXiv 2502.01776), by the attention's mass. A query's own token counts
-    in both. Attention that is spread evenly gives a frame more, since it has more tokens than a column.
-
-    Args:
-        query: `(B, Q, H, D)`, of some video tokens. key: `(B, K, H, D)`, of all tokens.
-        grid: the video's tokens over (F, H, W).
-        positions: `(Q,)`, which video tokens the queries are of, counted from 0.
-        scale: of the scores; None for `D ** -0.5`.
-        mask: boolean or additive, broadcastable to `(B, H, Q, K)`.
-        first: where the video's tokens begin among the keys.
-
-    Returns:
-        `(H, 2)`, the mean over queries of the share within the frame and of that within the column.
-    """
-    frames, height, width = grid
-    scores = torch.einsum("bqhd,bkhd->bhqk", query.float() * (scale or query.shape[-1] ** -0.5), key.float())
-    if mask is not None:
-        scores = scores + additive(mask, scores.dtype)
-    pixels = height * width
-    weights = scores.softmax(-1)[..., first : first + frames * pixels]
-    weights = weights.reshape(*weights.shape[:3], frames, pixels)
-    frame, pixel = (positions // pixels).view(-1, 1, 1), (positions % pixels).view(-1, 1, 1)
-    index = weights.shape[:3]
-    within = torch.gather(weights, 3, frame.expand(*index, 1, pixels)).sum((-2, -1))
-    along = torch.gather(weights, 4, pixel.expand(*index, frames, 1)).sum((-2, -1))
-    return torch.stack([within, along], -1).mean((0, 2))
 
 
 def sampled_positions(tokens: int, device: torch.device) -> Tensor:
@@ -64,7 +25,7 @@ class HeadWatch:
         masses: `(H, 2)` of each kernel call.
     """
 
-    def __init__(self, site: Site, grid: tuple[int, int, int]) -> None:
+    def __init__(self, site: Site, grid: Grid) -> None:
         self.site, self.grid = site, grid
         self.tokens = grid[0] * grid[1] * grid[2]
         self.positions: Tensor | None = None
@@ -91,7 +52,7 @@ class HeadWatch:
 
     @property
     def mass(self) -> Tensor:
-        """`(H, 2)`, share of the attention within the frame and within the pixel column.
+        """Shares of the attention within the frame and within the pixel column, `(H, 2)`.
 
         Raises:
             RuntimeError: the pass that was to be measured did not run the block.
@@ -105,10 +66,10 @@ class Heads:
     """The heads of one extent in some layers, found by one clean pass.
 
     Attributes:
-        extent: "spatial" for heads with more attention within their frame, "temporal" for the others.
+        extent: "spatial" or "temporal", of :func:`vidguide.functional.head_mass.has_extent`.
     """
 
-    def __init__(self, extent: str, sites: dict[int, Site], grid: tuple[int, int, int]) -> None:
+    def __init__(self, extent: str, sites: dict[int, Site], grid: Grid) -> None:
         self.extent, self.found = extent, False
         self.watches = {layer: HeadWatch(site, grid) for layer, site in sites.items()}
 
@@ -120,9 +81,9 @@ class Heads:
                 watch.begin(device)
 
     def chosen(self, layer: int) -> Tensor:
-        """`(H,)`, True for the heads of the extent."""
-        within, along = self.watches[layer].mass.unbind(-1)
-        return along > within if self.extent == "temporal" else along <= within
+        """Return which heads are of the extent, `(H,)`."""
+        watch = self.watches[layer]
+        return has_extent(lift(watch.mass, watch.grid), self.extent)
 
     def layers(self) -> tuple[int, ...]:
         """The layers that have such a head.

@@ -1,9 +1,9 @@
 """Every formula, as pure functions of tensors. Imports torch and nothing else."""
 
-import math
-
 import torch
 from torch import Tensor
+
+from vidguide.functional.masks import additive
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -73,13 +73,6 @@ def nag(positive: Tensor, negative: Tensor, scale: float, tau: float, alpha: flo
 
 
 Attended = tuple[Tensor, Tensor, Tensor | None]  # keys and values (B, L, H, D), mask broadcastable to (B, H, Q, L)
-
-
-def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask, boolean (True lets through) or additive, as numbers to add to the scores."""
-    if mask.dtype == torch.bool:
-        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -math.inf)
-    return mask.to(dtype)
 
 
 def vsf(positive: Attended, negative: Attended, scale: float, offset: float) -> Attended:

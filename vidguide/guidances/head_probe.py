@@ -3,9 +3,11 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from vidguide.edits.head_selection import HeadWatch
+from vidguide.functional.head_mass import EXTENTS, Grid, has_extent, lift
 from vidguide.guidances.base import Guidance
 
 if TYPE_CHECKING:
@@ -18,21 +20,30 @@ class ProbedError(Exception):
 
 @dataclass(frozen=True)
 class HeadMass:
-    """How one head of full 3D attention spreads its attention: see `head_selection.attention_mass`.
+    """How one head of full 3D attention spreads its attention: see :func:`vidguide.functional.head_mass`.
 
     Attributes:
-        within_frame, within_column: shares of its mass, means over sampled queries.
+        within_frame, within_column: shares of the mass on other video tokens, means over sampled queries.
+        grid: the video's token grid (F, H, W).
     """
 
     layer: int
     head: int
     within_frame: float
     within_column: float
+    grid: Grid
+
+    @property
+    def lifts(self) -> tuple[float, float]:
+        """Shares within the frame and within the column, divided by those of evenly spread attention."""
+        within, along = lift(torch.tensor([self.within_frame, self.within_column]), self.grid).tolist()
+        return within, along
 
     @property
     def extent(self) -> str:
-        """ "temporal" where more of the attention is along time than within the frame, else "spatial"."""
-        return "temporal" if self.within_column > self.within_frame else "spatial"
+        """ "spatial", "temporal" or "neither": :func:`vidguide.functional.head_mass.has_extent`."""
+        lifts = torch.tensor(self.lifts)
+        return next(extent for extent in EXTENTS if has_extent(lifts, extent))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -82,7 +93,7 @@ class HeadProbe(Guidance):
 
     def correction(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor | None:
         found = [
-            HeadMass(layer, head, *mass)
+            HeadMass(layer, head, *mass, watch.grid)
             for layer, watch in self.watches(denoiser).items()
             for head, mass in enumerate(watch.mass.tolist())
         ]

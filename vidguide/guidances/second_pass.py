@@ -26,7 +26,7 @@ class WeakGuidance(Guidance):
     Attributes:
         extent: "spatial" or "temporal" perturbs only the attention of that extent: the modules, where space and time
             have their own; otherwise the heads that a measurement in the run's first guided step finds so, see
-            :func:`vidguide.edits.head_selection.attention_mass`. None for all heads, and the spatial modules.
+            :func:`vidguide.functional.head_mass.has_extent`. None for all heads, and the spatial modules.
     """
 
     extent: str | None = None
