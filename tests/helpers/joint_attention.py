@@ -84,7 +84,8 @@ def kernel(mask: Tensor | None, layout: str) -> Kernel:
 
 
 def dispatched(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any) -> Tensor:
-    return F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (query, key, value)), mask).transpose(1, 2)
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2)
 
 
 class PlainStreams:
