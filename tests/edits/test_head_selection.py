@@ -122,7 +122,7 @@ def test_pag_passes_the_values_of_the_heads_of_one_extent(extent: str) -> None:
 
 def test_emag_measures_and_perturbs_the_heads_of_one_extent() -> None:
     """With every head of one extent, EMAG of that extent is EMAG, and of the other it is refused."""
-    emag = dict(decay=0.5, layers=(0, 1), **ALWAYS)
+    emag: dict[str, Any] = dict(decay=0.5, layers=(0, 1), **ALWAYS)
     everything, _ = sampled(tiny_wan(), videos(3), EMAG(**emag))
     spatial, _ = sampled(tiny_wan(), videos(3), EMAG(extent="spatial", **emag))
     for one, other in zip(everything, spatial, strict=True):
@@ -202,9 +202,8 @@ def test_a_probe_measures_every_head_in_one_pass_and_ends_the_run() -> None:
         found = [(head.within_frame, head.within_column) for head in probe.heads if head.layer == layer]
         torch.testing.assert_close(torch.tensor(found), expected, atol=1e-5, rtol=0)  # all 32 tokens are sampled
     assert [head.extent for head in probe.heads] == ["spatial", "temporal"] * 3
-    drawn = Console(width=80, file=io.StringIO())
-    drawn.print(picture(probe.heads))
-    lines = drawn.file.getvalue().splitlines()
+    Console(width=80, file=(drawn := io.StringIO())).print(picture(probe.heads))
+    lines = drawn.getvalue().splitlines()
     assert len([line for line in lines if line.count("*") == 1 and line.strip()[0].isdigit()]) == 3
 
 

@@ -155,7 +155,7 @@ def test_a_model_agrees_with_two_texts_carried_by_hand() -> None:
         block.attn1.processor = PlainStreams()
     both = torch.cat([inputs["encoder_hidden_states"], negative], 1)
     expected = reference(**{**inputs, "encoder_hidden_states": both})[0]
-    settings = {"scale": STRENGTH.scale, "tau": STRENGTH.tau, "alpha": STRENGTH.alpha}
+    settings: dict[str, Any] = {"scale": STRENGTH.scale, "tau": STRENGTH.tau, "alpha": STRENGTH.alpha}
     with guide(model, NAG(negative_prompt_embeds=negative, **settings)):
         torch.testing.assert_close(model(**inputs)[0], expected, atol=1e-5, rtol=1e-4)
 

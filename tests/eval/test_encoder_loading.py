@@ -116,9 +116,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_preference_scores_are_scaled_cosines(folder: Path) -> None:
-    clip, given = translation(frames=4), {kind: load(kind, str(folder)) for kind in ("pickscore", "hps", "clip")}
+    clip = translation(frames=4)
+    given: dict[str, Any] = {kind: load(kind, str(folder)) for kind in ("pickscore", "hps", "clip")}
     sample = Sample(clip, "a b", encoders=given)
     cosine = METRICS["clip.frame_cosine"](sample).value
+    assert cosine is not None
     scale = given["clip"].model.logit_scale.exp().item()
     assert METRICS["pickscore.score"](sample).value == pytest.approx(scale * cosine, rel=1e-5)
     found = METRICS["hps.score"](sample)
