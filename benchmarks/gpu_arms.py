@@ -101,9 +101,9 @@ def published_attention() -> Iterator[None]:
         masks = [mask for mask in (kernel.mask, self.mask) if mask is not None]
         keys, values = torch.cat([key, self.key]), torch.cat([value, self.value])
         both = kernel(torch.cat([query, query]), keys, values, torch.cat(masks) if masks else None)
-        return self.combine(*both.chunk(2))
+        return self.combine(kernel, *both.chunk(2))
 
-    def combine(self: Any, positive: Tensor, negative: Tensor) -> Tensor:
+    def combine(self: Any, kernel: Any, positive: Tensor, negative: Tensor) -> Tensor:
         return nag(positive, negative, self.scale, self.tau, self.alpha)
 
     with (

@@ -12,21 +12,20 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.guiders.classifier_free_guidance import ClassifierFreeGuidance
 from diffusers.guiders.guider_utils import BaseGuidance
 
-from vidguide.calls.denoiser import Denoiser
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.emag import EMAG
 from vidguide.guidances.nag import NAG
-from vidguide.guiding.forward import GuidedCalls
-from vidguide.guiding.guide import CALLS, guided_class
+from vidguide.guiding.forward import GuidedForward
+from vidguide.guiding.guide import FORWARD, guided_class
 from vidguide.tracing.run import Run
-from vidguide.transformer.class_swap import as_class
+from vidguide.transformer.class_swap import swapped_class
 from vidguide.transformer.family import Inputs, family_of
 
 
 class OneCall:
     """Stands around one call of a transformer, which afterwards is of its own class again."""
 
-    def __init__(self, calls: GuidedCalls, leave: Callable[[], None]) -> None:
+    def __init__(self, calls: GuidedForward, leave: Callable[[], None]) -> None:
         self.calls, self.contexts, self.leave = calls, calls.contexts, leave
 
     def __call__(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -42,7 +41,7 @@ class Guider(ClassifierFreeGuidance):
     def _set_up(self, guidance_scale: float, enabled: bool) -> None:
         BaseGuidance.__init__(self, enabled=enabled)
         self._cfg = ClassifierFreeGuidance(guidance_scale=guidance_scale)
-        self._guided: GuidedCalls | None = None
+        self._guided: GuidedForward | None = None
         self._uncond: Inputs = {}  # the text inputs of the unconditional branch
         self._within = ExitStack()
         self._guidance({})  # refuses bad parameters here and now
@@ -69,30 +68,28 @@ class Guider(ClassifierFreeGuidance):
         self._within.close()
         if self._enabled and self.is_conditional:
             guided = self._calls_of(denoiser)
-            guided.denoiser.run.step = self._step
+            guided.run.step = self._step
             call = OneCall(guided, self._within.close)
-            self._within.enter_context(guided.rebound())
-            self._within.enter_context(as_class(denoiser, guided_class, CALLS, call))
+            self._within.enter_context(guided.intercepted())
+            self._within.enter_context(swapped_class(denoiser, guided_class, FORWARD, call))
 
     def cleanup_models(self, denoiser: Any) -> None:
         self._within.close()
         if self._step == self._num_inference_steps - 1:
             self._guided = None  # and what was kept for the run
 
-    def _calls_of(self, transformer: Any) -> GuidedCalls:
+    def _calls_of(self, transformer: Any) -> GuidedForward:
         """The run's own, or at the first step that this guider sees of a run, a new one."""
         if self._guided is not None:
-            kept = self._guided.denoiser
-            if kept.transformer is transformer and kept.run.step < self._step:
+            same = self._guided.model.transformer is transformer
+            if same and self._guided.run.step < self._step:
                 return self._guided
         text = family_of(getattr(transformer, "_orig_mod", transformer)).text_inputs
         given = {name: value for name, value in self._uncond.items() if name in text and value is not None}
         run = Run()
         run.begin(self._num_inference_steps)
-        guidance = self._guidance(given)
-        denoiser = Denoiser(transformer, None, (guidance,), run)
-        guidance.check(denoiser)
-        self._guided = GuidedCalls(denoiser, [denoiser])
+        self._guided = GuidedForward(transformer, None, None, (self._guidance(given),), run)
+        self._guided.check()
         return self._guided
 
     def __call__(self, data: list[Any]) -> Any:

@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from vidguide.guidances.cfg import APG, CFG, CFGZeroStar
     from vidguide.guidances.emag import EMAG
     from vidguide.guidances.nag import NAG
-    from vidguide.guidances.pag_stg import PAG, STG
+    from vidguide.guidances.pag import PAG
     from vidguide.guidances.seg import SEG
+    from vidguide.guidances.stg import STG
     from vidguide.guidances.vsf import VSF
     from vidguide.guiding.guide import guide
     from vidguide.guiding.locate import locate
@@ -42,9 +43,9 @@ _HOMES = {
     "CFG": "vidguide.guidances.cfg",
     "CFGZeroStar": "vidguide.guidances.cfg",
     "EMAG": "vidguide.guidances.emag",
-    "PAG": "vidguide.guidances.pag_stg",
+    "PAG": "vidguide.guidances.pag",
     "SEG": "vidguide.guidances.seg",
-    "STG": "vidguide.guidances.pag_stg",
+    "STG": "vidguide.guidances.stg",
     "NAG": "vidguide.guidances.nag",
     "VSF": "vidguide.guidances.vsf",
     "Clip": "vidguide.clip",

@@ -12,7 +12,7 @@ import torch
 from vidguide import CFG, NAG
 from vidguide.guidances.base import Guidance
 from vidguide.pipelines.models.spec import Model
-from vidguide.transformer.class_swap import as_class, subclass
+from vidguide.transformer.class_swap import subclass_of, swapped_class
 
 SETTINGS = ("steps", "height", "width", "frames", "fps", "guidance_scale")
 # What pipelines call them, the first that they know: HunyuanVideo's guidance_scale is an input of the model, and its
@@ -132,9 +132,9 @@ def prepared(
     try:
         with ExitStack() as stack:
             if unknown:
-                stack.enter_context(as_class(scheduler, levelled_class, LEVELS, unknown))
+                stack.enter_context(swapped_class(scheduler, levelled_class, LEVELS, unknown))
             if getattr(scheduler.config, "stochastic_sampling", False):
-                stack.enter_context(as_class(scheduler, seeded_class, GENERATOR, generator))
+                stack.enter_context(swapped_class(scheduler, seeded_class, GENERATOR, generator))
             yield {name: value for name, value in arguments.items() if name not in unknown}
     finally:
         if guider is not None:
@@ -149,7 +149,7 @@ def levelled_class(own: Any) -> Any:
     def set_timesteps(self: Any, num_inference_steps: int | None = None, device: Any = None, **settings: Any) -> Any:
         return own.set_timesteps(self, device=device, **{**settings, **vars(self)[LEVELS]})
 
-    return subclass(own, set_timesteps=set_timesteps)
+    return subclass_of(own, set_timesteps=set_timesteps)
 
 
 @functools.cache
@@ -166,4 +166,4 @@ def seeded_class(own: Any) -> Any:
             torch.manual_seed(seed)
             return own.step(self, model_output, *args, **{**settings, "generator": generator})
 
-    return subclass(own, step=step)
+    return subclass_of(own, step=step)

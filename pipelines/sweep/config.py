@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from vidguide.guidances.negative_prompt import TextGuidance
+from vidguide.guidances.negative_prompt import NegativePromptGuidance
 from vidguide.pipelines.generate import generate
 from vidguide.pipelines.request.guidance_spec import parse
 from vidguide.pipelines.request.validation import check_numbers, check_texts, check_words
@@ -172,7 +172,7 @@ def arm_of(name: Any, given: Any) -> Arm:
 
 def check_negatives(sweep: Sweep) -> None:
     """Refuse a prompt without a negative one where an arm needs it."""
-    needy = [arm for arm in sweep.arms if any(isinstance(one, TextGuidance) for one in parse(arm.guidance))]
+    needy = [arm for arm in sweep.arms if any(isinstance(one, NegativePromptGuidance) for one in parse(arm.guidance))]
     for prompt in sweep.prompts:
         if needy and prompt.negative_prompt is None:
             raise ValueError(

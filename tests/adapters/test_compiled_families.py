@@ -10,7 +10,7 @@ import torch
 
 from tests.helpers.family_calls import METHODS, samplings
 from tests.helpers.tiny_families import BY_NAME, Tiny, Values
-from vidguide.calls.denoiser import prediction_of
+from vidguide.calls.outputs import prediction_of
 from vidguide.transformer.family import families
 
 NAMES = [f"{name}Transformer3DModel" for name in ("Allegro", "Latte", "Cosmos", "EasyAnimate", "Kandinsky5")]

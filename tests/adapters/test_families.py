@@ -22,11 +22,11 @@ from tests.helpers.family_calls import METHODS, Make, moved, nag, samplings, vsf
 from tests.helpers.snapshots import same
 from tests.helpers.tiny_families import ALL, BY_NAME, TINY, Tiny, Values, cast, row
 from vidguide import CFG, EMAG, NAG, PAG, STG, guide, locate
-from vidguide.calls.denoiser import Denoiser, prediction_of
+from vidguide.calls.guided_model import guided_model
+from vidguide.calls.outputs import prediction_of
 from vidguide.guidances.base import Guidance
 from vidguide.guiding.locate import listing
-from vidguide.tracing.run import Run
-from vidguide.transformer.block_replay import Blocks
+from vidguide.transformer.block_replay import BlockReplay
 from vidguide.transformer.family import families, family_of, refused
 from vidguide.transformer.token_grid import grid, one_token
 
@@ -199,7 +199,7 @@ def test_a_weak_pass_that_begins_late_is_the_whole_pass(tiny: Tiny, weak: Any, m
             pass
         return
     late = second_of(model, first, inputs, weak, nag(tiny.negative()))
-    monkeypatch.setattr(Blocks, "skipped_before", lambda self, place, batch: nullcontext())
+    monkeypatch.setattr(BlockReplay, "starting_at", lambda self, first, batch: nullcontext())
     whole = second_of(model, first, inputs, weak, nag(tiny.negative()))
     assert torch.equal(late, whole)
     assert (late - plain).abs().max() > 1e-3
@@ -447,7 +447,7 @@ def test_frames_are_consecutive_tokens_of_the_grid(tiny: Tiny) -> None:
 def test_the_token_grid_counts_the_videos_queries(tiny: Tiny) -> None:
     model, inputs, family = tiny.make(), tiny.inputs(2), families()[tiny.key]
     frames, height, width = grid(family, model, inputs)
-    site = Denoiser(model, None, (), Run()).text_sites[0]
+    site = guided_model(model, False)[0].text_sites[0]
     counts = []
     handle = site.attention.register_forward_pre_hook(
         lambda module, args, kwargs: counts.append((args or tuple(kwargs.values()))[0].shape), with_kwargs=True

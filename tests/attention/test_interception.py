@@ -10,12 +10,13 @@ from diffusers.models.attention_processor import Attention, AttnProcessor2_0
 from diffusers.models.transformers.transformer_wan import WanAttnProcessor
 
 from tests.helpers.tiny_wan import tiny_wan, wan_inputs
-from vidguide.attention.interception import SITE, Kernel, Site, rebound, rebound_class
+from vidguide.attention.interception import intercepted, intercepted_class
+from vidguide.attention.site import SITE, AttentionSite, KernelCall
 
 
 def test_signature_and_class_are_upstreams() -> None:
     processor = WanAttnProcessor()
-    routed = rebound(processor)
+    routed = intercepted(processor)
     assert isinstance(routed, WanAttnProcessor)
     assert type(routed).__name__ == "WanAttnProcessor"
     assert inspect.signature(routed.__call__) == inspect.signature(processor.__call__)
@@ -23,7 +24,7 @@ def test_signature_and_class_are_upstreams() -> None:
 
 def test_attributes_are_shared_both_ways() -> None:
     processor = WanAttnProcessor()
-    routed = rebound(processor)
+    routed = intercepted(processor)
     processor._attention_backend = "native"
     routed._parallel_config = "set on the rebound one"
     assert routed._attention_backend == "native"
@@ -31,11 +32,11 @@ def test_attributes_are_shared_both_ways() -> None:
 
 
 def test_one_class_per_processor_class() -> None:
-    assert type(rebound(WanAttnProcessor())) is type(rebound(WanAttnProcessor()))
+    assert type(intercepted(WanAttnProcessor())) is type(intercepted(WanAttnProcessor()))
 
 
 def test_kernel_calls_are_counted_in_source_order() -> None:
-    assert rebound_class(WanAttnProcessor)[1] == 2  # image-to-video's image tokens first, text or video second
+    assert intercepted_class(WanAttnProcessor)[1] == 2  # image-to-video's image tokens first, text or video second
 
 
 def test_a_processor_without_a_kernel_is_refused() -> None:
@@ -44,7 +45,7 @@ def test_a_processor_without_a_kernel_is_refused() -> None:
             return hidden_states
 
     with pytest.raises(LookupError, match="Linear: calls none of"):
-        rebound_class(Linear)
+        intercepted_class(Linear)
 
 
 def test_closures_and_defaults_survive() -> None:
@@ -56,8 +57,8 @@ def test_closures_and_defaults_survive() -> None:
 
     query = torch.randn(1, 2, 3, 4)
     attention = torch.nn.Identity()
-    assert torch.equal(rebound(Scaled())(attention, query), Scaled()(attention, query))
-    assert torch.equal(rebound(Scaled())(attention, query, shift=0.0), Scaled()(attention, query, shift=0.0))
+    assert torch.equal(intercepted(Scaled())(attention, query), Scaled()(attention, query))
+    assert torch.equal(intercepted(Scaled())(attention, query, shift=0.0), Scaled()(attention, query, shift=0.0))
 
 
 def test_passthrough_is_bitwise_upstreams(wan: Any) -> None:
@@ -65,7 +66,7 @@ def test_passthrough_is_bitwise_upstreams(wan: Any) -> None:
     expected = wan(**inputs)[0]
     for module in wan.modules():
         if hasattr(module, "processor"):
-            module.processor = rebound(module.processor)
+            module.processor = intercepted(module.processor)
     assert torch.equal(wan(**inputs)[0], expected)
 
 
@@ -73,7 +74,7 @@ def test_passthrough_is_bitwise_upstreams(wan: Any) -> None:
 def test_an_edit_sees_tokens_before_heads_whatever_the_layout(kernel: str) -> None:
     seen = []
 
-    def edit(kernel: Kernel, query: Any, key: Any, value: Any) -> Any:
+    def edit(kernel: KernelCall, query: Any, key: Any, value: Any) -> Any:
         seen.append((query.shape, key.shape))
         return kernel(query, key, value, kernel.mask)
 
@@ -85,9 +86,9 @@ def test_an_edit_sees_tokens_before_heads_whatever_the_layout(kernel: str) -> No
         arguments = (torch.randn(1, 5, 24), torch.randn(1, 7, 24))
     expected = attention(*arguments)
     processor: Any = type(attention.processor)
-    site = Site(0, attention, rebound_class(processor)[1] - 1)
+    site = AttentionSite(0, attention, intercepted_class(processor)[1] - 1)
     site.edit = edit
     setattr(attention, SITE, site)
-    attention.processor = rebound(attention.processor)
+    attention.processor = intercepted(attention.processor)
     assert torch.equal(attention(*arguments), expected)
     assert seen == [((1, 5, 2, 12), (1, 7, 2, 12))]

@@ -224,5 +224,5 @@ def test_the_heads_of_a_doubled_batch_are_those_of_its_conditional_half() -> Non
 
 def test_modules_of_their_own_are_not_profiled() -> None:
     model = BY_NAME["LatteTransformer3DModel"].make()
-    with pytest.raises(ValueError, match="modules of their own"), guide(model, HeadProbe()):
+    with pytest.raises(ValueError, match="separate modules for space and time"), guide(model, HeadProbe()):
         pass

@@ -29,8 +29,8 @@ from tests.helpers.joint_attention import (
 from tests.helpers.plain_nag import plain_grouped_nag
 from tests.helpers.tiny_families import BY_NAME, Tiny
 from vidguide import NAG, guide
-from vidguide.attention.interception import Kernel
-from vidguide.calls.denoiser import prediction_of
+from vidguide.attention.site import KernelCall
+from vidguide.calls.outputs import prediction_of
 from vidguide.edits.nag_attention import JointAttentionNAG
 from vidguide.edits.nag_combine import Group
 from vidguide.functional.lse_merge import merge
@@ -84,9 +84,9 @@ def test_norms_by_frame_and_clip_are_the_plain_equation(norm: str, group: int, m
     query, key, value = tensors(torch.float64)
     video, prompt, negative = sequence(False)
     for halved in (False, True):
-        stream = stream_of(Joint(), torch.float64, halved)
+        stream = stream_of(Joint(), torch.float64)
         edit = edit_of(stream, merges, Group(norm, BATCH - halved, (2, VIDEO // 2, 1)))
-        output = edit(kernel(None, "BLHD"), query, key, value)
+        output = edit(kernel(None, "BLHD", halved=halved), query, key, value)
         for i in range(int(halved), BATCH):
             sides = [
                 softmax_attention(query[i, video], key[i], value[i], torch.cat([video, t])) for t in (prompt, negative)
@@ -100,9 +100,9 @@ def test_norms_by_frame_and_clip_are_the_plain_equation(norm: str, group: int, m
 @pytest.mark.parametrize("merges", [False, True])
 def test_the_unconditional_half_sees_no_negative(merges: bool) -> None:
     query, key, value = tensors(torch.float64)
-    halved = edit_of(stream_of(Joint(), torch.float64, halved=True), merges)
+    halved = edit_of(stream_of(Joint(), torch.float64), merges)
     whole = edit_of(stream_of(Joint(), torch.float64), merges)
-    output = halved(kernel(None, "BLHD"), query, key, value)
+    output = halved(kernel(None, "BLHD", halved=True), query, key, value)
     seen = torch.arange(VIDEO + PROMPT)
     torch.testing.assert_close(output[0, :VIDEO], softmax_attention(query[0, :VIDEO], key[0], value[0], seen))
     torch.testing.assert_close(output[1:], whole(kernel(None, "BLHD"), query, key, value)[1:])
@@ -117,7 +117,7 @@ def test_an_attention_backend_of_the_users_own_is_used_throughout() -> None:
 
     query, key, value = tensors(torch.float32)
     edit = edit_of(stream_of(Joint(), torch.float32), True)
-    edit(Kernel(sage, "BLHD", (), {"backend": SimpleNamespace(value="sage")}), query, key, value)
+    edit(KernelCall(sage, "BLHD", (), {"backend": SimpleNamespace(value="sage")}), query, key, value)
     assert calls == [VIDEO + PROMPT, VIDEO + NEGATIVE]
 
 

@@ -16,7 +16,7 @@ from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import APG, CFG, EMAG, NAG, PAG, SEG, STG, CFGZeroStar, guide
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.emag import default_layers
-from vidguide.transformer.block_replay import Blocks
+from vidguide.transformer.block_replay import BlockReplay
 from vidguide.transformer.cfg_batch import Batch
 
 
@@ -72,8 +72,8 @@ def test_decay_of_one_freezes_the_first_query_and_equal_steps_give_no_gradient()
 
 
 def averages_of(model: Any) -> dict[int, Any]:
-    (kept,) = vars(model)["_vidguide_calls"].denoiser._kept.values()
-    return kept[1][0]
+    ((_, (averages, _)),) = vars(model)["_vidguide_forward"]._cache._values.values()
+    return averages
 
 
 WEAK = [
@@ -91,10 +91,10 @@ def test_a_shared_pass_equals_a_whole_one_bit_for_bit(guidance: Guidance, monkey
     shared = sampled(tiny_wan(), videos(), guidance)[0]
 
     @contextmanager
-    def nothing(self: Blocks, place: int, batch: Batch) -> Iterator[None]:
+    def nothing(self: BlockReplay, first: int, batch: Batch) -> Iterator[None]:
         yield
 
-    monkeypatch.setattr(Blocks, "skipped_before", nothing)
+    monkeypatch.setattr(BlockReplay, "starting_at", nothing)
     whole = sampled(tiny_wan(), videos(), guidance)[0]
     assert all(torch.equal(one, two) for one, two in zip(shared, whole, strict=True))
     assert not torch.allclose(shared[-1], tiny_wan()(**videos()[-1])[0], atol=1e-4)

@@ -16,9 +16,9 @@ from tests.helpers.sampling import ALWAYS, clips, cogvideox, sampled, videos
 from tests.helpers.tiny_families import BY_NAME
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import APG, CADS, CFG, EMAG, NAG, SEG, CFGZeroStar, guide
+from vidguide.functional.blur import blur, blur_weights
 from vidguide.functional.formulas import cads, cads_share
 from vidguide.guidances.base import Guidance
-from vidguide.guidances.seg import blur_weights, blurred
 
 
 def published_blur(picture: torch.Tensor, sigma: float) -> torch.Tensor:
@@ -36,7 +36,7 @@ def published_blur(picture: torch.Tensor, sigma: float) -> torch.Tensor:
 @given(st.sampled_from([0.3, 0.5, 1.0, 1.5, 2.0]), st.integers(8, 11), st.integers(8, 11))
 def test_the_blur_is_the_published_one(sigma: float, height: int, width: int) -> None:
     tokens = torch.randn(2, 3 * height * width, 2, 4, dtype=torch.float64)
-    ours = blurred(tokens, (3, height, width), sigma, False)
+    ours = blur(tokens, (3, height, width), sigma, False)
     pictures = tokens.reshape(2, 3, height, width, 2, 4).permute(0, 1, 4, 5, 2, 3)
     plain = published_blur(pictures, sigma).permute(0, 1, 4, 5, 2, 3).reshape(tokens.shape)
     torch.testing.assert_close(ours, plain, atol=1e-6, rtol=0)  # the kernel is made in float32
@@ -45,12 +45,12 @@ def test_the_blur_is_the_published_one(sigma: float, height: int, width: int) ->
 def test_a_wide_blur_nears_the_mean_and_none_is_the_mean() -> None:
     tokens = torch.randn(1, 24, 1, 3, dtype=torch.float64)
     mean = tokens.reshape(1, 2, 12, 1, 3).mean(2, keepdim=True).expand(1, 2, 12, 1, 3).reshape(tokens.shape)
-    torch.testing.assert_close(blurred(tokens, (2, 3, 4), None, False), mean)
-    torch.testing.assert_close(blurred(tokens, (2, 3, 4), None, True), tokens.mean(1, keepdim=True).expand_as(tokens))
+    torch.testing.assert_close(blur(tokens, (2, 3, 4), None, False), mean)
+    torch.testing.assert_close(blur(tokens, (2, 3, 4), None, True), tokens.mean(1, keepdim=True).expand_as(tokens))
     for sigma in (0.2, 1.0, 30.0):
         torch.testing.assert_close(blur_weights(5, sigma).sum(1), torch.ones(5, dtype=torch.float64))
     assert torch.equal(blur_weights(5, 1e-3), torch.eye(5, dtype=torch.float64))
-    along = blurred(tokens, (24, 1, 1), 1.0, True)
+    along = blur(tokens, (24, 1, 1), 1.0, True)
     torch.testing.assert_close(along, torch.einsum("ij,bjhd->bihd", blur_weights(24, 1.0), tokens))
 
 

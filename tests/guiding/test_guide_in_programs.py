@@ -17,7 +17,7 @@ from tests.helpers.pipeline_features import lora_added, lora_for
 from tests.helpers.snapshots import same
 from tests.helpers.tiny_wan import negative_text, tiny_wan
 from vidguide import CFG, NAG, guide
-from vidguide.attention.sites import weak_passes
+from vidguide.attention.sites import supports_perturbed_pass
 from vidguide.transformer.family import family_of
 
 FAMILIES = list(SUBJECTS)
@@ -32,7 +32,7 @@ def _quick() -> Iterator[None]:
 
 def methods_for(subject: Subject, pipe: Any) -> list[Any]:
     """Guidances of every kind that the family takes."""
-    weak = weak_passes(family_of(pipe.transformer))
+    weak = supports_perturbed_pass(family_of(pipe.transformer))
     return [make(subject.negative()) for name, make in METHODS.items() if name == "NAG" or weak]
 
 

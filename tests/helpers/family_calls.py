@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.helpers.tiny_families import Values
 from vidguide import CADS, CFG, EMAG, NAG, PAG, SEG, STG, VSF, guide
-from vidguide.calls.denoiser import prediction_of
+from vidguide.calls.outputs import prediction_of
 from vidguide.guidances.base import Guidance
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tests.helpers.plain_nag import plain_nag
 from vidguide import NAG
-from vidguide.attention.interception import Kernel
+from vidguide.attention.site import KernelCall
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.family import Joint
 from vidguide.transformer.text_stream import Stream
@@ -62,8 +62,8 @@ def tensors(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     return query, key, value
 
 
-def stream_of(joint: Joint, dtype: torch.dtype, halved: bool = False) -> Stream:
-    stream = Stream(joint, Batch(halved), [])
+def stream_of(joint: Joint, dtype: torch.dtype) -> Stream:
+    stream = Stream(joint, Batch(), [])
     stream.text, stream.prompt = torch.zeros(BATCH, NEGATIVE, 1, dtype=dtype), PROMPT
     return stream
 
@@ -77,10 +77,13 @@ def key_mask(parts: tuple[Tensor, ...]) -> Tensor:
     return seen
 
 
-def kernel(mask: Tensor | None, layout: str) -> Kernel:
+def kernel(mask: Tensor | None, layout: str, halved: bool = False) -> KernelCall:
     if layout == "BHLD":
-        return Kernel(F.scaled_dot_product_attention, layout, (), {"attn_mask": mask, "dropout_p": 0.0})
-    return Kernel(dispatched, layout, (), {"attn_mask": mask, "backend": None, "parallel_config": None})
+        call = KernelCall(F.scaled_dot_product_attention, layout, (), {"attn_mask": mask, "dropout_p": 0.0})
+    else:
+        call = KernelCall(dispatched, layout, (), {"attn_mask": mask, "backend": None, "parallel_config": None})
+    call.batch = Batch(halved)
+    return call
 
 
 def dispatched(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tests.helpers.tiny_families import BY_NAME, Tiny, Values, cast, noise
 from vidguide import CADS, CFG, EMAG, NAG, PAG, SEG, STG, VSF, guide
-from vidguide.calls.denoiser import prediction_of
+from vidguide.calls.outputs import prediction_of
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.head_probe import HeadProbe, ProbedError
 from vidguide.kernels.lse_backends import SOURCES, attend

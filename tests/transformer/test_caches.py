@@ -19,7 +19,7 @@ from tests.helpers.plain_nag import PlainNAGProcessor
 from tests.helpers.tiny_families import BY_NAME, Values
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import CFG, EMAG, NAG, STG, guide
-from vidguide.calls.denoiser import prediction_of
+from vidguide.calls.outputs import prediction_of
 from vidguide.guidances.base import Guidance
 from vidguide.transformer.caches import CACHES
 from vidguide.transformer.diffusers_hooks import hooks_of

@@ -18,7 +18,7 @@ from tests.helpers.sampling import clips, cogvideox, sampled, videos
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import EMAG, NAG, STG, guide
 from vidguide.guidances.base import Guidance
-from vidguide.transformer.compile import eager
+from vidguide.transformer.compile import force_eager
 
 
 @pytest.mark.parametrize("compiled", [compile_whole, compile_in_place, compile_blocks])
@@ -134,7 +134,7 @@ def test_the_default_backend_compiles_it_whole() -> None:
 
 def test_threads_that_cross_give_the_compilers_stance_back() -> None:
     """Each `set_stance` gives back what it found, so that the last of two would leave all models eager for good."""
-    one, other = eager(), eager()
+    one, other = force_eager(), force_eager()
     one.__enter__()
     other.__enter__()
     one.__exit__(None, None, None)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.helpers.tiny_families import BY_NAME, Tiny
 from vidguide import NAG, guide
-from vidguide.calls.denoiser import prediction_of
+from vidguide.calls.outputs import prediction_of
 
 CPU = torch.device("cpu")
 

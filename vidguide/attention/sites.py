@@ -1,44 +1,45 @@
-"""Which attention modules of a transformer are sites, and their processors while they are."""
+"""Find the attention sites of a transformer, and intercept their processors."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from vidguide.attention.interception import SITE, Site, rebound, rebound_class
-from vidguide.attention.video_tokens import Video
-from vidguide.transformer.block_replay import Blocks
-from vidguide.transformer.cfg_batch import Batch
-from vidguide.transformer.context_parallel import Ranks
+from vidguide.attention.interception import intercepted, intercepted_class
+from vidguide.attention.site import SITE, AttentionSite
+from vidguide.attention.video_tokens import VideoTokens
+from vidguide.transformer.block_replay import BlockReplay
+from vidguide.transformer.context_parallel import ContextParallel
 from vidguide.transformer.family import Family, blocks_of
 
 
-def site_of(layer: int, attention: Any, kernel: int, name: str, ragged: bool = False) -> Site:
-    """A site at one of the kernel calls of an attention module."""
-    own: Any = type(attention.processor)
-    return Site(layer, attention, range(rebound_class(own)[1])[kernel], name, ragged)
+def attention_site(layer: int, attention: Any, kernel: int, name: str, per_sample: bool = False) -> AttentionSite:
+    """Return a site at one kernel call of an attention module; `kernel` may count from the end, as -1."""
+    processor_class: Any = type(attention.processor)
+    return AttentionSite(layer, attention, range(intercepted_class(processor_class)[1])[kernel], name, per_sample)
 
 
-def find_text_sites(family: Family, transformer: Any) -> dict[int, Site]:
-    """Sites where text is attended to, numbered; blocks after the last that carries text have none."""
+def find_text_sites(family: Family, transformer: Any) -> dict[int, AttentionSite]:
+    """Return the sites where text is attended to, numbered; blocks after the last that carries text have none."""
     joint = family.joint
     names = (*family.text_attention, *(joint.split_attention if joint else ()))
     blocks = blocks_of(family, transformer)
     carriers = joint.text_blocks(transformer) if joint and joint.text_blocks else len(blocks)
-    ragged = joint is not None and joint.ragged
-    found: list[Site] = []
+    per_sample = joint is not None and joint.ragged
+    sites: list[AttentionSite] = []
     for layer, (_, _, block) in enumerate(blocks[:carriers]):
         modules = dict(block.named_modules())
-        found += [site_of(layer, modules[name], family.text_kernel, name, ragged) for name in names if name in modules]
-    return dict(enumerate(found))
+        present = [name for name in names if name in modules]
+        sites += [attention_site(layer, modules[name], family.text_kernel, name, per_sample) for name in present]
+    return dict(enumerate(sites))
 
 
-def weak_passes(family: Family) -> bool:
-    """Whether guidances with a weak pass (EMAG, STG, PAG, SEG) fit a family."""
+def supports_perturbed_pass(family: Family) -> bool:
+    """Return whether self-guidance (EMAG, STG, PAG, SEG) works on a family: its self-attention is a softmax."""
     return family.self_softmax
 
 
 def blocks_in_order(family: Family, transformer: Any) -> list[Any]:
-    """The blocks of the video's stream in the order in which they run: where there are temporal ones, by turns."""
+    """Return the blocks of the video's stream in the order in which they run: spatial and temporal ones alternate."""
     blocks = [block for path in family.blocks for block in transformer.get_submodule(path)]
     if family.temporal_blocks is None:
         return blocks
@@ -47,59 +48,68 @@ def blocks_in_order(family: Family, transformer: Any) -> list[Any]:
 
 
 def find_self_sites(
-    family: Family, blocks: Blocks, text_sites: dict[int, Site], batch: Batch, ranks: Ranks
-) -> dict[str, dict[int, Site]]:
-    """Sites where the video attends to itself, by extent and layer; in joint attention, the text's own sites.
+    family: Family, blocks: BlockReplay, text_sites: dict[int, AttentionSite], parallel: ContextParallel
+) -> dict[str, dict[int, AttentionSite]]:
+    """Return the sites where the video attends to itself, by extent and layer; in joint attention, the text's sites.
 
     Raises:
-        ValueError: in linear attention.
+        ValueError: self-attention is linear.
     """
-    if not weak_passes(family):
+    if not supports_perturbed_pass(family):
         raise ValueError(
-            f"EMAG, STG, PAG and SEG: weak passes know no linear attention ({family.name}); leave them out"
+            f"EMAG, STG, PAG and SEG: {family.name} has linear self-attention, which they cannot perturb; "
+            "leave them out"
         )
     joint = family.joint
     name = family.text_attention[0] if joint else family.self_attention
     kernel = family.text_kernel if joint else family.self_kernel
-    known = {site.layer: site for site in text_sites.values() if joint and site.name == name}
+    joint_sites = {site.layer: site for site in text_sites.values() if joint and site.name == name}
     extents = (family.extent, "temporal") if family.temporal_blocks else (family.extent,)
-    found: dict[str, dict[int, Site]] = {extent: {} for extent in extents}
-    for place, block in enumerate(blocks.blocks):
-        layer, extent = place // len(extents), extents[place % len(extents)]
-        site = known.get(layer) or site_of(layer, block.get_submodule(name), kernel, name)
-        site.place, site.extent, site.video = place, extent, Video(batch, blocks.stages[place], joint, ranks)
-        found[extent][layer] = site
-    return found
+    sites: dict[str, dict[int, AttentionSite]] = {extent: {} for extent in extents}
+    for index, block in enumerate(blocks.blocks):
+        layer, extent = index // len(extents), extents[index % len(extents)]
+        site = joint_sites.get(layer) or attention_site(layer, block.get_submodule(name), kernel, name)
+        site.execution_index, site.extent = index, extent
+        site.video = VideoTokens(blocks.modes[index], joint, parallel)
+        sites[extent][layer] = site
+    return sites
 
 
-def rebind(sites: Iterable[Site]) -> None:
-    """Rebind processors, also those that the user replaced since (by `fuse_qkv_projections`, say)."""
-    for site in sites:
-        if site.attention.processor is not site.routed:
-            site.own = site.attention.processor
-            site.routed = site.attention.processor = rebound(site.own)
-            site.pairs.append((site.routed, site.own))
+class InterceptedProcessors:
+    """The processors at some sites while they are intercepted, and those that they replace."""
 
+    def __init__(self, transformer: Any, sites: Sequence[AttentionSite]) -> None:
+        self.transformer, self.sites = transformer, sites
+        self._originals: dict[int, tuple[Any, Any]] = {}  # by id of the intercepted processor: it and its original
+        self._current: dict[AttentionSite, Any] = {}
 
-def give_back(transformer: Any, sites: Iterable[Site]) -> None:
-    """CogVideoX keeps the processors that it found when its projections were fused, for later: let them be its own."""
-    kept = getattr(transformer, "original_attn_processors", None) or {}
-    own = {id(routed): own for site in sites for routed, own in site.pairs}
-    for name, processor in kept.items():
-        kept[name] = own.get(id(processor), processor)
+    def refresh(self) -> None:
+        """Intercept processors that were replaced since (by `fuse_qkv_projections`, for one)."""
+        for site in self.sites:
+            processor = site.attention.processor
+            if processor is not self._current.get(site):
+                routed = self._current[site] = site.attention.processor = intercepted(processor)
+                self._originals[id(routed)] = (routed, processor)
 
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        """Route the kernel calls through the sites within the block; restore the processors afterwards."""
+        try:
+            for site in self.sites:
+                setattr(site.attention, SITE, site)
+            self.refresh()
+            yield
+        finally:
+            for site in self.sites:
+                vars(site.attention).pop(SITE, None)
+                site.attention.processor = self._original(site.attention.processor)
+            self._restore_unfused()
 
-@contextmanager
-def routed(transformer: Any, sites: list[Site]) -> Iterator[None]:
-    """Route the attentions' kernel calls through their sites; on leaving, each has its own processor again."""
-    try:
-        for site in sites:
-            setattr(site.attention, SITE, site)
-        rebind(sites)
-        yield
-    finally:
-        for site in sites:
-            vars(site.attention).pop(SITE, None)
-            if site.routed is not None and site.attention.processor is site.routed:
-                site.attention.processor = site.own
-        give_back(transformer, sites)
+    def _original(self, processor: Any) -> Any:
+        return self._originals.get(id(processor), (None, processor))[1]
+
+    def _restore_unfused(self) -> None:
+        """Restore the processors that CogVideoX stores while its projections are fused."""
+        stored = getattr(self.transformer, "original_attn_processors", None) or {}
+        for name, processor in stored.items():
+            stored[name] = self._original(processor)

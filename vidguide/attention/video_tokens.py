@@ -1,47 +1,49 @@
-"""Which of a self-attention's tokens are the video's own: all, or where text shares the attention, a part."""
+"""Which tokens of a self-attention are the video's: all, or a part where text shares the attention."""
 
 import torch
 from torch import Tensor
 
-from vidguide.transformer.block_replay import Stage
+from vidguide.transformer.block_replay import BlockMode
 from vidguide.transformer.cfg_batch import Batch
-from vidguide.transformer.context_parallel import Ranks
+from vidguide.transformer.context_parallel import ContextParallel
 from vidguide.transformer.family import Joint
 
 
-class Video:
+class VideoTokens:
     """The video's tokens, of the conditional rows, in the kernel calls of one attention.
 
+    Methods take `(batch, index)` of the kernel call: which rows of the pass are conditional, and the number of the call
+    where the kernel is called once per sample.
+
     Attributes:
-        call: number of the kernel call at work, where there is one for each sample.
-        ranks: those on which the sequence lies; what is taken and put is this one's share.
+        parallel: the ranks on which the sequence lies; what is taken and put is this rank's shard.
     """
 
-    def __init__(self, batch: Batch, stage: Stage, joint: Joint | None, ranks: Ranks) -> None:
-        self.batch, self.stage, self.joint, self.ranks = batch, stage, joint, ranks
-        self.ragged = joint is not None and joint.ragged
-        self.call = 0
+    def __init__(self, block: BlockMode, joint: Joint | None, parallel: ContextParallel) -> None:
+        self.block, self.joint, self.parallel = block, joint, parallel
+        self.per_sample = joint is not None and joint.ragged
 
-    @property
-    def sample(self) -> int:
-        """Which conditional sample the kernel call at work is of; negative for unconditional ones, 0 for a batch."""
-        return self.call % self.stage.rows - self.batch.start(self.stage.rows) if self.ragged else 0
+    def sample(self, batch: Batch, index: int) -> int:
+        """Return the conditional sample of a per-sample kernel call (negative: unconditional); 0 for a batch."""
+        return index % self.block.rows - batch.start(self.block.rows) if self.per_sample else 0
 
-    def rows(self, rows: int) -> slice:
-        """The conditional ones of a kernel call's rows."""
-        return slice(self.batch.start(rows), None) if not self.ragged else slice(0, rows if self.sample >= 0 else 0)
+    def rows(self, batch: Batch, index: int, rows: int) -> slice:
+        """Return the conditional rows among the `rows` of a kernel call."""
+        if not self.per_sample:
+            return slice(batch.start(rows), None)
+        return slice(0, rows if self.sample(batch, index) >= 0 else 0)
 
     def tokens(self, length: int) -> slice:
-        """The video's part of a sequence."""
+        """Return where the video lies in a sequence of `length` tokens."""
         if self.joint is None:
             return slice(0, length)
-        return slice(length - self.stage.tokens, length) if self.joint.text_first else slice(0, self.stage.tokens)
+        return slice(length - self.block.tokens, length) if self.joint.text_first else slice(0, self.block.tokens)
 
-    def take(self, tensor: Tensor) -> Tensor:
-        """Of `(B, L, H, D)`, the conditional rows and the video's tokens; no rows in an unconditional sample's call."""
-        return tensor[self.rows(tensor.shape[0]), self.tokens(tensor.shape[1])]
+    def take(self, tensor: Tensor, batch: Batch, index: int) -> Tensor:
+        """Return the video's tokens of the conditional rows of `(B, L, H, D)`; no rows for an unconditional sample."""
+        return tensor[self.rows(batch, index, tensor.shape[0]), self.tokens(tensor.shape[1])]
 
     def put(self, tensor: Tensor, part: Tensor) -> Tensor:
-        """`(B, L, H, D)` with another video, in a pass of conditional rows only."""
+        """Return `(B, L, H, D)` with other video tokens, in a pass of conditional rows only."""
         tokens = self.tokens(tensor.shape[1])
         return torch.cat([tensor[:, : tokens.start], part.to(tensor.dtype), tensor[:, tokens.stop :]], 1)

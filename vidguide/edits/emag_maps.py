@@ -1,23 +1,20 @@
 """Averages of whole attention maps, where a map of tokens by tokens fits in memory."""
 
 import math
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from vidguide.attention.interception import Attention, Kernel
+from vidguide.attention.site import EditedAttention, KernelCall
+from vidguide.calls.call import Call
 from vidguide.edits.emag_average import Average
 from vidguide.functional.formulas import additive
 from vidguide.functional.masks import masked, rows_of
 
-if TYPE_CHECKING:
-    from vidguide.calls.denoiser import Denoiser
-
 SHARE = 0.5  # of the free memory that maps may take
 
 
-def attention_map(kernel: Kernel, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+def attention_map(kernel: KernelCall, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
     """`softmax(q k^T / sqrt(D) + mask)`, `(B, H, Q, K)` in at least float32."""
     if kernel.kwargs.get("is_causal"):
         raise ValueError("EMAG(variant='map'): this model's attention is causal; use variant='query'")
@@ -34,51 +31,50 @@ class AverageMap(Average):
 
     heads_dim = 1
 
-    def rows(self, kernel: Kernel, query: Tensor, key: Tensor) -> Tensor:
-        """The video's rows of the map, of the conditional rows of a batch."""
-        rows, tokens = self.video.rows(query.shape[0]), self.video.tokens(query.shape[1])
+    def rows(self, kernel: KernelCall, query: Tensor, key: Tensor) -> Tensor:
+        """Return the video's rows of the map, of the conditional rows of a batch."""
+        rows, tokens = self.video.rows(kernel.batch, kernel.index, query.shape[0]), self.video.tokens(query.shape[1])
         mask = masked(rows_of(kernel.mask, rows.start, rows.stop), tokens)
         return attention_map(kernel, query[rows, tokens], key[rows], mask)
 
-    def live(self, kernel: Kernel, query: Tensor, key: Tensor) -> Tensor:
+    def live(self, kernel: KernelCall, query: Tensor, key: Tensor) -> Tensor:
         return self.rows(kernel, query, key)
 
-    def weights(self, weights: Tensor) -> Tensor:
-        """The perturbed rows of the map, from the live ones."""
-        return self.mixed(weights)
+    def perturbed(self, kernel: KernelCall, weights: Tensor) -> Tensor:
+        """Return the perturbed rows of the map, from the live ones."""
+        return self.mixed(kernel, weights)
 
-    def perturb(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        weights = self.weights(self.rows(attention.kernel, query, key))
+    def perturb(self, attention: EditedAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        weights = self.perturbed(attention.kernel, self.rows(attention.kernel, query, key))
         output = torch.einsum("bhqk,bkhd->bqhd", weights, value.to(weights.dtype)).to(value.dtype)
         return output if self.video.joint is None else self.video.put(attention(query, key, value), output)
 
 
 class AverageVideoMap(AverageMap):
-    """EMAG-I at one layer: only the map from the video to itself is averaged, and rows are brought back to sum 1."""
+    """EMAG-I at one layer: only the map from the video to itself is averaged, and rows are renormalised to sum 1."""
 
-    def live(self, kernel: Kernel, query: Tensor, key: Tensor) -> Tensor:
+    def live(self, kernel: KernelCall, query: Tensor, key: Tensor) -> Tensor:
         return self.rows(kernel, query, key)[..., self.video.tokens(query.shape[1])]
 
-    def weights(self, weights: Tensor) -> Tensor:
+    def perturbed(self, kernel: KernelCall, weights: Tensor) -> Tensor:
         keys = self.video.tokens(weights.shape[-1])
-        mixed = self.mixed(weights[..., keys])
+        mixed = self.mixed(kernel, weights[..., keys])
         weights = torch.cat([weights[..., : keys.start], mixed, weights[..., keys.stop :]], -1)
         return weights / weights.sum(-1, keepdim=True)
 
 
-def check_map_fits(denoiser: "Denoiser", layers: int) -> None:
-    """Refuse maps that would not fit, naming what they take, before the first is made.
+def check_maps_fit(call: Call, layers: int) -> None:
+    """Refuse maps that would not fit in memory, before the first is made.
 
     Raises:
-        ValueError: with the memory it would take, what there is, and what to do.
+        ValueError: with the memory they would take, what is free, and the cure.
     """
-    tokens = math.prod(denoiser.grid())
-    family = denoiser.family
-    text = denoiser.inputs[family.text_inputs[0]].shape[-2] if family.joint else 0
-    heads = next(iter(denoiser.self_sites[family.extent].values())).attention.heads
-    maps = (layers + 2) * denoiser.conditional  # two more while one is compared with its average
+    tokens, family = math.prod(call.grid), call.model.family
+    text = call.inputs[family.text_inputs[0]].shape[-2] if family.joint else 0
+    heads = next(iter(call.model.self_sites[family.extent].values())).attention.heads
+    maps = (layers + 2) * call.conditional_rows  # two more while one is compared with its average
     needed = maps * heads * tokens * (tokens + text) * 4
-    free = free_memory(denoiser.device)
+    free = free_memory(call.device)
     if needed > SHARE * free:
         raise ValueError(
             f"EMAG(variant='map'): maps of {tokens} x {tokens + text} tokens, {heads} heads and {layers} layers take "

@@ -1,11 +1,11 @@
 """Which heads of a full 3D attention look within their frame, and which along time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from vidguide.attention.interception import Attention, Kernel, Perturbation, Site
+from vidguide.attention.site import AttentionSite, EditedAttention, KernelCall, Observer, Perturbation
 from vidguide.functional.formulas import additive
 from vidguide.functional.masks import masked, rows_of
 
@@ -57,93 +57,90 @@ def sampled_positions(tokens: int, device: torch.device) -> Tensor:
     return torch.randperm(tokens, generator=generator)[:SAMPLES].sort().values.to(device)
 
 
-class HeadWatch:
-    """Measures the heads of one attention in a clean pass, on sampled queries.
+class HeadObserver:
+    """Measures the heads of one attention in an unperturbed pass, on sampled queries.
 
     Attributes:
         masses: `(H, 2)` of each kernel call.
     """
 
-    def __init__(self, site: Site, grid: tuple[int, int, int]) -> None:
+    def __init__(self, site: AttentionSite, grid: tuple[int, int, int], device: torch.device) -> None:
         self.site, self.grid = site, grid
         self.tokens = grid[0] * grid[1] * grid[2]
-        self.positions: Tensor | None = None
+        self.positions = sampled_positions(self.tokens, device)
         self.masses: list[Tensor] = []
 
-    def begin(self, device: torch.device) -> None:
-        """Watch the clean pass that comes next."""
-        self.positions, self.masses = sampled_positions(self.tokens, device), []
-        self.site.watchers.append(self)
-
-    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor) -> None:
+    def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor) -> None:
         video = self.site.video
-        if video is None or self.positions is None:
-            raise RuntimeError("heads are measured where a weak pass may run")
-        query, key = video.ranks.whole(query), video.ranks.whole(key)
-        rows, tokens = video.rows(query.shape[0]), video.tokens(query.shape[1])
-        first = tokens.stop - self.tokens  # history, where there is any, comes before the frames that are made
+        if video is None:
+            raise RuntimeError("heads are measured where a perturbed pass may run")
+        query, key = video.parallel.gather(query), video.parallel.gather(key)
+        rows, tokens = video.rows(kernel.batch, kernel.index, query.shape[0]), video.tokens(query.shape[1])
+        first = tokens.stop - self.tokens  # history, where there is any, comes before the frames that are generated
         chosen = first + self.positions
         mask = masked(rows_of(kernel.mask, rows.start, rows.stop), chosen)
         if query[rows].shape[0]:
             scale = kernel.kwargs.get("scale")
-            found = attention_mass(query[rows][:, chosen], key[rows], self.grid, self.positions, scale, mask, first)
-            self.masses.append(found)
+            mass = attention_mass(query[rows][:, chosen], key[rows], self.grid, self.positions, scale, mask, first)
+            self.masses.append(mass)
 
     @property
     def mass(self) -> Tensor:
         """`(H, 2)`, share of the attention within the frame and within the pixel column.
 
         Raises:
-            RuntimeError: the pass that was to be measured did not run the block.
+            RuntimeError: the measured pass did not run the block.
         """
         if not self.masses:
             raise RuntimeError(f"block {self.site.layer} did not run: a cache skipped it; switch the cache off")
         return torch.stack(self.masses).mean(0)
 
 
-class Heads:
-    """The heads of one extent in some layers, found by one clean pass.
+class HeadSelection:
+    """The heads of one extent in some layers, measured in one unperturbed pass.
 
     Attributes:
         extent: "spatial" for heads with more attention within their frame, "temporal" for the others.
     """
 
-    def __init__(self, extent: str, sites: dict[int, Site], grid: tuple[int, int, int]) -> None:
-        self.extent, self.found = extent, False
-        self.watches = {layer: HeadWatch(site, grid) for layer, site in sites.items()}
+    def __init__(
+        self, extent: str, sites: Mapping[int, AttentionSite], grid: tuple[int, int, int], device: torch.device
+    ) -> None:
+        self.extent = extent
+        self._observers = {layer: HeadObserver(site, grid, device) for layer, site in sites.items()}
+        self._planned = False
 
-    def begin(self, device: torch.device) -> None:
-        """Measure in the clean pass that comes next, once."""
-        if not self.found:
-            self.found = True
-            for watch in self.watches.values():
-                watch.begin(device)
+    def observers(self) -> dict[AttentionSite, tuple[Observer, ...]]:
+        """Return the observers of the pass to measure: those of the first call of this method, then none."""
+        if self._planned:
+            return {}
+        self._planned = True
+        return {observer.site: (observer,) for observer in self._observers.values()}
 
     def chosen(self, layer: int) -> Tensor:
-        """`(H,)`, True for the heads of the extent."""
-        within, along = self.watches[layer].mass.unbind(-1)
+        """Return `(H,)`, True for the heads of the extent."""
+        within, along = self._observers[layer].mass.unbind(-1)
         return along > within if self.extent == "temporal" else along <= within
 
     def layers(self) -> tuple[int, ...]:
-        """The layers that have such a head.
+        """Return the layers that have such a head.
 
         Raises:
             ValueError: none has.
         """
-        having = tuple(layer for layer in self.watches if self.chosen(layer).any())
+        having = tuple(layer for layer in self._observers if self.chosen(layer).any())
         if not having:
-            asked: Sequence[int] = tuple(self.watches)
             raise ValueError(
-                f"extent={self.extent!r}: layers {asked} have no {self.extent} head in this model; choose others by "
-                "`vidguide locate --profile`"
+                f"extent={self.extent!r}: layers {tuple(self._observers)} have no {self.extent} head in this model; "
+                "choose others by `vidguide locate --profile`"
             )
         return having
 
-    def only(self, layer: int, perturbation: Perturbation) -> Perturbation:
-        """A perturbation of those heads alone."""
+    def restrict(self, layer: int, perturbation: Perturbation) -> Perturbation:
+        """Return a perturbation of those heads alone."""
         heads = self.chosen(layer).unsqueeze(-1)
 
-        def attend(attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        def attend(attention: EditedAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
             changed = perturbation(attention, query, key, value)
             return torch.where(heads, changed, attention(query, key, value))
 

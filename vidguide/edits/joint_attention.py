@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vidguide.attention.interception import Kernel
+from vidguide.attention.site import KernelCall
 from vidguide.functional.masks import rows_of
 from vidguide.transformer.text_stream import Stream
 
@@ -19,7 +19,7 @@ class JointEdit:
     def __init__(self, stream: Stream, guides: bool) -> None:
         self.stream, self.guides, self.dtype = stream, guides, stream.text.dtype
 
-    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         lengths, start = self.lengths_and_start(kernel, query.shape[0])
         parts = Parts(query.shape[1], *lengths, self.stream.joint.text_first)
         video, prompt, negative = self.outputs(kernel, query, key, value, parts, start)
@@ -29,19 +29,19 @@ class JointEdit:
         return parts.join(video, prompt, torch.cat([unseen, negative]))
 
     def outputs(
-        self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: "Parts", start: int
+        self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor, parts: "Parts", start: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Attention outputs of video, prompt, and (from row `start` on) negative."""
         raise NotImplementedError  # what NAG and VSF differ in
 
-    def lengths_and_start(self, kernel: Kernel, rows: int) -> tuple[tuple[int, int], int]:
+    def lengths_and_start(self, kernel: KernelCall, rows: int) -> tuple[tuple[int, int], int]:
         """Lengths of prompt and negative in a kernel call on some rows, and the first conditional row."""
         stream = self.stream
         if not stream.joint.ragged:
-            return (stream.prompt, stream.negative), stream.batch.start(rows)
+            return (stream.prompt, stream.negative), kernel.batch.start(rows)
         samples = len(stream.valid)  # one call per sample, in their order
-        sample = kernel.call % samples
-        return stream.valid[sample], int(sample < stream.batch.start(samples))
+        sample = kernel.index % samples
+        return stream.valid[sample], int(sample < kernel.batch.start(samples))
 
 
 class Parts:
@@ -76,7 +76,7 @@ class Parts:
 Outputs = tuple[Tensor, Tensor, Tensor, Tensor]  # video with prompt, video with negative, prompt, negative
 
 
-def two_passes(kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int) -> Outputs:
+def two_passes(kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int) -> Outputs:
     """Full attention over video and prompt, and from row `start` on over video and negative."""
     outputs = []
     for text, first in ((parts.prompt, 0), (parts.negative, start)):

@@ -5,32 +5,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidguide.attention.interception import Kernel
+from vidguide.attention.site import KernelCall
 from vidguide.edits.joint_attention import JointEdit, Parts, two_passes
 from vidguide.edits.nag_combine import Combine, Group, Strength
 from vidguide.functional.lse_merge import Told, merge
 from vidguide.functional.masks import masked, rows_of
 from vidguide.kernels.lse_backends import Source, attend, pair
-from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.text_stream import Stream
 
 
 class CrossAttentionNAG(Combine):
     """NAG at one text cross-attention, for negative keys and values `(1 or B, L, H, D)` that are already there."""
 
-    def __init__(
-        self, nag: Strength, group: Group, batch: Batch, key: Tensor, value: Tensor, mask: Tensor | None
-    ) -> None:
+    def __init__(self, nag: Strength, group: Group, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
         super().__init__(nag, group)
-        self.batch, self.key, self.value, self.mask = batch, key, value, mask
+        self.key, self.value, self.mask = key, value, mask
 
-    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         positive = kernel(query, key, value, kernel.mask)
-        start = self.batch.start(query.shape[0])  # before it, the pipeline's unconditional half
+        start = kernel.batch.start(query.shape[0])  # before it, the pipeline's unconditional half
         repeats = (query.shape[0] - start) // self.key.shape[0]
         key, value = (tensor.repeat_interleave(repeats, 0) for tensor in (self.key, self.value))
         mask = None if self.mask is None else self.mask.repeat_interleave(repeats, 0)
-        output = self.combine(positive[start:], kernel.alone()(query[start:], key, value, mask))
+        output = self.combine(kernel, positive[start:], kernel.local()(query[start:], key, value, mask))
         return torch.cat([positive[:start], output]) if start else output
 
 
@@ -41,13 +38,13 @@ class SplitAttentionNAG(Combine):
         super().__init__(nag, group)
         self.stream, self.guides = stream, guides
 
-    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         prompt, negative = self.stream.split(key.shape[1])
         masks = [None if kernel.mask is None else kernel.mask[..., part] for part in (prompt, negative)]
         positive = kernel(query, key[:, prompt], value[:, prompt], masks[0])
         if not self.guides:
             return positive
-        return self.combine(positive, kernel(query, key[:, negative], value[:, negative], masks[1]))
+        return self.combine(kernel, positive, kernel(query, key[:, negative], value[:, negative], masks[1]))
 
 
 Both = tuple[Told, Told]  # a name of its own, as torch.compile runs the annotations of nested functions
@@ -63,16 +60,16 @@ class JointAttentionNAG(JointEdit, Combine):
         self.sources = pair(stream.text.device.type, self.dtype, width, self.masked)  # None: two full passes
 
     def outputs(
-        self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int
+        self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         if self.sources is not None and self.may_merge(kernel, query):
             return self.merged(self.sources, kernel, query, key, value, parts, start)
         video, negative_video, prompt, negative = two_passes(kernel, query, key, value, parts, start)
         if self.guides and start < query.shape[0]:
-            video = torch.cat([video[:start], self.combine(video[start:], negative_video)])
+            video = torch.cat([video[:start], self.combine(kernel, video[start:], negative_video)])
         return video, prompt, negative
 
-    def may_merge(self, kernel: Kernel, query: Tensor) -> bool:
+    def may_merge(self, kernel: KernelCall, query: Tensor) -> bool:
         """Whether this call is what the sources were tried for. None of them passes a log-sum-exp's gradient on."""
         learns = query.requires_grad and torch.is_grad_enabled()
         known = query.dtype == self.dtype and (kernel.mask is None or self.masked)
@@ -81,7 +78,7 @@ class JointAttentionNAG(JointEdit, Combine):
     def merged(
         self,
         sources: tuple[Source, Source],
-        kernel: Kernel,
+        kernel: KernelCall,
         query: Tensor,
         key: Tensor,
         value: Tensor,
@@ -106,13 +103,13 @@ class JointAttentionNAG(JointEdit, Combine):
         if not self.guides:
             return merge(*both(parts.video, parts.prompt, every)), prompt, negative
         video, positive = both(parts.video, parts.prompt, cond)
-        combined = self.combine_merged(video, positive, both(parts.video, parts.negative, cond)[1])
+        combined = self.combine_merged(kernel, video, positive, both(parts.video, parts.negative, cond)[1])
         if start:
             combined = torch.cat([merge(*both(parts.video, parts.prompt, uncond)), combined])
         return combined, prompt, negative
 
 
-def plain(kernel: Kernel) -> bool:
+def plain(kernel: KernelCall) -> bool:
     """Whether a kernel call is softmax attention as torch does it, with nothing that only its own backend knows."""
     settings: dict[str, Any] = {**kernel.kwargs}
     backend = getattr(settings.pop("backend", None), "value", None) or "native"

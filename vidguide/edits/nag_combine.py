@@ -6,10 +6,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from vidguide.attention.site import KernelCall
 from vidguide.functional.formulas import l1_norm, nag_extrapolate, nag_limit, norm_limit
 from vidguide.functional.lse_merge import Told, merge
 from vidguide.kernels import dispatch as kernels
-from vidguide.transformer.context_parallel import Ranks
+from vidguide.transformer.context_parallel import ContextParallel
 
 SAMPLED_TOKENS = 256  # most tokens per clip whose change is measured for the trace, so that tracing costs no sweep
 NORMS = ("token", "frame", "clip")
@@ -36,20 +37,20 @@ class Group:
         norm: "token", "frame" or "clip".
         samples: clips in the rows that are combined; factorised models have a row for each frame of a clip.
         grid: the clip's token grid (F, H, W).
-        ranks: those on which the tokens lie, where several share a norm and not all are here.
+        parallel: the ranks on which the tokens lie, where several share a norm and not all are here.
     """
 
     norm: str = "token"
     samples: int = 1
     grid: tuple[int, int, int] = (1, 1, 1)
-    ranks: Ranks | None = None
+    parallel: ContextParallel | None = None
 
     def limit(self, positive: Tensor, guided: Tensor, tau: float) -> Tensor:
         """NAG's factor for each token of `(B, L, H, D)` features, :func:`vidguide.functional.formulas.nag_limit`."""
-        if self.ranks is None:
+        if self.parallel is None:
             return nag_limit(positive, guided, tau, self.size(positive))
-        bound, norm = (self.ranks.whole(l1_norm(features)) for features in (positive, guided))
-        return self.ranks.share(norm_limit(bound, norm, tau, self.size(bound)))
+        bound, norm = (self.parallel.gather(l1_norm(features)) for features in (positive, guided))
+        return self.parallel.shard(norm_limit(bound, norm, tau, self.size(bound)))
 
     def size(self, features: Tensor) -> int:
         """Consecutive tokens of `(B, L, H, D)` features that share a norm.
@@ -71,49 +72,35 @@ class Group:
         return height * width
 
 
-class Measured:
-    """An edit that measures what it does.
-
-    Attributes:
-        measured: means over the tokens of the guided call: share held by a limit, `|z - z+|_1`, `|z+|_1`; the trace
-            reads it.
-    """
-
-    def __init__(self) -> None:
-        self.measured: Tensor | None = None
-
-    def begin(self) -> None:
-        """A guided call begins."""
-        self.measured = None
-
-
-class Combine(Measured):
-    """NAG's combination of positive and negative features, and what it measured."""
+class Combine:
+    """NAG's combination of positive and negative features."""
 
     def __init__(self, nag: Strength, group: Group) -> None:
-        super().__init__()
         self.scale, self.tau, self.alpha = float(nag.scale), float(nag.tau), float(nag.alpha)
         self.strength, self.group = (self.scale, self.tau, self.alpha), group
 
-    def combine(self, positive: Tensor, negative: Tensor) -> Tensor:
-        """Guided features `(B, L, H, D)`, of the same queries on the prompt and on the negative."""
-        if self.group.ranks is None and kernels.fit(positive, negative) and kernels.small(positive):
-            output, self.measured = kernels.nag(positive, negative, self.strength, self.group.size(positive))
+    def combine(self, kernel: KernelCall, positive: Tensor, negative: Tensor) -> Tensor:
+        """Return guided features `(B, L, H, D)`, from those of the same queries on the prompt and on the negative.
+
+        Sets `kernel.measured` to means over the tokens: share held by tau, `|z - z+|_1`, `|z+|_1`.
+        """
+        if self.group.parallel is None and kernels.fit(positive, negative) and kernels.small(positive):
+            output, kernel.measured = kernels.nag(positive, negative, self.strength, self.group.size(positive))
             return output
         guided = nag_extrapolate(positive, negative, self.scale)
         factor = self.group.limit(positive, guided, self.tau)
         wide = positive.to(guided.dtype)
         output = torch.lerp(wide, guided * factor, self.alpha)
-        self.measured = torch.stack([(factor < 1).float().mean(), *change(wide, output)])
+        kernel.measured = torch.stack([(factor < 1).float().mean(), *change(wide, output)])
         return output.to(positive.dtype)
 
-    def combine_merged(self, video: Told, positive: Told, negative: Told) -> Tensor:
+    def combine_merged(self, kernel: KernelCall, video: Told, positive: Told, negative: Told) -> Tensor:
         """The same, from the attention over the video's keys and over either text's."""
         if kernels.fit(video[0], positive[0], negative[0]) and kernels.small(video[0]):
             group = self.group.size(video[0])
-            output, self.measured = kernels.nag_merged(video, positive, negative, self.strength, group)
+            output, kernel.measured = kernels.nag_merged(video, positive, negative, self.strength, group)
             return output
-        return self.combine(merge(video, positive), merge(video, negative))
+        return self.combine(kernel, merge(video, positive), merge(video, negative))
 
 
 def sampled(tokens: Tensor) -> Tensor:

@@ -5,13 +5,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from vidguide.attention.interception import Kernel
+from vidguide.attention.site import KernelCall
 from vidguide.edits.joint_attention import JointEdit, Parts
-from vidguide.edits.nag_combine import Measured, change, sampled
+from vidguide.edits.nag_combine import change, sampled
 from vidguide.functional.formulas import Attended, additive, vsf
 from vidguide.functional.masks import masked, rows_of
-from vidguide.transformer.cfg_batch import Batch
-from vidguide.transformer.context_parallel import Ranks
+from vidguide.transformer.context_parallel import ContextParallel
 from vidguide.transformer.text_stream import Stream
 
 
@@ -25,14 +24,13 @@ class Strength(Protocol):
     def offset(self) -> float: ...
 
 
-class Flip(Measured):
-    """Attention with a negative's values flipped, and what it measured; no limit holds any token."""
+class Flip:
+    """Attention with a negative's values flipped; nothing limits the result."""
 
     def __init__(self, strength: Strength) -> None:
-        super().__init__()
         self.scale, self.offset = float(strength.scale), float(strength.offset)
 
-    def flipped(self, kernel: Kernel, query: Tensor, positive: Attended, negative: Attended) -> Tensor:
+    def flipped(self, kernel: KernelCall, query: Tensor, positive: Attended, negative: Attended) -> Tensor:
         """Attention of `(B, L, H, D)` queries to the prompt's side and the negative with its sign flipped."""
         output = kernel(query, *vsf(positive, negative, self.scale, self.offset))
         key, value, mask = positive
@@ -40,7 +38,7 @@ class Flip(Measured):
             mask = sampled(mask.transpose(-2, 1)).transpose(-2, 1)
         before = kernel(sampled(query), key, value, mask)
         changed, norm = change(before, sampled(output))
-        self.measured = torch.stack([torch.zeros_like(norm), changed, norm])
+        kernel.measured = torch.stack([torch.zeros_like(norm), changed, norm])
         return output
 
 
@@ -48,16 +46,16 @@ class CrossAttentionVSF(Flip):
     """VSF at one text cross-attention, for a negative that is already there.
 
     Args:
-        ranks: those on which the prompt may lie.
+        parallel: the ranks on which the prompt may lie.
         negative: keys and values `(1 or B, L, H, D)`, and mask.
         padding: `(1 or B, L)`, tokens to leave out besides those that the model masks.
     """
 
     def __init__(
-        self, strength: Strength, batch: Batch, ranks: Ranks, negative: Attended, padding: Tensor | None
+        self, strength: Strength, parallel: ContextParallel, negative: Attended, padding: Tensor | None
     ) -> None:
         super().__init__(strength)
-        self.batch, self.ranks = batch, ranks
+        self.parallel = parallel
         key, value, mask = negative
         if padding is not None:
             length = int((~padding).sum(1).max())
@@ -68,13 +66,20 @@ class CrossAttentionVSF(Flip):
                 mask = shut if mask is None else additive(mask, key.dtype) + shut
         self.negative: Attended = (key, value, mask)
 
-    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        if kernel.shared:  # the negative is here whole: let the prompt be so too
-            kernel, key, value = kernel.alone(), self.ranks.whole(key), self.ranks.whole(value)
-            kernel.mask = None if kernel.mask is None else self.ranks.whole(kernel.mask, -1)
-        start = self.batch.start(query.shape[0])  # before it, the pipeline's unconditional half
+    def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if not kernel.shared:
+            return self.attend(kernel, query, key, value)
+        local = kernel.local()  # every rank has the negative whole: gather the prompt too
+        local.mask = None if kernel.mask is None else self.parallel.gather(kernel.mask, -1)
+        output = self.attend(local, query, self.parallel.gather(key), self.parallel.gather(value))
+        kernel.measured = local.measured
+        return output
+
+    def attend(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Attend to the prompt and the flipped negative, for keys that this rank has whole."""
+        start = kernel.batch.start(query.shape[0])  # rows before it are the pipeline's unconditional half
         repeats = (query.shape[0] - start) // self.negative[0].shape[0]
-        negative: Any = tuple(None if one is None else one.repeat_interleave(repeats, 0) for one in self.negative)
+        negative: Any = tuple(None if part is None else part.repeat_interleave(repeats, 0) for part in self.negative)
         positive = key[start:], value[start:], rows_of(kernel.mask, start)
         output = self.flipped(kernel, query[start:], positive, negative)
         if not start:
@@ -89,7 +94,7 @@ class SplitAttentionVSF(Flip):
         super().__init__(strength)
         self.stream, self.guides = stream, guides
 
-    def __call__(self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         prompt, negative = self.stream.split(key.shape[1])
         sides = [
             (key[:, part], value[:, part], None if kernel.mask is None else kernel.mask[..., part])
@@ -109,7 +114,7 @@ class JointAttentionVSF(JointEdit, Flip):
         Flip.__init__(self, strength)
 
     def outputs(
-        self, kernel: Kernel, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int
+        self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int
     ) -> tuple[Tensor, Tensor, Tensor]:
         def side(queries: slice, text: slice, batch: slice) -> Attended:
             """The video and one text, for some queries of some rows."""

@@ -1,20 +1,23 @@
-"""What every guidance is: frozen, keyword-only parameters, checked when made, and the places to act."""
+"""The base class of all guidances: frozen, keyword-only parameters and the places where a guidance may act."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
+from vidguide.attention.plan import EMPTY, AttentionPlan
+from vidguide.calls.call import Call, Correction, Rerun, Unconditional
+from vidguide.calls.guided_model import GuidedModel
 from vidguide.validation import check_number
-
-if TYPE_CHECKING:
-    from vidguide.calls.denoiser import Denoiser
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Guidance:
     """A guidance acts in a window of the run, on some layers.
+
+    In each conditional call, guidances change the inputs, return an `AttentionPlan` for the unperturbed pass, add
+    corrections to its prediction, and combine that with an unconditional one. Every method has a default.
 
     Attributes:
         start, stop: window in fractions of the steps; it acts at step i of n where `start <= i / n < stop`.
@@ -43,63 +46,63 @@ class Guidance:
         return False
 
     def active(self, progress: float) -> bool:
-        """Whether it acts at this fraction of the run: the one place where a window is tested."""
+        """Return whether it acts at this fraction of the run: the one place where a window is tested."""
         return not self.neutral and self.start <= progress < self.stop
-
-    @property
-    def weak(self) -> bool:
-        """Whether it runs the model a second time, perturbed."""
-        return False
-
-    @property
-    def attends(self) -> bool:
-        """Whether it edits or watches attention."""
-        return self.weak
-
-    @property
-    def extra_pass(self) -> bool:
-        """Whether it runs the whole model more often than the pipeline does."""
-        return self.weak
-
-    def skipped(self, depth: int) -> tuple[int, ...]:
-        """Blocks, of `depth`, that its further pass leaves out whole."""
-        return ()
 
     @property
     def windowed(self) -> bool:
         """Whether it leaves out a part of the run."""
         return (self.start, self.stop) != (0.0, 1.0)
 
-    def check(self, denoiser: "Denoiser") -> None:
-        """Refuse, before any step, a model that these parameters do not fit."""
-        if self.layers is not None and not set(self.layers) <= set(range(denoiser.depth)):
+    @property
+    def perturbs(self) -> bool:
+        """Whether it needs the sites of the video's self-attention, for a perturbed pass or to measure them."""
+        return False
+
+    @property
+    def edits_attention(self) -> bool:
+        """Whether it edits or observes attention."""
+        return self.perturbs
+
+    @property
+    def extra_pass(self) -> bool:
+        """Whether it runs the model more often than the pipeline does."""
+        return self.perturbs
+
+    def skipped_blocks(self, model: GuidedModel) -> tuple[int, ...]:
+        """Return the layers of the blocks that its perturbed pass skips whole."""
+        return ()
+
+    def check(self, model: GuidedModel, pipe: Any) -> None:
+        """Refuse, before any step, a model or pipeline that these parameters do not fit."""
+        if self.layers is not None and not set(self.layers) <= set(range(model.depth)):
             who = f"{type(self).__name__}(layers={self.layers})"
-            raise ValueError(f"{who}: the model's blocks are 0 to {denoiser.depth - 1}")
+            raise ValueError(f"{who}: the model's blocks are 0 to {model.depth - 1}")
 
-    def change_inputs(self, denoiser: "Denoiser", inputs: dict[str, Any]) -> dict[str, Any]:
-        """The arguments of the conditional call that comes next, and of its weak passes; one guidance at most changes
-        them."""
-        return inputs
-
-    def check_run(self, denoiser: "Denoiser") -> None:
+    def check_run(self, call: Call) -> None:
         """Refuse, before the first step of a run, a call that these parameters do not fit, though they act later."""
 
-    def prepare(self, denoiser: "Denoiser") -> None:
-        """Set edits at attention sites for the conditional call that comes next."""
+    def check_pipeline_guides(self) -> None:
+        """Refuse, if that cannot be, a pipeline that applies classifier-free guidance of its own."""
 
-    def correction(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor | None:
-        """What to add to the conditional prediction, which is as the model made it: so order does not matter."""
+    def change_inputs(self, call: Call) -> Call:
+        """Return the call with other inputs, for its pass and all reruns of it."""
+        return call
+
+    def plan(self, call: Call) -> AttentionPlan:
+        """Return what to change and observe in the unperturbed pass."""
+        return EMPTY
+
+    def correction(self, call: Call, prediction: Tensor, rerun: Rerun) -> Correction | None:
+        """Return what to add to the conditional prediction, given as the model made it: so order does not matter."""
         return None
 
-    def combine(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor:
-        """Combine the corrected conditional prediction with an unconditional one; one guidance at most does."""
-        return prediction
-
-    def beside_uncond(self) -> None:
-        """The pipeline asks for an unconditional branch of its own: refuse, if that cannot be."""
+    def combine(self, call: Call, predictions: list[Any], unconditional: Unconditional) -> list[Any]:
+        """Combine the corrected conditional predictions, the video's first, with unconditional ones."""
+        return predictions
 
     def describe(self) -> dict[str, Any]:
-        """Name and parameters as plain values, for provenance."""
+        """Return name and parameters as plain values, for provenance."""
         return {
             "name": type(self).__name__,
             **{field.name: _plain(getattr(self, field.name)) for field in fields(self)},
@@ -107,7 +110,7 @@ class Guidance:
 
 
 def _plain(value: Any) -> Any:
-    """A parameter without its tensors, whose shapes stand for them."""
+    """Return a parameter with its tensors replaced by their shapes."""
     if isinstance(value, Mapping):
-        return {name: _plain(one) for name, one in value.items()}
+        return {name: _plain(item) for name, item in value.items()}
     return f"tensor{tuple(value.shape)}" if isinstance(value, Tensor) else value

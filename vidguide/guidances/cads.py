@@ -1,26 +1,23 @@
 """Condition-Annealed Diffusion Sampling: noise on the prompt, less and less, for clips that differ more."""
 
+import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from vidguide.calls.call import Call
 from vidguide.functional.formulas import cads, cads_share
 from vidguide.guidances.base import Guidance
-from vidguide.transformer.family import Inputs
 from vidguide.validation import check_number
-
-if TYPE_CHECKING:
-    from vidguide.calls.denoiser import Denoiser
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CADS(Guidance):
     """Condition-Annealed Diffusion Sampling (Sadat et al., arXiv 2310.17347).
 
-    The prompt's embeddings get noise, all of it at first, until at a fraction of the run none is left. The clean and
-    the weak passes of a step see the same noise; negatives and unconditional branches see none. Where a model takes
+    The prompt's embeddings get noise, all of it at first, until at a fraction of the run none is left. All passes
+    of a step see the same noise; negatives and unconditional branches see none. Where a model takes
     several texts, it is the first, which :class:`vidguide.transformer.family.Family` names, that gets it.
 
     Attributes:
@@ -56,19 +53,19 @@ class CADS(Guidance):
     def neutral(self) -> bool:
         return self.scale == 0
 
-    def change_inputs(self, denoiser: "Denoiser", inputs: Inputs) -> Inputs:
-        if denoiser.run.steps is None:
+    def change_inputs(self, call: Call) -> Call:
+        if call.steps is None:
             raise ValueError("CADS: a bare transformer needs scheduler= as well, which tells how far the run is")
-        share = cads_share(denoiser.run.progress, self.full, self.none)
+        share = cads_share(call.progress, self.full, self.none)
         if share == 1:
-            return inputs
-        name = denoiser.family.text_inputs[0]
-        return {**inputs, name: self.noisy(denoiser, inputs[name], share)}
+            return call
+        name = call.model.family.text_inputs[0]
+        return dataclasses.replace(call, inputs={**call.inputs, name: self.noisy(call, call.inputs[name], share)})
 
-    def noisy(self, denoiser: "Denoiser", prompt: Tensor, share: float) -> Tensor:
-        """The prompt's embeddings with this step's noise on the conditional rows."""
-        start = denoiser.batch.start(prompt.shape[0])
+    def noisy(self, call: Call, prompt: Tensor, share: float) -> Tensor:
+        """Return the prompt's embeddings with this step's noise on the conditional rows."""
+        start = call.batch.start(prompt.shape[0])
         cond = prompt[start:]
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + denoiser.run.step) % 2**63)
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + call.step) % 2**63)
         noise = torch.randn(cond.shape, generator=generator).to(cond.device)
         return torch.cat([prompt[:start], cads(cond, noise, share, self.scale, self.mixing)])

@@ -2,19 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from vidguide.calls.call import Call, Unconditional
+from vidguide.calls.guided_model import GuidedModel
 from vidguide.functional.formulas import cfg
 from vidguide.guidances.base import Guidance
 from vidguide.transformer.family import Inputs
 from vidguide.transformer.negative_text import check_encodable, check_negative
 from vidguide.validation import check_number
-
-if TYPE_CHECKING:
-    from vidguide.calls.denoiser import Denoiser
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -56,36 +55,36 @@ class CFG(Guidance):
     def extra_pass(self) -> bool:
         return not self.neutral
 
-    def check(self, denoiser: "Denoiser") -> None:
-        check_encodable(self, denoiser.pipe)
+    def check(self, model: GuidedModel, pipe: Any) -> None:
+        check_encodable(self, pipe)
 
-    def check_run(self, denoiser: "Denoiser") -> None:
-        if denoiser.branches.pipeline_guides():
-            self.beside_uncond()
-        self.negative_text(denoiser)
+    def check_run(self, call: Call) -> None:
+        if call.pipeline_guides:
+            self.check_pipeline_guides()
+        self.negative_text(call)
 
-    def negative_text(self, denoiser: "Denoiser") -> Inputs:
-        """The text inputs of the unconditional branch."""
-        prompt = None if self.negative_prompt_embeds is not None else self.negative_prompt or ""
-        return denoiser.negative_text(prompt, self.negative_prompt_embeds)
-
-    def beside_uncond(self) -> None:
+    def check_pipeline_guides(self) -> None:
         name = type(self).__name__
         raise ValueError(
             f"{name} is in the list and the pipeline's own guidance_scale is above 1: pass guidance_scale=1 (or "
             f"true_cfg_scale=1, where there is one) to the pipeline, or take {name} out of the list"
         )
 
-    def combine(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor:
-        uncond, *beside = denoiser.uncond(self.negative_text(denoiser))
-        denoiser.beside = [
-            cfg(cond, other, self.scale) if isinstance(cond, Tensor) and isinstance(other, Tensor) else cond
-            for cond, other in zip(denoiser.beside, beside, strict=True)
-        ]
-        return self.rule(denoiser, prediction, uncond)
+    def negative_text(self, call: Call) -> Inputs:
+        """Return the text inputs of the unconditional branch."""
+        prompt = None if self.negative_prompt_embeds is not None else self.negative_prompt or ""
+        return call.encode_negative(prompt, self.negative_prompt_embeds)
 
-    def rule(self, denoiser: "Denoiser", cond: Tensor, uncond: Tensor) -> Tensor:
-        """The guided prediction from the two; variants differ here."""
+    def combine(self, call: Call, predictions: list[Any], unconditional: Unconditional) -> list[Any]:
+        (cond, *extra), (uncond, *uncond_extra) = predictions, unconditional(self.negative_text(call))
+        guided_extra = [
+            cfg(output, other, self.scale) if isinstance(output, Tensor) and isinstance(other, Tensor) else output
+            for output, other in zip(extra, uncond_extra, strict=True)
+        ]
+        return [self.rule(call, cond, uncond), *guided_extra]
+
+    def rule(self, call: Call, cond: Tensor, uncond: Tensor) -> Tensor:
+        """Return the guided prediction from the two; variants differ here."""
         return cfg(cond, uncond, self.scale)
 
 
@@ -110,13 +109,13 @@ class APG(CFG):
         check_number(self, "rescale", 0)
         check_number(self, "momentum", -1, 1)
 
-    def rule(self, denoiser: "Denoiser", cond: Tensor, uncond: Tensor) -> Tensor:
+    def rule(self, call: Call, cond: Tensor, uncond: Tensor) -> Tensor:
         from diffusers.guiders import adaptive_projected_guidance as upstream
 
         def new_buffer() -> Any:
             return upstream.MomentumBuffer(self.momentum) if self.momentum else None
 
-        buffer = denoiser.kept(self, new_buffer)
+        buffer = call.cached(self, new_buffer)
         # The norms run over all dimensions but the batch: diffusers' default, and the paper's.
         return upstream.normalized_guidance(cond, uncond, self.scale, buffer, self.eta, self.rescale)
 
@@ -132,10 +131,10 @@ class CFGZeroStar(CFG):
 
     zero_steps: int = 1
 
-    def rule(self, denoiser: "Denoiser", cond: Tensor, uncond: Tensor) -> Tensor:
+    def rule(self, call: Call, cond: Tensor, uncond: Tensor) -> Tensor:
         from diffusers.guiders.classifier_free_zero_star_guidance import cfg_zero_star_scale
 
-        if denoiser.run.step < self.zero_steps:
+        if call.step < self.zero_steps:
             return torch.zeros_like(cond)
         # diffusers' function sums over dimension 1 alone; the paper's inner product runs over the whole sample.
         optimal = cfg_zero_star_scale(cond.flatten(1), uncond.flatten(1)).view(-1, *[1] * (cond.ndim - 1))

@@ -2,22 +2,21 @@
 
 import warnings
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from vidguide.attention.plan import AttentionPlan
+from vidguide.calls.call import Call, Correction, Rerun
+from vidguide.calls.guided_model import GuidedModel
 from vidguide.edits.emag_average import Average, AverageQuery
-from vidguide.edits.emag_maps import AverageMap, AverageVideoMap, check_map_fits
-from vidguide.edits.head_selection import Heads
-from vidguide.guidances.negative_prompt import TextGuidance
-from vidguide.guidances.second_pass import WeakGuidance
-from vidguide.transformer.compile import whole_graphs
-from vidguide.transformer.context_parallel import Ranks
+from vidguide.edits.emag_maps import AverageMap, AverageVideoMap, check_maps_fit
+from vidguide.edits.head_selection import HeadSelection
+from vidguide.guidances.second_pass import SelfGuidance
+from vidguide.transformer.compile import graph_limit
+from vidguide.transformer.context_parallel import ContextParallel
 from vidguide.validation import check_number
-
-if TYPE_CHECKING:
-    from vidguide.calls.denoiser import Denoiser
 
 Averages = dict[int, Average]
 PAPER_STEPS = 250  # of the paper's setting that decay 0.988 belongs to
@@ -28,7 +27,7 @@ VARIANTS: dict[str, type[Average]] = {"query": AverageQuery, "map": AverageMap, 
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class EMAG(WeakGuidance):
+class EMAG(SelfGuidance):
     """Exponential Moving Average Guidance (Yadav, Ta, Liu, arXiv 2512.17303).
 
     Self-attentions of the candidate layers are averaged over the steps in the clean conditional pass. Within the
@@ -47,7 +46,7 @@ class EMAG(WeakGuidance):
             part from the video to itself (EMAG-I), which differs where text shares the attention.
         start, stop: window of the second pass, in fractions of the steps; averaging stops with it.
         average_from: where averaging begins, in fractions of the steps; at most `start`.
-        extent: "spatial" or "temporal" for those heads or modules only; see `WeakGuidance`.
+        extent: "spatial" or "temporal" for those heads or modules only; see `SelfGuidance`.
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
@@ -91,44 +90,38 @@ class EMAG(WeakGuidance):
             return self.select
         return self.layers if self.layers is not None else default_layers(depth)
 
-    def check(self, denoiser: "Denoiser") -> None:
-        super().check(denoiser)
-        if isinstance(self.select, tuple) and not set(self.select) <= set(range(denoiser.depth)):
-            raise ValueError(f"EMAG(select={self.select}): the model's blocks are 0 to {denoiser.depth - 1}")
-        self.warn_of_graphs(denoiser)
-        text = [type(other).__name__ for other in denoiser.guidances if isinstance(other, TextGuidance)]
-        if text and denoiser.family.joint is not None and self.variant != "query":
-            raise ValueError(
-                f"EMAG(variant={self.variant!r}) beside {text[0]} in joint attention: the video has a map for each of "
-                "two texts there; use variant='query'"
-            )
+    def check(self, model: GuidedModel, pipe: Any) -> None:
+        super().check(model, pipe)
+        if isinstance(self.select, tuple) and not set(self.select) <= set(range(model.depth)):
+            raise ValueError(f"EMAG(select={self.select}): the model's blocks are 0 to {model.depth - 1}")
+        self.warn_of_graphs(model)
 
-    def check_run(self, denoiser: "Denoiser") -> None:
-        if denoiser.ranks.several and self.variant != "query":
+    def check_run(self, call: Call) -> None:
+        if call.model.parallel.active and self.variant != "query":
             raise ValueError(
                 f"EMAG(variant={self.variant!r}) under context parallel: a map's rows and columns lie on several "
                 "ranks; use variant='query'"
             )
 
-    def warn_of_graphs(self, denoiser: "Denoiser") -> None:
-        """Say so where torch.compile may give up: a whole model is compiled anew for each layer that is perturbed."""
-        limit = whole_graphs(denoiser.transformer)
-        graphs = GRAPHS + (1 if isinstance(self.select, tuple) else len(self.candidates(denoiser.depth)))
+    def warn_of_graphs(self, model: GuidedModel) -> None:
+        """Warn where torch.compile may give up: a whole model is compiled again for each layer that is perturbed."""
+        limit = graph_limit(model.transformer)
+        graphs = GRAPHS + (1 if isinstance(self.select, tuple) else len(self.candidates(model.depth)))
         if limit is not None and graphs > limit and not self.neutral:
             warnings.warn(
-                f"EMAG in a model of {denoiser.depth} blocks that is compiled whole may take {graphs} graphs, and "
+                f"EMAG in a model of {model.depth} blocks that is compiled whole may take {graphs} graphs, and "
                 f"torch._dynamo.config.recompile_limit is {limit}: beyond it torch stops compiling, or with "
                 "fullgraph=True fails; use compile_repeated_blocks(), name fewer layers, or raise the limit",
                 stacklevel=2,
             )
 
     def decay_for(self, steps: int) -> float:
-        """The decay per step of a run of that many steps."""
+        """Return the decay per step of a run of `steps` steps."""
         return 0.988 ** (PAPER_STEPS / steps) if isinstance(self.decay, str) else float(self.decay)
 
-    def averages(self, denoiser: "Denoiser") -> Averages:
-        """The averages of this run, one per candidate layer."""
-        layers, steps = self.candidates(denoiser.depth), denoiser.run.steps or 1
+    def averages(self, call: Call) -> Averages:
+        """Return new averages, one per candidate layer."""
+        layers, steps = self.candidates(call.model.depth), call.steps or 1
         decay = self.decay_for(steps)
         if decay**steps > STALLED and not isinstance(self.decay, str):
             warnings.warn(
@@ -137,48 +130,54 @@ class EMAG(WeakGuidance):
                 stacklevel=2,
             )
         if self.variant != "query":
-            check_map_fits(denoiser, len(layers))
-        sites, kind = self.sites(denoiser), VARIANTS[self.variant]
+            check_maps_fit(call, len(layers))
+        sites, kind = self.sites(call.model), VARIANTS[self.variant]
         return {layer: kind(sites[layer], decay, self.strength) for layer in layers}
 
-    def state(self, denoiser: "Denoiser") -> tuple[Averages, Heads | None]:
-        """The averages of this run, and what tells the heads of the extent asked for."""
-        layers = self.candidates(denoiser.depth)
-        return denoiser.kept(self, lambda: (self.averages(denoiser), self.heads(denoiser, layers)))
+    def state(self, call: Call) -> tuple[Averages, HeadSelection | None]:
+        """Return the averages of this run, and what selects the heads of the extent asked for."""
+        layers = self.candidates(call.model.depth)
+        return call.cached(self, lambda: (self.averages(call), self.head_selection(call, layers)))
 
-    def prepare(self, denoiser: "Denoiser") -> None:
-        averages, heads = self.state(denoiser)
+    def plan(self, call: Call) -> AttentionPlan:
+        averages, heads = self.state(call)
         for average in averages.values():
-            average.begin()
+            average.begin_step()
+        plan = AttentionPlan(observers={average.site: (average,) for average in averages.values()})
         if heads is not None:
-            heads.begin(denoiser.device)
-        if denoiser.run.progress >= self.start:
-            denoiser.blocks.keep_before(average.site.place for average in averages.values())
+            plan |= AttentionPlan(observers=heads.observers())
+        if call.progress < self.start:
+            return plan
+        return plan | AttentionPlan(rerun_from=frozenset(a.site.execution_index for a in averages.values()))
 
-    def correction(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor | None:
-        if denoiser.run.progress < self.start:
+    def correction(self, call: Call, prediction: Tensor, rerun: Rerun) -> Correction | None:
+        if call.progress < self.start:
             return None
-        averages, heads = self.state(denoiser)
-        layers, gradients = self.choose(averages, heads, denoiser.ranks)
-        weak = self.prediction(denoiser, layers, lambda layer: averages[layer].perturb, heads, gradients)
+        averages, heads = self.state(call)
+        layers, gradients = self.choose(averages, heads, call.model.parallel)
+        perturbed = self.perturbed_prediction(
+            call, rerun, layers, lambda layer: averages[layer].perturb, heads, gradients
+        )
         # c~ + w (c - c~), as an addition to c, so that it composes with other corrections in any order.
-        return (self.scale - 1) * (prediction - weak)
+        return Correction((self.scale - 1) * (prediction - perturbed))
 
-    def choose(self, averages: Averages, heads: Heads | None, ranks: Ranks) -> tuple[tuple[int, ...], dict[int, float]]:
-        """The layers to perturb, and what was measured of each candidate."""
+    def choose(
+        self, averages: Averages, heads: HeadSelection | None, parallel: ContextParallel
+    ) -> tuple[tuple[int, ...], dict[int, float]]:
+        """Return the layers to perturb, and D of each candidate."""
         layers = tuple(averages) if heads is None else heads.layers()
-        kept = [averages[layer].gradients[self.select == "previous"] for layer in layers]
-        seen = [gradient for gradient in kept if gradient is not None]
-        if len(seen) < len(kept):
+        by_layer = [averages[layer].gradients[self.select == "previous"] for layer in layers]
+        gradients = [gradient for gradient in by_layer if gradient is not None]
+        if len(gradients) < len(by_layer):
             raise RuntimeError("EMAG saw no attention in this step: a cache skipped the blocks; switch the cache off")
         if heads is not None:
-            seen = [gradient[heads.chosen(layer)] for layer, gradient in zip(layers, seen, strict=True)]
-        means = torch.stack([gradient.mean() for gradient in seen])
-        values = ranks.mean(means, averages[layers[0]].tokens).tolist()  # so that all ranks choose alike
-        measured = dict(zip(layers, values, strict=True))
+            gradients = [gradient[heads.chosen(layer)] for layer, gradient in zip(layers, gradients, strict=True)]
+        means = torch.stack([gradient.mean() for gradient in gradients])
+        values = parallel.mean(means, averages[layers[0]].tokens).tolist()  # so that all ranks choose the same layer
+        by_value = dict(zip(layers, values, strict=True))
         if isinstance(self.select, tuple):
-            return layers, measured
-        return (max(measured, key=measured.__getitem__),), measured
+            return layers, by_value
+        return (max(by_value, key=by_value.__getitem__),), by_value
 
 
 def default_layers(depth: int) -> tuple[int, ...]:

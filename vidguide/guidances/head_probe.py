@@ -1,15 +1,15 @@
 """Which heads of a model look within their frame and which along time, measured in one clean pass of a run."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
 from torch import Tensor
 
-from vidguide.edits.head_selection import HeadWatch
+from vidguide.attention.plan import AttentionPlan
+from vidguide.calls.call import Call, Correction, Rerun
+from vidguide.calls.guided_model import GuidedModel
+from vidguide.edits.head_selection import HeadObserver
 from vidguide.guidances.base import Guidance
-
-if TYPE_CHECKING:
-    from vidguide.calls.denoiser import Denoiser
 
 
 class ProbedError(Exception):
@@ -61,30 +61,28 @@ class HeadProbe(Guidance):
     heads: list[HeadMass] = field(default_factory=list)
 
     @property
-    def weak(self) -> bool:
-        return True  # so that the video's attention is routed to us
+    def perturbs(self) -> bool:
+        return True  # so that the video's self-attention is intercepted
 
-    def check(self, denoiser: "Denoiser") -> None:
-        super().check(denoiser)
-        if "spatiotemporal" not in denoiser.self_sites:
+    def check(self, model: GuidedModel, pipe: Any) -> None:
+        super().check(model, pipe)
+        if "spatiotemporal" not in model.self_sites:
             raise ValueError(
-                f"HeadProbe: {denoiser.family.name} has modules of their own for space and time, which locate() lists"
+                f"HeadProbe: {model.family.name} has separate modules for space and time, which locate() lists"
             )
 
-    def watches(self, denoiser: "Denoiser") -> dict[int, HeadWatch]:
-        """One for each layer."""
-        sites, grid = denoiser.self_sites["spatiotemporal"], denoiser.grid()
-        return denoiser.kept(self, lambda: {layer: HeadWatch(site, grid) for layer, site in sites.items()})
+    def observers(self, call: Call) -> dict[int, HeadObserver]:
+        """Return one observer for each layer."""
+        sites = call.model.self_sites["spatiotemporal"]
+        return call.cached(self, lambda: {n: HeadObserver(site, call.grid, call.device) for n, site in sites.items()})
 
-    def prepare(self, denoiser: "Denoiser") -> None:
-        for watch in self.watches(denoiser).values():
-            watch.begin(denoiser.device)
+    def plan(self, call: Call) -> AttentionPlan:
+        return AttentionPlan(observers={observer.site: (observer,) for observer in self.observers(call).values()})
 
-    def correction(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor | None:
-        found = [
+    def correction(self, call: Call, prediction: Tensor, rerun: Rerun) -> Correction | None:
+        self.heads[:] = [
             HeadMass(layer, head, *mass)
-            for layer, watch in self.watches(denoiser).items()
-            for head, mass in enumerate(watch.mass.tolist())
+            for layer, observer in self.observers(call).items()
+            for head, mass in enumerate(observer.mass.tolist())
         ]
-        self.heads[:] = found
         raise ProbedError

@@ -1,21 +1,18 @@
 """Normalized Attention Guidance: negative prompts in attention, where classifier-free guidance cannot go."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from vidguide.attention.interception import Edit, Site
+from vidguide.attention.site import AttentionSite, Edit
+from vidguide.calls.call import Call
 from vidguide.edits.nag_attention import CrossAttentionNAG, JointAttentionNAG, SplitAttentionNAG
 from vidguide.edits.nag_combine import NORMS, Group
-from vidguide.guidances.negative_prompt import Negative, TextGuidance
+from vidguide.guidances.negative_prompt import Negative, NegativePromptGuidance
+from vidguide.transformer.text_stream import Stream
 from vidguide.validation import check_number
-
-if TYPE_CHECKING:
-    from vidguide.calls.denoiser import Denoiser
-    from vidguide.transformer.text_stream import Stream
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class NAG(TextGuidance):
+class NAG(NegativePromptGuidance):
     """Normalized Attention Guidance (Chen et al. 2025, arXiv 2505.21179).
 
     At every text attention the video's queries meet the negative prompt's keys and values too; the two outputs
@@ -57,19 +54,18 @@ class NAG(TextGuidance):
     def neutral(self) -> bool:
         return self.scale == 1 or self.alpha == 0
 
-    def cross_edit(self, denoiser: "Denoiser", site: Site, negative: Negative) -> Edit:
-        group = self.group(denoiser, site)
-        return CrossAttentionNAG(self, group, denoiser.batch, negative.key, negative.value, negative.mask)
+    def cross_edit(self, call: Call, site: AttentionSite, negative: Negative) -> Edit:
+        return CrossAttentionNAG(self, self.group(call, site), negative.key, negative.value, negative.mask)
 
-    def joint_edit(self, denoiser: "Denoiser", site: Site, stream: "Stream", split: bool, guides: bool) -> Edit:
-        group, attention = self.group(denoiser, site), site.attention
+    def joint_edit(self, call: Call, site: AttentionSite, stream: Stream, split: bool, guides: bool) -> Edit:
+        group, attention = self.group(call, site), site.attention
         if split:
             return SplitAttentionNAG(self, group, stream, guides)
         return JointAttentionNAG(self, group, stream, guides, attention.inner_dim // attention.heads)
 
-    def group(self, denoiser: "Denoiser", site: Site) -> Group:
-        """Which queries of an attention share a norm."""
+    def group(self, call: Call, site: AttentionSite) -> Group:
+        """Return which queries of an attention share a norm."""
         norm = "token" if self.norm == "frame" and "audio" in site.name else self.norm
-        grid = denoiser.grid() if norm == "frame" else (1, 1, 1)
-        ranks = denoiser.ranks if norm != "token" and denoiser.ranks.several else None
-        return Group(norm, denoiser.conditional, grid, ranks)
+        grid = call.grid if norm == "frame" else (1, 1, 1)
+        parallel = call.model.parallel if norm != "token" and call.model.parallel.active else None
+        return Group(norm, call.conditional_rows, grid, parallel)

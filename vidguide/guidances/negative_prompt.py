@@ -2,23 +2,24 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from vidguide.attention.interception import Edit, Site
+from vidguide.attention.plan import AttentionPlan
+from vidguide.attention.site import AttentionSite, Edit
+from vidguide.calls.call import Call
+from vidguide.calls.guided_model import GuidedModel
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.text_capture import text_keys_values, text_stream
+from vidguide.transformer.family import Inputs
 from vidguide.transformer.negative_text import check_encodable, check_negative
-
-if TYPE_CHECKING:
-    from vidguide.calls.denoiser import Denoiser
-    from vidguide.transformer.text_stream import Stream
+from vidguide.transformer.text_stream import Stream
 
 
 class Negative(NamedTuple):
     """A negative at one text cross-attention: keys and values `(1 or B, L, H, D)` and mask as the model's own
-    processor made them, and the text inputs that they were made of."""
+    processor computed them, and the text inputs that they were computed from."""
 
     key: Tensor
     value: Tensor
@@ -27,8 +28,8 @@ class Negative(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class TextGuidance(Guidance):
-    """A guidance with a negative prompt at every text attention; subclasses say what the attention makes of it.
+class NegativePromptGuidance(Guidance):
+    """A guidance with a negative prompt at every text attention; subclasses define the edits.
 
     Attributes:
         negative_prompt: what the clip should not show; a text, or one per prompt.
@@ -44,47 +45,56 @@ class TextGuidance(Guidance):
         check_negative(self, empty=False)
 
     @property
-    def attends(self) -> bool:
+    def edits_attention(self) -> bool:
         return True
 
-    def check(self, denoiser: "Denoiser") -> None:
-        super().check(denoiser)
+    def check(self, model: GuidedModel, pipe: Any) -> None:
+        super().check(model, pipe)
         if self.negative_prompt is None and self.negative_prompt_embeds is None:
             who = f"{type(self).__name__}(negative_prompt=None)"
             raise ValueError(f"{who}: say what the clip should not show, as text or as embeddings")
-        check_encodable(self, denoiser.pipe)
+        check_encodable(self, pipe)
 
-    def check_run(self, denoiser: "Denoiser") -> None:
-        denoiser.negative_text(self.negative_prompt, self.negative_prompt_embeds)
+    def check_run(self, call: Call) -> None:
+        self.negative_text(call)
 
-    def prepare(self, denoiser: "Denoiser") -> None:
-        edits, denoiser.stream = denoiser.kept(self, lambda: self.make_edits(denoiser), text_varies=True)
-        for number, site in denoiser.text_sites.items():
-            if denoiser.stream is not None or self.layers is None or site.layer in self.layers:
-                site.edit = edits.get(number)
-        for edit in edits.values():
-            edit.begin()
+    def negative_text(self, call: Call) -> Inputs:
+        """Return the text inputs of the negative."""
+        return call.encode_negative(self.negative_prompt, self.negative_prompt_embeds)
 
-    def make_edits(self, denoiser: "Denoiser") -> tuple[dict[int, Any], "Stream | None"]:
-        """One edit per site: with the negative's keys and values as the model's own processors make them, or in joint
-        attention with the negative's stream."""
-        text, joint = denoiser.negative_text(self.negative_prompt, self.negative_prompt_embeds), denoiser.family.joint
-        sites = denoiser.text_sites
-        if joint is None:
-            captured = text_keys_values(denoiser, text)
-            return {n: self.cross_edit(denoiser, sites[n], Negative(*kept, text)) for n, kept in captured.items()}, None
-        stream = text_stream(denoiser, text)
-        edits = {}
-        for number, site in sites.items():
+    def plan(self, call: Call) -> AttentionPlan:
+        return call.cached(self, lambda: self.attention_plan(call), text_varies=True)
+
+    def attention_plan(self, call: Call) -> AttentionPlan:
+        """Return an edit for each text attention: with the negative's keys and values as the model's processors compute
+        them, or in joint attention with the negative's text stream."""
+        text = self.negative_text(call)
+        return self.cross_plan(call, text) if call.model.family.joint is None else self.joint_plan(call, text)
+
+    def cross_plan(self, call: Call, text: Inputs) -> AttentionPlan:
+        recorded = text_keys_values(call, text)
+        guided = {site: kv for site, kv in recorded.items() if self.layers is None or site.layer in self.layers}
+        return AttentionPlan(
+            edits={site: self.cross_edit(call, site, Negative(*kv, text)) for site, kv in guided.items()}
+        )
+
+    def joint_plan(self, call: Call, text: Inputs) -> AttentionPlan:
+        stream, joint, edits = text_stream(call, text), call.model.family.joint, {}
+        for site in call.model.text_sites.values():
             guides = self.layers is None or site.layer in self.layers
-            edits[number] = self.joint_edit(denoiser, site, stream, site.name in joint.split_attention, guides)
-        return edits, stream
+            split = joint is not None and site.name in joint.split_attention
+            edits[site] = self.joint_edit(call, site, stream, split, guides)
+        return AttentionPlan(edits=edits, second_text=stream)
 
-    def cross_edit(self, denoiser: "Denoiser", site: Site, negative: Negative) -> Edit:
-        """What to do at a cross-attention."""
+    def cross_edit(self, call: Call, site: AttentionSite, negative: Negative) -> Edit:
+        """Return the edit of a cross-attention."""
         raise NotImplementedError
 
-    def joint_edit(self, denoiser: "Denoiser", site: Site, stream: "Stream", split: bool, guides: bool) -> Edit:
-        """What to do in a joint attention, or (`split`) at one that gets the carried texts as its keys; without
-        `guides`, only what carrying them takes."""
+    def joint_edit(self, call: Call, site: AttentionSite, stream: Stream, split: bool, guides: bool) -> Edit:
+        """Return the edit of a joint attention.
+
+        Args:
+            split: whether the attention gets both texts as its keys, and no video.
+            guides: whether to guide; otherwise only do what carrying the second text takes.
+        """
         raise NotImplementedError

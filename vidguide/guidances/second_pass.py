@@ -1,32 +1,28 @@
-"""What guidances away from the model itself have in common: a second, weak pass with some attention perturbed."""
+"""The base class of self-guidance (EMAG, PAG, STG, SEG): a second forward pass with perturbed attention."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from vidguide.attention.interception import Attention, Perturbation, Site
-from vidguide.edits.head_selection import Heads
+from vidguide.attention.plan import AttentionPlan
+from vidguide.attention.site import AttentionSite, Perturbation
+from vidguide.calls.call import Call, Rerun
+from vidguide.calls.guided_model import GuidedModel
+from vidguide.edits.head_selection import HeadSelection
 from vidguide.guidances.base import Guidance
-from vidguide.tracing.run import Choice
-from vidguide.tracing.stopwatch import Stopwatch
-
-if TYPE_CHECKING:
-    from vidguide.calls.denoiser import Denoiser
 
 EXTENTS = (None, "spatial", "temporal")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class WeakGuidance(Guidance):
+class SelfGuidance(Guidance):
     """A guidance whose second pass is perturbed in some layers.
 
     Attributes:
         extent: "spatial" or "temporal" perturbs only the attention of that extent: the modules, where space and time
-            have their own; otherwise the heads that a measurement in the run's first guided step finds so, see
-            :func:`vidguide.edits.head_selection.attention_mass`. None for all heads, and the spatial modules.
+            have separate ones; otherwise the heads that are of that extent in the run's first guided step, see
+            `head_selection.attention_mass`. None for all heads, and the spatial modules.
     """
 
     extent: str | None = None
@@ -37,64 +33,33 @@ class WeakGuidance(Guidance):
             raise ValueError(f"{type(self).__name__}(extent={self.extent!r}): must be spatial, temporal or None")
 
     @property
-    def weak(self) -> bool:
+    def perturbs(self) -> bool:
         return not self.neutral
 
-    def sites(self, denoiser: "Denoiser") -> dict[int, Site]:
-        """The video's attention to itself, by layer: of the extent asked for, where the model has it apart."""
-        return denoiser.self_sites.get(self.extent or "") or denoiser.self_sites[denoiser.family.extent]
+    def sites(self, model: GuidedModel) -> Mapping[int, AttentionSite]:
+        """Return the sites of the video's self-attention, by layer; of the extent asked for, where it has modules."""
+        return model.self_sites.get(self.extent or "") or model.self_sites[model.family.extent]
 
-    def heads(self, denoiser: "Denoiser", layers: tuple[int, ...]) -> Heads | None:
-        """What will tell the heads of the extent asked for, where one attention spans both."""
-        if self.extent is None or self.extent in denoiser.self_sites:
+    def head_selection(self, call: Call, layers: Sequence[int]) -> HeadSelection | None:
+        """Return what selects the heads of the extent asked for, where one attention spans both; None otherwise."""
+        if self.extent is None or self.extent in call.model.self_sites:
             return None
-        return Heads(self.extent, {layer: self.sites(denoiser)[layer] for layer in layers}, denoiser.grid())
+        sites = self.sites(call.model)
+        return HeadSelection(self.extent, {layer: sites[layer] for layer in layers}, call.grid, call.device)
 
-    def prediction(
+    def perturbed_prediction(
         self,
-        denoiser: "Denoiser",
-        layers: tuple[int, ...],
-        perturb: Callable[[int], Perturbation],
-        heads: Heads | None,
-        gradients: dict[int, float],
+        call: Call,
+        rerun: Rerun,
+        layers: Sequence[int],
+        perturbation: Callable[[int], Perturbation],
+        heads: HeadSelection | None = None,
+        gradients: Mapping[int, float] | None = None,
     ) -> Tensor:
-        """The prediction with some layers' attention perturbed; what was done goes into the trace."""
-        sites = [self.sites(denoiser)[layer] for layer in layers]
-        own = [perturb(layer) if heads is None else heads.only(layer, perturb(layer)) for layer in layers]
-        with self.recorded(denoiser, layers, gradients), perturbed(sites, own):
-            return denoiser.weak(min(site.place for site in sites), type(self).__name__)
-
-    @contextmanager
-    def recorded(self, denoiser: "Denoiser", layers: tuple[int, ...], gradients: dict[int, float]) -> Iterator[None]:
-        """Note a weak pass in the trace, with its time."""
-        stopwatch = Stopwatch(denoiser.device)
-        with stopwatch:
-            yield
-        denoiser.run.current.choices.append(
-            Choice(denoiser.run.step, type(self).__name__, layers, gradients, stopwatch)
-        )
-
-
-@contextmanager
-def perturbed(sites: list[Site], perturbations: list[Perturbation]) -> Iterator[None]:
-    """Let sites be perturbed for the length of a pass."""
-    try:
-        for site, perturbation in zip(sites, perturbations, strict=True):
-            site.weak = perturbation
-        yield
-    finally:
-        for site in sites:
-            site.weak = None
-
-
-class PassValues:
-    """Attention of the video whose map is the identity: each token keeps its own value."""
-
-    def __init__(self, site: Site) -> None:
-        self.site = site
-
-    def __call__(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        video = self.site.video
-        if video is None or video.joint is None:
-            return value
-        return video.put(attention(query, key, value), video.take(value))
+        """Return the prediction of a rerun with the attention of some layers perturbed."""
+        sites = self.sites(call.model)
+        chosen = {layer: perturbation(layer) for layer in layers}
+        if heads is not None:
+            chosen = {layer: heads.restrict(layer, change) for layer, change in chosen.items()}
+        plan = AttentionPlan(perturbations={sites[layer]: change for layer, change in chosen.items()})
+        return rerun(plan, layers, gradients)

@@ -1,63 +1,21 @@
 """Smoothed Energy Guidance: away from the model whose queries are blurred over the picture."""
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-import torch
-from einops import rearrange
-from torch import Tensor
-
-from vidguide.attention.interception import Attention, Perturbation, Site
-from vidguide.guidances.pag_stg import PAG
+from vidguide.attention.site import AttentionSite, Perturbation
+from vidguide.calls.call import Call
+from vidguide.edits.blurred_queries import BlurredQueries
+from vidguide.guidances.layer_perturbation import LayerPerturbation
 from vidguide.validation import check_number
-
-if TYPE_CHECKING:
-    from vidguide.calls.denoiser import Denoiser
-
-
-def blur_weights(size: int, sigma: float | None) -> Tensor:
-    """`(size, size)`, a Gaussian of standard deviation `sigma` around each position; rows sum to 1.
-
-    Cut off at about three sigma, and beyond the edges the picture is mirrored, as in the published code. That stops
-    where the mirror is longer than the picture; here it is mirrored again. Without sigma, the mean.
-    """
-    if sigma is None or size == 1:
-        return torch.full((size, size), 1 / size, dtype=torch.float64)
-    reach = math.ceil(6 * sigma) // 2
-    offsets = torch.arange(-reach, reach + 1)
-    weights = torch.exp(-0.5 * (offsets / sigma) ** 2).double()
-    period = 2 * (size - 1)
-    positions = (torch.arange(size).unsqueeze(1) + offsets) % period
-    positions = torch.where(positions < size, positions, period - positions)
-    blur = torch.zeros(size, size, dtype=torch.float64)
-    return blur.scatter_add_(1, positions, weights.expand_as(positions)) / weights.sum()
-
-
-def blurred(tokens: Tensor, grid: tuple[int, int, int], sigma: float | None, over_frames: bool) -> Tensor:
-    """Tokens `(B, L, H, D)` blurred over height and width of each frame, and if asked over the frames.
-
-    Args:
-        grid: token grid (F, H, W), in row-major order; `L` is its product.
-        sigma: standard deviation in tokens, None for the mean.
-    """
-    wide = torch.promote_types(tokens.dtype, torch.float32)
-    frames, height, _ = grid
-    volume = rearrange(tokens.to(wide), "b (f h w) heads d -> b f h w heads d", f=frames, h=height)
-    for axis, size in enumerate(grid):
-        if axis or over_frames:
-            weights = blur_weights(size, sigma).to(volume.device, volume.dtype)
-            volume = torch.tensordot(weights, volume, ([1], [axis + 1])).movedim(0, axis + 1)
-    return rearrange(volume, "b f h w heads d -> b (f h w) heads d").to(tokens.dtype)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class SEG(PAG):
+class SEG(LayerPerturbation):
     """Smoothed Energy Guidance (Hong, arXiv 2408.00760): `c + scale (c - c_p)`.
 
-    The weak pass blurs the queries of self-attention over each frame; of the video alone, where text shares the
-    attention. Blurred are the queries as attention takes them, after any rotary embedding, for then the blur is one of
-    the scores, which is what the paper derives.
+    The perturbed pass blurs the queries of self-attention over each frame; of the video alone, where text shares the
+    attention. The queries are blurred as the kernel takes them, after any rotary embedding: so the blur is one of the
+    scores, as the paper derives.
 
     Attributes:
         scale: 0 is off. Published: 3.
@@ -65,11 +23,12 @@ class SEG(PAG):
         over_frames: blur along time as well.
         layers: perturbed blocks; None for the middle one.
         start, stop: window in fractions of the steps.
-        extent: "spatial" or "temporal" for those heads or modules only; see `WeakGuidance`.
+        extent: "spatial" or "temporal" for those heads or modules only; see `SelfGuidance`.
     """
 
-    # diffusers' own (0.42.1, hooks/smoothed_energy_guidance_utils.py) has its branches the wrong way round: finite
-    # sigmas take the mean, and "infinite" ones are blurred. It takes any tokens for a square picture, text among them.
+    # SmoothedEnergyGuidance of diffusers 0.42.1 (hooks/smoothed_energy_guidance_utils.py) has its branches swapped:
+    # finite sigmas take the mean, and "infinite" ones are blurred. It treats all tokens, text too, as a square picture.
+    scale: float = 3.0
     sigma: float | None = 10.0
     over_frames: bool = False
 
@@ -82,32 +41,5 @@ class SEG(PAG):
         if not isinstance(self.over_frames, bool):
             raise TypeError(f"SEG(over_frames={self.over_frames!r}): must be True or False")
 
-    def perturbation(self, denoiser: "Denoiser", layer: int) -> Perturbation:
-        return BlurQueries(self.sites(denoiser)[layer], denoiser.grid(), self.sigma, self.over_frames)
-
-
-class BlurQueries:
-    """Attention of the video with blurred queries, in one pass."""
-
-    def __init__(self, site: Site, grid: tuple[int, int, int], sigma: float | None, over_frames: bool) -> None:
-        self.site, self.grid, self.sigma, self.over_frames = site, grid, sigma, over_frames
-
-    def __call__(self, attention: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        video = self.site.video
-        if video is None:
-            raise RuntimeError("queries are blurred in a weak pass")
-        tokens = video.ranks.whole(video.take(query))
-        grid = self.grid_of(tokens.shape[1])
-        count = math.prod(grid)
-        if count > tokens.shape[1]:
-            raise ValueError(f"SEG: {tokens.shape[1]} tokens attend here where the clip's grid has {self.grid}")
-        history, frames = tokens[:, : tokens.shape[1] - count], tokens[:, tokens.shape[1] - count :]
-        smooth = torch.cat([history, blurred(frames, grid, self.sigma, self.over_frames)], 1)
-        return attention(video.put(query, video.ranks.share(smooth)), key, value)
-
-    def grid_of(self, length: int) -> tuple[int, int, int]:
-        """The grid of one row's tokens: the clip's, or where space and time are apart, a frame's or a pixel's."""
-        frames, height, width = self.grid
-        if self.site.extent == "spatial":
-            return 1, height, width
-        return (frames, 1, 1) if self.site.extent == "temporal" else self.grid
+    def perturbation(self, call: Call, site: AttentionSite) -> Perturbation:
+        return BlurredQueries(site, call.grid, self.sigma, self.over_frames)

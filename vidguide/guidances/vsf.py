@@ -1,22 +1,19 @@
 """Value Sign Flip: a negative prompt whose values count against what attention adds."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from vidguide.attention.interception import Edit, Site
+from vidguide.attention.site import AttentionSite, Edit
+from vidguide.calls.call import Call
 from vidguide.edits.vsf_attention import CrossAttentionVSF, JointAttentionVSF, SplitAttentionVSF
-from vidguide.guidances.negative_prompt import Negative, TextGuidance
+from vidguide.guidances.negative_prompt import Negative, NegativePromptGuidance
+from vidguide.transformer.text_stream import Stream
 from vidguide.validation import check_number
-
-if TYPE_CHECKING:
-    from vidguide.calls.denoiser import Denoiser
-    from vidguide.transformer.text_stream import Stream
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class VSF(TextGuidance):
+class VSF(NegativePromptGuidance):
     """Value Sign Flip (Guo and Du 2025, arXiv 2508.10931): `softmax(q [k+, k-] + [0, -offset]) [v+, -scale v-]`.
 
     One attention over the prompt's and the negative prompt's text, the negative's values with their sign flipped: it
@@ -48,12 +45,12 @@ class VSF(TextGuidance):
         check_number(self, "scale", 0)
         check_number(self, "offset")
 
-    def cross_edit(self, denoiser: "Denoiser", site: Site, negative: Negative) -> Edit:
-        padding = None if denoiser.family.text_masks else zero_rows(negative.text[denoiser.family.text_inputs[0]])
-        against = negative.key, negative.value, negative.mask
-        return CrossAttentionVSF(self, denoiser.batch, denoiser.ranks, against, padding)
+    def cross_edit(self, call: Call, site: AttentionSite, negative: Negative) -> Edit:
+        family = call.model.family
+        padding = None if family.text_masks else zero_rows(negative.text[family.text_inputs[0]])
+        return CrossAttentionVSF(self, call.model.parallel, (negative.key, negative.value, negative.mask), padding)
 
-    def joint_edit(self, denoiser: "Denoiser", site: Site, stream: "Stream", split: bool, guides: bool) -> Edit:
+    def joint_edit(self, call: Call, site: AttentionSite, stream: Stream, split: bool, guides: bool) -> Edit:
         return (SplitAttentionVSF if split else JointAttentionVSF)(self, stream, guides)
 
 

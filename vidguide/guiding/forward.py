@@ -1,139 +1,187 @@
-"""What happens around each call of a guided transformer."""
+"""The conductor: runs each call of a guided transformer with what the guidances ask for."""
 
+import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vidguide.attention.sites import rebind, routed
-from vidguide.calls.denoiser import Denoiser, prediction_of, predictions_of
+from vidguide.attention.plan import EMPTY, AttentionPlan
+from vidguide.calls.call import Call, Correction
+from vidguide.calls.guided_model import guided_model
+from vidguide.calls.negative_texts import NegativeTexts
+from vidguide.calls.outputs import prediction_of, predictions_of, with_predictions
+from vidguide.calls.run_cache import RunCache
 from vidguide.guidances.base import Guidance
+from vidguide.guiding.compatibility import check_caches, check_caches_of_uncond, check_parallel, check_together
+from vidguide.guiding.installation import Installation
+from vidguide.guiding.passes import Passes
+from vidguide.tracing.run import Run
+from vidguide.transformer.cache_context import CacheContexts
+from vidguide.transformer.caches import Caches
+from vidguide.transformer.cfg_batch import Batch
+from vidguide.transformer.cfg_branch import BranchDetector
 from vidguide.transformer.family import Inputs
-from vidguide.transformer.text_stream import carrying
 
 
-class GuidedCalls:
-    """Stands around the calls of one transformer: lets the guidances act on the conditional ones.
+class GuidedForward:
+    """Wrap one transformer's forward and apply the guidances to its conditional calls.
 
     Args:
-        denoiser: the transformer, as guidances see it.
-        peers: those of all transformers that take turns in a run, this one among them.
+        transformer: as the pipeline holds it, possibly compiled.
+        pipe, scheduler: the pipeline and the scheduler that steps its runs, or None.
+        guidances: all of this `guide`.
+        run: the step that the sampling is at.
+
+    Attributes:
+        peers: the conductors of all transformers that take turns in a run, this one among them.
     """
 
-    def __init__(self, denoiser: Denoiser, peers: list[Denoiser]) -> None:
-        self.denoiser, self.peers, self.contexts = denoiser, peers, denoiser.contexts
-        self.signature = inspect.signature(type(denoiser.original).forward)
-        self._checked = -1  # the run before whose first step all was looked at
+    def __init__(self, transformer: Any, pipe: Any, scheduler: Any, guidances: Sequence[Guidance], run: Run) -> None:
+        self.pipe, self.scheduler, self.guidances, self.run = pipe, scheduler, tuple(guidances), run
+        self.model, blocks = guided_model(transformer, any(guidance.perturbs for guidance in guidances))
+        self.installation = Installation(self.model, blocks)
+        self.contexts, self.caches = CacheContexts(self.model.original), Caches(self.model.original)
+        self.branches = BranchDetector(pipe, self.model.family, self.contexts, run)
+        self.peers: Sequence[GuidedForward] = (self,)
+        self._signature = inspect.signature(type(self.model.original).forward)
+        self._cache, self._texts = RunCache(), NegativeTexts(pipe, self.model.family)
+        self._within_call = False
+        self._checked_run = -1  # number of the run that was checked before its first step
+
+    def check(self) -> None:
+        """Refuse guidances that do not fit the model or each other."""
+        for guidance in self.guidances:
+            guidance.check(self.model, self.pipe)
+        check_together(self.guidances, self.model)
 
     @contextmanager
-    def rebound(self) -> Iterator[None]:
-        """Route attention through the sites; on leaving, modules and blocks are as they were."""
-        denoiser, caches = self.denoiser, self.denoiser.caches
+    def intercepted(self) -> Iterator[None]:
+        """Intercept attention and blocks within the block; leave modules, blocks and caches as they were."""
         try:
-            with routed(denoiser.original, denoiser.sites), denoiser.blocks.staged():
+            with self.installation.intercepted():
                 yield
         except BaseException:
-            caches.look()
-            caches.reset()
+            self.caches.refresh()
+            self.caches.reset()
             raise
         finally:
-            caches.look()
-            caches.forget()
+            self.caches.refresh()
+            self.caches.release()
 
-    def __call__(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Stand around one call; `call` is the transformer's own."""
-        denoiser, run = self.denoiser, self.denoiser.run
-        if denoiser.call is not None:
-            return call(*args, **kwargs)  # one of ours, for a guidance
-        branch, _ = denoiser.branches.next(), denoiser.branches.pipeline_guides()
-        if denoiser.pipe is None and run.steps is None:
-            run.begin(None)  # nothing tells one sampling from the next: keep nothing between calls
-        if branch == "cond" and self._checked != run.number:
+    def __call__(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one call of the transformer; `forward` is its own call."""
+        if self._within_call:
+            return forward(*args, **kwargs)  # an extra pass of ours
+        branch, _ = self.branches.next_branch(), self.branches.pipeline_guides()
+        if self.pipe is None and self.run.steps is None:
+            self.run.begin(None)  # without a scheduler no call is known to continue a run: cache nothing between calls
+        if branch == "cond" and self._checked_run != self.run.number:
             self._check_run(args, kwargs)
-        active = [guidance for guidance in denoiser.guidances if guidance.active(run.progress)]
+        active = [guidance for guidance in self.guidances if guidance.active(self.run.progress)]
         if branch != "cond":
-            for guidance in active:
-                guidance.beside_uncond()
-                denoiser.caches.check_uncond(guidance, denoiser.family)
+            self._check_uncond(active)
         if branch != "cond" or not active:
-            return call(*args, **kwargs)
-        with denoiser.at_work(call, self._bind(args, kwargs)):
-            changed = self._prepare(active)
-            with carrying(denoiser.stream):
-                output = call(*args, **kwargs) if changed is None else call(**changed)
-            self._record()
-            denoiser.beside = predictions_of(output)[1:]
-            prediction = self._guided(active, prediction_of(output))
-            if prediction is prediction_of(output):
-                return output
-            return _with_predictions(output, [prediction, *denoiser.beside])
+            return forward(*args, **kwargs)
+        try:
+            self._within_call = True
+            return self._guide(active, forward, self._bind(args, kwargs))
+        finally:
+            self._within_call = False
+            self.installation.blocks.clear()
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
-        """A call's arguments by name; which of their rows are conditional is known from here on."""
-        self.denoiser.batch.halved = self.denoiser.branches.halved()
-        arguments = dict(self.signature.bind(self.denoiser.original, *args, **kwargs).arguments)
+        """Return a call's arguments by name."""
+        arguments = dict(self._signature.bind(self.model.original, *args, **kwargs).arguments)
         arguments.pop("self")
         return arguments
 
+    def _call(self, inputs: Inputs, passes: Passes | None) -> Call:
+        """Return a conditional call as a value; before a run, when no pass may be run, without `passes`."""
+        batch = Batch(self.branches.batch_is_halved())
+        rows = inputs[self.model.family.text_inputs[0]].shape[0]
+        conditional_rows = rows - batch.start(rows)
+        return Call(
+            model=self.model,
+            inputs=inputs,
+            batch=batch,
+            step=self.run.step,
+            steps=self.run.steps,
+            pipeline_guides=self.branches.pipeline_guides(),
+            scheduler=self.scheduler,
+            encode_negative=lambda prompt, embeds: self._texts.get(prompt, embeds, inputs, conditional_rows),
+            auxiliary_forward=_no_pass if passes is None else passes.auxiliary,
+            cache=self._cache,
+            run=self.run.number,
+        )
+
     def _check_run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Before the first step of a run, refuse what would be found out, or be wrong, in the middle of it."""
+        """Refuse, before the first step of a run, what would fail or be wrong in the middle of it."""
         for peer in self.peers:
-            peer.caches.look()
-            peer.caches.forget()
+            peer.caches.refresh()
+            peer.caches.release()
             for guidance in peer.guidances:
-                peer.caches.check(guidance, peer.family, peer.depth)
-                peer.ranks.check(guidance, peer.family)
-        with self.denoiser.at_work(None, self._bind(args, kwargs)):
-            for guidance in self.denoiser.guidances:
-                if not guidance.neutral:
-                    guidance.check_run(self.denoiser)
-        self._checked = self.denoiser.run.number
+                check_caches(guidance, peer.model, peer.caches)
+                check_parallel(guidance, peer.model)
+        call = self._call(self._bind(args, kwargs), None)
+        for guidance in self.guidances:
+            if not guidance.neutral:
+                guidance.check_run(call)
+        self._checked_run = self.run.number
 
-    def _prepare(self, active: list[Guidance]) -> Inputs | None:
-        """Let the guidances prepare for the call that comes next; the arguments for it, where one changes them."""
-        denoiser = self.denoiser
-        rebind(denoiser.sites)
-        for site in denoiser.sites:
-            site.calls = 0
-        own = denoiser.inputs
+    def _check_uncond(self, active: list[Guidance]) -> None:
         for guidance in active:
-            denoiser.inputs = guidance.change_inputs(denoiser, denoiser.inputs)
+            guidance.check_pipeline_guides()
+            check_caches_of_uncond(guidance, self.model.family, self.caches)
+
+    def _guide(self, active: list[Guidance], forward: Callable[..., Any], inputs: Inputs) -> Any:
+        """Run a conditional call: the unperturbed pass, corrections to its prediction, and the CFG rule."""
+        passes = Passes(self.model, self.installation, self.contexts, self.caches, self.run, forward)
+        call = self._call(inputs, passes)
         for guidance in active:
-            guidance.prepare(denoiser)
-        return None if denoiser.inputs is own else denoiser.inputs
+            call = guidance.change_inputs(call)
+        plan = self._plan(active, call)
+        with self.installation.installed(plan, call.batch):
+            output = forward(**call.inputs)
+            self._trace()
+        untouched = prediction_of(output)
+        prediction = self._corrected(active, passes, call, plan, untouched)
+        predictions = [prediction, *predictions_of(output)[1:]]
+        for guidance in active:
+            predictions = guidance.combine(call, predictions, functools.partial(passes.unconditional, call))
+        return output if predictions[0] is untouched else with_predictions(output, predictions)
 
-    def _record(self) -> None:
-        run = self.denoiser.run
-        for site in self.denoiser.text_sites.values():
-            measured = getattr(site.edit, "measured", None)
-            if measured is not None:
-                run.current.add(run.step, site.layer, measured)
+    def _plan(self, active: list[Guidance], call: Call) -> AttentionPlan:
+        """Return the plans of all guidances as one."""
+        self.installation.processors.refresh()
+        return functools.reduce(AttentionPlan.__or__, (guidance.plan(call) for guidance in active), EMPTY)
 
-    def _guided(self, active: list[Guidance], untouched: Tensor) -> Tensor:
-        """The conditional prediction with every correction added, then combined with the unconditional one."""
-        denoiser = self.denoiser
-        denoiser.blocks.stop_keeping()
-        for site in denoiser.sites:
-            site.watchers.clear()
-        cond = denoiser.batch.conditional(untouched)
-        found = [guidance.correction(denoiser, cond) for guidance in active]
-        corrections = [correction for correction in found if correction is not None]
-        prediction = sum(corrections, cond) if corrections else untouched
+    def _trace(self) -> None:
+        """Record what the edits measured in the pass that just ran."""
+        for site in self.installation.text_sites:
+            if site.measured is not None:
+                self.run.current.add(self.run.step, site.layer, site.measured)
+
+    def _corrected(
+        self, active: list[Guidance], passes: Passes, call: Call, plan: AttentionPlan, untouched: Tensor
+    ) -> Tensor:
+        """Return the prediction with every correction added to its conditional rows."""
+        cond = call.batch.conditional(untouched)
+        corrections: list[Correction] = []
+        for guidance in active:
+            correction = guidance.correction(call, cond, passes.rerun(call, plan, type(guidance).__name__))
+            if correction is not None:
+                corrections.append(correction)
+        if not corrections:
+            return untouched
+        prediction = sum((correction.value for correction in corrections), cond)
         if len(prediction) < len(untouched):
             prediction = torch.cat([untouched[: -len(prediction)], prediction])
-        denoiser.clear()
-        for guidance in active:
-            prediction = guidance.combine(denoiser, prediction)
         return prediction
 
 
-def _with_predictions(output: Any, predictions: list[Any]) -> Any:
-    """The transformer's output with other predictions, in the form it came in."""
-    if isinstance(output, Tensor):
-        return predictions[0]
-    if isinstance(output, tuple):
-        return tuple(predictions)
-    return type(output)(**dict(zip(output, predictions, strict=True)))
+def _no_pass(plan: AttentionPlan, inputs: Inputs) -> Any:
+    raise RuntimeError("the model can be asked for a pass only during a guided call")

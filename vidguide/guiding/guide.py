@@ -7,16 +7,15 @@ from typing import Any
 
 from torch import nn
 
-from vidguide.calls.denoiser import Denoiser
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.cfg import CFG
-from vidguide.guidances.negative_prompt import TextGuidance
-from vidguide.guiding.forward import GuidedCalls
+from vidguide.guidances.negative_prompt import NegativePromptGuidance
+from vidguide.guiding.forward import GuidedForward
 from vidguide.kernels import dispatch as kernels
 from vidguide.tracing.run import Run
-from vidguide.transformer.class_swap import as_class, subclass
+from vidguide.transformer.class_swap import subclass_of, swapped_class
 
-CALLS, RUN = "_vidguide_calls", "_vidguide_run"
+FORWARD, RUN = "_vidguide_forward", "_vidguide_run"
 
 
 @contextmanager
@@ -45,20 +44,18 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
     check_guidances(guidances, scheduler)
     kernels.choice()
     run = Run()
-    denoisers = []
     for transformer in transformers:
         check_transformer(transformer)
-        denoisers.append(Denoiser(transformer, pipe, guidances, run))
-    for denoiser in denoisers:
-        for guidance in guidances:
-            guidance.check(denoiser)
+    forwards = [GuidedForward(transformer, pipe, scheduler, guidances, run) for transformer in transformers]
+    for forward in forwards:
+        forward.peers = forwards
+        forward.check()
     with ExitStack() as stack:
-        for denoiser in denoisers:
-            calls = GuidedCalls(denoiser, denoisers)
-            stack.enter_context(calls.rebound())
-            stack.enter_context(as_class(denoiser.transformer, guided_class, CALLS, calls))
+        for forward in forwards:
+            stack.enter_context(forward.intercepted())
+            stack.enter_context(swapped_class(forward.model.transformer, guided_class, FORWARD, forward))
         if scheduler is not None:
-            stack.enter_context(as_class(scheduler, watched_class, RUN, (run, id(scheduler))))
+            stack.enter_context(swapped_class(scheduler, counting_class, RUN, (run, id(scheduler))))
         yield run
 
 
@@ -68,7 +65,7 @@ def check_transformer(transformer: nn.Module) -> None:
     Raises:
         ValueError: with the cure.
     """
-    if CALLS in vars(transformer):
+    if FORWARD in vars(transformer):
         raise ValueError(f"{type(transformer).__name__} is guided already: list all guidances in one guide(...)")
 
 
@@ -113,7 +110,7 @@ def check_guidances(guidances: tuple[Any, ...], scheduler: Any) -> None:
     rules = [type(guidance).__name__ for guidance in guidances if isinstance(guidance, CFG)]
     if len(rules) > 1:
         raise ValueError(f"{' and '.join(rules)} both combine the two predictions: keep one of them")
-    negatives = [type(guidance).__name__ for guidance in guidances if isinstance(guidance, TextGuidance)]
+    negatives = [type(guidance).__name__ for guidance in guidances if isinstance(guidance, NegativePromptGuidance)]
     if len(set(negatives)) > 1:
         raise ValueError(f"{' and '.join(negatives)} act on the same attention to text: keep one of them")
     kinds = [type(guidance).__name__ for guidance in guidances]
@@ -123,37 +120,37 @@ def check_guidances(guidances: tuple[Any, ...], scheduler: Any) -> None:
 
 
 @functools.cache
-def guided_class(own: Any) -> Any:
-    """A transformer's class whose calls, and whose cache contexts, `GuidedCalls` sees. Made once per class."""
+def guided_class(original: Any) -> Any:
+    """Return a subclass of a transformer's class whose calls and cache contexts a `GuidedForward` sees. Cached."""
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return vars(self)[CALLS](functools.partial(own.__call__, self), args, kwargs)
+        return vars(self)[FORWARD](functools.partial(original.__call__, self), args, kwargs)
 
     def cache_context(self: Any, name: str, **kwargs: Any) -> Any:
-        return vars(self)[CALLS].contexts.pipeline(name, **kwargs)
+        return vars(self)[FORWARD].contexts.pipeline(name, **kwargs)
 
-    cached = hasattr(own, "cache_context") or own.__name__ == "OptimizedModule"
-    return subclass(own, __call__=call, **({"cache_context": cache_context} if cached else {}))
+    cached = hasattr(original, "cache_context") or original.__name__ == "OptimizedModule"
+    return subclass_of(original, __call__=call, **({"cache_context": cache_context} if cached else {}))
 
 
 @functools.cache
-def watched_class(own: Any) -> Any:
-    """A scheduler's class whose `set_timesteps` begins a run and whose `step` moves it. Made once per class."""
+def counting_class(original: Any) -> Any:
+    """Return a subclass of a scheduler's class whose `set_timesteps` begins a run and whose `step` advances it."""
 
-    @functools.wraps(own.set_timesteps)
+    @functools.wraps(original.set_timesteps)
     def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = own.set_timesteps(self, *args, **kwargs)
+        result = original.set_timesteps(self, *args, **kwargs)
         if (run := run_of(self)) is not None:
             run.begin(len(self.timesteps))
         return result
 
-    @functools.wraps(own.step)
+    @functools.wraps(original.step)
     def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = own.step(self, *args, **kwargs)
+        result = original.step(self, *args, **kwargs)
         if (run := run_of(self)) is not None:
             # Video-to-video starts at a later timestep; only the steps that are taken count.
             steps = len(self.timesteps) - (getattr(self, "begin_index", None) or 0)
             run.advance(steps, getattr(self, "step_index", None))
         return result
 
-    return subclass(own, set_timesteps=set_timesteps, step=step)
+    return subclass_of(original, set_timesteps=set_timesteps, step=step)

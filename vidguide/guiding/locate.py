@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from vidguide.attention.sites import weak_passes
+from vidguide.attention.sites import supports_perturbed_pass
 from vidguide.guiding.guide import transformers_of
 from vidguide.transformer.family import Family, blocks_of, families, family_of
 
@@ -53,7 +53,7 @@ def listing() -> list[dict[str, str]]:
                 "transformers": ", ".join(one.transformers),
                 "text": "joint attention" if one.joint else "cross-attention",
                 "NAG, VSF, CFG, CADS": "tested",
-                "EMAG, STG, PAG, SEG": "tested" if weak_passes(one) else "no: linear attention",
+                "EMAG, STG, PAG, SEG": "tested" if supports_perturbed_pass(one) else "no: linear attention",
                 "diffusers": f"from {one.since}",
                 "here": f"not in diffusers {diffusers.__version__}" if missing else "yes",
             }

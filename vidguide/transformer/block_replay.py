@@ -1,4 +1,4 @@
-"""The blocks of a transformer, recorded in one pass so that a second one need not run those that come out the same."""
+"""Block replay: record block outputs in one pass, so that a second one starts at the first block that differs."""
 
 import functools
 from collections.abc import Iterable, Iterator
@@ -7,114 +7,121 @@ from typing import Any
 
 from vidguide.transformer.block_arguments import Arguments
 from vidguide.transformer.cfg_batch import Batch
-from vidguide.transformer.class_swap import as_class, subclass
+from vidguide.transformer.class_swap import subclass_of, swapped_class
 
-STAGE = "_vidguide_stage"
+MODE = "_vidguide_block_mode"
 
 
-class Stage:
-    """What a block does in the pass at hand: run, run and keep its output, pass its input on, or return a kept output.
+class BlockMode:
+    """What a block does in the current pass: run, run and record its output, return its input, or replay an output.
 
     Attributes:
         rows, tokens: size of the video in the block's latest call, where text shares its attention.
+        record, skip: what is asked for. output: the recorded output. replay: an output to return without running.
     """
 
     def __init__(self, block: Any, output: tuple[str, ...], joint: bool) -> None:
         self.arguments = Arguments(block)
-        self.passed = self.arguments.passing(output)
+        self.pass_input = self.arguments.passing(output)
         self.joint = joint
         self.rows = self.tokens = 0
-        self.keep = self.skip = False
-        self.output: Any = None  # what was kept
-        self.replay: Any = None  # what to return in place of running
+        self.record = self.skip = False
+        self.output: Any = None
+        self.replay: Any = None
 
 
 @functools.cache
-def staged_class(own: Any) -> Any:
-    """A block's class that follows its stage, seen from outside: offloading never loads what is skipped."""
+def block_class(original: Any) -> Any:
+    """Return a subclass of a block that follows its `BlockMode` in `__call__`, so that offload hooks never load what
+    is skipped. Cached, as compiled graphs are."""
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        stage = getattr(self, STAGE)
-        if stage.replay is not None:
-            return stage.replay
-        if stage.skip:
-            return stage.passed(args, kwargs)
-        if stage.joint:
-            stage.rows, stage.tokens = stage.arguments.get("hidden_states", args, kwargs).shape[:2]
-        # By super(), which Dynamo follows; `own.__call__` it takes for a call of the class.
-        output = super(staged, self).__call__(*args, **kwargs)
-        if stage.keep:
-            stage.output = output
+        mode = getattr(self, MODE)
+        if mode.replay is not None:
+            return mode.replay
+        if mode.skip:
+            return mode.pass_input(args, kwargs)
+        if mode.joint:
+            mode.rows, mode.tokens = mode.arguments.get("hidden_states", args, kwargs).shape[:2]
+        # super(), which Dynamo follows; it takes `original.__call__` for a call of the class.
+        output = super(swapped, self).__call__(*args, **kwargs)
+        if mode.record:
+            mode.output = output
         return output
 
-    staged = subclass(own, __call__=call)
-    return staged
+    swapped = subclass_of(original, __call__=call)
+    return swapped
 
 
-class Blocks:
-    """The stages of all blocks of a transformer, in the order in which they run; a place is an index in it.
+class BlockReplay:
+    """The modes of all blocks of a transformer, in the order in which they run.
 
     Args:
-        output: which of its arguments a block returns anew.
+        blocks: the blocks, in execution order.
+        output: names of the arguments that a block returns updated.
         joint: whether text and video share the blocks' attention.
     """
 
     def __init__(self, blocks: list[Any], output: tuple[str, ...], joint: bool) -> None:
         self.blocks = blocks
-        self.stages = [Stage(block, output, joint) for block in blocks]
+        self.modes = [BlockMode(block, output, joint) for block in blocks]
 
     @contextmanager
-    def staged(self) -> Iterator[None]:
-        """Let the blocks follow their stages; afterwards they are of their own classes again."""
+    def installed(self) -> Iterator[None]:
+        """Make the blocks follow their modes within the block; restore their classes afterwards."""
         with ExitStack() as stack:
-            for block, stage in zip(self.blocks, self.stages, strict=True):
-                stack.enter_context(as_class(block, staged_class, STAGE, stage))
+            for block, mode in zip(self.blocks, self.modes, strict=True):
+                stack.enter_context(swapped_class(block, block_class, MODE, mode))
             yield
 
-    def keep_before(self, places: Iterable[int]) -> None:
-        """Keep, in the next pass, the outputs that passes beginning at any of these places start from."""
-        for place in places:
-            if place > 0:
-                self.stages[place - 1].keep = True
+    @contextmanager
+    def recording(self, starts: Iterable[int]) -> Iterator[None]:
+        """Record, in the passes within, the outputs that reruns beginning at any of `starts` need."""
+        modes = [self.modes[start - 1] for start in starts if start > 0]
+        try:
+            for mode in modes:
+                mode.record = True
+            yield
+        finally:
+            for mode in modes:
+                mode.record = False
 
     @contextmanager
-    def skipped_before(self, place: int, batch: Batch) -> Iterator[None]:
-        """Pass over the blocks before `place`, which comes to see what the recorded pass gave its conditional rows.
+    def starting_at(self, first: int, batch: Batch) -> Iterator[None]:
+        """Skip the blocks before `first`, which receives the recorded output of the conditional rows of `batch`.
 
-        Only the last one's output counts, whatever is added to the stream between blocks, since no transformer reads
-        an earlier one again; the others pass their input on, which has the right shape.
+        Only the last skipped block's output matters, since no transformer reads an earlier one again; the others return
+        their input, which has the right shape.
+
+        Raises:
+            RuntimeError: that output was not recorded.
         """
-        skipped = self.stages[:place]
+        skipped = self.modes[:first]
         if skipped and skipped[-1].output is None:
-            raise RuntimeError(f"block {place - 1} was not recorded, so a pass cannot begin at block {place}")
+            raise RuntimeError(f"block {first - 1} was not recorded, so a pass cannot begin at block {first}")
         try:
-            for stage in skipped:
-                stage.skip = True
             if skipped:
                 skipped[-1].replay = batch.conditional(skipped[-1].output)
-            yield
+            with self.skipping(range(len(skipped))):
+                yield
         finally:
-            for stage in skipped:
-                stage.skip, stage.replay = False, None
+            if skipped:
+                skipped[-1].replay = None
 
     @contextmanager
-    def passing(self, places: Iterable[int]) -> Iterator[None]:
-        """Let some blocks pass their input on."""
-        stages = [self.stages[place] for place in places]
+    def skipping(self, indices: Iterable[int]) -> Iterator[None]:
+        """Make some blocks return their input within the block."""
+        modes = [self.modes[index] for index in indices]
+        before = [mode.skip for mode in modes]
         try:
-            for stage in stages:
-                stage.skip = True
+            for mode in modes:
+                mode.skip = True
             yield
         finally:
-            for stage in stages:
-                stage.skip = False
+            for mode, skip in zip(modes, before, strict=True):
+                mode.skip = skip
 
-    def stop_keeping(self) -> None:
-        """What was kept stays as it is, whatever passes follow."""
-        for stage in self.stages:
-            stage.keep = False
-
-    def forget(self) -> None:
-        """Let go of everything kept."""
-        for stage in self.stages:
-            stage.keep, stage.output = False, None
+    def clear(self) -> None:
+        """Release all recorded outputs."""
+        for mode in self.modes:
+            mode.output = None

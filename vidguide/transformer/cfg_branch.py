@@ -1,23 +1,29 @@
-"""Which branch of classifier-free guidance a pipeline asks a transformer for, and whether it guides by itself."""
+"""Detect which branch of classifier-free guidance a pipeline asks a transformer for, and whether it applies CFG."""
 
 from typing import Any
 
 from vidguide.tracing.run import Run
-from vidguide.transformer.cache_context import Contexts
+from vidguide.transformer.cache_context import CacheContexts
 from vidguide.transformer.family import Family
 
 
-class Branches:
-    """What one transformer's calls are for, told by the pipeline; None as pipeline for a bare transformer."""
+class BranchDetector:
+    """The CFG branches of one transformer's calls.
 
-    def __init__(self, pipe: Any, family: Family, contexts: Contexts, run: Run) -> None:
+    Args:
+        pipe: the pipeline; None for a bare transformer, whose calls are all conditional.
+    """
+
+    def __init__(self, pipe: Any, family: Family, contexts: CacheContexts, run: Run) -> None:
         self.pipe, self.family, self.contexts, self.run = pipe, family, contexts, run
         self._last_call: tuple[int, int] | None = None
-        self._guides = (-1, False)  # whether the pipeline guides, and of which run that is said
+        self._guides = (-1, False)  # number of a run, and whether the pipeline applies CFG in it
 
-    def next(self) -> str:
-        """The branch of the call that begins: by its cache context, or where the pipeline opens none, by the order of
-        calls; so it is asked once per call."""
+    def next_branch(self) -> str:
+        """Return the branch of the call that begins, "cond" or "uncond"; ask once per call.
+
+        The name of its cache context decides, or where the pipeline opens none, the order of calls.
+        """
         if self.contexts.branch is not None:
             return self.contexts.branch
         if self.pipe is None or self.family.cfg != "two_calls":
@@ -29,15 +35,15 @@ class Branches:
         return "uncond"
 
     def pipeline_guides(self) -> bool:
-        """Whether the pipeline at work applies classifier-free guidance of its own."""
-        own = getattr(self.pipe, "do_classifier_free_guidance", None)
-        if own is None and self.family.cfg == "batched":
-            # Said only by the scale, which CogVideoX changes from step to step: the one it begins with counts.
+        """Return whether the pipeline applies classifier-free guidance of its own in this run."""
+        guides = getattr(self.pipe, "do_classifier_free_guidance", None)
+        if guides is None and self.family.cfg == "batched":
+            # Only the scale tells, which CogVideoX changes from step to step: the first one of the run decides.
             if self._guides[0] != self.run.number:
                 self._guides = (self.run.number, (getattr(self.pipe, "_guidance_scale", None) or 1) > 1)
-            own = self._guides[1]
-        return bool(own)
+            guides = self._guides[1]
+        return bool(guides)
 
-    def halved(self) -> bool:
-        """Whether the first half of the batch is unconditional."""
+    def batch_is_halved(self) -> bool:
+        """Return whether the first half of the batch is unconditional."""
         return self.family.cfg == "batched" and self.pipeline_guides()

@@ -1,25 +1,27 @@
-"""The one way in which objects of others are changed: for a while, and from outside."""
+"""Class swap: temporarily replace `obj.__class__`, the only way in which objects of other libraries are changed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 
-def subclass(own: Any, **members: Any) -> Any:
-    """A subclass with some members of its own, and for all who look at it, by the same name and from the same place."""
-    return type(own.__name__, (own,), {"__module__": own.__module__, "__doc__": own.__doc__, **members})
+def subclass_of(base: Any, **members: Any) -> Any:
+    """Return a subclass with some members overridden, that keeps the name, module and docstring of its base."""
+    return type(base.__name__, (base,), {"__module__": base.__module__, "__doc__": base.__doc__, **members})
 
 
 @contextmanager
-def as_class(target: Any, make: Any, attribute: str, value: Any) -> Iterator[None]:
-    """Let an object be of a subclass of its own class for a while: the one change that sees its calls from outside
-    whatever compile, offload, hooks and caches have put around its `forward`."""
-    own = type(target)
-    guided = make(own)
+def swapped_class(target: Any, make: Any, attribute: str, value: Any) -> Iterator[None]:
+    """Replace `target.__class__` by `make(target.__class__)` within the block, with `value` stored as an attribute.
+
+    Overriding `__call__` there intercepts calls before torch.compile, offload and cache hooks.
+    """
+    original = type(target)
+    replacement = make(original)
     vars(target)[attribute] = value
-    target.__class__ = guided
+    target.__class__ = replacement
     try:
         yield
     finally:
-        target.__class__ = own
+        target.__class__ = original
         vars(target).pop(attribute, None)

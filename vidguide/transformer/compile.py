@@ -1,4 +1,4 @@
-"""Calls of a model that torch.compile shall leave alone."""
+"""Calls of a model that torch.compile must not trace, and the limit on its graphs."""
 
 import threading
 from collections.abc import Iterator
@@ -8,43 +8,44 @@ from typing import Any
 import torch
 
 
-class _Stance:
-    """PyTorch's stance is one for the process, and each `set_stance` gives back what it found: of two threads that
-    cross, the last would leave everything eager for good. So the first sets it and the last gives it back."""
+class _EagerStance:
+    """Reference-counted `force_eager` stance.
+
+    PyTorch has one stance per process, and `set_stance` restores what it found: of two threads that overlap, the last
+    one would leave everything eager. So the first thread sets it and the last one restores it.
+    """
 
     def __init__(self) -> None:
-        self.lock, self.within = threading.Lock(), 0
+        self.lock, self.count = threading.Lock(), 0
         self.stance: Any = None
 
     def enter(self) -> None:
-        """One more wants no compilation."""
         with self.lock:
-            if not self.within:
+            if not self.count:
                 self.stance = torch.compiler.set_stance("force_eager")
-            self.within += 1
+            self.count += 1
 
     def leave(self) -> None:
-        """One fewer does."""
         with self.lock:
-            self.within -= 1
-            if not self.within:
+            self.count -= 1
+            if not self.count:
                 self.stance.__exit__(None, None, None)
 
 
-def whole_graphs(transformer: Any) -> int | None:
-    """How many graphs torch.compile makes of a transformer before it gives up; None where the transformer itself is not
-    compiled, though its blocks may be."""
+def graph_limit(transformer: Any) -> int | None:
+    """Return how many graphs torch.compile makes of a transformer before it gives up; None where the transformer as a
+    whole is not compiled, though its blocks may be."""
     if not hasattr(transformer, "_orig_mod") and getattr(transformer, "_compiled_call_impl", None) is None:
         return None
     return int(getattr(torch._dynamo.config, "recompile_limit", 8))  # not in torch 2.6
 
 
-_stance = _Stance()
+_stance = _EagerStance()
 
 
 @contextmanager
-def eager() -> Iterator[None]:
-    """Within, nothing is compiled, on any thread: a call of a shape of its own would cost a compiled model a
+def force_eager() -> Iterator[None]:
+    """Compile nothing within the block, on any thread: a call with shapes of its own would cost a compiled model a
     compilation, or turn it dynamic."""
     _stance.enter()
     try:

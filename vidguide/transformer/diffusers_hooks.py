@@ -1,7 +1,7 @@
-"""diffusers' hooks around modules: which there are, and calls without them.
+"""Hooks of diffusers around modules: list them, and disable them for a while.
 
-They are known by the module of diffusers that their classes come from: so it does not matter by which function one was
-put on, and nothing is imported.
+Hooks are recognised by the module of diffusers that defines their class, so that it does not matter which function
+installed them, and nothing of diffusers is imported.
 """
 
 from collections.abc import Collection, Iterator
@@ -11,30 +11,30 @@ from typing import Any
 from torch import nn
 
 
-def origin(hook: Any) -> str:
-    """The module of diffusers that a hook's class comes from, without its packages."""
+def defining_module(hook: Any) -> str:
+    """Return the name, without packages, of the diffusers module that defines a hook's class."""
     return type(hook).__module__.rpartition(".")[2]
 
 
-def hooks_of(transformer: nn.Module, origins: Collection[str]) -> list[Any]:
-    """The hooks on a transformer's modules that come from some of diffusers' own."""
+def hooks_of(transformer: nn.Module, modules: Collection[str]) -> list[Any]:
+    """Return the hooks on a transformer's modules that are defined in some modules of diffusers."""
     registries = [getattr(module, "_diffusers_hook", None) for module in transformer.modules()]
     hooks = {id(hook): hook for registry in registries if registry is not None for hook in registry.hooks.values()}
-    return [hook for hook in hooks.values() if origin(hook) in origins]
+    return [hook for hook in hooks.values() if defining_module(hook) in modules]
 
 
 @contextmanager
-def bypassed(hooks: list[Any]) -> Iterator[None]:
-    """Within, the modules are called as if these hooks were not there."""
-    kept = [(ref := hook.fn_ref, ref.pre_forward, ref.forward, ref.post_forward) for hook in hooks]
+def disabled_hooks(hooks: list[Any]) -> Iterator[None]:
+    """Call modules as if these hooks were not installed, within the block."""
+    before = [(ref := hook.fn_ref, ref.pre_forward, ref.forward, ref.post_forward) for hook in hooks]
     try:
-        for ref, *_ in kept:
+        for ref, *_ in before:
             ref.pre_forward, ref.post_forward = _same_arguments, _same_output
             ref.forward = ref.original_forward or ref.forward
         yield
     finally:
-        for ref, before, forward, after in kept:
-            ref.pre_forward, ref.forward, ref.post_forward = before, forward, after
+        for ref, pre_forward, forward, post_forward in before:
+            ref.pre_forward, ref.forward, ref.post_forward = pre_forward, forward, post_forward
 
 
 def _same_arguments(module: Any, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

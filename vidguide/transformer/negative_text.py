@@ -1,4 +1,4 @@
-"""A negative's text inputs: what the user or the pipeline gave, brought to the form of the prompt's own."""
+"""Text inputs of a negative prompt, brought to the shape, dtype and device of the prompt's."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,13 +11,13 @@ from vidguide.validation import check_text
 
 
 def text_shape(family: Family, inputs: Inputs) -> tuple[tuple[int, ...], torch.dtype, torch.device]:
-    """What negatives must fit: shape, dtype and device of the prompt's embeddings."""
-    own = inputs[family.text_inputs[0]]
-    return tuple(own.shape), own.dtype, own.device
+    """Return shape, dtype and device of the prompt's embeddings, which negatives must fit."""
+    prompt = inputs[family.text_inputs[0]]
+    return tuple(prompt.shape), prompt.dtype, prompt.device
 
 
 def ready_text(family: Family, given: Tensor | Mapping[str, Any], inputs: Inputs, rows: int) -> Inputs:
-    """All text inputs of a negative, of the prompt's dtype and device.
+    """Return all text inputs of a negative, in the prompt's dtype and on its device.
 
     Args:
         given: embeddings `(1 or B, L, C)`, or tensors by the names of the transformer's arguments. A mask that is
@@ -35,36 +35,36 @@ def ready_text(family: Family, given: Tensor | Mapping[str, Any], inputs: Inputs
         if text.get(name) is None:
             text[name] = _missing(family, name, text, inputs, rows)
     text = {name: _like(value, inputs.get(name)) for name, value in text.items() if value is not None}
-    own, negative = inputs[family.text_inputs[0]], text[family.text_inputs[0]]
-    if negative.shape[-1] != own.shape[-1]:
+    prompt, negative = inputs[family.text_inputs[0]], text[family.text_inputs[0]]
+    if negative.shape[-1] != prompt.shape[-1]:
         shape = tuple(negative.shape)
-        raise ValueError(f"negative_prompt_embeds {shape}: the model's text is {own.shape[-1]} wide")
+        raise ValueError(f"negative_prompt_embeds {shape}: the model's text is {prompt.shape[-1]} wide")
     if rows % negative.shape[0]:
         raise ValueError(f"{negative.shape[0]} negative prompts for a batch of {rows}: give one, or one per prompt")
     return text
 
 
 def _missing(family: Family, name: str, text: Inputs, inputs: Inputs, rows: int) -> Tensor | None:
-    """What stands for a text input that was not given: an open mask, or the prompt's own."""
+    """Return the default of a text input that was not given: an all-ones mask, or the prompt's value."""
     if inputs.get(name) is None:
-        return None  # the call at hand does without it
+        return None  # the call has no such input either
     if name in family.text_masks:
         embeds = text[family.text_masks[name]]
         return torch.ones(embeds.shape[0], embeds.shape[-2], device=embeds.device)
     if name in family.text_extras:
-        own: Tensor = inputs[name]
+        prompt: Tensor = inputs[name]
         negatives = text[family.text_inputs[0]].shape[0]
-        return own if own.shape[0] != inputs["hidden_states"].shape[0] else own[-rows:][:negatives]
+        return prompt if prompt.shape[0] != inputs["hidden_states"].shape[0] else prompt[-rows:][:negatives]
     needed = ", ".join(family.text_inputs)
     raise ValueError(f"negative_prompt_embeds: {name} is missing; {family.name} needs a dict with {needed}")
 
 
-def _like(value: Any, own: Any) -> Any:
-    return value.to(own.device, own.dtype) if isinstance(own, Tensor) and isinstance(value, Tensor) else value
+def _like(value: Any, prompt: Any) -> Any:
+    return value.to(prompt.device, prompt.dtype) if isinstance(prompt, Tensor) and isinstance(value, Tensor) else value
 
 
 def repeat_rows(value: Any, rows: int) -> Any:
-    """Rows of a negative's input brought to a batch: each for its share of the rows."""
+    """Repeat the rows of a negative's input to a batch of `rows`, each for an equal number of rows."""
     if not isinstance(value, Tensor) or value.ndim < 2:
         return value
     return value.repeat_interleave(rows // value.shape[0], 0)

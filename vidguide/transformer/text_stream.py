@@ -118,7 +118,7 @@ def standing_in(places: list[tuple[nn.ModuleList, int]], stand_ins: list[Any]) -
             stack[i] = block
 
 
-def capture_stream(family: Family, transformer: Any, batch: Batch, forward: Callable[[], None]) -> Stream:
+def capture_stream(family: Family, transformer: Any, batch: Batch, forward: Callable[[], object]) -> Stream:
     """What the first block receives as text in `forward`, as a stream to be carried."""
     if family.joint is None:
         raise ValueError(f"{family.name} has no joint attention")
@@ -131,10 +131,15 @@ def capture_stream(family: Family, transformer: Any, batch: Batch, forward: Call
 
 
 @contextmanager
-def carrying(stream: Stream | None) -> Iterator[None]:
-    """Within, the model's blocks carry the stream."""
+def carrying(stream: Stream | None, batch: Batch) -> Iterator[None]:
+    """Make the model's blocks carry the stream within the block, in a pass whose rows are those of `batch`."""
     if stream is None:
         yield
-    else:
+        return
+    before = stream.batch
+    try:
+        stream.batch = batch
         with standing_in(stream.carriers, stream.stand_ins):
             yield
+    finally:
+        stream.batch = before

@@ -1,0 +1,59 @@
+"""What guidances ask for in one forward pass, as a value."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from vidguide.attention.site import AttentionSite, Edit, Observer, Perturbation
+from vidguide.transformer.text_stream import Stream
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """Changes to one forward pass of a transformer. A plan does nothing until it is installed; plans combine by `|`.
+
+    Attributes:
+        edits: by site, the attention that replaces the kernel call; also in reruns of the call.
+        perturbations: by site, what a rerun does around the edited attention.
+        observers: by site, what reads query and key; in the unperturbed pass only.
+        recorded: sites whose keys, values and mask an auxiliary forward returns.
+        second_text: negative text that travels through joint blocks together with the prompt's.
+        skipped_blocks: blocks, in execution order, that return their input.
+        rerun_from: blocks, in execution order, at which a rerun may begin: the input it needs is recorded.
+    """
+
+    edits: Mapping[AttentionSite, Edit] = field(default_factory=dict)
+    perturbations: Mapping[AttentionSite, Perturbation] = field(default_factory=dict)
+    observers: Mapping[AttentionSite, tuple[Observer, ...]] = field(default_factory=dict)
+    recorded: frozenset[AttentionSite] = frozenset()
+    second_text: Stream | None = None
+    skipped_blocks: frozenset[int] = frozenset()
+    rerun_from: frozenset[int] = frozenset()
+
+    def __or__(self, other: "AttentionPlan") -> "AttentionPlan":
+        """Return both plans in one.
+
+        Raises:
+            ValueError: both replace the same attention, perturb the same attention, or carry a second text.
+        """
+        if self.edits.keys() & other.edits.keys() or self.perturbations.keys() & other.perturbations.keys():
+            raise ValueError("two guidances change the same attention: keep one of them")
+        if self.second_text is not None and other.second_text is not None:
+            raise ValueError("two guidances carry a second text through the blocks: keep one of them")
+        sites = {*self.observers, *other.observers}
+        return AttentionPlan(
+            edits={**self.edits, **other.edits},
+            perturbations={**self.perturbations, **other.perturbations},
+            observers={site: (*self.observers.get(site, ()), *other.observers.get(site, ())) for site in sites},
+            recorded=self.recorded | other.recorded,
+            second_text=other.second_text if self.second_text is None else self.second_text,
+            skipped_blocks=self.skipped_blocks | other.skipped_blocks,
+            rerun_from=self.rerun_from | other.rerun_from,
+        )
+
+    @property
+    def first_block(self) -> int:
+        """The first block, in execution order, that differs from the unperturbed pass; a rerun may begin there."""
+        return min([*self.skipped_blocks, *(site.execution_index for site in self.perturbations)], default=0)
+
+
+EMPTY = AttentionPlan()

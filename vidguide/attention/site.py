@@ -1,0 +1,143 @@
+"""One intercepted attention kernel call: the call as a value, and the site that decides what happens in its place."""
+
+import copy
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from vidguide.attention.video_tokens import VideoTokens
+from vidguide.transformer.cfg_batch import ALL_CONDITIONAL, Batch
+
+SITE = "_vidguide_site"  # attribute of an intercepted attention module
+
+
+class KernelCall:
+    """One attention kernel call as upstream would make it, on `(B, L, H, D)` tensors whatever the kernel's layout.
+
+    Attributes:
+        mask: the mask that upstream passes, or None.
+        batch: which rows of this forward pass are conditional.
+        index: number of this call at its site in this pass, for processors that call the kernel once per sample.
+        measured: statistics of an edit for the trace, set by the edit; None otherwise.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], layout: str, args: tuple[Any, ...], kwargs: dict[str, Any]):
+        self.function, self.layout = function, layout
+        self.mask = args[0] if args else kwargs.get("attn_mask")
+        self.batch: Batch = ALL_CONDITIONAL
+        self.index = 0
+        self.measured: Tensor | None = None
+        self.args, self.kwargs = args[1:], {name: value for name, value in kwargs.items() if name != "attn_mask"}
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Run upstream's kernel with its other arguments unchanged."""
+        if self.layout == "BLHD":
+            return self.function(query, key, value, mask, *self.args, **self.kwargs)
+        transposed = (tensor.transpose(1, 2) for tensor in (query, key, value))
+        return self.function(*transposed, mask, *self.args, **self.kwargs).transpose(1, 2)
+
+    @property
+    def shared(self) -> bool:
+        """Whether the keys are this rank's shard, and the kernel exchanges them with other ranks."""
+        return self.kwargs.get("parallel_config") is not None
+
+    def local(self) -> "KernelCall":
+        """Return the same call without an exchange between ranks, for keys that every rank has whole."""
+        if not self.shared:
+            return self
+        kernel = copy.copy(self)
+        kernel.kwargs = {**self.kwargs, "parallel_config": None}
+        return kernel
+
+
+class Edit(Protocol):
+    """An attention that replaces a kernel call: `(B, L, H, D)` query, key and value to the output."""
+
+    def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor: ...
+
+
+class Observer(Protocol):
+    """Reads the query and key of a kernel call and changes nothing."""
+
+    def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor) -> None: ...
+
+
+class EditedAttention:
+    """A kernel call with its edit applied, or the kernel call alone where there is no edit."""
+
+    def __init__(self, kernel: KernelCall, edit: Edit | None) -> None:
+        self.kernel, self.edit = kernel, edit
+
+    def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if self.edit is None:
+            return self.kernel(query, key, value, self.kernel.mask)
+        return self.edit(self.kernel, query, key, value)
+
+
+class Perturbation(Protocol):
+    """What a perturbed pass does around an attention, which may itself be edited."""
+
+    def __call__(self, attention: EditedAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor: ...
+
+
+class AttentionSite:
+    """An intercepted kernel call of one attention module. Only `guiding.installation` writes to its second group.
+
+    Attributes:
+        layer: block index as `layers` counts. attention: the module. kernel: which of its kernel calls, in source
+            order. name: path of the module in its block. execution_index: of its block, in the order in which blocks
+            run. extent: what the video's self-attention spans here. per_sample: whether the processor calls the kernel
+            once per sample. video: which tokens are the video's; None where no perturbed pass is run.
+        edit, perturbation, observers, batch, recording: installed for one forward pass.
+        measured, recorded: results of that pass: statistics of the edit, and `(key, value, mask)` where recorded.
+    """
+
+    def __init__(self, layer: int, attention: Any, kernel: int, name: str = "", per_sample: bool = False) -> None:
+        self.layer, self.attention, self.kernel, self.name = layer, attention, kernel, name
+        self.per_sample = per_sample
+        self.video: VideoTokens | None = None
+        self.execution_index, self.extent = layer, "spatiotemporal"
+        self.edit: Edit | None = None
+        self.perturbation: Perturbation | None = None
+        self.observers: tuple[Observer, ...] = ()
+        self.batch = ALL_CONDITIONAL
+        self.recording = False
+        self.calls = 0
+        self.measured: Tensor | None = None
+        self.recorded: tuple[Tensor, Tensor, Tensor | None] | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is installed here."""
+        return self.edit is None and self.perturbation is None and len(self.observers) == 0 and not self.recording
+
+    def attend(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Run the attention with its observers, edit and perturbation."""
+        kernel.batch = self.batch
+        if self.per_sample:
+            kernel.index, self.calls = self.calls, self.calls + 1
+        if self.recording:
+            self.recorded = (key, value, kernel.mask)
+        for observer in self.observers:
+            observer(kernel, query, key)
+        attention = EditedAttention(kernel, self.edit)
+        if self.perturbation is not None:
+            return self.perturbation(attention, query, key, value)
+        output = attention(query, key, value)
+        if kernel.measured is not None:
+            self.measured = kernel.measured
+        return output
+
+
+def route(
+    attention: Any, index: int, layout: str, function: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any
+) -> Any:
+    """Replace one kernel call in a processor: run upstream's kernel, unless the module's site handles this call."""
+    site = getattr(attention, SITE, None)
+    if site is None or site.kernel != index or site.idle:
+        return function(query, key, value, *args, **kwargs)
+    kernel = KernelCall(function, layout, args, kwargs)
+    if layout == "BLHD":
+        return site.attend(kernel, query, key, value)
+    return site.attend(kernel, query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)).transpose(1, 2)

@@ -1,0 +1,128 @@
+"""One conditional call of a guided transformer, as a value: what a guidance may know of it and ask of it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from vidguide.attention.plan import AttentionPlan
+from vidguide.attention.site import AttentionSite
+from vidguide.calls.guided_model import GuidedModel
+from vidguide.calls.run_cache import RunCache
+from vidguide.transformer.cfg_batch import Batch
+from vidguide.transformer.family import Inputs
+from vidguide.transformer.negative_text import repeat_rows, text_shape
+from vidguide.transformer.token_grid import grid
+
+Cached = TypeVar("Cached")
+Recorded = dict[AttentionSite, tuple[Tensor, Tensor, Tensor | None]]  # key, value and mask of a kernel call, by site
+
+
+class AuxiliaryForward(Protocol):
+    """Runs an eager forward pass, only to record activations under a plan."""
+
+    def __call__(self, plan: AttentionPlan, inputs: Inputs) -> Recorded: ...
+
+
+class NegativeText(Protocol):
+    """Encodes a negative as the pipeline encodes its prompt; returns its text inputs by name."""
+
+    def __call__(self, prompt: str | list[str] | None, embeds: Tensor | Mapping[str, Tensor] | None) -> Inputs: ...
+
+
+class Rerun(Protocol):
+    """Runs the conditional call once more, a plan on top of the call's edits; returns its prediction.
+
+    Args:
+        layers, gradients: which layers the plan perturbs, and `D` of each candidate layer, for the trace.
+    """
+
+    def __call__(
+        self, plan: AttentionPlan, layers: Sequence[int] = (), gradients: Mapping[int, float] | None = None
+    ) -> Tensor: ...
+
+
+class Unconditional(Protocol):
+    """Runs the call without any plan and with another text; returns all predictions, the video's first."""
+
+    def __call__(self, text: Inputs) -> list[Any]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """One conditional call of a guided transformer.
+
+    Attributes:
+        model: the transformer's family and attention sites.
+        inputs: arguments of the call, by name.
+        batch: which rows are conditional.
+        step, steps: index of the step from 0, and the number of steps; None for a bare transformer without scheduler.
+        pipeline_guides: whether the pipeline applies classifier-free guidance of its own.
+        scheduler: the pipeline's, or the one given for a bare transformer; None without.
+        encode_negative: encodes a negative prompt; results are cached for the length of `guide`.
+        auxiliary_forward: runs a pass that records activations; not to be called while a plan is installed.
+        cache, run: cache of the run, and the run's number.
+    """
+
+    model: GuidedModel
+    inputs: Inputs
+    batch: Batch
+    step: int
+    steps: int | None
+    pipeline_guides: bool
+    scheduler: Any
+    encode_negative: NegativeText
+    auxiliary_forward: AuxiliaryForward
+    cache: RunCache
+    run: int
+
+    @property
+    def progress(self) -> float:
+        """Fraction of the run that is done, 0 to 1; 0 where the number of steps is not known."""
+        return self.step / self.steps if self.steps else 0.0
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the video."""
+        device: torch.device = self.inputs["hidden_states"].device
+        return device
+
+    @property
+    def grid(self) -> tuple[int, int, int]:
+        """The video's token grid (F, H, W)."""
+        return grid(self.model.family, self.model.original, self.inputs)
+
+    @property
+    def conditional_rows(self) -> int:
+        """Number of conditional rows in the batch."""
+        rows: int = self.inputs[self.model.family.text_inputs[0]].shape[0]
+        return rows - self.batch.start(rows)
+
+    def repeat(self, text: Inputs) -> Inputs:
+        """Repeat a text's inputs for every conditional row."""
+        return {name: repeat_rows(value, self.conditional_rows) for name, value in text.items()}
+
+    def cached(self, owner: object, factory: Callable[[], Cached], text_varies: bool = False) -> Cached:
+        """Cache the factory's result for the run; call it again when a shape, or the prompt's dtype or device, changes.
+
+        Args:
+            text_varies: also call it again at each step, where the text's keys and values depend on the step.
+        """
+        family = self.model.family
+        step = self.step if text_varies and family.text_varies(self.model.original.config) else None
+        # Not every dtype: HunyuanVideo's pipeline passes its first timestep in another dtype than the others.
+        shapes = [tuple(value.shape) for value in self.inputs.values() if isinstance(value, Tensor)]
+        return self.cache.get(owner, (self.run, step, shapes, text_shape(family, self.inputs)), factory)
+
+
+@dataclass(frozen=True)
+class Correction:
+    """What a guidance adds to the conditional prediction.
+
+    Attributes:
+        value: of the shape of the conditional prediction.
+    """
+
+    value: Tensor

@@ -1,0 +1,60 @@
+"""Self-guidance by a perturbation of fixed layers: what PAG, STG and SEG share."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vidguide.attention.plan import AttentionPlan
+from vidguide.attention.site import AttentionSite, Perturbation
+from vidguide.calls.call import Call, Correction, Rerun
+from vidguide.edits.head_selection import HeadSelection
+from vidguide.guidances.second_pass import SelfGuidance
+from vidguide.validation import check_number
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LayerPerturbation(SelfGuidance):
+    """`c + scale (c - c_p)`, where `c_p` is predicted with the attention of some layers perturbed.
+
+    Attributes:
+        scale: 0 is off.
+        layers: perturbed blocks; None for the middle one.
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "scale", 0)
+
+    @property
+    def neutral(self) -> bool:
+        return self.scale == 0
+
+    def chosen_layers(self, depth: int) -> tuple[int, ...]:
+        """Return the blocks to perturb, of `depth`."""
+        return self.layers if self.layers else (depth // 2,)
+
+    def selected_heads(self, call: Call) -> HeadSelection | None:
+        """Return the selection of the heads to perturb, cached for the run; None for all heads."""
+        return call.cached(self, lambda: self.head_selection(call, self.chosen_layers(call.model.depth)))
+
+    def plan(self, call: Call) -> AttentionPlan:
+        sites, heads = self.sites(call.model), self.selected_heads(call)
+        starts = frozenset(sites[layer].execution_index for layer in self.chosen_layers(call.model.depth))
+        return AttentionPlan(rerun_from=starts, observers=heads.observers() if heads else {})
+
+    def correction(self, call: Call, prediction: Tensor, rerun: Rerun) -> Correction | None:
+        return Correction(self.scale * (prediction - self.perturbed(call, rerun)))
+
+    def perturbed(self, call: Call, rerun: Rerun) -> Tensor:
+        """Return the perturbed prediction."""
+        sites, heads = self.sites(call.model), self.selected_heads(call)
+        layers = self.chosen_layers(call.model.depth) if heads is None else heads.layers()
+        return self.perturbed_prediction(
+            call, rerun, layers, lambda layer: self.perturbation(call, sites[layer]), heads
+        )
+
+    def perturbation(self, call: Call, site: AttentionSite) -> Perturbation:
+        """Return the perturbation of one layer's attention."""
+        raise NotImplementedError

@@ -1,0 +1,109 @@
+"""Which guidances work with which caches of diffusers and forms of parallelism, and refusals of the others."""
+
+from typing import Any
+
+from vidguide.calls.guided_model import GuidedModel
+from vidguide.guidances.base import Guidance
+from vidguide.guidances.emag import EMAG
+from vidguide.guidances.negative_prompt import NegativePromptGuidance
+from vidguide.transformer.caches import Caches
+from vidguide.transformer.family import Family
+
+ONE_STATE = {"PyramidAttentionBroadcast", "FasterCache", "SeaCache", "TextKVCache"}  # no state for each context
+OF_BLOCKS = {"FirstBlockCache", "MagCache"}  # controlled by the first and the last block
+CURE = "call disable_cache() on the transformer"
+
+
+def check_together(guidances: tuple[Guidance, ...], model: GuidedModel) -> None:
+    """Refuse guidances that do not work together on a model.
+
+    Raises:
+        ValueError: EMAG averages maps in joint attention that also carries a negative text.
+    """
+    texts = [type(guidance).__name__ for guidance in guidances if isinstance(guidance, NegativePromptGuidance)]
+    for guidance in guidances:
+        if not isinstance(guidance, EMAG) or guidance.variant == "query":
+            continue
+        if texts and model.family.joint is not None:
+            raise ValueError(
+                f"EMAG(variant={guidance.variant!r}) with {texts[0]} in joint attention: the video has a map for "
+                "each of two texts there; use variant='query'"
+            )
+
+
+def check_caches(guidance: Guidance, model: GuidedModel, caches: Caches) -> None:
+    """Refuse, before the first step of a run, a guidance that an installed cache would answer wrongly.
+
+    Raises:
+        ValueError: naming the guidance, the cache, the reason and the cure.
+    """
+    for kind in sorted(caches.kinds):
+        reason = _cache_reason(kind, guidance, model, caches.hooks)
+        if reason is not None and not guidance.neutral:
+            raise ValueError(f"{type(guidance).__name__} with {kind}: {reason}, or {CURE}")
+
+
+def check_caches_of_uncond(guidance: Guidance, family: Family, caches: Caches) -> None:
+    """Refuse caches with one state for all passes where the pipeline makes an unconditional call too.
+
+    Raises:
+        ValueError: in joint attention, whose texts differ in length between the two calls.
+    """
+    shared = caches.kinds & ONE_STATE
+    if shared and family.joint is not None:
+        raise ValueError(
+            f"{type(guidance).__name__} with {shared.pop()}: it stores one state for conditional and unconditional "
+            "calls, whose texts differ in length here; switch off the pipeline's own guidance (true_cfg_scale=1, "
+            f"or guidance_scale=1), or {CURE}"
+        )
+
+
+def _cache_reason(kind: str, guidance: Guidance, model: GuidedModel, hooks: list[Any]) -> str | None:
+    """Return why a guidance does not work with a cache and what to do, or None."""
+    if kind == "FasterCache" and not all(getattr(hook, "is_guidance_distilled", True) for hook in hooks):
+        return (
+            "it skips the unconditional half of the batch at some steps and does not say at which; call the pipeline "
+            "without guidance_scale and with is_guidance_distilled=True in the cache's config"
+        )
+    if guidance.extra_pass:
+        return _cache_reason_of_extra_pass(kind, guidance, model)
+    if guidance.windowed and model.family.joint is not None:
+        return "cached texts are longer within the window than outside; leave out start and stop"
+    return None
+
+
+def _cache_reason_of_extra_pass(kind: str, guidance: Guidance, model: GuidedModel) -> str | None:
+    """Return why a guidance with an extra pass does not work with a cache and what to do, or None."""
+    name = type(guidance).__name__
+    if kind in ONE_STATE:
+        return f"it stores one state for all passes, that of {name}'s extra pass too; use FirstBlockCache"
+    if kind == "TaylorSeer" and guidance.start > 0:
+        # In one step one pass would be extrapolated and the other computed, and their difference is scaled.
+        return f"it counts the steps of {name}'s extra pass from {name}'s first one on; give start=0"
+    if kind == "MagCache" and guidance.windowed:
+        return "its ratios count the passes from the first step on; give start=0, stop=1"
+    if kind in OF_BLOCKS and {0, model.depth - 1} & set(guidance.skipped_blocks(model)):
+        return "the first and the last block control it, and one of them is skipped; choose other layers"
+    return None
+
+
+def check_parallel(guidance: Guidance, model: GuidedModel) -> None:
+    """Refuse, before the first step of a run, joint attention under context parallel, and split heads.
+
+    Raises:
+        ValueError: naming the guidance, the family, the reason and the cure.
+    """
+    if not guidance.edits_attention or guidance.neutral:
+        return
+    parallel = getattr(model.original, "_parallel_config", None)
+    if getattr(parallel, "tensor_parallel_config", None) is not None:  # not in 0.36
+        raise ValueError(
+            f"{type(guidance).__name__} under tensor parallel: a rank has some of the heads, and what is measured is "
+            "of all; split the sequence by ContextParallelConfig instead, or guide it without enable_parallelism"
+        )
+    if model.parallel.active and model.family.joint is not None:
+        raise ValueError(
+            f"{type(guidance).__name__} under context parallel: in {model.family.name} text and video share one "
+            "sequence, which diffusers does not say how to split, nor where a second text would lie; guide it "
+            "without enable_parallelism"
+        )

@@ -1,0 +1,93 @@
+"""The forward passes of one guided call: auxiliary, perturbed and unconditional ones."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vidguide.attention.plan import AttentionPlan
+from vidguide.calls.call import Call, Recorded
+from vidguide.calls.guided_model import GuidedModel
+from vidguide.calls.outputs import prediction_of, predictions_of
+from vidguide.guiding.installation import Installation
+from vidguide.tracing.run import Choice, Run
+from vidguide.tracing.stopwatch import Stopwatch
+from vidguide.transformer.cache_context import CacheContexts
+from vidguide.transformer.caches import PREFIX, Caches
+from vidguide.transformer.cfg_batch import ALL_CONDITIONAL
+from vidguide.transformer.compile import force_eager
+from vidguide.transformer.family import Inputs
+
+
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """The extra passes of a guided transformer.
+
+    Attributes:
+        forward: the transformer's own call.
+    """
+
+    model: GuidedModel
+    installation: Installation
+    contexts: CacheContexts
+    caches: Caches
+    run: Run
+    forward: Callable[..., Any]
+
+    def auxiliary(self, plan: AttentionPlan, inputs: Inputs) -> Recorded:
+        """Run an eager pass that records activations; return the keys, values and masks of the plan's recorded sites.
+
+        Eager, because a call with shapes of its own would cost a compiled model a compilation, or turn it dynamic.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            stack.enter_context(force_eager())
+            stack.enter_context(self.caches.disabled())
+            stack.enter_context(self.model.parallel.disabled())
+            recorded = stack.enter_context(self.installation.recorded(plan))
+            stack.enter_context(self.installation.installed(plan, ALL_CONDITIONAL))
+            self.forward(**inputs)
+        return recorded
+
+    def rerun(self, call: Call, edits: AttentionPlan, name: str) -> "Rerunner":
+        """Return a function that runs the conditional rows of a call again, under a plan on top of its edits."""
+        return Rerunner(self, call, replace(edits, observers={}, rerun_from=frozenset()), name)
+
+    def unconditional(self, call: Call, text: Inputs) -> list[Any]:
+        """Run the call with another text and nothing installed; return all predictions."""
+        family = call.model.family
+        other = family.uncond(call.inputs) if family.uncond is not None else {}
+        with self.contexts.extra("uncond"):
+            return predictions_of(self.forward(**{**call.inputs, **other, **call.repeat(text)}))
+
+
+@dataclass(frozen=True, eq=False)
+class Rerunner:
+    """Runs the conditional call once more, perturbed; see :class:`vidguide.calls.call.Rerun`.
+
+    Blocks before the first that differs are not run again. Under a cache of diffusers all blocks run: it decides at the
+    first of them, and what it skipped in the unperturbed pass was not recorded. It stores a state for each name.
+    """
+
+    passes: Passes
+    call: Call
+    edits: AttentionPlan
+    name: str
+
+    def __call__(
+        self, plan: AttentionPlan, layers: Sequence[int] = (), gradients: Mapping[int, float] | None = None
+    ) -> Tensor:
+        passes, stopwatch = self.passes, Stopwatch(self.call.device)
+        with stopwatch, ExitStack() as stack:
+            if not passes.caches.hooks:
+                blocks = passes.installation.blocks
+                stack.enter_context(blocks.starting_at(plan.first_block, self.call.batch))
+            stack.enter_context(passes.installation.installed(self.edits | plan, ALL_CONDITIONAL))
+            stack.enter_context(passes.contexts.extra(f"{PREFIX}{self.name}"))
+            output = passes.forward(**self.call.batch.conditional_inputs(self.call.inputs))
+        choice = Choice(self.call.step, self.name, tuple(layers), dict(gradients or {}), stopwatch)
+        passes.run.current.choices.append(choice)
+        return prediction_of(output)
