@@ -97,7 +97,7 @@ def test_an_open_clip_checkpoint_computes_what_its_layout_means(wrapped: bool, t
     image, text = (getattr(one, "pooler_output", one) for one in (image, text))
     assert torch.allclose(image, plain_image(state, pixels), atol=1e-5)
     assert torch.allclose(text, plain_text(state, ids), atol=1e-5)
-    assert float(model.logit_scale) == 2
+    assert model.logit_scale.item() == 2
 
 
 def test_a_file_of_another_layout_is_refused(tmp_path: Path) -> None:
