@@ -37,12 +37,9 @@ from vidguide import APG, CADS, CFG, EMAG, NAG, PAG, SEG, STG, VSF, CFGZeroStar,
 
 ROOT = Path(vidguide.__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-try:
-    from tests.helpers.tiny_families import BY_NAME
-    from tests.helpers.tiny_pipelines import CASES
-except ModuleNotFoundError:
-    from tiny_families import BY_NAME
-    from tiny_pipelines import CASES
+HELPERS = "tests.helpers." if (ROOT / "tests" / "helpers").is_dir() else ""  # older checkouts have them in tests/
+BY_NAME: dict[str, Any] = importlib.import_module(f"{HELPERS}tiny_families").BY_NAME
+CASES: list[Any] = importlib.import_module(f"{HELPERS}tiny_pipelines").CASES
 
 Values = dict[str, Any]
 Recording = tuple[Any, Any]  # outputs, trace
@@ -51,7 +48,7 @@ Arm = Callable[[Values, Values], Guidances]  # of the negative prompt's text and
 
 STEPS = 4
 PROMPT = "a large circle moving right"
-EARLY = dict(decay=0.5, scale=3, start=0.25, stop=1.0)
+EARLY: Values = dict(decay=0.5, scale=3, start=0.25, stop=1.0)
 ARMS: dict[str, Arm] = {
     "nothing": lambda negative, empty: (),
     "NAG": lambda negative, empty: (NAG(negative_prompt_embeds=negative, scale=5),),
@@ -273,6 +270,8 @@ def pipeline_cases() -> Iterator[tuple[str, Callable[[], Recording]]]:
 
 def arms_of(family: str) -> Iterator[tuple[bool, str]]:
     """The arms of a family: whether the pipeline's own guidance is on, and ours."""
+    without: tuple[str, ...]
+    within: tuple[str, ...]
     if family in SMALL_FRAMES:
         without, within = EXTENTS, EXTENTS[:1]
     else:
@@ -301,7 +300,7 @@ def shipped_cases() -> Iterator[tuple[str, Callable[[], Recording]]]:
         yield f"{model}/generate/nothing", partial(record_generate, model)
         yield f"{model}/generate/own NAG", partial(record_generate, model, negative_prompt="red")
         for spec in specs:
-            command = ("generate", PROMPT, "-m", model, "-n", "red", "-g", spec, "--steps", str(STEPS))
+            command: tuple[str, ...] = ("generate", PROMPT, "-m", model, "-n", "red", "-g", spec, "--steps", str(STEPS))
             command += ("--device", "cpu", "-o", "FOLDER/clip.mkv")
             yield f"{model}/vidguide generate/{spec}", partial(record_command, *command)
     small = ("--steps", "2", "--frames", "5", "--size", "32x32")

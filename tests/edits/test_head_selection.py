@@ -172,7 +172,7 @@ def test_pag_passes_the_values_of_the_heads_of_one_extent(extent: str) -> None:
 
 def test_emag_measures_and_perturbs_the_heads_of_one_extent(monkeypatch: pytest.MonkeyPatch) -> None:
     """With every head of one extent, EMAG of that extent is EMAG, and of the other it is refused."""
-    emag = dict(decay=0.5, layers=(0, 1), **ALWAYS)
+    emag: dict[str, Any] = dict(decay=0.5, layers=(0, 1), **ALWAYS)
     gradients = [
         sampled(spatial_and_temporal_wan(), videos(3), EMAG(extent=extent, **emag))[1].trace.choices[1].gradients[0]
         for extent in (None, "spatial", "temporal")
@@ -263,9 +263,10 @@ def test_a_probe_measures_every_head_in_one_pass_and_ends_the_run() -> None:
         found = [(head.within_frame, head.within_column) for head in probe.heads if head.layer == layer]
         torch.testing.assert_close(torch.tensor(found), expected, atol=1e-5, rtol=0)  # all 32 tokens are sampled
     assert [head.extent for head in probe.heads] == ["spatial", "temporal"] * 3
-    drawn = Console(width=80, file=io.StringIO())
-    drawn.print(picture([*probe.heads, HeadMass(3, 0, 0.5, 0.03, (2, 4, 4))]))
-    lines = [line for line in drawn.file.getvalue().splitlines()[1:] if line.strip()]
+    Console(width=80, file=(drawn := io.StringIO())).print(
+        picture([*probe.heads, HeadMass(3, 0, 0.5, 0.03, (2, 4, 4))])
+    )
+    lines = [line for line in drawn.getvalue().splitlines()[1:] if line.strip()]
     assert [(line.count("T"), line.count("S")) for line in lines] == [(1, 1)] * 3 + [(0, 0)]
     assert counts(probe.heads) == "temporal 3, spatial 3, neither 0"
 

@@ -246,7 +246,7 @@ def test_an_exception_within_a_weak_pass_leaves_nothing(
     last = (model.blocks if hasattr(model, "blocks") else model.transformer_blocks)[-1]
     attention = getattr(last, "ffn", None) or last.ff
     handle = attention.register_forward_hook(fail)
-    if isinstance(guidance, STG) and 2 in guidance.layers and guidance.mode == "residual":
+    if isinstance(guidance, STG) and guidance.layers and 2 in guidance.layers and guidance.mode == "residual":
         handle.remove()  # the last block is the one that is left out
         handle = model.proj_out.register_forward_hook(fail)
     with pytest.raises(ZeroDivisionError):

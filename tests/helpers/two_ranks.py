@@ -20,7 +20,7 @@ from vidguide.kernels.lse_backends import SOURCES, attend
 
 RANKS, STEPS = 2, 3
 SPLITS = {"Ulysses": "ulysses_degree", "ring": "ring_degree"}
-WINDOW = dict(start=0.25, stop=1.0)
+WINDOW: dict[str, Any] = dict(start=0.25, stop=1.0)
 GUIDANCES: dict[str, Callable[[Values], tuple[Guidance, ...]]] = {
     "nothing": lambda negative: (),
     "NAG": lambda negative: (NAG(negative_prompt_embeds=negative, scale=5),),

@@ -62,7 +62,8 @@ def test_compare_writes_video_sheet_and_page(tmp_path: Path) -> None:
 
 
 def test_one_arm_alone_is_scored_and_several_are_held_against_the_first(tmp_path: Path) -> None:
-    alone = invoke("compare", "a car", "--steps", "1", "--json", "-o", str(tmp_path / "one"))
+    with pytest.warns(UserWarning, match="prompt: the model does not know car"):
+        alone = invoke("compare", "a car", "--steps", "1", "--json", "-o", str(tmp_path / "one"))
     (row,) = json.loads(alone.stdout)["arms"]
     assert row["arm"] == "none"
     assert row["warping error"]
@@ -78,7 +79,8 @@ def test_one_arm_alone_is_scored_and_several_are_held_against_the_first(tmp_path
 
 
 def test_compare_escapes_what_it_shows(tmp_path: Path) -> None:
-    done = invoke("compare", "a <b>red</b> circle", "--steps", "1", "-q", "-o", str(tmp_path))
+    with pytest.warns(UserWarning, match="prompt: the model does not know <b>red</b>"):
+        done = invoke("compare", "a <b>red</b> circle", "--steps", "1", "-q", "-o", str(tmp_path))
     assert done.exit_code == 0, done.output
     assert "<b>red</b>" not in (tmp_path / "report.html").read_text()
 

@@ -15,7 +15,7 @@ from vidguide.transformer.family import family_of
 
 LENGTH = 128  # of the text that the pipeline is asked for, other than any default; longer than any template
 NOT_OURS = {"prompt", "negative_prompt", "max_sequence_length"}
-NO_INSTRUCTION = {  # which goes before prompts, and before no negative
+NO_INSTRUCTION: dict[str, Values] = {  # which goes before prompts, and before no negative
     "SanaVideoPipeline": {"complex_human_instruction": None},
     "SanaWMPipeline": {"chi_prompt": [""]},
 }

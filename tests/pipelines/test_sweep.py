@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from vidguide.eval.clips.entries import entries
 from vidguide.eval.scoring import results
 from vidguide.pipelines.cli.app import app
+from vidguide.pipelines.generate import generate
 from vidguide.pipelines.request.provenance import arguments_from, load_provenance
 from vidguide.pipelines.sweep import run as sweeping
 from vidguide.pipelines.sweep.config import Sweep, read_sweep
@@ -67,7 +68,6 @@ def test_every_prompt_is_made_in_every_arm_and_scored(tmp_path: Path) -> None:
 
 def test_a_sweep_goes_on_where_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked, made = read(tmp_path, arms=["none", "nag"]), []
-    generate = sweeping.generate
 
     def tiring(*args: Any, **kwargs: Any) -> Any:
         made.append(kwargs["seed"])

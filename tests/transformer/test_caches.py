@@ -214,7 +214,7 @@ def interrupt_after(calls: int) -> Callable[..., None]:
 
 
 NEGATIVE = negative_text()
-WINDOW = dict(start=0.2, stop=0.8)
+WINDOW: dict[str, Any] = dict(start=0.2, stop=0.8)
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,8 @@ import diffusers
 import pytest
 import torch
 import torch.distributed
-import torch.multiprocessing
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from tests.helpers.tiny_families import BY_NAME
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
@@ -37,7 +37,7 @@ Found = list[dict[Case, tuple[Tensor, Tensor]]]
 
 def on_two(folder: Path, cases: list[Case], device: str) -> Found:
     """What each rank found: alone, and beside the other."""
-    torch.multiprocessing.spawn(main, (cases, str(folder), device), nprocs=RANKS)
+    spawn(main, (cases, str(folder), device), nprocs=RANKS)
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
