@@ -204,7 +204,7 @@ def test_apg_without_its_projection_is_cfg_and_zero_star_begins_with_nothing() -
     negative = negative_text()
     plain = sampled(tiny_wan(), videos(), CFG(scale=3, negative_prompt_embeds=negative))[0]
     apg = sampled(tiny_wan(), videos(), APG(scale=3, eta=1, radius=0, negative_prompt_embeds=negative))[0]
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(plain, apg, strict=True))
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(plain, apg, strict=True))  # through x0 and back
     star = sampled(tiny_wan(), videos(), CFGZeroStar(scale=3, negative_prompt_embeds=negative))[0]
     assert star[0].abs().max() == 0
     assert not torch.allclose(star[1], plain[1], atol=1e-4)

@@ -178,8 +178,3 @@ def test_bad_values_are_refused_when_made(make: Any, message: str) -> None:
         SEG(over_frames=1)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"seed=0\.5"):
         CADS(seed=0.5)  # type: ignore[arg-type]
-
-
-def test_noise_needs_to_know_how_far_the_run_is(wan: Any) -> None:
-    with guide(wan, CADS()), pytest.raises(ValueError, match="needs scheduler="):
-        wan(**wan_inputs())

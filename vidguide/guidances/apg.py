@@ -41,6 +41,10 @@ class APG(CFG):
         check_number(self, "radius", 0)
         check_number(self, "momentum", -1, 1)
 
+    @property
+    def needs_steps(self) -> bool:
+        return super().needs_steps or (self.momentum != 0 and not self.neutral)
+
     def rule(self, call: Call, cond: Tensor, uncond: Tensor) -> Tensor:
         average, conversion = call.cached(self, RunningAverage), x0_conversion_of(call, cond)
         radius, scale = apg_radius(self.radius, cond[0].numel()), self.scale_of(call)

@@ -55,6 +55,11 @@ class Guidance:
         return (self.start, self.stop) != (0.0, 1.0)
 
     @property
+    def needs_steps(self) -> bool:
+        """Whether its effect depends on the step of the run, so that a bare transformer needs a scheduler."""
+        return self.windowed and not self.neutral
+
+    @property
     def perturbs(self) -> bool:
         """Whether it needs the sites of the video's self-attention, for a perturbed pass or to measure them."""
         return False

@@ -57,6 +57,10 @@ class CFG(Guidance):
         return is_constant(self.scale, 1)
 
     @property
+    def needs_steps(self) -> bool:
+        return super().needs_steps or not isinstance(self.scale, int | float)
+
+    @property
     def extra_pass(self) -> bool:
         return not self.neutral
 

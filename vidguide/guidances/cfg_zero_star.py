@@ -29,6 +29,10 @@ class CFGZeroStar(CFG):
         if type(self.zero_steps) is not int or self.zero_steps < 0:
             raise ValueError(f"CFGZeroStar(zero_steps={self.zero_steps!r}): must be a whole number, at least 0")
 
+    @property
+    def needs_steps(self) -> bool:
+        return super().needs_steps or (self.zero_steps > 0 and not self.neutral)
+
     def rule(self, call: Call, cond: Tensor, uncond: Tensor) -> Tensor:
         if call.step < self.zero_steps:
             return torch.zeros_like(cond)

@@ -84,6 +84,10 @@ class EMAG(SelfGuidance):
     def before_cfg(self) -> bool:
         return True
 
+    @property
+    def needs_steps(self) -> bool:
+        return not self.neutral  # the average is over the steps
+
     def active(self, progress: float) -> bool:
         """Averaging counts: it begins before the window of the second pass."""
         return not self.neutral and self.average_from <= progress < self.stop
