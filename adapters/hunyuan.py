@@ -1,10 +1,14 @@
-"""HunyuanVideo, its Framepack and 1.5: joint attention over [video, text]; a refiner mixes the text at each step."""
+"""HunyuanVideo, its Framepack and 1.5: joint attention over [video, text]; a refiner mixes the text at each step.
+
+Blocks of the first two modulate text by a vector of timestep and pooled embedding, those of 1.5 by one of the timestep,
+which depends on no text.
+"""
 
 import inspect
 from typing import Any
 
 from vidguide.adapters._encode_prompt import check_length, encoder
-from vidguide.transformer.family import Family, Inputs, Joint, by_step
+from vidguide.transformer.family import Family, Inputs, Joint, Modulation, by_step
 
 TEXT = ("encoder_hidden_states", "pooled_projections", "encoder_attention_mask")
 MASKS = {"encoder_attention_mask": "encoder_hidden_states"}
@@ -33,6 +37,7 @@ def encode_15(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
     return dict(zip(TEXT_15, pipe.encode_prompt(prompts, batch_size=len(prompts)), strict=True))
 
 
+MODULATION = Modulation(norms=("norm1_context", "norm"), leading="first_frame_num_tokens")
 HUNYUAN = (
     ("HunyuanVideo", "HunyuanVideoTransformer3DModel"),
     ("HunyuanVideo Framepack", "HunyuanVideoFramepackTransformer3DModel"),
@@ -44,12 +49,13 @@ FAMILIES = (
             transformers=(transformer,),
             blocks=("transformer_blocks", "single_transformer_blocks"),
             text_attention=("attn",),
-            joint=Joint(block_masks=("attention_mask",)),
+            joint=Joint(block_masks=("attention_mask",), modulation=MODULATION),
             encode=encode,
             text_inputs=TEXT,
             text_masks=MASKS,
             text_extras=("pooled_projections",),
             text_varies=by_step,
+            stg_layers={60: (2,)} if name == "HunyuanVideo" else {},
         )
         for name, transformer in HUNYUAN
     ),

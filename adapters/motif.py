@@ -1,4 +1,7 @@
-"""Motif Video: joint attention over [video, text], in some models a text cross-attention on top of it."""
+"""Motif Video: joint attention over [video, text], in some models a text cross-attention on top of it.
+
+Blocks modulate text by a vector of the timestep, which depends on no text.
+"""
 
 from typing import Any
 

@@ -54,13 +54,17 @@ ARMS: dict[str, Arm] = {
     "NAG": lambda negative, empty: (NAG(negative_prompt_embeds=negative, scale=5),),
     "VSF": lambda negative, empty: (VSF(negative_prompt_embeds=negative),),
     "EMAG": lambda negative, empty: (EMAG(**EARLY),),
-    "STG": lambda negative, empty: (STG(scale=2, layers=(1,)),),
+    "STG": lambda negative, empty: (STG(mode="attention", scale=2, layers=(1,)),),
     "SEG": lambda negative, empty: (SEG(sigma=1.0, layers=(1,)),),
     "CFG": lambda negative, empty: (CFG(scale=3, negative_prompt_embeds=empty),),
     "NAG+EMAG": lambda negative, empty: (*ARMS["NAG"](negative, empty), EMAG(**EARLY)),
     "CFG+EMAG": lambda negative, empty: (*ARMS["CFG"](negative, empty), EMAG(**EARLY)),
     "NAG+CFG": lambda negative, empty: (*ARMS["NAG"](negative, empty), *ARMS["CFG"](negative, empty)),
-    "EMAG+STG+PAG": lambda negative, empty: (EMAG(**EARLY), STG(scale=2, layers=(1,)), PAG(scale=2, layers=(0,))),
+    "EMAG+STG+PAG": lambda negative, empty: (
+        EMAG(**EARLY),
+        STG(mode="attention", scale=2, layers=(1,)),
+        PAG(scale=2, layers=(0,)),
+    ),
     "PAG spatial": lambda negative, empty: (PAG(scale=2, layers=(0, 1), extent="spatial"),),
 }
 DETAILS: dict[str, Arm] = {
@@ -79,7 +83,7 @@ DETAILS: dict[str, Arm] = {
     "EMAG temporal": lambda negative, empty: (EMAG(extent="temporal", **EARLY),),
     "PAG window": lambda negative, empty: (PAG(layers=(0, 1), start=0.25, stop=0.75),),
     "STG residual": lambda negative, empty: (STG(mode="residual", layers=(0, 1)),),
-    "STG temporal": lambda negative, empty: (STG(scale=2, extent="temporal", layers=(0, 1)),),
+    "STG temporal": lambda negative, empty: (STG(mode="attention", scale=2, extent="temporal", layers=(0, 1)),),
     "SEG mean": lambda negative, empty: (SEG(sigma=None),),
     "SEG frames": lambda negative, empty: (SEG(sigma=2.0, over_frames=True, layers=(0, 1)),),
     "CADS": lambda negative, empty: (CADS(full=0.3, none=0.9, seed=3),),

@@ -1,18 +1,22 @@
 """profile(): the heads of a model as a picture of layers by heads."""
 
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from vidguide.functional.head_mass import LIFT
 from vidguide.guidances.head_probe import HeadMass, HeadProbe, ProbedError
 from vidguide.pipelines.generate import generate
 
 COLOURS = ("#2166ac", "#67a9cf", "#d1e5f0", "#fddbc7", "#ef8a62", "#b2182b")  # from within the frame to along time
+MARKS = {"temporal": "T", "spatial": "S", "neither": " "}
 ABOUT = (
-    "Share of attention along time, of that along time and within the frame, in percent; * marks temporal heads, with "
-    "more along time. On 64 queries a layer, in one pass."
+    f"Attention along time as a share of that along time and within the frame, each relative to evenly spread "
+    f"attention, in percent. T: temporal head, S: spatial head (more than {LIFT:g} times even, on the larger of the "
+    "two); unmarked: neither. On 64 queries a layer, in one pass."
 )
 
 
@@ -42,8 +46,15 @@ def picture(heads: list[HeadMass]) -> Table:
 
 
 def cell(head: HeadMass) -> Text:
-    """One head: its number, on a colour."""
-    along = head.within_column / max(head.within_column + head.within_frame, 1e-12)
-    colour = COLOURS[min(int(along * len(COLOURS)), len(COLOURS) - 1)]
-    mark = "*" if head.extent == "temporal" else " "
-    return Text(f"{100 * along:3.0f}{mark}", style=f"{'black' if 0.3 < along < 0.7 else 'white'} on {colour}")
+    """Draw one head: the share of its lift along time on a colour, and its extent."""
+    within, along = head.lifts
+    share = along / max(along + within, 1e-12)
+    colour = COLOURS[min(int(share * len(COLOURS)), len(COLOURS) - 1)]
+    style = f"{'black' if 0.3 < share < 0.7 else 'white'} on {colour}"
+    return Text(f"{100 * share:3.0f}{MARKS[head.extent]}", style=style)
+
+
+def counts(heads: list[HeadMass]) -> str:
+    """Count the heads of each extent, as in `temporal 3, spatial 12, neither 9`."""
+    found = Counter(head.extent for head in heads)
+    return ", ".join(f"{extent} {found[extent]}" for extent in MARKS)

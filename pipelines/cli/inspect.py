@@ -15,7 +15,7 @@ def locate(
         bool, typer.Option("--list", help="List the model families there are adapters for instead.")
     ] = False,
     heads: Annotated[
-        bool, typer.Option("--profile", help="Measure instead which heads look within their frame, which along time.")
+        bool, typer.Option("--profile", help="Measure instead which heads attend within their frame, or along time.")
     ] = False,
     prompt: Annotated[str, typer.Option(help="Of the run that --profile measures.")] = "a large circle moving right",
     at: Annotated[float, typer.Option(help="Fraction of the run at which --profile measures.")] = 0.5,
@@ -46,13 +46,14 @@ def locate(
 
 def show_heads(prompt: str, at: float, as_json: bool, **settings: Any) -> None:
     """Measure a model's heads and print them as a picture, or as JSON."""
-    from vidguide.pipelines.cli.head_map import ABOUT, picture, profile
+    from vidguide.pipelines.cli.head_map import ABOUT, counts, picture, profile
 
     found = profile(prompt, at, **settings)
     if as_json:
-        typer.echo(json.dumps([{**vars(head), "extent": head.extent} for head in found]))
+        typer.echo(json.dumps([{**vars(head), "lifts": head.lifts, "extent": head.extent} for head in found]))
     else:
         console.print(picture(found), crop=False)
+        console.print(counts(found))
         console.print(ABOUT)
 
 

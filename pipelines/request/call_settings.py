@@ -72,10 +72,12 @@ def default_nag(model: Model, image: bool) -> NAG:
 
 def warn_of_cfg(name: str, model: Model, settings: dict[str, Any], guidances: tuple[Guidance, ...]) -> None:
     """Tell what classifier-free guidance does to a model that was distilled to run without."""
-    scales = [one.scale for one in guidances if isinstance(one, CFG)] + [settings["guidance_scale"] or 1]
-    if model.distilled and (scale := max(scales)) > 1:
+    rules = [one.scale for one in guidances if isinstance(one, CFG) and not one.neutral]
+    scales = rules + [own for own in [settings["guidance_scale"]] if own is not None and own > 1]
+    if model.distilled and scales:
+        scale = f"{scales[0]:g}" if isinstance(scales[0], int | float) else repr(scales[0])
         warnings.warn(
-            f"classifier-free guidance at scale {scale:g}: {name} is distilled to run without it. Each step takes two "
+            f"classifier-free guidance at scale {scale}: {name} is distilled to run without it. Each step takes two "
             "model calls, and in few steps colours burn out and shapes break. A negative prompt works at "
             "guidance_scale=1, by NAG",
             stacklevel=3,

@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import fields
 from typing import Any
 
-from vidguide import APG, CADS, CFG, EMAG, NAG, PAG, SEG, STG, VSF, CFGZeroStar
+from vidguide import APG, CADS, CFG, EMAG, MAMBOG, NAG, PAG, SEG, STG, TCFG, VSF, CFGZeroStar
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.emag import SELECTS
 
@@ -19,6 +19,8 @@ KINDS: dict[str, type[Guidance]] = {
     "cfg": CFG,
     "apg": APG,
     "cfgzero": CFGZeroStar,
+    "tcfg": TCFG,
+    "mambog": MAMBOG,
 }
 WORDS = ("extent", "mode", "norm", "variant")  # parameters that are words
 WHOLE = ("zero_steps", "seed")  # and whole numbers
@@ -27,6 +29,8 @@ SKIPPED = ("negative_prompt", "negative_prompt_embeds")
 
 def parse(spec: str) -> tuple[Guidance, ...]:
     """Guidances from a spec: `name`, `name:value` (its scale) or `name:key=value,...`, joined by `+`; `none` for none.
+
+    A scale may be one number per step, as in `cfg:7/5/3/1`.
 
     Raises:
         ValueError: an unknown name or parameter, or a value that is no number, naming it.
@@ -70,6 +74,8 @@ def _value(key: str, value: str, spec: str) -> Any:
         if key in ("layers", "select"):  # a range or single blocks: 3-7 or 3/5/7
             first, dash, last = value.partition("-")
             return tuple(range(int(first), int(last) + 1)) if dash else tuple(int(v) for v in value.split("/"))
+        if key == "scale" and "/" in value:  # one value per step: 7/5/3/1
+            return tuple(float(one) for one in value.split("/"))
         return int(value) if key in WHOLE else float(value)
     except ValueError:
         raise ValueError(f"guidance {spec!r}: {key}={value!r} is no number") from None

@@ -96,10 +96,11 @@ def test_locate_profiles_the_heads() -> None:
     small = ("--steps", "2", "--frames", "5", "--size", "32x32")
     heads = json.loads(invoke("locate", "tiny", "--profile", "--json", *small).stdout)
     assert [(head["layer"], head["head"]) for head in heads] == [(i, j) for i in range(5) for j in range(4)]
-    assert all(0 < head["within_frame"] <= 1 and head["extent"] in ("spatial", "temporal") for head in heads)
+    assert all(0 < head["within_frame"] <= 1 and head["extent"] in ("spatial", "temporal", "neither") for head in heads)
     done = invoke("locate", "tiny", "--profile", "-q", *small)
     assert done.exit_code == 0
-    assert "Share of attention along time" in done.stdout
+    assert "Attention along time as a share" in done.stdout
+    assert all(f"{extent} " in done.stdout for extent in ("temporal", "spatial", "neither"))
 
 
 def test_locate_lists_the_families() -> None:

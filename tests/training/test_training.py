@@ -17,7 +17,7 @@ import vae as vae_script
 from text import LENGTH, make_tokenizer, random_caption
 
 from vidguide.eval.world.scene import all_scenes, caption
-from vidguide.functional.formulas import cfg
+from vidguide.functional.cfg import cfg
 
 
 @pytest.mark.parametrize("length", [LENGTH, 64, 512])

@@ -58,7 +58,7 @@ def test_compiled_weak_passes_act_and_agree(compiled: Callable[..., Any]) -> Non
 
 MAKERS: dict[str, Callable[[], tuple[Guidance, ...]]] = {
     "NAG": lambda: (NAG(negative_prompt_embeds=negative_text()),),
-    "STG": lambda: (STG(layers=(1,)),),
+    "STG": lambda: (STG(mode="attention", layers=(1,)),),
     "EMAG": lambda: (EMAG(decay=0.5, select=(1,)),),
 }
 # The most graphs of the whole model, and of a block, which serves all blocks. STG: the clean pass and the weak one.

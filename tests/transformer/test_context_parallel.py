@@ -120,7 +120,7 @@ def refused_before_any_step(model: Any, guidance: Guidance, inputs: dict[str, An
 
 def test_a_split_that_is_set_within_guide_is_seen() -> None:
     tiny = BY_NAME["MochiTransformer3DModel"]
-    model, stg = tiny.make(), STG(layers=(1,))
+    model, stg = tiny.make(), STG(mode="attention", layers=(1,))
     with guide(model, stg):
         model(**tiny.inputs(1))
         with pytest.raises(ValueError, match="STG under context parallel"):

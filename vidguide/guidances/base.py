@@ -110,7 +110,9 @@ class Guidance:
 
 
 def _plain(value: Any) -> Any:
-    """Return a parameter with its tensors replaced by their shapes."""
+    """Return a parameter with its tensors replaced by their shapes, and functions by their names."""
+    if callable(value):
+        return getattr(value, "__qualname__", repr(value))
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     return f"tensor{tuple(value.shape)}" if isinstance(value, Tensor) else value
