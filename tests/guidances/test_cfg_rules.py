@@ -253,7 +253,7 @@ def levels(scheduler: Any, timestep: Tensor) -> tuple[Tensor, Tensor]:
 def test_apg_is_the_plain_rule_on_x0(space: str) -> None:
     flow = space == "flow"
     scheduler = FlowMatchEulerDiscreteScheduler() if flow else DDIMScheduler(prediction_type=space)
-    settings = dict(eta=0.3, momentum=-0.5)
+    settings: dict[str, Any] = dict(eta=0.3, momentum=-0.5)
     guided = sampled(APG(scale=4.0, radius=20.0, **settings, **negative()), scheduler=scheduler)
     average = None
     for step, (ours, timestep) in enumerate(zip(guided, scheduler.timesteps, strict=True)):
@@ -307,21 +307,25 @@ def test_steps_at_scale_one_make_no_unconditional_call() -> None:
     assert CFG(scale=(1, 1.0)).neutral
 
 
+def no_value(progress: float) -> Any:
+    return None
+
+
 def test_schedules_that_cannot_be_are_refused() -> None:
     with pytest.raises(ValueError, match=r"CFG\(scale=\(5.0, 0.5\)\): must be at least 1"):
         CFG(scale=(5.0, 0.5))
     with pytest.raises(ValueError, match=r"scale=\[\]\): must have a value per step"):
         CFG(scale=[])
     with pytest.raises(TypeError, match="must be a number, a list"):
-        CFG(scale="5")
+        CFG(scale="5")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="must be a number, a list"):
-        TCFG(scale=(2.0, None))
+        TCFG(scale=(2.0, None))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="has 2 values for a run of 4 steps"):
         sampled(CFG(scale=(2.0, 3.0), **negative()))
     with pytest.raises(ValueError, match=r"CFG: scale=0\.5 at step 2: must be at least 1"):
         sampled(CFG(scale=lambda progress: 2.0 if progress < 0.5 else 0.5, **negative()))
     with pytest.raises(TypeError, match=r"scale\(progress=0/4\) = None"):
-        sampled(CFG(scale=lambda progress: None, **negative()))
+        sampled(CFG(scale=no_value, **negative()))
     model = tiny_wan().double()
     with pytest.raises(ValueError, match="needs scheduler="), guide(model, CFG(scale=(2.0,), **negative())):
         pass
@@ -336,7 +340,7 @@ def test_schedules_that_cannot_be_are_refused() -> None:
         (lambda: APG(radius=-1), "radius=-1"),
         (lambda: MAMBOG(alpha=-1), "alpha=-1"),
         (lambda: CFGZeroStar(zero_steps=-1), "zero_steps=-1"),
-        (lambda: CFGZeroStar(zero_steps=1.5), "zero_steps=1.5"),
+        (lambda: CFGZeroStar(zero_steps=1.5), "zero_steps=1.5"),  # type: ignore[arg-type]
     ],
 )
 def test_bad_parameters_are_refused(make: Any, message: str) -> None:
@@ -345,11 +349,16 @@ def test_bad_parameters_are_refused(make: Any, message: str) -> None:
 
 
 def test_the_command_line_knows_all_rules() -> None:
+    projected: Any
+    tangential: Any
+    mambo: Any
+    scheduled: Any
     projected, tangential = parse("apg:4,radius=10,rescale=0.5"), parse("tcfg:3")
+    mambo, scheduled = parse("mambog:10,alpha=4"), parse("cfg:7/5/1")
     assert [vars(projected[0])[name] for name in ("scale", "radius", "rescale")] == [4.0, 10.0, 0.5]
     assert [(type(one), one.scale) for one in tangential] == [(TCFG, 3.0)]
-    assert [(type(one), one.scale, one.alpha) for one in parse("mambog:10,alpha=4")] == [(MAMBOG, 10.0, 4.0)]
-    assert parse("cfg:7/5/1")[0].scale == (7.0, 5.0, 1.0)
+    assert [(type(one), one.scale, one.alpha) for one in mambo] == [(MAMBOG, 10.0, 4.0)]
+    assert scheduled[0].scale == (7.0, 5.0, 1.0)
     with pytest.raises(TypeError, match="must be a number"):
         parse("stg:1/2")
     assert isinstance(parse("stg:1")[0], STG)

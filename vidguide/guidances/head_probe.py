@@ -92,8 +92,8 @@ class HeadProbe(Guidance):
 
     def correction(self, call: Call, prediction: Tensor, rerun: Rerun) -> Correction | None:
         self.heads[:] = [
-            HeadMass(layer, head, *mass, observer.grid)
+            HeadMass(layer, head, within_frame, within_column, observer.grid)
             for layer, observer in self.observers(call).items()
-            for head, mass in enumerate(observer.mass.tolist())
+            for head, (within_frame, within_column) in enumerate(observer.mass.tolist())
         ]
         raise ProbedError
