@@ -26,7 +26,7 @@ from rich.progress import track
 
 from vidguide import NAG, guide
 from vidguide.edits.nag_attention import JointAttentionNAG
-from vidguide.functional.formulas import nag
+from vidguide.functional.nag import nag
 
 TEXT, HEADS, DIM, WIDTH = 226, 4, 64, 128
 BLOCKS = dict(num_attention_heads=HEADS, attention_head_dim=DIM, in_channels=4, out_channels=4, num_layers=2)
@@ -69,7 +69,7 @@ class BothTexts:
             key = attn.norm_k(attn.to_k(tokens)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
             value = attn.to_v(tokens).unflatten(2, (attn.heads, -1)).transpose(1, 2)
             sides.append(F.scaled_dot_product_attention(query, key, value).transpose(1, 2))
-        return attn.to_out[0](nag(*sides, 11.0, 2.5, 0.25).flatten(2))
+        return attn.to_out[0](nag(*sides, 11.0, 2.5, 0.25).output.to(sides[0].dtype).flatten(2))
 
 
 def two_passes(kind: str, arm: str) -> AbstractContextManager[Any]:

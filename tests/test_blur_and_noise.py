@@ -16,9 +16,9 @@ from test_weak import ALWAYS, clips, cogvideox, sampled, videos
 from tiny_families import BY_NAME
 
 from vidguide import APG, CADS, CFG, EMAG, NAG, SEG, CFGZeroStar, guide
-from vidguide.functional.formulas import cads, cads_share
+from vidguide.functional.blur import blur_weights, blurred
+from vidguide.functional.cads import cads, cads_share
 from vidguide.guidances.base import Guidance
-from vidguide.guidances.seg import blur_weights, blurred
 
 
 def published_blur(picture: torch.Tensor, sigma: float) -> torch.Tensor:

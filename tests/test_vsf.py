@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vidguide import NAG, VSF, guide
 from vidguide.edits.vsf_attention import JointAttentionVSF, SplitAttentionVSF
-from vidguide.functional.formulas import vsf
+from vidguide.functional.vsf import vsf
 from vidguide.guidances.vsf import zero_rows
 from vidguide.transformer.family import Joint
 

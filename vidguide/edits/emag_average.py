@@ -5,7 +5,7 @@ from torch import Tensor
 
 from vidguide.attention.interception import Attention, Kernel, Site
 from vidguide.attention.video_tokens import Video
-from vidguide.functional.formulas import attention_gradient, ema
+from vidguide.functional.emag import attention_gradient, blend, ema
 from vidguide.kernels import dispatch as kernels
 
 
@@ -60,7 +60,7 @@ class Average:
             wide, contiguous = torch.promote_types(live.dtype, torch.float32), torch.contiguous_format
             average = self.averages[self.video.sample] = live.to(wide, copy=True, memory_format=contiguous)
             gradient = average.new_zeros(average.shape[self.heads_dim])
-        elif kernels.fit(average, live):
+        elif kernels.supports(average, live):
             gradient = kernels.average(average, live, self.decay, self.heads_dim)
         else:
             ema(average, live, self.decay)
@@ -85,8 +85,7 @@ class Average:
         """`(1 - strength) A + strength E`, in the average's dtype."""
         if not self.averages:
             raise RuntimeError("EMAG has no average yet")
-        average = self.averages[self.video.sample]
-        return torch.lerp(live.to(average.dtype), average, self.strength)
+        return blend(live, self.averages[self.video.sample], self.strength)
 
 
 class AverageQuery(Average):

@@ -8,8 +8,8 @@ from torch import Tensor
 from vidguide.attention.interception import Kernel
 from vidguide.edits.joint_attention import JointEdit, Parts
 from vidguide.edits.nag_combine import Measured, change, sampled
-from vidguide.functional.formulas import Attended, vsf
 from vidguide.functional.masks import additive, masked, rows_of
+from vidguide.functional.vsf import Attended, vsf
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.context_parallel import Ranks
 from vidguide.transformer.text_stream import Stream

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vidguide.functional.formulas import cads, cads_share
+from vidguide.functional.cads import cads, cads_share
 from vidguide.guidances.base import Guidance
 from vidguide.transformer.family import Inputs
 from vidguide.validation import check_number

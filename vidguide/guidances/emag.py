@@ -10,6 +10,7 @@ from torch import Tensor
 from vidguide.edits.emag_average import Average, AverageQuery
 from vidguide.edits.emag_maps import AverageMap, AverageVideoMap, check_map_fits
 from vidguide.edits.head_selection import Heads
+from vidguide.functional.emag import emag_correction
 from vidguide.guidances.negative_prompt import TextGuidance
 from vidguide.guidances.second_pass import WeakGuidance
 from vidguide.transformer.compile import whole_graphs
@@ -161,8 +162,7 @@ class EMAG(WeakGuidance):
         averages, heads = self.state(denoiser)
         layers, gradients = self.choose(averages, heads, denoiser.ranks)
         weak = self.prediction(denoiser, layers, lambda layer: averages[layer].perturb, heads, gradients)
-        # c~ + w (c - c~), as an addition to c, so that it composes with other corrections in any order.
-        return (self.scale - 1) * (prediction - weak)
+        return emag_correction(prediction, weak, self.scale)
 
     def choose(self, averages: Averages, heads: Heads | None, ranks: Ranks) -> tuple[tuple[int, ...], dict[int, float]]:
         """The layers to perturb, and what was measured of each candidate."""

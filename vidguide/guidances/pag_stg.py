@@ -7,6 +7,7 @@ from torch import Tensor
 
 from vidguide.attention.interception import Perturbation
 from vidguide.edits.head_selection import Heads
+from vidguide.functional.self_guidance import perturbation_correction
 from vidguide.guidances.second_pass import PassValues, WeakGuidance
 from vidguide.validation import check_number
 
@@ -56,7 +57,7 @@ class PAG(WeakGuidance):
             heads.begin(denoiser.device)
 
     def correction(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor | None:
-        return self.scale * (prediction - self.perturbed(denoiser))
+        return perturbation_correction(prediction, self.perturbed(denoiser), self.scale)
 
     def perturbed(self, denoiser: "Denoiser") -> Tensor:
         """The weak prediction."""

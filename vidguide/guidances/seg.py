@@ -5,50 +5,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from vidguide.attention.interception import Attention, Perturbation, Site
+from vidguide.functional.blur import blurred
 from vidguide.guidances.pag_stg import PAG
 from vidguide.validation import check_number
 
 if TYPE_CHECKING:
     from vidguide.calls.denoiser import Denoiser
-
-
-def blur_weights(size: int, sigma: float | None) -> Tensor:
-    """`(size, size)`, a Gaussian of standard deviation `sigma` around each position; rows sum to 1.
-
-    Cut off at about three sigma, and beyond the edges the picture is mirrored, as in the published code. That stops
-    where the mirror is longer than the picture; here it is mirrored again. Without sigma, the mean.
-    """
-    if sigma is None or size == 1:
-        return torch.full((size, size), 1 / size, dtype=torch.float64)
-    reach = math.ceil(6 * sigma) // 2
-    offsets = torch.arange(-reach, reach + 1)
-    weights = torch.exp(-0.5 * (offsets / sigma) ** 2).double()
-    period = 2 * (size - 1)
-    positions = (torch.arange(size).unsqueeze(1) + offsets) % period
-    positions = torch.where(positions < size, positions, period - positions)
-    blur = torch.zeros(size, size, dtype=torch.float64)
-    return blur.scatter_add_(1, positions, weights.expand_as(positions)) / weights.sum()
-
-
-def blurred(tokens: Tensor, grid: tuple[int, int, int], sigma: float | None, over_frames: bool) -> Tensor:
-    """Tokens `(B, L, H, D)` blurred over height and width of each frame, and if asked over the frames.
-
-    Args:
-        grid: token grid (F, H, W), in row-major order; `L` is its product.
-        sigma: standard deviation in tokens, None for the mean.
-    """
-    wide = torch.promote_types(tokens.dtype, torch.float32)
-    frames, height, _ = grid
-    volume = rearrange(tokens.to(wide), "b (f h w) heads d -> b f h w heads d", f=frames, h=height)
-    for axis, size in enumerate(grid):
-        if axis or over_frames:
-            weights = blur_weights(size, sigma).to(volume.device, volume.dtype)
-            volume = torch.tensordot(weights, volume, ([1], [axis + 1])).movedim(0, axis + 1)
-    return rearrange(volume, "b f h w heads d -> b (f h w) heads d").to(tokens.dtype)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

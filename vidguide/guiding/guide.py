@@ -43,7 +43,7 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
     scheduler = scheduler or getattr(pipe, "scheduler", None)
     check_scheduler(scheduler)
     check_guidances(guidances, scheduler)
-    kernels.choice()
+    kernels.mode()
     run = Run(scheduler)
     denoisers = []
     for transformer in transformers:
