@@ -93,9 +93,9 @@ class HeadProbe(Guidance):
 
     def correction(self, denoiser: "Denoiser", prediction: Tensor) -> Tensor | None:
         found = [
-            HeadMass(layer, head, *mass, watch.grid)
+            HeadMass(layer, head, within, along, watch.grid)
             for layer, watch in self.watches(denoiser).items()
-            for head, mass in enumerate(watch.mass.tolist())
+            for head, (within, along) in enumerate(watch.mass.tolist())
         ]
         self.heads[:] = found
         raise ProbedError
