@@ -5,7 +5,7 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from vidguide.kernels import dispatch as kernels
-from vidguide.kernels import lse_backends as sources
+from vidguide.kernels import lse_backends
 from vidguide.pipelines.models.spec import SHIPPED
 from vidguide.transformer.family import families
 
@@ -48,7 +48,7 @@ def report() -> dict[str, dict[str, str]]:
         "packages": {name: installed(name) or "missing: pip install vidguide" for name in REQUIRED},
         "optional packages": {name: installed(name) or "not installed" for name in OPTIONAL},
         "devices": devices(),
-        "kernels": {**kernels.in_use(), **sources.in_use()},
+        "kernels": {**kernels.in_use(), **lse_backends.in_use()},
         "video encoders": codecs(),
         "families": {name: family.name for name, family in sorted(families().items())},
         "shipped models": {
