@@ -1,7 +1,7 @@
 """Export clips to VBench and import its scores, for the dimensions that only VBench itself computes.
 
 VBench needs its own environment, as it pins old versions of its dependencies. It scores lossy .mp4 files named by
-prompt, in its `custom_input` mode. Each imported score is a row of a metric named `external.` and names its source file.
+prompt, in its `custom_input` mode. Each imported score is a row of a metric named `external.`, and names its file.
 """
 
 import json
@@ -123,7 +123,7 @@ def import_scores(files: Sequence[Path], exported: Path, output: Path) -> list[R
 
 
 def file_rows(file: Path, index: dict[str, Any]) -> list[Row]:
-    """Return a row for each clip and dimension of one file, which maps a dimension to [mean, [score of a clip, ...]]."""
+    """Return a row for each clip and dimension of a file, which maps dimensions to [mean, [score of a clip, ...]]."""
     rows = []
     for dimension, pair in load_json(file).items():
         if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], list)):

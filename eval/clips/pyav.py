@@ -21,9 +21,8 @@ from vidguide.eval.clips.errors import (
 )
 
 LOSSLESS = {"ffv1", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "qtrle", "apng", "gif"}
-RATE_TOLERANCE = (
-    0.01  # relative spread of frame durations above which the rate is variable; container clocks are coarse
-)
+# Relative spread of frame durations above which the rate is variable; the clocks of containers are coarse.
+RATE_TOLERANCE = 0.01
 
 
 @dataclass(kw_only=True)

@@ -1,7 +1,8 @@
 """Optical flow between neighbouring frames, reduced to numbers per pair; two frames are in memory at a time.
 
 Dense inverse search (OpenCV's DIS, preset MEDIUM) on grey frames: deterministic within one OpenCV version, about 10
-milliseconds per pair at 256x256. Values differ in the third digit between OpenCV versions, so results state the version.
+milliseconds per pair at 256x256. Values differ in the third digit between OpenCV versions, so results
+state the version.
 """
 
 from dataclasses import dataclass, field
@@ -129,7 +130,10 @@ def mean_of_largest(lengths: Array) -> float:
 
 
 def flow_change(first: Array, first_tracked: Mask, second: Array, second_tracked: Mask) -> float | None:
-    """Return the mean change of the flow along its path, over the fastest 5% of pixels tracked twice, pixels/frame^2."""
+    """Return the mean change of the flow along its path in pixels per frame^2, over the fastest 5% of pixels.
+
+    Only pixels tracked through both pairs count; None if there are too few.
+    """
     positions = target_positions(first)
     later = sample_at(second, positions)
     tracked = first_tracked & (sample_at(second_tracked.astype(np.float32), positions) > 0.99)

@@ -7,11 +7,11 @@ from vidguide.eval.scoring.statistics import MIN_PROMPTS, PairedComparison
 
 Row = Mapping[str, Any]
 PROTOCOL = (
-    "The unit is the prompt; seeds are averaged within it, and both arms share prompts and seeds. Intervals are 95%, by "
-    "bootstrap over prompts (BCa); win rates have Wilson intervals. An improvement needs an interval without 0 and "
+    "The unit is the prompt; seeds are averaged within it, and both arms share prompts and seeds. Intervals are 95%, "
+    "by bootstrap over prompts (BCa); win rates have Wilson intervals. An improvement needs an interval without 0 and "
     "p < 0.05 by sign-flip permutation, corrected by Holm over the primary metrics ({primary}); other metrics are "
-    "exploratory. An improvement is confounded if motion falls by 5% or lasting detail by 10%, or if the share of frozen "
-    "frames or of ill-formed clips rises by 0.05."
+    "exploratory. An improvement is confounded if motion falls by 5% or lasting detail by 10%, or if the share of "
+    "frozen frames or of ill-formed clips rises by 0.05."
 )
 
 

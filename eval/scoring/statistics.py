@@ -1,7 +1,7 @@
-"""Statistics of paired clips. The unit is the prompt: seeds are averaged within it, and both arms share prompts and seeds.
+"""Statistics of paired clips. The unit is the prompt: seeds are averaged within it; arms share prompts and seeds.
 
-Intervals are 95%, by bootstrap over prompts with a fixed seed. p-values are by sign-flip permutation of the differences,
-exact for few prompts. Both are about the mean difference, which the report shows.
+Intervals are 95%, by bootstrap over prompts with a fixed seed. p-values are by sign-flip permutation of the
+differences, exact for few prompts. Both are about the mean difference, which the report shows.
 """
 
 import math

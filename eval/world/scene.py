@@ -40,7 +40,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """The content of a clip, one value per attribute; None means "not named" in a caption, "not readable" in a reading."""
+    """The content of a clip, one value per attribute; None means "not named" in captions, "unreadable" in readings."""
 
     size: str | None = None
     colour: str | None = None

@@ -24,8 +24,9 @@ from vidguide.eval.clips.errors import (
     TruncatedError,
     UnreadableError,
 )
-from vidguide.eval.clips.manifest import FIELDS, read_manifest
+from vidguide.eval.clips.manifest import read_manifest
 from vidguide.eval.clips.read import read
+from vidguide.eval.schemas import ManifestEntry
 from vidguide.eval.scoring import results
 
 COUNT = 6
@@ -248,7 +249,7 @@ def test_a_manifest_of_flipped_bytes_is_read_or_refused(tmp_path: Path) -> None:
     assert refused > 100
 
 
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("field", ManifestEntry.model_fields)
 @pytest.mark.parametrize("value", [True, [], {}, ["a"], {"a": 1}, 1.5, float("nan"), float("inf"), "\x00", "\ud800"])
 def test_a_field_of_the_wrong_kind_is_named(field: str, value: object, tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text(json.dumps({**LINES[0], field: value}) + "\n")
@@ -256,7 +257,7 @@ def test_a_field_of_the_wrong_kind_is_named(field: str, value: object, tmp_path:
         read_manifest(tmp_path / "m.jsonl")
 
 
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("field", ManifestEntry.model_fields)
 def test_a_missing_field_leaves_a_default_but_for_the_clip(field: str, tmp_path: Path) -> None:
     line = {name: value for name, value in LINES[0].items() if name != field}
     (tmp_path / "m.jsonl").write_text(json.dumps(line) + "\n")
@@ -280,7 +281,8 @@ def test_json_beside_a_clip_cut_anywhere_is_refused(tmp_path: Path) -> None:
 
 
 def test_results_cut_anywhere_are_refused_or_hold_whole_rows(tmp_path: Path) -> None:
-    row = dict.fromkeys(results.NEEDED, "x") | {"schema": results.SCHEMA, "value": 1.0, "status": "ok"}
+    text = dict.fromkeys(("clip", "arm", "prompt_id", "metric", "config_hash", "file_sha256"), "x")
+    row = text | {"schema": results.SCHEMA, "seed": 0, "value": 1.0, "status": "ok"}
     data = (json.dumps(row) + "\n").encode() * 2
     for length in range(1, len(data)):
         (tmp_path / results.FINAL).write_bytes(data[:length])

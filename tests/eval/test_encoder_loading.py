@@ -14,7 +14,7 @@ from tests.helpers.known_clips import constant, translation
 from tests.helpers.tiny_vision_models import make_clip, save_processors
 from vidguide.eval.encoders import load as loading
 from vidguide.eval.encoders import open_clip as openclip
-from vidguide.eval.encoders.catalogue import KINDS, lacking
+from vidguide.eval.encoders.catalogue import KINDS, missing_requirement
 from vidguide.eval.encoders.load import load
 from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.metrics.sample import Sample
@@ -190,8 +190,8 @@ def test_raft_without_torchvision_is_named(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_what_is_lacking_is_said() -> None:
-    assert lacking(("aesthetic",)) == "with --aesthetic MODEL"
-    assert lacking(("clip", "aesthetic")).startswith("with --")
+    assert missing_requirement(("aesthetic",)) == "with --aesthetic MODEL"
+    assert missing_requirement(("clip", "aesthetic")).startswith("with --")
     assert all(kind.licence for kind in KINDS.values())
     with pytest.raises(ValueError, match="encoder='siglip'"):
         load("siglip", "x")

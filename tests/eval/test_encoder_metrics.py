@@ -13,10 +13,10 @@ from tests.helpers.known_clips import constant, noisy, translation
 from tests.helpers.tiny_vision_models import make_clip, make_dino, make_xclip, save_processors
 from vidguide.clip import Clip
 from vidguide.eval.encoders.load import load
-from vidguide.eval.encoders.transformers import middle
+from vidguide.eval.encoders.transformers import segment_centres
 from vidguide.eval.evaluate import evaluate
 from vidguide.eval.metrics.base import Value
-from vidguide.eval.metrics.registry import METRICS, chosen
+from vidguide.eval.metrics.registry import METRICS, select_metrics
 from vidguide.eval.metrics.sample import Sample
 
 
@@ -83,18 +83,18 @@ def test_batches_and_order_do_not_matter_to_frame_metrics(encoders: dict[str, An
 
 
 def test_xclip_sees_four_frames_from_the_middle_of_each_share(encoders: dict[str, Any]) -> None:
-    assert middle(81, 8).tolist() == [4, 14, 24, 34, 44, 54, 64, 75]
-    assert middle(2, 4).tolist() == [0, 1, 1, 1]
+    assert segment_centres(81, 8).tolist() == [4, 14, 24, 34, 44, 54, 64, 75]
+    assert segment_centres(2, 4).tolist() == [0, 1, 1, 1]
     value = measured("xclip.similarity", translation(), encoders).value
     assert value is not None
     assert -1 <= value <= 1
 
 
 def test_weights_are_part_of_the_definition_and_asked_for(encoders: dict[str, Any]) -> None:
-    by_id = {metric.id: metric for metric in chosen(["clip", "temporal"], encoders)}
+    by_id = {metric.id: metric for metric in select_metrics(["clip", "temporal"], encoders)}
     assert by_id["clip.margin"].weights == encoders["clip"].weights
     assert by_id["temporal.warp_error"].weights == ""
-    assert not any(metric.id.startswith("clip") for metric in chosen(None))
+    assert not any(metric.id.startswith("clip") for metric in select_metrics(None))
     assert "--clip MODEL" in str(METRICS["clip.consistency"](Sample(constant())).reason)
     with pytest.raises(ValueError, match="encoder='siglip'"):
         load("siglip", "somewhere")

@@ -6,7 +6,7 @@ from PIL import Image
 
 from tests.helpers.known_clips import constant
 from vidguide.clip import Clip
-from vidguide.eval.clips.entries import entries, find
+from vidguide.eval.clips.entries import entries, find_clips
 from vidguide.eval.clips.errors import ManifestError
 from vidguide.eval.clips.manifest import read_manifest
 
@@ -24,10 +24,10 @@ def test_folders_are_searched_and_lossless_files_come_first(tmp_path: Path) -> N
     (tmp_path / "d").mkdir()
     for index in range(2):
         Image.fromarray(TWO.frames[index]).save(tmp_path / "d" / f"{index}.png")
-    found = [str(path.relative_to(tmp_path)) for path in find(tmp_path)]
+    found = [str(path.relative_to(tmp_path)) for path in find_clips(tmp_path)]
     assert found == ["a/one.mkv", "a/two.mp4", "b/three.mkv", "c/x.gif", "d"]
     with pytest.raises(FileNotFoundError, match="no such"):
-        find(tmp_path / "none")
+        find_clips(tmp_path / "none")
 
 
 def test_texts_come_from_the_json_beside_a_clip(tmp_path: Path) -> None:

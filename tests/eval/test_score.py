@@ -10,7 +10,7 @@ from vidguide.eval.clips.entries import Entry, entries
 from vidguide.eval.clips.errors import ResultsError, UndefinedError
 from vidguide.eval.clips.read import read
 from vidguide.eval.metrics.base import Metric, Value
-from vidguide.eval.metrics.registry import chosen
+from vidguide.eval.metrics.registry import select_metrics
 from vidguide.eval.metrics.sample import Sample
 from vidguide.eval.scoring import results
 from vidguide.eval.scoring import score as scoring
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_every_clip_and_metric_has_a_row(folder: Path) -> None:
-    metrics = chosen(None)
+    metrics = select_metrics(None)
     rows = score(entries([folder]), metrics, Settings())
     assert len(rows) == 2 * len(metrics)
     good = {row["metric"]: row for row in rows if row["clip"].endswith("good.mkv")}
@@ -49,7 +49,7 @@ def test_every_clip_and_metric_has_a_row(folder: Path) -> None:
 
 
 def test_rows_say_what_they_are_and_survive_the_disk(folder: Path) -> None:
-    rows = score(entries([folder / "arm" / "good.mkv"]), chosen(["temporal"]), Settings())
+    rows = score(entries([folder / "arm" / "good.mkv"]), select_metrics(["temporal"]), Settings())
     row = rows[0]
     assert row["versions"]["opencv"]
     assert (row["reader"].split()[0], row["codec"], row["frames"], row["fps"]) == ("av", "ffv1", 13, 8)
@@ -62,7 +62,7 @@ def test_rows_say_what_they_are_and_survive_the_disk(folder: Path) -> None:
 
 
 def test_a_run_is_taken_up_where_it_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    listed, metrics = entries([folder]), chosen(["guard"])
+    listed, metrics = entries([folder]), select_metrics(["guard"])
     first = score(listed, metrics, Settings(), folder=folder)
     with (folder / results.PART).open("a") as part:
         part.write('{"schema": 1, "cl')  # the power fails here
@@ -105,7 +105,7 @@ def test_a_faulty_metric_fails_alone() -> None:
 
 def test_frames_that_are_not_those_of_their_json_are_told(folder: Path) -> None:
     path = folder / "arm" / "good.mkv"
-    metrics = chosen(["guard.sharpness"])
+    metrics = select_metrics(["guard.sharpness"])
     assert score(entries([path]), metrics, Settings())[0]["marks"] == []
     told = json.loads(path.with_suffix(".json").read_text())
     path.with_suffix(".json").write_text(json.dumps({**told, "sha256": "0" * 64}))
@@ -113,7 +113,9 @@ def test_frames_that_are_not_those_of_their_json_are_told(folder: Path) -> None:
 
 
 def test_a_missing_clip_fails_and_is_not_forgotten(tmp_path: Path) -> None:
-    (row,) = score([Entry(clip=tmp_path / "gone.mkv", arm="a", prompt_id="p")], chosen(["guard.sharpness"]), Settings())
+    (row,) = score(
+        [Entry(clip=tmp_path / "gone.mkv", arm="a", prompt_id="p")], select_metrics(["guard.sharpness"]), Settings()
+    )
     assert (row["status"], row["file_sha256"]) == ("failed", None)
     assert "MissingError" in row["reason"]
 
@@ -130,7 +132,7 @@ def test_a_missing_clip_fails_and_is_not_forgotten(tmp_path: Path) -> None:
 )
 def test_foreign_results_are_refused_with_their_line(change: object, words: str, folder: Path) -> None:
     assert callable(change)
-    rows = score(entries([folder / "arm" / "good.mkv"]), chosen(["guard.sharpness"]), Settings())
+    rows = score(entries([folder / "arm" / "good.mkv"]), select_metrics(["guard.sharpness"]), Settings())
     (folder / "results.jsonl").write_text(change(rows[0]))
     with pytest.raises(ResultsError, match=words):
         results.load(folder)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap, wilcoxon
 
-from vidguide.eval.scoring.statistics import estimate, holm, noise_floor, p_value, paired, wilson, wins
+from vidguide.eval.scoring.statistics import compare_pairs, estimate, holm, noise_floor, p_value, wilson, win_rate
 from vidguide.eval.scoring.verdict import compare
 
 
@@ -22,7 +22,7 @@ def rows(arm: str, **metrics: Sequence[float | None]) -> list[dict[str, Any]]:
 def test_seeds_are_averaged_before_prompts_are_counted() -> None:
     reference: dict[tuple[str, object], float] = {("a", 0): 1.0, ("a", 1): 3.0, ("b", 0): 5.0}
     other: dict[tuple[str, object], float] = {("a", 0): 2.0, ("a", 1): 6.0, ("b", 0): 5.0, ("c", 0): 9.0}
-    found = paired(reference, other)
+    found = compare_pairs(reference, other)
     assert found.by_prompt == {"a": (2.0, 4.0), "b": (5.0, 5.0)}
     assert (found.reference, found.other, found.difference.mean) == (3.5, 4.5, 1.0)
     assert (found.pairs, found.unpaired, found.difference.prompts) == (3, 1, 2)
@@ -30,7 +30,7 @@ def test_seeds_are_averaged_before_prompts_are_counted() -> None:
 
 def test_many_seeds_of_one_prompt_are_no_evidence() -> None:
     reference: dict[tuple[str, object], float] = {("a", seed): 0.0 for seed in range(50)}
-    found = paired(reference, dict.fromkeys(reference, 1.0))
+    found = compare_pairs(reference, dict.fromkeys(reference, 1.0))
     assert found.difference.low is None
     assert found.p is None
 
@@ -76,11 +76,11 @@ def test_wilson_equals_scipys_at_whole_counts(won: int, count: int) -> None:
 
 
 def test_ties_are_half_a_win() -> None:
-    found = wins([1.0, 0.0, -1.0, 2.0], 1)
+    found = win_rate([1.0, 0.0, -1.0, 2.0], 1)
     assert found is not None
     assert found[0] == pytest.approx(2.5 / 4)
-    assert wins([1.0, 0.0, -1.0, 2.0], -1) != found
-    assert wins([], 1) is None
+    assert win_rate([1.0, 0.0, -1.0, 2.0], -1) != found
+    assert win_rate([], 1) is None
 
 
 def test_holm_on_a_worked_example() -> None:

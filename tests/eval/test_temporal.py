@@ -10,7 +10,7 @@ import pytest
 from tests.helpers import known_clips as clips
 from vidguide.clip import Clip
 from vidguide.eval.clips.read import read
-from vidguide.eval.metrics.registry import METRICS, chosen
+from vidguide.eval.metrics.registry import METRICS, select_metrics
 from vidguide.eval.metrics.sample import Sample
 
 STEADY = ("temporal", "vbench", "guard")
@@ -18,7 +18,9 @@ STEADY = ("temporal", "vbench", "guard")
 
 def values(clip: Clip) -> dict[str, float | None]:
     sample = Sample(clip)
-    metrics = [metric for metric in chosen(list(STEADY)) if metric.id.startswith(STEADY) and not metric.encoders]
+    metrics = [
+        metric for metric in select_metrics(list(STEADY)) if metric.id.startswith(STEADY) and not metric.encoders
+    ]
     return {metric.id: metric(sample).value for metric in metrics}
 
 
@@ -189,11 +191,11 @@ def test_every_metric_says_what_it_is() -> None:
 
 
 def test_names_choose_metrics_and_bring_their_guards() -> None:
-    picked = {metric.id for metric in chosen(["temporal.warp_error"])}
+    picked = {metric.id for metric in select_metrics(["temporal.warp_error"])}
     guards = {"guard.motion", "guard.detail", "guard.frozen_share", "world.well_formed"}
     assert picked == {"temporal.warp_error", *guards}
     with pytest.raises(ValueError, match="metrics='fvd'"):
-        chosen(["fvd"])
+        select_metrics(["fvd"])
 
 
 def test_motion_is_per_second_also_where_the_rate_varies() -> None:

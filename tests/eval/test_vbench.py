@@ -15,10 +15,10 @@ from torch import Tensor
 from tests.helpers import known_clips as clips
 from tests.helpers import stub_backbones as stubs
 from tests.helpers.tiny_vision_models import make_dino
-from vidguide.eval.encoders.load import positions_of_dino
-from vidguide.eval.encoders.transformers import TransformersEncoder, unit
-from vidguide.eval.encoders.vbench_transforms import for_clip, for_dino
-from vidguide.eval.metrics.registry import METRICS, chosen
+from vidguide.eval.encoders.load import interpolate_dino_positions
+from vidguide.eval.encoders.transformers import TransformersEncoder, normalize
+from vidguide.eval.encoders.vbench_transforms import preprocess_clip, preprocess_dino
+from vidguide.eval.metrics.registry import METRICS, select_metrics
 from vidguide.eval.metrics.sample import Sample
 from vidguide.eval.metrics.vbench import pair_speeds
 
@@ -35,8 +35,8 @@ class Pictures:
         self.shape, self.seed = shape, seed
 
     def vbench_frames(self, frames: np.ndarray) -> np.ndarray:
-        prepare = for_dino if self.seed == 0 else for_clip
-        return unit(stubs.features(prepare(frames), self.seed))
+        prepare = preprocess_dino if self.seed == 0 else preprocess_clip
+        return normalize(stubs.features(prepare(frames), self.seed))
 
 
 class Head:
@@ -90,20 +90,22 @@ def test_another_model_than_vbenchs_is_undefined_with_its_reason() -> None:
     assert "VBench uses CLIP ViT-B/32" in str(METRICS["vbench.background_consistency"](given).reason)
     assert "VBench uses DINO ViT-B/16" in str(METRICS["vbench.subject_consistency"](given).reason)
     assert "--raft MODEL" in str(METRICS["vbench.dynamic_degree"](given).reason)
-    assert "vbench.aesthetic_quality" not in {metric.id for metric in chosen(None, {"clip": Pictures((14, 768), 1)})}
+    assert "vbench.aesthetic_quality" not in {
+        metric.id for metric in select_metrics(None, {"clip": Pictures((14, 768), 1)})
+    }
 
 
 def test_positions_are_interpolated_by_dinos_factor() -> None:
     torch.manual_seed(0)
     model = make_dino()
     embeddings: Any = model.embeddings
-    made = positions_of_dino(embeddings, None, 40, 56)
+    made = interpolate_dino_positions(embeddings, None, 40, 56)
     grid = embeddings.position_embeddings[:, 1:].view(1, 4, 4, -1).permute(0, 3, 1, 2)
     # Where torch samples for output i is (i + 0.5) / factor - 0.5, with the factor as given, not as realised.
     rows = ((torch.arange(5) + 0.5) * 4 / 5.1 - 0.5, (torch.arange(7) + 0.5) * 4 / 7.1 - 0.5)
     expected = torch.stack([torch.stack([cubic(grid, float(y), float(x)) for x in rows[1]]) for y in rows[0]])
     assert torch.allclose(made[0, 1:], expected.reshape(35, -1), atol=1e-5)
-    assert torch.equal(positions_of_dino(embeddings, None, 32, 32), embeddings.position_embeddings)
+    assert torch.equal(interpolate_dino_positions(embeddings, None, 32, 32), embeddings.position_embeddings)
 
 
 def cubic(grid: Tensor, y: float, x: float) -> Tensor:
@@ -134,5 +136,5 @@ def test_a_transformer_sees_frames_as_vbench_prepares_them() -> None:
     assert encoder.shape == (8, 16)
     frames = clips.wide(frames=3).frames
     with torch.inference_mode():
-        expected = model(pixel_values=for_dino(frames), interpolate_pos_encoding=True).last_hidden_state[:, 0]
-    np.testing.assert_allclose(encoder.vbench_frames(frames), unit(expected), atol=1e-6)
+        expected = model(pixel_values=preprocess_dino(frames), interpolate_pos_encoding=True).last_hidden_state[:, 0]
+    np.testing.assert_allclose(encoder.vbench_frames(frames), normalize(expected), atol=1e-6)

@@ -15,7 +15,7 @@ from vidguide.eval.clips.errors import ResultsError
 from vidguide.eval.clips.read import read
 from vidguide.eval.evaluate import evaluate
 from vidguide.eval.scoring import results
-from vidguide.eval.vbench_exchange import bring, export
+from vidguide.eval.vbench_exchange import export_clips, import_scores
 
 RUN = CliRunner()
 
@@ -29,7 +29,7 @@ def exported(tmp_path: Path) -> Path:
             path = tmp_path / arm / f"{seed}.mkv"
             path.parent.mkdir(exist_ok=True)
             Clip(frames=translation(frames=4, side=48).frames, fps=8, provenance=provenance).save(path)
-    written = export([tmp_path / "none", tmp_path / "nag"], None, tmp_path / "vbench")
+    written = export_clips([tmp_path / "none", tmp_path / "nag"], None, tmp_path / "vbench")
     assert list(written.values()) == [2, 2]
     return tmp_path / "vbench"
 
@@ -60,7 +60,7 @@ def test_names_and_prompts_are_those_that_vbench_reads(exported: Path) -> None:
 def test_scores_come_back_as_rows_that_can_be_compared(exported: Path, tmp_path: Path) -> None:
     for arm, values in (("none", [60.0, 70.0]), ("nag", [50.0, 60.0])):
         given = {"imaging_quality": values, "dynamic_degree": [True, False]}
-        bring([vbench_file(exported, arm, given)], exported, tmp_path / "results" / arm)
+        import_scores([vbench_file(exported, arm, given)], exported, tmp_path / "results" / arm)
     row = results.load(tmp_path / "results" / "nag")[0]
     assert (row["metric"], row["value"], row["seed"]) == ("external.imaging_quality", 0.5, 0)
     assert row["clip"].endswith("nag/0.mkv")
@@ -68,7 +68,9 @@ def test_scores_come_back_as_rows_that_can_be_compared(exported: Path, tmp_path:
     found = evaluate([], arms=arms, output=tmp_path / "out").comparisons[0]
     line = next(line for line in found.lines if line.metric == "external.imaging_quality")
     assert line.paired.difference.mean == pytest.approx(-0.1)
-    bring([vbench_file(exported, "nag", {"imaging_quality": [80.0, 80.0]})], exported, tmp_path / "results" / "nag")
+    import_scores(
+        [vbench_file(exported, "nag", {"imaging_quality": [80.0, 80.0]})], exported, tmp_path / "results" / "nag"
+    )
     again = results.load(tmp_path / "results" / "nag")
     assert [row["value"] for row in again if row["metric"] == "external.imaging_quality"] == [0.8, 0.8]
     assert len(again) == 4
@@ -90,7 +92,7 @@ def test_scores_come_back_as_rows_that_can_be_compared(exported: Path, tmp_path:
 def test_foreign_results_are_refused_by_name(content: str, words: str, exported: Path, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(ResultsError, match=words):
-        bring([tmp_path / "x.json"], exported, tmp_path / "out")
+        import_scores([tmp_path / "x.json"], exported, tmp_path / "out")
 
 
 def test_the_commands_do_the_same(exported: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from vidguide.clip import Clip
 from vidguide.eval.clips.errors import UndefinedError
 from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.metrics.sample import Sample
-from vidguide.eval.metrics.world_attributes import avoided
+from vidguide.eval.metrics.world_attributes import negative_attributes
 from vidguide.eval.world.scene import ATTRIBUTES, Scene, all_scenes, caption, held_out, render
 
 SCENE = Scene(size="large", colour="red", shape="square", motion="left", background="white")
@@ -45,7 +45,7 @@ def test_what_the_negative_names_is_found() -> None:
     assert value("world.negative_avoided", sample(SCENE, prompt, "blue")) == 1
     assert value("world.negative_present", sample(SCENE, prompt, "red, black background")) == 0.5
     with pytest.raises(UndefinedError, match="names no attribute"):
-        avoided("blurry")
+        negative_attributes("blurry")
 
 
 def test_a_destroyed_picture_avoids_nothing() -> None:

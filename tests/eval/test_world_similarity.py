@@ -8,10 +8,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from vidguide.clip import Clip
-from vidguide.eval.metrics.registry import METRICS, chosen
+from vidguide.eval.metrics.registry import METRICS, select_metrics
 from vidguide.eval.metrics.sample import Sample
-from vidguide.eval.metrics.world_similarity import FOLDER, WEIGHTS, shipped
 from vidguide.eval.world.scene import ATTRIBUTES, Scene, all_scenes, caption, held_out, render
+from vidguide.eval.world.shipped_encoder import FOLDER, WEIGHTS, shipped_encoder
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "training"))
 
@@ -33,8 +33,8 @@ def value(name: str, shown: np.ndarray, prompt: str, negative: str | None = None
 
 
 def test_held_out_clips_find_their_captions_and_captions_their_clips() -> None:
-    clips = np.stack([shipped().clip(frames(scene, 5)) for scene in HELD_OUT])
-    texts = np.stack([shipped().caption(caption(scene, 1).split()) for scene in HELD_OUT])
+    clips = np.stack([shipped_encoder().clip(frames(scene, 5)) for scene in HELD_OUT])
+    texts = np.stack([shipped_encoder().caption(caption(scene, 1).split()) for scene in HELD_OUT])
     assert np.linalg.norm(clips, axis=1) == pytest.approx(np.ones(len(clips)), abs=1e-5)
     similar, own = clips @ texts.T, np.arange(len(HELD_OUT))
     assert (similar.argmax(0) == own).mean() > 0.98
@@ -92,8 +92,8 @@ def test_the_weights_are_small_and_part_of_the_definition() -> None:
     stored = load_file(FOLDER / "model.safetensors")
     assert {array.dtype for array in stored.values()} == {np.dtype(np.float16)}
     assert (FOLDER / "model.safetensors").stat().st_size < 3e6
-    assert {metric.weights for metric in chosen(["dual"]) if metric.id.startswith("dual")} == {WEIGHTS}
-    assert "dual.similarity" in {metric.id for metric in chosen(None)}
+    assert {metric.weights for metric in select_metrics(["dual"]) if metric.id.startswith("dual")} == {WEIGHTS}
+    assert "dual.similarity" in {metric.id for metric in select_metrics(None)}
 
 
 def test_training_never_meets_a_held_out_scene() -> None:
