@@ -77,7 +77,8 @@ def evaluate(
         )
 
     scored = [score_group(group) for group in groups]
-    names = arms or () if clips or manifest else [arm_name(arm, arms) for arm in arms or ()]
+    arms_are_folders = not (clips or manifest)
+    names = [arm_name(arm, arms) if arms_are_folders else arm for arm in arms or ()]
     summary = compare_arms(scored, names, again, primary)
     if output:
         write(summary, output)

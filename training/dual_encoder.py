@@ -1,4 +1,4 @@
-"""Train the dual encoder of the evaluation room on renders of the synthetic world, never on held-out scenes.
+"""Train the dual encoder of eval/world on renders of the synthetic world, never on held-out scenes.
 
     python training/dual_encoder.py --work work --output eval/weights/dual      # resumable, CPU or GPU, 12 minutes
 
