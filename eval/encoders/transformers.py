@@ -86,7 +86,7 @@ class TransformersEncoder:
     @property
     def scale(self) -> float:
         """Return the learned scale of the cosines."""
-        return float(self.model.logit_scale.exp())
+        return float(self.model.logit_scale.exp().item())
 
     def pixels(self, frames: NDArray[np.uint8]) -> Any:
         """Return frames preprocessed by the model's own processor."""
