@@ -154,7 +154,7 @@ def score(
             progress.update(task, total=total, advance=1, description=Path(clip).name)
 
         encoders = {kind: load(kind, model, device) for kind, model in models.items() if model}
-        return evaluate(clips, encoders=encoders, settings=Settings(**settings), callback=advance, **arguments)
+        return evaluate(clips, encoders=encoders, settings=Settings(**settings), on_clip=advance, **arguments)
 
 
 @app.command("list", cls=Command)

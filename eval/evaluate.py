@@ -20,7 +20,7 @@ from vidguide.eval.scoring.summary import Summary, summarize
 from vidguide.eval.scoring.verdict import PRIMARY, check_primary, compare
 
 PACKAGES = {"cv2": "opencv-python-headless"}  # module to package where the names differ
-REQUIRED = ("cv2", "scipy", "jinja2", "natsort", "pydantic")  # modules of the `eval` extra
+REQUIRED = ("cv2", "scipy", "jinja2", "natsort")  # modules of the `eval` extra
 
 
 @dataclass
@@ -43,7 +43,7 @@ def evaluate(
     output: Path | None = None,
     settings: Settings | None = None,
     resume: bool = True,
-    callback: Callable[[str, int], None] = lambda clip, total: None,
+    on_clip: Callable[[str, int], None] = lambda clip, total: None,
 ) -> Summary:
     """Score clips, and compare arms of them.
 
@@ -58,7 +58,7 @@ def evaluate(
         output: folder for results.jsonl, results.csv, report.md and report.html; None writes nothing.
         settings: how clips are read.
         resume: reuse the results of an earlier run in the same folder.
-        callback: called before each clip with its path and the number of clips.
+        on_clip: called before each clip with its path and the number of clips.
 
     Raises:
         ValueError, OSError, ImportError: before any scoring, naming the argument and the cure.
@@ -73,7 +73,7 @@ def evaluate(
 
     def score_group(group: ClipGroup) -> list[Row]:
         return group.rows or score(
-            group.entries, selected, settings, encoders, output, earlier, lambda clip: callback(clip, total)
+            group.entries, selected, settings, encoders, output, earlier, lambda clip: on_clip(clip, total)
         )
 
     scored = [score_group(group) for group in groups]
@@ -86,7 +86,7 @@ def evaluate(
 
 
 def assess(
-    clips: Sequence[Entry], arms: Sequence[str], output: Path, callback: Callable[[str], None] = lambda _: None
+    clips: Sequence[Entry], arms: Sequence[str], output: Path, on_clip: Callable[[str], None] = lambda _: None
 ) -> Summary:
     """Score clips with known texts, and compare their arms with the first one.
 
@@ -96,11 +96,11 @@ def assess(
         clips: with their texts.
         arms: of those clips; a single one is not compared.
         output: folder of the results.
-        callback: called before each clip with its path.
+        on_clip: called before each clip with its path.
     """
     require()
     earlier = results.load_existing(output)
-    rows = score(clips, select_metrics(None), Settings(), None, output, earlier, callback)
+    rows = score(clips, select_metrics(None), Settings(), None, output, earlier, on_clip)
     return compare_arms([rows], arms if len(arms) > 1 else (), None, PRIMARY)
 
 

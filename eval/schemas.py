@@ -1,7 +1,4 @@
-"""Schemas of the JSON that the evaluation reads: manifest entries, result rows and scores written by VBench.
-
-Import this module inside functions: pydantic belongs to the `eval` extra.
-"""
+"""Schemas of the JSON that the evaluation reads: manifest entries, result rows and scores written by VBench."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeVar

@@ -16,6 +16,7 @@ from vidguide.eval.clips.entries import Entry, entries, to_row
 from vidguide.eval.clips.errors import ResultsError
 from vidguide.eval.clips.read import file_hash, read
 from vidguide.eval.metrics.registry import METRICS
+from vidguide.eval.schemas import VBenchScore, validate
 from vidguide.eval.scoring import results
 from vidguide.eval.scoring.results import SCHEMA, Row, settings_hash
 
@@ -136,8 +137,6 @@ def file_rows(file: Path, index: dict[str, Any]) -> list[Row]:
 
 def clip_row(file: Path, dimension: str, score: Any, index: dict[str, Any]) -> Row:
     """Return the row of one clip and dimension."""
-    from vidguide.eval.schemas import VBenchScore, validate
-
     where = f"{file} {dimension!r}"
     if f"external.{dimension}" not in METRICS:
         raise ResultsError(f"{where}: not a dimension of VBench")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vidguide.eval.clips.errors import ManifestError
+from vidguide.eval.schemas import ManifestEntry, validate
 
 
 def read_sidecar(clip: Path) -> dict[str, Any]:
@@ -13,8 +14,6 @@ def read_sidecar(clip: Path) -> dict[str, Any]:
     Raises:
         ManifestError: the file is not JSON, or a field has the wrong type.
     """
-    from vidguide.eval.schemas import ManifestEntry
-
     path = clip.with_suffix(".json")
     if not path.is_file():
         return {}
@@ -102,7 +101,5 @@ def check_object(item: Any, where: str) -> dict[str, Any]:
 
 def check_fields(fields: dict[str, Any], where: str) -> dict[str, Any]:
     """Validate the fields of a clip, and return those that are set; an unknown field is refused."""
-    from vidguide.eval.schemas import ManifestEntry, validate
-
     entry = validate(ManifestEntry, fields, where, ManifestError)
     return {name: value for name, value in entry.model_dump().items() if value not in (None, "")}

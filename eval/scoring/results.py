@@ -14,6 +14,7 @@ from typing import Any
 from vidguide.clip import replace_whole
 from vidguide.eval.clips.errors import ResultsError
 from vidguide.eval.hashing import short_sha256
+from vidguide.eval.schemas import ResultRow, validate
 
 SCHEMA = 1
 FINAL, PART = "results.jsonl", "results.part.jsonl"
@@ -94,8 +95,6 @@ def parse_row(line: str, where: str) -> Row:
     Raises:
         ResultsError: it is not a row of this schema version.
     """
-    from vidguide.eval.schemas import ResultRow, validate
-
     try:
         row = json.loads(line)
     except (json.JSONDecodeError, RecursionError):

@@ -59,7 +59,7 @@ def score(
     encoders: Mapping[str, Encoder] | None = None,
     folder: Path | None = None,
     earlier: Sequence[Row] = (),
-    callback: Callable[[str], None] = lambda _: None,
+    on_clip: Callable[[str], None] = lambda _: None,
 ) -> list[Row]:
     """Return the rows of all clips; a clip that cannot be read has rows with the reason.
 
@@ -70,13 +70,13 @@ def score(
         encoders: for metrics that need weights.
         folder: to which the rows of each clip are appended as soon as they are computed.
         earlier: rows of an earlier run; those of the same clip, texts, definition and versions are reused.
-        callback: called with each clip's path before it is scored.
+        on_clip: called with each clip's path before it is scored.
     """
     versions = library_versions()
     reusable = {measurement_key(row): row for row in earlier if row["status"] != "failed"}
     all_rows: list[Row] = []
     for entry in entries:
-        callback(str(entry.clip))
+        on_clip(str(entry.clip))
         pending = pending_rows(entry, metrics, settings, versions, encoders or {})
         rows = [row for row in (reusable.get(measurement_key(row)) for row in pending) if row]
         if len(rows) < len(pending):
