@@ -155,7 +155,7 @@ def sweep(
             task = bar.add_task("scores", total=len(made), visible=score)
             summary = evaluate(asked, output, lambda clip: bar.advance(task)) if score else None
         if as_json:
-            typer.echo(json.dumps({"clips": [str(path) for path in made], **(summary.plain() if summary else {})}))
+            typer.echo(json.dumps({"clips": [str(path) for path in made], **(summary.to_dict() if summary else {})}))
         elif summary and not quiet:
             report(summary, output)
         else:
