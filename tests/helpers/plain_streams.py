@@ -22,7 +22,8 @@ def negative_of(model: Any, inputs: Values, negative: Values) -> Negative:
     """What comes before the blocks, for the negative."""
     embeds, mask = negative["encoder_hidden_states"], negative["encoder_attention_mask"]
     if not hasattr(model, "context_embedder"):
-        return Negative(*model.time_embed(inputs["timestep"], embeds, mask, hidden_dtype=embeds.dtype)[::-1], mask > 0)
+        vector, text = model.time_embed(inputs["timestep"], embeds, mask, hidden_dtype=embeds.dtype)
+        return Negative(text, vector, mask > 0)
     text = model.context_embedder(embeds, inputs["timestep"], mask)
     vector = model.time_text_embed(inputs["timestep"], negative["pooled_projections"], inputs.get("guidance"))[0]
     if "image_embeds" in inputs:
@@ -67,9 +68,10 @@ class PlainBlock(nn.Module):
         lengths = [stream.shape[1] for stream in streams]
         indices = torch.arange(sum(lengths)).split(lengths)
         prompt = torch.ones(lengths[1]) if mask is None else mask.flatten(1)[:, -lengths[1] :]
-        seen = [torch.ones(len(streams[0]), lengths[0]), prompt.expand(len(streams[0]), -1), self.negative.seen]
-        seen = torch.cat([part.bool() for part in seen], 1)
-        features = [plain_joint(*sample, indices, valid) for *sample, valid in zip(*joint, seen, strict=True)]
+        masks = [torch.ones(len(streams[0]), lengths[0]), prompt.expand(len(streams[0]), -1), self.negative.seen]
+        seen = torch.cat([part.bool() for part in masks], 1)
+        samples = zip(joint[0], joint[1], joint[2], seen, strict=True)
+        features = [plain_joint(query, key, value, indices, valid) for query, key, value, valid in samples]
         return list(torch.stack(features).flatten(2).split(lengths, 1))
 
 
@@ -79,7 +81,21 @@ def for_tokens(modulations: Tensor, count: int, tokens: int) -> list[Tensor]:
 
 
 class PlainHunyuan(PlainBlock):
-    """A block of HunyuanVideo; where the first frame is an image, its tokens are modulated by a vector of their own."""
+    """A block of HunyuanVideo; where the first frame is an image, its tokens are modulated by a vector of their own.
+
+    Attributes:
+        count: how many modulations a norm returns.
+    """
+
+    count: int
+
+    def norms(self) -> list[Any]:
+        """The norms of video, prompt and negative."""
+        raise NotImplementedError
+
+    def outputs(self, streams: list[Tensor], modulations: list[list[Tensor]], mask: Any, rope: Any) -> list[Tensor]:
+        """The three streams after the block."""
+        raise NotImplementedError
 
     def forward(
         self,
@@ -184,7 +200,9 @@ def plain_prediction(tiny: Tiny, inputs: Values, negative: Values, skipped: int 
     """The guided prediction by module surgery, less one block of those in front."""
     model = tiny.make().to(torch.float64)
     beside = negative_of(model, inputs, negative)
-    kinds = {"transformer_blocks": PlainMochi if tiny.key == "MochiTransformer3DModel" else PlainDual}
+    kinds: dict[str, type[PlainBlock]] = {
+        "transformer_blocks": PlainMochi if tiny.key == "MochiTransformer3DModel" else PlainDual
+    }
     kinds["single_transformer_blocks"] = PlainSingle
     for name, kind in kinds.items():
         blocks = getattr(model, name, nn.ModuleList())
