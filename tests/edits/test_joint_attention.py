@@ -33,7 +33,7 @@ from vidguide.attention.site import KernelCall
 from vidguide.calls.outputs import prediction_of
 from vidguide.edits.nag_attention import JointAttentionNAG
 from vidguide.edits.nag_combine import Combination, Group
-from vidguide.functional.lse_merge import merge
+from vidguide.functional.lse_merge import AttentionWithLse, merge
 from vidguide.kernels import lse_backends
 from vidguide.transformer.family import Joint
 from vidguide.transformer.text_stream import Stream
@@ -127,7 +127,7 @@ def test_the_merge_is_exact_also_when_nothing_is_let_through() -> None:
     backend = lse_backends.select_backend("cpu", torch.float64, DIM, True)
     assert backend is not None
 
-    def attention(keys: slice, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def attention(keys: slice, mask: Tensor | None = None) -> AttentionWithLse:
         return lse_backends.attend(backend, query, key[:, keys], value[:, keys], mask)
 
     first, second, whole = attention(slice(0, 7)), attention(slice(7, None)), attention(slice(None))

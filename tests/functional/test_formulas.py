@@ -161,8 +161,9 @@ def test_replaced_columns_of_a_map_leave_rows_that_sum_to_one() -> None:
 def test_the_attention_map_applied_is_torchs_attention(scale: float | None, masked: bool) -> None:
     query, key, value = (torch.randn(2, length, 3, 8, dtype=torch.float64) for length in (5, 7, 7))
     mask = (torch.rand(2, 1, 5, 7) < 0.7) | (torch.arange(7) == 0) if masked else None
+    transposed = [tensor.transpose(1, 2) for tensor in (query, key, value)]
     expected = torch.nn.functional.scaled_dot_product_attention(
-        *(tensor.transpose(1, 2) for tensor in (query, key, value)), attn_mask=mask, scale=scale
+        transposed[0], transposed[1], transposed[2], attn_mask=mask, scale=scale
     )
     torch.testing.assert_close(apply_map(attention_map(query, key, scale, mask), value), expected.transpose(1, 2))
 

@@ -64,7 +64,8 @@ def still(original: Any, outputs: list[Tensor]) -> Any:
 def predictions(case: Case, on: bool, *guidances: Guidance, prompt: int = 2, **call: Any) -> list[Tensor]:
     """What reaches the scheduler at each step."""
     torch.manual_seed(0)
-    pipe, outputs = case.pipe(on), []
+    pipe = case.pipe(on)
+    outputs: list[Tensor] = []
     pipe.transformer.to(case.model.dtype)
     pipe.scheduler.__class__ = still(type(pipe.scheduler), outputs)
     texts = case.text(case.words(prompt)) | (case.text(case.words(6), "negative_") if on else {})
@@ -125,7 +126,7 @@ def test_beside_a_rule_run_by_us(case: Case, name: str, rule: str) -> None:
     """`rule(c, u) + d`; EMAG's `rule(c + d, u)`."""
     make, formula = RULES[rule]
     text = {key: value.double() if value.is_floating_point() else value for key, value in case.words(6).items()}
-    settings = {"zero_steps": 0} if make is CFGZeroStar else {}
+    settings: dict[str, Any] = {"zero_steps": 0} if make is CFGZeroStar else {}
     outputs = predictions(case, False, make(scale=3.0, negative_prompt_embeds=text, **settings), SELF_GUIDANCES[name]())
     terms = zip(
         plain(case.pipeline, False),

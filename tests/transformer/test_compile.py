@@ -5,6 +5,7 @@ The second half matters: a processor rebound by name only is silently ignored by
 
 import warnings
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -141,3 +142,20 @@ def test_threads_that_cross_give_the_compilers_stance_back() -> None:
     assert torch._dynamo.eval_frame._stance.stance == "force_eager"
     other.__exit__(None, None, None)
     assert torch._dynamo.eval_frame._stance.stance == "default"
+
+
+def test_compiling_a_guided_transformer_is_refused_with_the_cure() -> None:
+    """Compiled before, it works; compiled inside the block, torch would trace the guidance itself."""
+    model, nag = tiny_wan(), NAG(negative_prompt_embeds=negative_text())
+    with guide(model, nag), pytest.raises(RuntimeError, match=r"compile it before guide"):
+        torch.compile(model, backend="eager")(**wan_inputs())
+    pipe = SimpleNamespace(transformer=tiny_wan(), do_classifier_free_guidance=False)
+    with guide(pipe, nag):
+        inside = torch.compile(pipe.transformer, backend="eager")
+        with pytest.raises(RuntimeError, match=r"pipe\.transformer = torch\.compile"):
+            inside(**wan_inputs())
+    before = torch.compile(tiny_wan(), backend="eager")
+    with guide(before, nag):
+        guided = before(**wan_inputs())[0]
+    with guide(model, nag):
+        assert torch.allclose(model(**wan_inputs())[0], guided, atol=1e-6)

@@ -2,7 +2,7 @@
 
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -42,8 +42,7 @@ def graph_limit(transformer: Any) -> int | None:
     return int(getattr(torch._dynamo.config, "recompile_limit", 8))  # not in torch 2.6
 
 
-@torch.compiler.disable
-def check_not_compiled_around() -> None:
+def _check_not_compiled_around() -> None:
     """Refuse a call that torch.compile traces from outside, where a guided transformer's own calls would be traced.
 
     Raises:
@@ -58,6 +57,10 @@ def check_not_compiled_around() -> None:
                 "pipe.transformer = torch.compile(pipe.transformer) or pipe.transformer.compile_repeated_blocks()"
             )
         frame = frame.f_back
+
+
+# Dynamo breaks its graph here, so that the check runs also where the caller is traced.
+check_not_compiled_around: Callable[[], None] = torch.compiler.disable(_check_not_compiled_around)
 
 
 def _compiles(function: str, variables: dict[str, Any]) -> bool:
