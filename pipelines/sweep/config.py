@@ -240,7 +240,11 @@ def check_sweep(sweep: Sweep) -> None:
     check_unique("prompts", [prompt.id for prompt in sweep.prompts])
     if len({prompt.image is None for prompt in sweep.prompts}) > 1:
         raise ValueError("image: some prompts have one and some have none; give one to each, or make two sweeps")
-    specs = [arm.guidance for arm in sweep.arms if any(isinstance(each, NegativePromptGuidance) for each in parse(arm.guidance))]
+    specs = [
+        arm.guidance
+        for arm in sweep.arms
+        if any(isinstance(each, NegativePromptGuidance) for each in parse(arm.guidance))
+    ]
     for prompt in sweep.prompts:
         if specs and prompt.negative_prompt is None:
             raise ValueError(

@@ -17,7 +17,7 @@ from tests.helpers.tiny_wan import tiny_wan, wan_inputs
 from vidguide import EMAG, NAG, PAG, STG, guide
 from vidguide.edits.head_selection import attention_mass
 from vidguide.guidances.head_probe import HeadProbe, ProbedError
-from vidguide.pipelines.cli.head_map import picture
+from vidguide.pipelines.cli.head_map import head_table
 
 GRID = (3, 2, 4)
 TOKENS = 24
@@ -203,7 +203,7 @@ def test_a_probe_measures_every_head_in_one_pass_and_ends_the_run() -> None:
         torch.testing.assert_close(torch.tensor(found), expected, atol=1e-5, rtol=0)  # all 32 tokens are sampled
     assert [head.extent for head in probe.heads] == ["spatial", "temporal"] * 3
     drawn = Console(width=80, file=io.StringIO())
-    drawn.print(picture(probe.heads))
+    drawn.print(head_table(probe.heads))
     lines = drawn.file.getvalue().splitlines()
     assert len([line for line in lines if line.count("*") == 1 and line.strip()[0].isdigit()]) == 3
 
