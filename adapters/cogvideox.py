@@ -1,4 +1,4 @@
-"""CogVideoX and ConsisID: one joint attention over [text, video], not masked."""
+"""CogVideoX and ConsisID: joint attention over [text, video] without a mask."""
 
 from vidguide.adapters._encode_prompt import embeds_only
 from vidguide.transformer.family import Family, Joint

@@ -1,4 +1,4 @@
-"""EasyAnimate: joint attention over [text, video]; its pipelines make a mask and do not use it."""
+"""EasyAnimate: joint attention over [text, video]; its pipelines compute a text mask and do not use it."""
 
 from vidguide.adapters._encode_prompt import embeds_only
 from vidguide.transformer.family import Family, Joint

@@ -1,4 +1,4 @@
-"""Mochi: joint attention over [video, text], called sample by sample on the valid text tokens."""
+"""Mochi: joint attention over [video, text], one kernel call per sample on its valid text tokens."""
 
 from vidguide.adapters._encode_prompt import EMBEDS_AND_MASK, embeds_and_mask
 from vidguide.transformer.family import Family, Joint
