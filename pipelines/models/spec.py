@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import ConfigDict, TypeAdapter
+from pydantic import ConfigDict
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
-REJECT_UNKNOWN = ConfigDict(extra="forbid")  # applies where pydantic reads a declaration from JSON
+REJECT_UNKNOWN = ConfigDict(extra="forbid")  # for pydantic, which reads a declaration back from a clip's JSON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,15 +125,6 @@ class Model:
     def values(self) -> dict[str, Any]:
         """Return all fields as plain values."""
         return dataclasses.asdict(self)
-
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> "Model":
-        """Return the model whose :meth:`values` these are; lists of JSON become tuples.
-
-        Raises:
-            pydantic.ValidationError (a ValueError): an unknown field, or a value of the wrong type.
-        """
-        return TypeAdapter(cls).validate_python(dict(values))
 
 
 SHIPPED = {

@@ -107,18 +107,22 @@ def validate(schema: Any, value: Any, name: str = "") -> Any:
         return adapter(schema).validate_python(value)
     except ValidationError as error:
         first = error.errors()[0]
-        kind = TypeError if first["type"] == WRONG_TYPE else ValueError
+        kind = TypeError if first["type"].endswith("_type") else ValueError
         raise kind(message(first, name)) from None
 
 
 def message(error: ErrorDetails, name: str) -> str:
-    """Return an error of pydantic as `field=value: reason`."""
+    """Return an error of pydantic as `field=value: reason`.
+
+    Args:
+        error: from `ValidationError.errors()`.
+        name: name of the whole value, for an error that is not in a field.
+    """
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"] if part != "[key]")
     where = path.lstrip(".") or name
     if error["type"] == "missing":
         return f"{where}: is missing"
     if error["type"] == "value_error":
         return f"{where}: {error['ctx']['error']}"
-    return (
-        f"{where}: {error['msg']}" if error["type"] == UNKNOWN_FIELD else f"{where}={error['input']!r}: {error['msg']}"
-    )
+    reason = error["msg"].replace("Input should be", "must be")  # of a type without `must_be`
+    return f"{where}: {reason}" if error["type"] == UNKNOWN_FIELD else f"{where}={error['input']!r}: {reason}"

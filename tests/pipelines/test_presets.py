@@ -32,6 +32,7 @@ from vidguide.pipelines.models.table import markdown
 from vidguide.pipelines.request.call_settings import SETTINGS, call_arguments, fill_settings, prepare_pipeline
 from vidguide.pipelines.request.images import takes_image
 from vidguide.pipelines.request.provenance import arguments_from, load_provenance
+from vidguide.pipelines.request.schema import validate
 
 PROMPT = "a large circle"
 ROOT = Path(__file__).parents[2]
@@ -206,7 +207,7 @@ def test_a_clip_of_a_preset_is_reproduced_from_its_json(wan: Path, tmp_path: Pat
     clip = generate(PROMPT, model=model, negative_prompt="red", seed=3, device="cpu", progress=False)
     clip.save(tmp_path / "clip.png")
     recorded = load_provenance(tmp_path / "clip.json")
-    assert Model.from_values(recorded["preset"]["values"]) == model
+    assert validate(Model, recorded["preset"]["values"]) == model
     reproduced = generate(**arguments_from(recorded), progress=False)
     assert reproduced.sha256 == clip.sha256
     assert json.loads(json.dumps(reproduced.provenance["preset"])) == recorded["preset"]
@@ -295,7 +296,7 @@ def test_presets_cite_their_sources_and_agree_with_diffusers(name: str) -> None:
     assert preset.guidance_scale == 1
     assert preset.ran is None
     NAG(**preset.nag)
-    assert Model.from_values(json.loads(json.dumps(preset.values()))) == preset
+    assert validate(Model, json.loads(json.dumps(preset.values()))) == preset
     pipeline = getattr(diffusers, preset.pipeline or "", None)
     if pipeline is None:
         pytest.skip(f"this diffusers has no {preset.pipeline}")

@@ -58,7 +58,7 @@ def test_bad_arguments_are_named_with_value_and_cure(
             {name: RECORD[name] for name in ("prompt", "model", "guidance")},
             "clip.json': seed: is missing; pass the JSON",
         ),
-        ({**RECORD, "guidance": "nag"}, "clip.json': guidance='nag': must be a list"),
+        ({**RECORD, "guidance": "nag"}, "clip.json': guidance='nag': must be a valid list"),
     ],
 )
 def test_files_that_are_not_provenance_are_refused(tmp_path: Path, content: Any, message: str) -> None:
@@ -66,6 +66,16 @@ def test_files_that_are_not_provenance_are_refused(tmp_path: Path, content: Any,
     path.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises((ValueError, TypeError), match=message):
         load_provenance(path)
+
+
+def test_unknown_and_wrong_values_of_a_recorded_preset_are_refused() -> None:
+    for values, message in (
+        ({"weights": 1}, "weights=1"),
+        ({"steps": "four"}, "steps='four': must be a valid integer"),
+    ):
+        preset = {"values": {"source": "a/b", **values}, "files": {}}
+        with pytest.raises(ValueError, match=message):
+            arguments_from({**RECORD, "preset": preset})
 
 
 def test_provenance_without_settings_gives_the_arguments_that_it_has() -> None:
