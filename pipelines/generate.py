@@ -28,7 +28,6 @@ from vidguide.pipelines.request.images import check_use, describe_image, fit, re
 from vidguide.pipelines.request.provenance import describe_preset, versions
 from vidguide.pipelines.request.schema import Request, validate
 from vidguide.pipelines.request.validation import check_lengths, check_size, check_steps
-from vidguide.tracing.run import Run
 
 
 def generate(
@@ -103,9 +102,7 @@ def generate(
     warn_about_cfg(model_name(model), declared, settings, guidances)
     arguments = check_call(pipe, declared, settings, texts, picture)
     pipe.set_progress_bar_config(disable=not progress)
-    started = time.perf_counter()
-    video, run = sample(pipe, arguments, guidances, settings["guidance_scale"], seed)
-    seconds = time.perf_counter() - started
+    video, result = sample(pipe, arguments, guidances, settings["guidance_scale"], seed)
     provenance = {
         **texts,
         "model": model_name(model),
@@ -115,12 +112,8 @@ def generate(
         "guidance": [each.describe() for each in guidances],
         **settings,
         "seed": seed,
-        "device": str(pipe._execution_device),
-        "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
         "offload": offload,
-        "seconds": round(seconds, 3),
-        "trace": run.trace.summary(),
-        "versions": versions(),
+        **result,
     }
     return Clip(frames=to_frames(video), fps=settings["fps"], provenance=provenance)
 
@@ -161,7 +154,7 @@ def check_call(
 
 def sample(
     pipe: Any, arguments: dict[str, Any], guidances: Sequence[Guidance], scale: float | None, seed: int
-) -> tuple[np.ndarray, Run]:
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Call the pipeline under guidance.
 
     Args:
@@ -172,11 +165,18 @@ def sample(
         seed: of the noise.
 
     Returns:
-        Frames `(F, H, W, 3)` in 0..1, and the run.
+        Frames `(F, H, W, 3)` in 0..1, and for the provenance: device, dtype, seconds, trace and versions.
     """
-    generator = torch.Generator("cpu").manual_seed(seed)
+    generator, started = torch.Generator("cpu").manual_seed(seed), time.perf_counter()
     with prepare_pipeline(pipe, arguments, scale, generator) as call, guide(pipe, *guidances) as run:
-        return pipe(**call, generator=generator, output_type="np").frames[0], run
+        video = pipe(**call, generator=generator, output_type="np").frames[0]
+    return video, {
+        "device": str(pipe._execution_device),
+        "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
+        "seconds": round(time.perf_counter() - started, 3),
+        "trace": run.trace.summary(),
+        "versions": versions(),
+    }
 
 
 def to_frames(video: Any) -> np.ndarray:

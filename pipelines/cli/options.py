@@ -35,11 +35,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print results as JSON on s
 
 
 def parse_size(size: str | None) -> dict[str, int]:
-    """Convert `WIDTHxHEIGHT` to keyword arguments; None to no arguments.
-
-    Raises:
-        ValueError: another form.
-    """
+    """Convert `WIDTHxHEIGHT` to keyword arguments, None to no arguments; raise ValueError for another form."""
     if size is None:
         return {}
     width, times, height = size.lower().partition("x")

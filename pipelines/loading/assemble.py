@@ -16,11 +16,7 @@ DTYPE = "dtype" if Version(version("diffusers")) >= Version("0.40") else "torch_
 
 
 def diffusers_class(name: str) -> Any:
-    """Return a class of diffusers by name.
-
-    Raises:
-        ImportError: the installed release does not have it.
-    """
+    """Return a class of diffusers by name; raise ImportError if the installed release does not have it."""
     import diffusers
 
     if not hasattr(diffusers, name):
@@ -93,11 +89,7 @@ def load_loras(pipe: Any, loras: tuple[Lora, ...], files: dict[str, Path]) -> No
 
 
 def load_lora(pipe: Any, lora: Lora, path: Path, name: str) -> None:
-    """Load one LoRA under an adapter name.
-
-    Raises:
-        ValueError: as for :func:`load_loras`.
-    """
+    """Load one LoRA under an adapter name; raises as :func:`load_loras`."""
     transformer = getattr(pipe, lora.component, None)
     if transformer is None or not hasattr(pipe, "load_lora_weights"):
         raise ValueError(f"{lora.file}: {type(pipe).__name__} takes no LoRA on its {lora.component}")

@@ -80,11 +80,7 @@ def choose_device(device: str | None) -> torch.device:
 
 
 def choose_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
-    """Return the dtype; None for bfloat16 on CUDA and float32 elsewhere.
-
-    Raises:
-        ValueError: the dtype is not one of `DTYPES`.
-    """
+    """Return the dtype, one of `DTYPES`; None for bfloat16 on CUDA and float32 elsewhere."""
     if dtype is None:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if dtype not in DTYPES:

@@ -42,12 +42,7 @@ ANYFLOW: dict[str, Any] = {
 
 
 def experts(source: str, file: str) -> tuple[Lora, ...]:
-    """Return the LoRAs of Wan 2.2's two experts.
-
-    Args:
-        source: Hugging Face repo id.
-        file: path in the repository; `{}` is replaced by `high` (first expert) and `low` (second expert).
-    """
+    """Return the LoRAs of Wan 2.2's two experts; `{}` in `file` stands for `high` (first) and `low` (second expert)."""
     high, low = (file.format(noise) for noise in ("high", "low"))
     return Lora(source=source, file=high), Lora(source=source, file=low, component="transformer_2")
 

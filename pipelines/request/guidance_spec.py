@@ -4,7 +4,6 @@ The types of the parameters are read from the annotations of the guidance's data
 """
 
 import dataclasses
-import functools
 import pkgutil
 import re
 from collections.abc import Mapping, Sequence
@@ -86,7 +85,6 @@ def guidance_class(name: str) -> type[Guidance]:
     return guidance
 
 
-@functools.cache
 def parameter_types(guidance: type[Guidance]) -> dict[str, tuple[Any, ...]]:
     """Return the alternatives of each parameter's annotation, by parameter."""
     hints = get_type_hints(guidance)

@@ -36,11 +36,7 @@ def name_arms(arms: Any) -> Any:
 
 
 def check_unique(name: str, values: Sequence[Any]) -> None:
-    """Refuse duplicates, because clips are identified by these values.
-
-    Raises:
-        ValueError: naming the first duplicate.
-    """
+    """Refuse duplicates with a ValueError, because clips are identified by these values."""
     for value in values:
         if values.count(value) > 1:
             raise ValueError(f"{name}: duplicate {value!r}; {name} must be unique or carry a unique `id`")
@@ -176,11 +172,7 @@ def read_sweep(path: str | os.PathLike[str]) -> Sweep:
 
 
 def read_yaml(path: Path) -> Any:
-    """Return the content of a YAML file.
-
-    Raises:
-        ValueError: it is not YAML.
-    """
+    """Return the content of a YAML file; raise ValueError if it is not YAML."""
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
