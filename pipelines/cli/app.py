@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 app = typer.Typer(
     help="Training-free guidance for video diffusion transformers.", no_args_is_help=True, add_completion=False
 )
-app.add_typer(evaluate_app, name="evaluate")
-for command in (locate, models, doctor):
-    app.command()(command)
 
 
 @app.command()
@@ -60,7 +57,7 @@ def generate(
     ] = Path("clip.mp4"),
     lossless: Annotated[bool, typer.Option(help="Also write a lossless .mkv (FFV1).")] = False,
     recorded: Annotated[
-        Path | None, typer.Option("--from", help="JSON of a clip: reproduce the clip, ignoring other settings.")
+        Path | None, typer.Option("--from", help="JSON of a clip to reproduce, with its settings.")
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
@@ -199,6 +196,11 @@ def run_sweep(
         task = bar.add_task("scores", total=len(paths), visible=score)
         summary = evaluate(config, output, lambda path: bar.advance(task)) if score else None
     return [str(path) for path in paths], summary
+
+
+app.add_typer(evaluate_app, name="evaluate")
+for command in (locate, models, doctor):
+    app.command()(command)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from vidguide.pipelines.loading.progress_bars import loading_bars
 from vidguide.pipelines.models.presets import MODELS, PRESETS
 from vidguide.pipelines.models.spec import SHIPPED, Model
 from vidguide.pipelines.request.images import check_use, partner, takes_image
+from vidguide.pipelines.request.schema import suggestion
 
 OFFLOADS = ("auto", "none", "model", "sequential")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -44,8 +45,9 @@ def resolve(model: str | os.PathLike[str] | Model) -> Model:
         return Model(source=str(folder))
     if folder.exists() or not is_repo_id(name):
         raise ValueError(
-            f"model={name!r}: unknown. Pass a shipped name ({', '.join(SHIPPED)}), a preset ({', '.join(PRESETS)}), a "
-            "local pipeline folder, or a Hugging Face repo id such as Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+            f"model={name!r}: unknown{suggestion(name, MODELS)}. Pass a shipped name ({', '.join(SHIPPED)}), a preset "
+            f"({', '.join(PRESETS)}), a local pipeline folder, or a Hugging Face repo id such as "
+            "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
         )
     return Model(source=name)
 

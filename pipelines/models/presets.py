@@ -10,7 +10,7 @@ from vidguide.pipelines.models.sources import DIFFUSERS, FASTVIDEO, NAG_HUNYUAN,
 from vidguide.pipelines.models.spec import SHIPPED, Model
 from vidguide.pipelines.models.wan import WAN
 
-OTHERS = {
+OTHER_FAMILIES = {
     "fasthunyuan": Model(
         source="FastVideo/FastHunyuan-diffusers",
         pipeline="HunyuanVideoPipeline",
@@ -72,5 +72,5 @@ OTHERS = {
     ),
 }
 
-PRESETS: dict[str, Model] = {**WAN, **LTX_VIDEO, **OTHERS}
+PRESETS: dict[str, Model] = {**WAN, **LTX_VIDEO, **OTHER_FAMILIES}
 MODELS: dict[str, Model] = {**SHIPPED, **PRESETS}

@@ -36,7 +36,7 @@ def must_be(expected: str, convert: bool = True) -> WrapValidator:
 
 def known_fields(schema: type) -> BeforeValidator:
     """Refuse a value that is not a mapping, or has a key that the `TypedDict` lacks, with the closest name."""
-    names = tuple(schema.__annotations__)
+    names = sorted(schema.__annotations__)
 
     def check(value: Any) -> Any:
         if not isinstance(value, Mapping):
@@ -53,9 +53,13 @@ def known_fields(schema: type) -> BeforeValidator:
 def unknown(what: str, name: Any, names: Iterable[str]) -> str:
     """Return the message for an unknown name: the closest known name if there is one, and all known names."""
     known = list(names)
-    close = difflib.get_close_matches(str(name), known, n=1)
-    hint = f" (did you mean {close[0]!r}?)" if close else ""
-    return f"unknown {what} {name!r}{hint}; must be one of {', '.join(known)}"
+    return f"unknown {what} {name!r}{suggestion(str(name), known)}; must be one of {', '.join(known)}"
+
+
+def suggestion(name: str, names: Iterable[str]) -> str:
+    """Return the closest known name as " (did you mean 'x'?)"; empty if none is close."""
+    close = difflib.get_close_matches(name, list(names), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
 
 
 Text = Annotated[str, Field(strict=True, pattern=r"\S"), must_be("non-empty text")]

@@ -145,7 +145,8 @@ def test_doctor_reports_disabled_kernels_and_a_wrong_switch(monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["generate", "a red circle", "-m", "huge"], "model='huge': unknown"),
+        (["generate", "a red circle", "-m", "huge"], "model='huge': unknown. Pass a shipped name (tiny,"),
+        (["generate", "a red circle", "-m", "tiny-4steps"], "unknown (did you mean 'tiny-4step'?)"),
         (["generate", "a red circle", "--size", "64"], "size='64': must be WIDTHxHEIGHT"),
         (["generate", "a red circle", "--size", "60x64"], "width=60"),
         (["generate", "a red circle", "-g", "magic"], "unknown guidance 'magic'"),

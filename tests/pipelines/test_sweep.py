@@ -122,7 +122,7 @@ def test_prompts_are_read_from_a_file(tmp_path: Path, name: str) -> None:
     [
         (
             {"promts": []},
-            r"sweep: unknown field 'promts' \(did you mean 'prompts'\?\); must be one of steps, .*, prompts",
+            r"sweep: unknown field 'promts' \(did you mean 'prompts'\?\); must be one of arms, .*, prompts",
         ),
         ({"prompts": []}, r"prompts=\[\]: must be a list of prompts, or a file"),
         ({"prompts": None}, "prompts=None: must be a list of prompts"),
@@ -131,7 +131,7 @@ def test_prompts_are_read_from_a_file(tmp_path: Path, name: str) -> None:
         ({"prompts": ["a", " "]}, r"prompts\[1\]\.prompt=' ': must be non-empty text"),
         ({"prompts": [{"id": "a"}]}, r"prompts\[0\]\.prompt: is missing"),
         ({"device": 3}, "device=3: must be non-empty text"),
-        ({"prompts": [3]}, r"prompts\[0\]=3: must be a mapping with fields of prompt"),
+        ({"prompts": [3]}, r"prompts\[0\]=3: must be a mapping with fields of eval_prompt"),
         (
             {"prompts": [{"prompt": "a", "negativ": "b"}]},
             r"prompts\[0\]: unknown field 'negativ' \(did you mean 'negative_prompt'\?\)",
