@@ -1,10 +1,14 @@
-"""HunyuanVideo, Framepack and 1.5: joint attention over [video, text], which a refiner updates at each step."""
+"""HunyuanVideo, Framepack and 1.5: joint attention over [video, text], which a refiner updates at each step.
+
+Blocks modulate the text by a vector: of timestep and pooled text embedding in the first two; in 1.5 of the timestep, so
+that it is independent of the text.
+"""
 
 import inspect
 from typing import Any
 
 from vidguide.adapters._encode_prompt import check_length, encoder
-from vidguide.transformer.family import Family, Inputs, Joint, by_step
+from vidguide.transformer.family import Family, Inputs, Joint, Modulation, by_step
 
 TEXT = ("encoder_hidden_states", "pooled_projections", "encoder_attention_mask")
 MASKS = {"encoder_attention_mask": "encoder_hidden_states"}
@@ -33,6 +37,7 @@ def encode_15(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
     return dict(zip(TEXT_15, pipe.encode_prompt(prompts, batch_size=len(prompts)), strict=True))
 
 
+MODULATION = Modulation(norms=("norm1_context", "norm"), leading="first_frame_num_tokens")
 HUNYUAN = (
     ("HunyuanVideo", "HunyuanVideoTransformer3DModel"),
     ("HunyuanVideo Framepack", "HunyuanVideoFramepackTransformer3DModel"),
@@ -44,12 +49,13 @@ FAMILIES = (
             transformers=(transformer,),
             blocks=("transformer_blocks", "single_transformer_blocks"),
             text_attention=("attn",),
-            joint=Joint(block_masks=("attention_mask",)),
+            joint=Joint(block_masks=("attention_mask",), modulation=MODULATION),
             encode=encode,
             text_inputs=TEXT,
             text_masks=MASKS,
             text_extras=("pooled_projections",),
             text_varies=by_step,
+            stg_layers={60: (2,)} if name == "HunyuanVideo" else {},
         )
         for name, transformer in HUNYUAN
     ),

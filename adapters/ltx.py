@@ -39,6 +39,7 @@ FAMILIES = (
         cuts={"video_coords": "BCL"},  # the only input with the grid, where a pipeline conditions on frames
         instead=ONE_TOKEN,
         cfg="batched",
+        stg_layers={28: (19,)},
         **EMBEDS_AND_MASK,
     ),
     Family(

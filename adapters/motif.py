@@ -1,4 +1,7 @@
-"""Motif Video: joint attention over [video, text], in some models with additional cross-attention to text."""
+"""Motif Video: joint attention over [video, text], in some models with additional cross-attention to text.
+
+Blocks modulate the text by a vector of the timestep, which is independent of the text.
+"""
 
 from typing import Any
 

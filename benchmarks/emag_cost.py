@@ -31,7 +31,7 @@ from reporting import machine, table, write
 from rich.progress import track
 
 from vidguide import CFG, EMAG, guide
-from vidguide.functional.formulas import cfg
+from vidguide.functional.cfg import cfg
 from vidguide.guidances.emag import default_layers
 
 SCALE, TEXT, WIDTH = 5.0, 226, 128

@@ -44,7 +44,7 @@ GIB = 2**30
 
 def time_model(model: Model, on: dict[str, Any], seconds: float, least: int) -> dict[str, Any]:
     """Milliseconds, and bytes above the weights, of a step under every arm."""
-    device, results = on["device"], {}
+    device, results = on["device"], dict[str, dict[str, Any]]()
     with torch.no_grad(), ExitStack() as stack:
         made = model.make(on)
         call = model.call(made, on)
@@ -150,7 +150,7 @@ def main() -> None:
     """Check, then time."""
     arguments, begin = parse(), time.perf_counter()
     tiny, device = arguments.tiny, torch.device(arguments.device)
-    on = {"device": device, "dtype": torch.float32 if device.type == "cpu" else torch.bfloat16}
+    on: dict[str, Any] = {"device": device, "dtype": torch.float32 if device.type == "cpu" else torch.bfloat16}
     models = [model.toy() if tiny else model for model in arguments.models]
     folder = arguments.output or (Path(tempfile.mkdtemp()) if tiny else reporting.RESULTS)
     backend, seconds, least = ("aot_eager", 0.0, 2) if tiny else ("inductor", arguments.seconds, 3)

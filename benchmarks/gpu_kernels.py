@@ -4,7 +4,7 @@ import functools
 import itertools
 import math
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -89,7 +89,7 @@ def poisoned() -> Iterator[None]:
         torch.use_deterministic_algorithms(False)
 
 
-def check(device: torch.device, shapes: list[tuple[int, ...]]) -> dict[str, float]:
+def check(device: torch.device, shapes: Sequence[tuple[int, ...]]) -> dict[str, float]:
     """Every Triton kernel against the eager formulas in float64, on fresh numbers; how far off, of the largest.
 
     Raises:
@@ -154,8 +154,8 @@ def attention_sources(device: torch.device, dtype: torch.dtype, shape: tuple[int
         for source in sources.candidates(device.type, dtype, shape[3], masked, sources.installed()):
             try:
                 off = sources.deviation(source, device.type, dtype, shape[3], masked)
-                features = [torch.randn(shape, device=device, dtype=dtype) for _ in range(3)]
-                call = functools.partial(sources.attend, source, *features, None)
+                query, key, value = (torch.randn(shape, device=device, dtype=dtype) for _ in range(3))
+                call = functools.partial(sources.attend, source, query, key, value, None)
                 call()
                 rows.append({"source": source.name, "masked": masked, "off": off, "ms": milliseconds(call, device)})
             except Exception as error:  # a kernel that is not for this GPU may fail in any way: that is the answer

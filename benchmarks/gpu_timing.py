@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -42,7 +42,9 @@ def peak(function: Function, device: torch.device) -> int:
     return torch.cuda.max_memory_allocated(device) - before
 
 
-def rounds(functions: dict[str, Function], device: torch.device, seconds: float, least: int) -> dict[str, list[float]]:
+def rounds(
+    functions: Mapping[str, Function], device: torch.device, seconds: float, least: int
+) -> dict[str, list[float]]:
     """Milliseconds of every function, one after another in each round, so that whatever else the machine does falls on
     all: as many rounds as fit in the seconds, and at least a few."""
     times: dict[str, list[float]] = {name: [] for name in functions}

@@ -125,7 +125,9 @@ def main() -> None:
     indices = range(args.first, args.first + args.clips)
     cases = [Case(index) for index in indices]
     results = sample(load(args.model), args.model, ARMS, indices)
-    rows = {arm: score(result, cases, SHIPPED[args.model].fps) for arm, result in results.items()}
+    fps = SHIPPED[args.model].fps
+    assert fps is not None  # every shipped model states it
+    rows = {arm: score(result, cases, fps) for arm, result in results.items()}
     alone = [arm for arm in ARMS if arm != NONE]
     on_top = [arm for arm in ARMS if arm.startswith(f"{ON_TOP_OF} +")]
     parts = [

@@ -64,12 +64,15 @@ class BothTexts:
 
     def __call__(self, attn: Any, hidden_states: Any, text: Any, mask: Any = None, rotary: Any = None) -> torch.Tensor:
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
-        sides = []
-        for tokens in (text, self.negative):
-            key = attn.norm_k(attn.to_k(tokens)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
-            value = attn.to_v(tokens).unflatten(2, (attn.heads, -1)).transpose(1, 2)
-            sides.append(F.scaled_dot_product_attention(query, key, value).transpose(1, 2))
-        return attn.to_out[0](nag(*sides, 11.0, 2.5, 0.25).flatten(2))
+        positive, negative = (self.attend(attn, query, tokens) for tokens in (text, self.negative))
+        return attn.to_out[0](nag(positive, negative, 11.0, 2.5, 0.25).flatten(2))
+
+    @staticmethod
+    def attend(attn: Any, query: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the features `(B, L, H, D)` of attention to a text."""
+        key = attn.norm_k(attn.to_k(tokens)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        value = attn.to_v(tokens).unflatten(2, (attn.heads, -1)).transpose(1, 2)
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
 def two_passes(kind: str, arm: str) -> AbstractContextManager[Any]:

@@ -31,7 +31,7 @@ def cfg_arm(scale: float) -> Arm:
     return lambda n: (CFG(scale=scale, negative_prompt=n),)
 
 
-def nag_arm(**settings: float) -> Arm:
+def nag_arm(**settings: Any) -> Arm:
     """NAG with the negative prompt."""
     return lambda n: (NAG(negative_prompt=n, **settings),)
 

@@ -37,12 +37,9 @@ from vidguide import APG, CADS, CFG, EMAG, NAG, PAG, SEG, STG, VSF, CFGZeroStar,
 
 ROOT = Path(vidguide.__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-try:
-    from tests.helpers.tiny_families import BY_NAME
-    from tests.helpers.tiny_pipelines import CASES
-except ModuleNotFoundError:
-    from tiny_families import BY_NAME
-    from tiny_pipelines import CASES
+HELPERS = "tests.helpers." if (ROOT / "tests" / "helpers").is_dir() else ""  # older checkouts have them in tests/
+BY_NAME: dict[str, Any] = importlib.import_module(f"{HELPERS}tiny_families").BY_NAME
+CASES: list[Any] = importlib.import_module(f"{HELPERS}tiny_pipelines").CASES
 
 Values = dict[str, Any]
 Recording = tuple[Any, Any]  # outputs, trace
@@ -51,19 +48,23 @@ Arm = Callable[[Values, Values], Guidances]  # of the negative prompt's text and
 
 STEPS = 4
 PROMPT = "a large circle moving right"
-EARLY = dict(decay=0.5, scale=3, start=0.25, stop=1.0)
+EARLY: Values = dict(decay=0.5, scale=3, start=0.25, stop=1.0)
 ARMS: dict[str, Arm] = {
     "nothing": lambda negative, empty: (),
     "NAG": lambda negative, empty: (NAG(negative_prompt_embeds=negative, scale=5),),
     "VSF": lambda negative, empty: (VSF(negative_prompt_embeds=negative),),
     "EMAG": lambda negative, empty: (EMAG(**EARLY),),
-    "STG": lambda negative, empty: (STG(scale=2, layers=(1,)),),
+    "STG": lambda negative, empty: (STG(mode="attention", scale=2, layers=(1,)),),
     "SEG": lambda negative, empty: (SEG(sigma=1.0, layers=(1,)),),
     "CFG": lambda negative, empty: (CFG(scale=3, negative_prompt_embeds=empty),),
     "NAG+EMAG": lambda negative, empty: (*ARMS["NAG"](negative, empty), EMAG(**EARLY)),
     "CFG+EMAG": lambda negative, empty: (*ARMS["CFG"](negative, empty), EMAG(**EARLY)),
     "NAG+CFG": lambda negative, empty: (*ARMS["NAG"](negative, empty), *ARMS["CFG"](negative, empty)),
-    "EMAG+STG+PAG": lambda negative, empty: (EMAG(**EARLY), STG(scale=2, layers=(1,)), PAG(scale=2, layers=(0,))),
+    "EMAG+STG+PAG": lambda negative, empty: (
+        EMAG(**EARLY),
+        STG(mode="attention", scale=2, layers=(1,)),
+        PAG(scale=2, layers=(0,)),
+    ),
     "PAG spatial": lambda negative, empty: (PAG(scale=2, layers=(0, 1), extent="spatial"),),
 }
 DETAILS: dict[str, Arm] = {
@@ -82,7 +83,7 @@ DETAILS: dict[str, Arm] = {
     "EMAG temporal": lambda negative, empty: (EMAG(extent="temporal", **EARLY),),
     "PAG window": lambda negative, empty: (PAG(layers=(0, 1), start=0.25, stop=0.75),),
     "STG residual": lambda negative, empty: (STG(mode="residual", layers=(0, 1)),),
-    "STG temporal": lambda negative, empty: (STG(scale=2, extent="temporal", layers=(0, 1)),),
+    "STG temporal": lambda negative, empty: (STG(mode="attention", scale=2, extent="temporal", layers=(0, 1)),),
     "SEG mean": lambda negative, empty: (SEG(sigma=None),),
     "SEG frames": lambda negative, empty: (SEG(sigma=2.0, over_frames=True, layers=(0, 1)),),
     "CADS": lambda negative, empty: (CADS(full=0.3, none=0.9, seed=3),),
@@ -269,6 +270,8 @@ def pipeline_cases() -> Iterator[tuple[str, Callable[[], Recording]]]:
 
 def arms_of(family: str) -> Iterator[tuple[bool, str]]:
     """The arms of a family: whether the pipeline's own guidance is on, and ours."""
+    without: tuple[str, ...]
+    within: tuple[str, ...]
     if family in SMALL_FRAMES:
         without, within = EXTENTS, EXTENTS[:1]
     else:
@@ -297,7 +300,7 @@ def shipped_cases() -> Iterator[tuple[str, Callable[[], Recording]]]:
         yield f"{model}/generate/nothing", partial(record_generate, model)
         yield f"{model}/generate/own NAG", partial(record_generate, model, negative_prompt="red")
         for spec in specs:
-            command = ("generate", PROMPT, "-m", model, "-n", "red", "-g", spec, "--steps", str(STEPS))
+            command: tuple[str, ...] = ("generate", PROMPT, "-m", model, "-n", "red", "-g", spec, "--steps", str(STEPS))
             command += ("--device", "cpu", "-o", "FOLDER/clip.mkv")
             yield f"{model}/vidguide generate/{spec}", partial(record_command, *command)
     small = ("--steps", "2", "--frames", "5", "--size", "32x32")

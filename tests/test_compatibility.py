@@ -142,9 +142,9 @@ def outcome(drawn: Drawn) -> tuple[str, str]:
 
 def assert_ours(refusal: Exception, run: Run | None) -> None:
     """A refusal is raised by us, on purpose, before a step is done."""
-    file = traceback.extract_tb(refusal.__traceback__)[-1].filename
-    assert ROOT in Path(file).resolve().parents, f"{type(refusal).__name__}: {refusal}"
-    assert "tests" not in file
+    file = Path(traceback.extract_tb(refusal.__traceback__)[-1].filename).resolve()
+    assert ROOT in file.parents, f"{type(refusal).__name__}: {refusal}"
+    assert ROOT / "tests" not in file.parents
     assert run is None or run.step == 0
 
 

@@ -145,7 +145,7 @@ def lengths_for(share: float, count: int, random: np.random.Generator) -> np.nda
 def average_into(average: nn.Module, model: nn.Module, decay: float) -> None:
     """One step of the exponential moving average of the weights."""
     with torch.no_grad():
-        targets, sources = list(average.parameters()), [p.detach() for p in model.parameters()]
+        targets, sources = ([p.detach() for p in module.parameters()] for module in (average, model))
         torch._foreach_lerp_(targets, sources, 1 - decay)
 
 

@@ -7,13 +7,17 @@ from vidguide.version import __version__
 
 if TYPE_CHECKING:
     from vidguide.clip import Clip
+    from vidguide.guidances.apg import APG
     from vidguide.guidances.cads import CADS
-    from vidguide.guidances.cfg import APG, CFG, CFGZeroStar
+    from vidguide.guidances.cfg import CFG
+    from vidguide.guidances.cfg_zero_star import CFGZeroStar
     from vidguide.guidances.emag import EMAG
+    from vidguide.guidances.mambo_g import MAMBOG
     from vidguide.guidances.nag import NAG
     from vidguide.guidances.pag import PAG
     from vidguide.guidances.seg import SEG
     from vidguide.guidances.stg import STG
+    from vidguide.guidances.tcfg import TCFG
     from vidguide.guidances.vsf import VSF
     from vidguide.guiding.guide import guide
     from vidguide.guiding.locate import locate
@@ -24,10 +28,12 @@ __all__ = [
     "CADS",
     "CFG",
     "EMAG",
+    "MAMBOG",
     "NAG",
     "PAG",
     "SEG",
     "STG",
+    "TCFG",
     "VSF",
     "CFGZeroStar",
     "Clip",
@@ -40,15 +46,17 @@ __all__ = [
 # Found when first used, so that `import vidguide` loads neither torch nor diffusers. The core names the rooms that
 # lean on it only here, as strings.
 _HOMES = {
-    "APG": "vidguide.guidances.cfg",
+    "APG": "vidguide.guidances.apg",
     "CADS": "vidguide.guidances.cads",
     "CFG": "vidguide.guidances.cfg",
-    "CFGZeroStar": "vidguide.guidances.cfg",
+    "CFGZeroStar": "vidguide.guidances.cfg_zero_star",
     "EMAG": "vidguide.guidances.emag",
+    "MAMBOG": "vidguide.guidances.mambo_g",
     "PAG": "vidguide.guidances.pag",
     "SEG": "vidguide.guidances.seg",
     "STG": "vidguide.guidances.stg",
     "NAG": "vidguide.guidances.nag",
+    "TCFG": "vidguide.guidances.tcfg",
     "VSF": "vidguide.guidances.vsf",
     "Clip": "vidguide.clip",
     "generate": "vidguide.pipelines.generate",

@@ -1,18 +1,22 @@
 """profile(): how much each head of a model attends along time, as a table of layers by heads."""
 
+from collections import Counter
 from contextlib import suppress
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
+from vidguide.functional.head_mass import LIFT
 from vidguide.guidances.head_probe import HeadMass, HeadProbe, ProbedError
 from vidguide.pipelines.generate import generate
 
 COLOURS = ("#2166ac", "#67a9cf", "#d1e5f0", "#fddbc7", "#ef8a62", "#b2182b")  # from within the frame to along time
+MARKS = {"temporal": "T", "spatial": "S", "neither": " "}
 LEGEND = (
-    "Attention along time, as a percentage of attention along time plus attention within the frame; * marks temporal "
-    "heads. Measured on 64 queries per layer, in one pass."
+    "Attention along time as a percentage of attention along time plus attention within the frame, each relative to "
+    f"uniform attention. T: temporal head, S: spatial head (more than {LIFT:g} times uniform, by the larger of the two); "
+    "unmarked: neither. Measured on 64 queries per layer, in one pass."
 )
 
 
@@ -42,8 +46,15 @@ def head_table(heads: list[HeadMass]) -> Table:
 
 
 def cell(head: HeadMass) -> Text:
-    """Return the percentage of one head on a colour."""
-    share = head.within_column / max(head.within_column + head.within_frame, 1e-12)
+    """Return the percentage of one head on a colour, and the mark of its extent."""
+    within, along = head.lifts
+    share = along / max(along + within, 1e-12)
     colour = COLOURS[min(int(share * len(COLOURS)), len(COLOURS) - 1)]
-    mark = "*" if head.extent == "temporal" else " "
-    return Text(f"{100 * share:3.0f}{mark}", style=f"{'black' if 0.3 < share < 0.7 else 'white'} on {colour}")
+    style = f"{'black' if 0.3 < share < 0.7 else 'white'} on {colour}"
+    return Text(f"{100 * share:3.0f}{MARKS[head.extent]}", style=style)
+
+
+def count_extents(heads: list[HeadMass]) -> str:
+    """Count the heads of each extent, as in `temporal 3, spatial 12, neither 9`."""
+    counter = Counter(head.extent for head in heads)
+    return ", ".join(f"{extent} {counter[extent]}" for extent in MARKS)

@@ -60,13 +60,14 @@ def site_rows(model: str, progress: bool) -> list[dict[str, str]]:
 
 def show_heads(prompt: str, at: float, as_json: bool, **settings: Any) -> None:
     """Measure the heads of a model and print them as a table, or as JSON."""
-    from vidguide.pipelines.cli.head_map import LEGEND, head_table, profile
+    from vidguide.pipelines.cli.head_map import LEGEND, count_extents, head_table, profile
 
     heads = profile(prompt, at, **settings)
     if as_json:
-        typer.echo(json.dumps([{**vars(head), "extent": head.extent} for head in heads]))
+        typer.echo(json.dumps([{**vars(head), "lifts": head.lifts, "extent": head.extent} for head in heads]))
     else:
         console.print(head_table(heads), crop=False)
+        console.print(count_extents(heads))
         console.print(LEGEND)
 
 

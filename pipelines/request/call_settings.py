@@ -80,11 +80,13 @@ def default_nag(model: Model, has_image: bool) -> NAG:
 
 def warn_about_cfg(name: str, model: Model, settings: dict[str, Any], guidances: tuple[Guidance, ...]) -> None:
     """Warn about classifier-free guidance on a model that was distilled to run without it."""
-    scales = [guidance.scale for guidance in guidances if isinstance(guidance, CFG)]
-    scale = max([*scales, settings["guidance_scale"] or 1])
-    if model.distilled and scale > 1:
+    scales: list[Any] = [each.scale for each in guidances if isinstance(each, CFG) and not each.neutral]
+    if (settings["guidance_scale"] or 1) > 1:
+        scales.append(settings["guidance_scale"])
+    if model.distilled and scales:
+        scale = f"{scales[0]:g}" if isinstance(scales[0], int | float) else repr(scales[0])
         warnings.warn(
-            f"classifier-free guidance at scale {scale:g}: {name} is distilled to run without it. It doubles the model "
+            f"classifier-free guidance at scale {scale}: {name} is distilled to run without it. It doubles the model "
             "calls per step, and with few steps it oversaturates colours and breaks shapes. For a negative prompt, use "
             "NAG with guidance_scale=1",
             stacklevel=3,

@@ -24,8 +24,10 @@ GUIDANCES = {  # to register a guidance, add its name in a spec and its class
     "seg": "vidguide.guidances.seg:SEG",
     "cads": "vidguide.guidances.cads:CADS",
     "cfg": "vidguide.guidances.cfg:CFG",
-    "apg": "vidguide.guidances.cfg:APG",
-    "cfgzero": "vidguide.guidances.cfg:CFGZeroStar",
+    "apg": "vidguide.guidances.apg:APG",
+    "cfgzero": "vidguide.guidances.cfg_zero_star:CFGZeroStar",
+    "tcfg": "vidguide.guidances.tcfg:TCFG",
+    "mambog": "vidguide.guidances.mambo_g:MAMBOG",
 }
 NOT_IN_SPEC = ("negative_prompt", "negative_prompt_embeds")
 EXPECTED = {float: "a number", int: "an integer", bool: "true or false", str: "a word", NoneType: "none"}
@@ -37,7 +39,7 @@ def parse(spec: str) -> tuple[Guidance, ...]:
 
     Args:
         spec: guidances joined by `+`, each `name`, `name:value` (its scale) or `name:key=value,...`; `none` for no
-            guidance. Sequences are `3/5/7`, ranges of integers `3-7`.
+            guidance. Sequences are `3/5/7`, as in `cfg:7/5/3/1` with a scale per step; ranges of integers are `3-7`.
 
     Raises:
         ValueError, TypeError: an unknown name or parameter, or a wrong value, by name.

@@ -28,7 +28,8 @@ def _quick() -> Any:
 def whole(tiny: Tiny, inputs: Values) -> bool:
     """Whether the unguided model is one graph."""
     try:
-        torch.compile(tiny.make().to(tiny.dtype), fullgraph=True, backend="eager")(**inputs)
+        compiled: Any = torch.compile(tiny.make().to(tiny.dtype), fullgraph=True, backend="eager")
+        compiled(**inputs)
     except torch._dynamo.exc.Unsupported:
         return False
     finally:

@@ -85,7 +85,8 @@ def test_an_edit_sees_tokens_before_heads_whatever_the_layout(kernel: str) -> No
         attention = Attention(query_dim=24, cross_attention_dim=24, heads=2, dim_head=12, processor=AttnProcessor2_0())
         arguments = (torch.randn(1, 5, 24), torch.randn(1, 7, 24))
     expected = attention(*arguments)
-    site = AttentionSite(0, attention, intercepted_class(type(attention.processor))[1] - 1)
+    processor: Any = type(attention.processor)
+    site = AttentionSite(0, attention, intercepted_class(processor)[1] - 1)
     site.edit = edit
     setattr(attention, SITE, site)
     attention.processor = intercepted(attention.processor)

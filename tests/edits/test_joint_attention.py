@@ -84,9 +84,9 @@ def test_norms_by_frame_and_clip_are_the_plain_equation(norm: str, group: int, m
     query, key, value = tensors(torch.float64)
     video, prompt, negative = sequence(False)
     for halved in (False, True):
-        stream = stream_of(Joint(), torch.float64, halved)
+        stream = stream_of(Joint(), torch.float64)
         edit = edit_of(stream, merges, Group(norm, BATCH - halved, (2, VIDEO // 2, 1)))
-        output = edit(kernel(None, "BLHD"), query, key, value)
+        output = edit(kernel(None, "BLHD", halved=halved), query, key, value)
         for i in range(int(halved), BATCH):
             sides = [
                 softmax_attention(query[i, video], key[i], value[i], torch.cat([video, t])) for t in (prompt, negative)
@@ -155,7 +155,7 @@ def test_a_model_agrees_with_two_texts_carried_by_hand() -> None:
         block.attn1.processor = PlainStreams()
     both = torch.cat([inputs["encoder_hidden_states"], negative], 1)
     expected = reference(**{**inputs, "encoder_hidden_states": both})[0]
-    settings = {"scale": STRENGTH.scale, "tau": STRENGTH.tau, "alpha": STRENGTH.alpha}
+    settings: dict[str, Any] = {"scale": STRENGTH.scale, "tau": STRENGTH.tau, "alpha": STRENGTH.alpha}
     with guide(model, NAG(negative_prompt_embeds=negative, **settings)):
         torch.testing.assert_close(model(**inputs)[0], expected, atol=1e-5, rtol=1e-4)
 

@@ -97,7 +97,7 @@ def test_an_open_clip_checkpoint_computes_what_its_layout_means(wrapped: bool, t
     image, text = (getattr(one, "pooler_output", one) for one in (image, text))
     assert torch.allclose(image, plain_image(state, pixels), atol=1e-5)
     assert torch.allclose(text, plain_text(state, ids), atol=1e-5)
-    assert float(model.logit_scale) == 2
+    assert model.logit_scale.item() == 2
 
 
 def test_a_file_of_another_layout_is_refused(tmp_path: Path) -> None:
@@ -116,9 +116,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_preference_scores_are_scaled_cosines(folder: Path) -> None:
-    clip, given = translation(frames=4), {kind: load(kind, str(folder)) for kind in ("pickscore", "hps", "clip")}
+    clip = translation(frames=4)
+    given: dict[str, Any] = {kind: load(kind, str(folder)) for kind in ("pickscore", "hps", "clip")}
     sample = Sample(clip, "a b", encoders=given)
     cosine = METRICS["clip.frame_cosine"](sample).value
+    assert cosine is not None
     scale = given["clip"].model.logit_scale.exp().item()
     assert METRICS["pickscore.score"](sample).value == pytest.approx(scale * cosine, rel=1e-5)
     found = METRICS["hps.score"](sample)

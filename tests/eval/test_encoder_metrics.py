@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from tests.helpers.known_clips import constant, noisy, translation
 from tests.helpers.tiny_vision_models import make_clip, make_dino, make_xclip, save_processors
 from vidguide.clip import Clip
 from vidguide.eval.encoders.load import load
-from vidguide.eval.encoders.transformers import Encoder, middle
+from vidguide.eval.encoders.transformers import middle
 from vidguide.eval.evaluate import evaluate
 from vidguide.eval.metrics.base import Value
 from vidguide.eval.metrics.registry import METRICS, chosen
@@ -20,7 +21,7 @@ from vidguide.eval.metrics.sample import Sample
 
 
 @pytest.fixture(scope="module")
-def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
+def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     makers: dict[str, Callable[[], torch.nn.Module]] = {"clip": make_clip, "xclip": make_xclip, "dino": make_dino}
     found = {}
     for kind, make in makers.items():
@@ -34,11 +35,11 @@ def encoders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Encoder]:
     return found
 
 
-def measured(name: str, clip: Clip, encoders: dict[str, Encoder], prompt: str = "a b", negative: str = "c d") -> Value:
+def measured(name: str, clip: Clip, encoders: dict[str, Any], prompt: str = "a b", negative: str = "c d") -> Value:
     return METRICS[name](Sample(clip, prompt, negative, encoders))
 
 
-def test_cosines_are_those_of_the_model(encoders: dict[str, Encoder]) -> None:
+def test_cosines_are_those_of_the_model(encoders: dict[str, Any]) -> None:
     clip = translation(frames=5)
     features = encoders["clip"].frames(clip.frames)
     assert np.linalg.norm(features, axis=1) == pytest.approx(np.ones(5), abs=1e-5)
@@ -54,7 +55,7 @@ def test_cosines_are_those_of_the_model(encoders: dict[str, Encoder]) -> None:
     assert hessel == pytest.approx(float(2.5 * np.maximum(features @ prefixed, 0).mean()), abs=1e-6)
 
 
-def test_texts_that_are_too_long_are_told_and_keep_their_end_mark(encoders: dict[str, Encoder]) -> None:
+def test_texts_that_are_too_long_are_told_and_keep_their_end_mark(encoders: dict[str, Any]) -> None:
     long = " ".join("abcdefghij" * 2)
     assert encoders["clip"].text(long)[1] == 22 - 12
     told = measured("clip.frame_cosine", constant(2), encoders, long).details["remarks"]
@@ -64,7 +65,7 @@ def test_texts_that_are_too_long_are_told_and_keep_their_end_mark(encoders: dict
 
 
 @pytest.mark.parametrize("kind", ["clip", "dino"])
-def test_consistency_is_one_for_a_frozen_clip_and_falls_with_noise(kind: str, encoders: dict[str, Encoder]) -> None:
+def test_consistency_is_one_for_a_frozen_clip_and_falls_with_noise(kind: str, encoders: dict[str, Any]) -> None:
     assert measured(f"{kind}.consistency", constant(), encoders).value == pytest.approx(1, abs=1e-5)
     values = [measured(f"{kind}.consistency", noisy(sigma, constant()), encoders).value for sigma in (5, 40)]
     assert values[0] is not None
@@ -72,7 +73,7 @@ def test_consistency_is_one_for_a_frozen_clip_and_falls_with_noise(kind: str, en
     assert 1 > values[0] > values[1]
 
 
-def test_batches_and_order_do_not_matter_to_frame_metrics(encoders: dict[str, Encoder]) -> None:
+def test_batches_and_order_do_not_matter_to_frame_metrics(encoders: dict[str, Any]) -> None:
     clip = translation(frames=20)  # more than a batch
     alone = np.concatenate([encoders["clip"].frames(clip.frames[index : index + 1]) for index in range(20)])
     np.testing.assert_allclose(encoders["clip"].frames(clip.frames), alone, atol=1e-5)
@@ -81,7 +82,7 @@ def test_batches_and_order_do_not_matter_to_frame_metrics(encoders: dict[str, En
     assert forth == pytest.approx(back)
 
 
-def test_xclip_sees_four_frames_from_the_middle_of_each_share(encoders: dict[str, Encoder]) -> None:
+def test_xclip_sees_four_frames_from_the_middle_of_each_share(encoders: dict[str, Any]) -> None:
     assert middle(81, 8).tolist() == [4, 14, 24, 34, 44, 54, 64, 75]
     assert middle(2, 4).tolist() == [0, 1, 1, 1]
     value = measured("xclip.similarity", translation(), encoders).value
@@ -89,7 +90,7 @@ def test_xclip_sees_four_frames_from_the_middle_of_each_share(encoders: dict[str
     assert -1 <= value <= 1
 
 
-def test_weights_are_part_of_the_definition_and_asked_for(encoders: dict[str, Encoder]) -> None:
+def test_weights_are_part_of_the_definition_and_asked_for(encoders: dict[str, Any]) -> None:
     by_id = {metric.id: metric for metric in chosen(["clip", "temporal"], encoders)}
     assert by_id["clip.margin"].weights == encoders["clip"].weights
     assert by_id["temporal.warp_error"].weights == ""
@@ -99,7 +100,7 @@ def test_weights_are_part_of_the_definition_and_asked_for(encoders: dict[str, En
         load("siglip", "somewhere")
 
 
-def test_the_report_names_the_weights(encoders: dict[str, Encoder], tmp_path: Path) -> None:
+def test_the_report_names_the_weights(encoders: dict[str, Any], tmp_path: Path) -> None:
     path = noisy(2).save(tmp_path / "a.mkv")
     (tmp_path / "p.json").write_text('{"a.mkv": "a b c d e f g h i j a b c"}')
     summary = evaluate([path], manifest=tmp_path / "p.json", metrics=["clip"], encoders=encoders, output=tmp_path / "o")

@@ -3,6 +3,7 @@ import sys
 import wave
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -23,7 +24,7 @@ def encode(path: Path, *, codec: str = "libx264", pixels: str = "yuv420p", times
     options = {"x264-params": "keyint=4:bframes=0"} if codec == "libx264" else {}
     container_options = {"movflags": "faststart"} if path.suffix == ".mp4" else {}
     with av.open(str(path), "w", options=container_options) as container:
-        stream = container.add_stream(codec, rate=8, options=options)
+        stream: Any = container.add_stream(codec, rate=8, options=options)
         stream.height, stream.width, stream.pix_fmt = 48, 48, pixels
         if times:
             stream.codec_context.time_base = stream.time_base = Fraction(1, 1000)

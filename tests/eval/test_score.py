@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from vidguide.clip import Clip
 from vidguide.eval.clips.entries import Entry, entries
 from vidguide.eval.clips.errors import ResultsError, UndefinedError
+from vidguide.eval.clips.read import read
 from vidguide.eval.metrics.base import Metric, Value
 from vidguide.eval.metrics.registry import chosen
 from vidguide.eval.metrics.sample import Sample
@@ -67,8 +69,12 @@ def test_a_run_is_taken_up_where_it_stopped(folder: Path, monkeypatch: pytest.Mo
     earlier = results.load_earlier(folder)
     assert earlier == first
     seen: list[str] = []
-    original = scoring.read
-    monkeypatch.setattr(scoring, "read", lambda path, **rest: (seen.append(path.name), original(path, **rest))[1])
+
+    def recorded(path: Path, **settings: Any) -> Clip:
+        seen.append(path.name)
+        return read(path, **settings)
+
+    monkeypatch.setattr(scoring, "read", recorded)
     assert score(listed, metrics, Settings(), folder=folder, earlier=earlier) == first
     assert seen == ["short.mkv"]  # what failed is tried again
     score(listed, metrics, Settings(fps=4), earlier=earlier)
@@ -89,7 +95,7 @@ def test_a_faulty_metric_fails_alone() -> None:
         raise UndefinedError("not for this clip")
 
     sample = Sample(Clip(frames=np.zeros((2, 8, 8, 3), np.uint8), fps=8))
-    common = {"version": "1", "unit": "", "low": 0.0, "high": 1.0}
+    common: dict[str, Any] = {"version": "1", "unit": "", "low": 0.0, "high": 1.0}
     made = [Metric(id="x", better="", measure=m, **common) for m in (out_of_range, crash, undefined)]
     outcomes = [scoring.measured(metric, sample) for metric in made]
     assert [one["status"] for one in outcomes] == ["failed", "failed", "undefined"]

@@ -1,3 +1,6 @@
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap, wilcoxon
@@ -6,7 +9,7 @@ from vidguide.eval.scoring.statistics import estimate, holm, noise_floor, p_valu
 from vidguide.eval.scoring.verdict import compare
 
 
-def rows(arm: str, **metrics: list[float | None]) -> list[dict[str, object]]:
+def rows(arm: str, **metrics: Sequence[float | None]) -> list[dict[str, Any]]:
     """Result rows, one prompt per value; None is a failed clip."""
     return [
         dict(metric=name, status="failed" if value is None else "ok", value=value, prompt_id=f"p{index}", seed=0)
@@ -17,8 +20,8 @@ def rows(arm: str, **metrics: list[float | None]) -> list[dict[str, object]]:
 
 
 def test_seeds_are_averaged_before_prompts_are_counted() -> None:
-    reference = {("a", 0): 1.0, ("a", 1): 3.0, ("b", 0): 5.0}
-    other = {("a", 0): 2.0, ("a", 1): 6.0, ("b", 0): 5.0, ("c", 0): 9.0}
+    reference: dict[tuple[str, object], float] = {("a", 0): 1.0, ("a", 1): 3.0, ("b", 0): 5.0}
+    other: dict[tuple[str, object], float] = {("a", 0): 2.0, ("a", 1): 6.0, ("b", 0): 5.0, ("c", 0): 9.0}
     found = paired(reference, other)
     assert found.by_prompt == {"a": (2.0, 4.0), "b": (5.0, 5.0)}
     assert (found.reference, found.other, found.difference.mean) == (3.5, 4.5, 1.0)
@@ -26,7 +29,7 @@ def test_seeds_are_averaged_before_prompts_are_counted() -> None:
 
 
 def test_many_seeds_of_one_prompt_are_no_evidence() -> None:
-    reference = {("a", seed): 0.0 for seed in range(50)}
+    reference: dict[tuple[str, object], float] = {("a", seed): 0.0 for seed in range(50)}
     found = paired(reference, dict.fromkeys(reference, 1.0))
     assert found.difference.low is None
     assert found.p is None
@@ -86,7 +89,7 @@ def test_holm_on_a_worked_example() -> None:
 
 
 def test_the_noise_floor_is_what_repetition_can_produce() -> None:
-    first = {(f"p{i}", 0): float(i) for i in range(20)}
+    first: dict[tuple[str, object], float] = {(f"p{i}", 0): float(i) for i in range(20)}
     assert noise_floor(first, first) == 0
     again = {key: value + (0.1 if index % 2 else -0.1) for index, (key, value) in enumerate(first.items())}
     assert noise_floor(first, again) == pytest.approx(0.04, abs=0.02)

@@ -5,6 +5,7 @@ The values of VBench lie in vbench.json; vbench_goldens.py tells how they were m
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,12 @@ class Flow:
 
 def sample(name: str, dimension: str) -> Sample:
     picture = {"aesthetic_quality": (14, 768)}.get(dimension, (32, 512))
-    given = {"dino": Pictures((16, 768), 0), "clip": Pictures(picture, 1), "aesthetic": Head(), "raft": Flow()}
+    given: dict[str, Any] = {
+        "dino": Pictures((16, 768), 0),
+        "clip": Pictures(picture, 1),
+        "aesthetic": Head(),
+        "raft": Flow(),
+    }
     return Sample(clips.EVERY[name](), encoders=given)
 
 
@@ -90,8 +96,7 @@ def test_another_model_than_vbenchs_is_undefined_with_its_reason() -> None:
 def test_positions_are_interpolated_by_dinos_factor() -> None:
     torch.manual_seed(0)
     model = make_dino()
-    embeddings = model.embeddings
-    assert isinstance(embeddings, torch.nn.Module)
+    embeddings: Any = model.embeddings
     made = positions_of_dino(embeddings, None, 40, 56)
     grid = embeddings.position_embeddings[:, 1:].view(1, 4, 4, -1).permute(0, 3, 1, 2)
     # Where torch samples for output i is (i + 0.5) / factor - 0.5, with the factor as given, not as realised.

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def exported(tmp_path: Path) -> Path:
     return tmp_path / "vbench"
 
 
-def vbench_file(folder: Path, arm: str, values: dict[str, list[float]]) -> Path:
+def vbench_file(folder: Path, arm: str, values: dict[str, Any]) -> Path:
     """What VBench 0.1.5 writes: {dimension: [score of all, [one entry per clip]]}."""
     clips = sorted(str(path) for path in (folder / arm).glob("*.mp4"))
     content = {

@@ -16,6 +16,7 @@ from vidguide.eval.world.scene import ATTRIBUTES, Scene, all_scenes, caption, he
 sys.path.insert(0, str(Path(__file__).parents[2] / "training"))
 
 import dual_encoder as training
+from text import random_caption
 
 HELD_OUT = [scene for scene in all_scenes() if held_out(scene)]
 SCENE = next(scene for scene in HELD_OUT if scene.motion == "left" and scene.colour == "red")
@@ -99,7 +100,7 @@ def test_training_never_meets_a_held_out_scene() -> None:
     random = np.random.default_rng(0)
     scenes = [scene for scene in all_scenes() if not held_out(scene)]
     for turn in range(300):
-        text = training.random_caption(scenes[random.integers(len(scenes))], random)
+        text = random_caption(scenes[random.integers(len(scenes))], random)
         for told in (text, training.near_miss(text, random)):
             named = Scene(**training.said(told))
             assert not (named.complete and held_out(named)), told

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from tests.helpers.plain_nag import plain_grouped_nag, plain_nag
-from vidguide.functional.formulas import cfg, nag, nag_limit
+from vidguide.functional.cfg import cfg
+from vidguide.functional.formulas import nag, nag_limit
 
 SCALES = [1.5, 5.0, 11.0]
 

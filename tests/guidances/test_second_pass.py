@@ -81,7 +81,7 @@ WEAK = [
     EMAG(decay=0.5, select=(1,), variant="map", **ALWAYS),
     EMAG(decay=0.5, select=(1,), variant="map-video", **ALWAYS),
     PAG(layers=(2,)),
-    STG(layers=(1, 2)),
+    STG(mode="attention", layers=(1, 2)),
     STG(layers=(2,), mode="residual"),
 ]
 
@@ -168,7 +168,7 @@ def test_corrections_do_not_depend_on_their_order() -> None:
     negative = negative_text()
     listed: list[Guidance] = [
         EMAG(decay=0.5, select=(2,), **ALWAYS),
-        STG(layers=(1,)),
+        STG(mode="attention", layers=(1,)),
         NAG(negative_prompt_embeds=negative),
         CFG(scale=3, negative_prompt_embeds=negative),
     ]
@@ -203,8 +203,8 @@ def test_both_passes_see_nag() -> None:
 def test_apg_without_its_projection_is_cfg_and_zero_star_begins_with_nothing() -> None:
     negative = negative_text()
     plain = sampled(tiny_wan(), videos(), CFG(scale=3, negative_prompt_embeds=negative))[0]
-    apg = sampled(tiny_wan(), videos(), APG(scale=3, eta=1, rescale=0, negative_prompt_embeds=negative))[0]
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(plain, apg, strict=True))
+    apg = sampled(tiny_wan(), videos(), APG(scale=3, eta=1, radius=0, negative_prompt_embeds=negative))[0]
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(plain, apg, strict=True))  # through x0 and back
     star = sampled(tiny_wan(), videos(), CFGZeroStar(scale=3, negative_prompt_embeds=negative))[0]
     assert star[0].abs().max() == 0
     assert not torch.allclose(star[1], plain[1], atol=1e-4)
@@ -246,7 +246,7 @@ def test_an_exception_within_a_weak_pass_leaves_nothing(
     last = (model.blocks if hasattr(model, "blocks") else model.transformer_blocks)[-1]
     attention = getattr(last, "ffn", None) or last.ff
     handle = attention.register_forward_hook(fail)
-    if isinstance(guidance, STG) and 2 in guidance.layers and guidance.mode == "residual":
+    if isinstance(guidance, STG) and guidance.layers and 2 in guidance.layers and guidance.mode == "residual":
         handle.remove()  # the last block is the one that is left out
         handle = model.proj_out.register_forward_hook(fail)
     with pytest.raises(ZeroDivisionError):

@@ -13,7 +13,10 @@ from vidguide import NAG, STG, guide
 SIZES = dict(attention_head_dim=16, ffn_dim=64, text_dim=32, freq_dim=32)  # GGUF packs rows of 32
 INPUTS = {**wan_inputs(), "encoder_hidden_states": torch.randn(2, 7, 32, generator=torch.Generator().manual_seed(3))}
 NEGATIVE = torch.cat([negative_text(), negative_text(seed=4)], -1)
-GUIDANCES = [(NAG(negative_prompt_embeds=NEGATIVE),), (STG(layers=(1,)), NAG(negative_prompt_embeds=NEGATIVE))]
+GUIDANCES = [
+    (NAG(negative_prompt_embeds=NEGATIVE),),
+    (STG(mode="attention", layers=(1,)), NAG(negative_prompt_embeds=NEGATIVE)),
+]
 each_guidance = pytest.mark.parametrize("guidances", GUIDANCES, ids=["NAG", "STG and NAG"])
 
 

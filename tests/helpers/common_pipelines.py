@@ -88,7 +88,7 @@ SUBJECTS = {
 METHODS: dict[str, Callable[[Values], tuple[Guidance, ...]]] = {
     "NAG": lambda negative: (NAG(negative_prompt_embeds=negative, scale=5),),
     "EMAG": lambda negative: (EMAG(decay=0.5, start=0.2, stop=0.8, scale=3),),
-    "STG": lambda negative: (STG(scale=2, layers=(1,)),),
+    "STG": lambda negative: (STG(mode="attention", scale=2, layers=(1,)),),
     "NAG + EMAG": lambda negative: (
         NAG(negative_prompt_embeds=negative, scale=5),
         EMAG(decay=0.5, start=0.2, stop=0.8, scale=3),

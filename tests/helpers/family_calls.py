@@ -29,7 +29,7 @@ METHODS: dict[str, Make] = {
     "CFG": lambda negative: CFG(negative_prompt_embeds=negative),
     "CADS": lambda negative: CADS(full=0.9, none=1.0),
     "EMAG": lambda negative: EMAG(decay=0.5, select=(1,), start=0.0, stop=1.0, scale=4),
-    "STG": lambda negative: STG(layers=(1,)),
+    "STG": lambda negative: STG(mode="attention", layers=(1,)),
     "PAG": lambda negative: PAG(layers=(1,)),
     "SEG": lambda negative: SEG(layers=(1,)),
 }

@@ -87,7 +87,8 @@ def kernel(mask: Tensor | None, layout: str, halved: bool = False) -> KernelCall
 
 
 def dispatched(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any) -> Tensor:
-    return F.scaled_dot_product_attention(*(t.transpose(1, 2) for t in (query, key, value)), mask).transpose(1, 2)
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2)
 
 
 class PlainStreams:

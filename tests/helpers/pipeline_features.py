@@ -174,7 +174,7 @@ def first_block_cached(model: Any) -> None:
 
 
 def taylor_cached(model: Any) -> None:
-    config = dict(cache_interval=2, disable_cache_before_step=2, taylor_factors_dtype=torch.float32)
+    config: dict[str, Any] = dict(cache_interval=2, disable_cache_before_step=2, taylor_factors_dtype=torch.float32)
     model.enable_cache(TaylorSeerCacheConfig(cache_identifiers=[r".*blocks\.\d+\.(attn\d?|cross_attention)"], **config))
 
 
@@ -188,7 +188,7 @@ def mag_cached(model: Any, steps: int = STEPS) -> None:
 def broadcast(model: Any) -> None:
     ranges: dict[str, Any] = {f"{kind}_attention_timestep_skip_range": EVERY for kind in ("spatial", "cross")}
     ranges |= {f"{kind}_attention_block_identifiers": BLOCKS for kind in ("spatial", "cross")}
-    skips = dict(spatial_attention_block_skip_range=2, cross_attention_block_skip_range=3)
+    skips: dict[str, Any] = dict(spatial_attention_block_skip_range=2, cross_attention_block_skip_range=3)
     config = PyramidAttentionBroadcastConfig(**ranges, **skips, current_timestep_callback=lambda: 500)
     apply_pyramid_attention_broadcast(model, config)  # without enable_cache, as many do
 

@@ -13,7 +13,7 @@ from vidguide.guidances.base import Guidance
 STEPS = 6
 
 
-ALWAYS = dict(start=0.0, stop=1.0)
+ALWAYS: dict[str, Any] = dict(start=0.0, stop=1.0)
 
 
 def videos(steps: int = STEPS, dtype: torch.dtype = torch.float32) -> list[dict[str, Any]]:

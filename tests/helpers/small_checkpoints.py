@@ -146,7 +146,7 @@ def ltx_single_file(path: Path, seed: int = 5) -> Any:
     """A transformer in one file with Lightricks' own names; returns the transformer."""
     names = {"proj_in": "patchify_proj", "time_embed": "adaln_single", "norm_q": "q_norm", "norm_k": "k_norm"}
     transformer = ltx_transformer(seed)
-    state = {}
+    state: dict[str, Tensor] = {}
     for key, value in transformer.state_dict().items():
         for ours, theirs in names.items():
             key = key.replace(ours, theirs)
@@ -168,15 +168,14 @@ def lora(transformer: Any, names: tuple[str, ...], seed: int) -> dict[str, tuple
     }
 
 
-ATTENTION = ("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0")
-ATTENTION += ("attn2.to_q", "attn2.to_k", "attn2.to_v", "attn2.to_out.0")
+ATTENTION = tuple(f"{attn}.{name}" for attn in ("attn1", "attn2") for name in ("to_q", "to_k", "to_v", "to_out.0"))
 ORIGINAL = {"attn1": "self_attn", "attn2": "cross_attn", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "o"}
 
 
 def peft_lora(path: Path, transformer: Any, seed: int) -> dict[str, Tensor]:
     """A LoRA file with diffusers' own names; returns what it adds to each weight at strength 1."""
     factors = lora(transformer, ATTENTION, seed)
-    state = {}
+    state: dict[str, Tensor] = {}
     for name, (down, up) in factors.items():
         state |= {f"transformer.{name}.lora_A.weight": down, f"transformer.{name}.lora_B.weight": up}
     save_file(state, path)
@@ -186,7 +185,7 @@ def peft_lora(path: Path, transformer: Any, seed: int) -> dict[str, Tensor]:
 def original_lora(path: Path, transformer: Any, seed: int, alpha: float = 1.0) -> dict[str, Tensor]:
     """The same with the names and the alpha of files made for Wan's own code, as lightx2v's are."""
     factors = lora(transformer, ATTENTION, seed)
-    state = {}
+    state: dict[str, Tensor] = {}
     for name, (down, up) in factors.items():
         for ours, theirs in ORIGINAL.items():
             name = name.replace(ours, theirs)

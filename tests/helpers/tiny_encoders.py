@@ -12,10 +12,12 @@ WORDS = f"{PROMPT} {OTHER} system user assistant Describe the video by detailing
 CHAT = "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ' ' }}{% if m['content'] is string %}{{ m['content'] }}"
 CHAT += "{% else %}{% for part in m['content'] %}{{ part['text'] }}{% endfor %}{% endif %}{{ '<|im_end|> ' }}"
 CHAT += "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}"
-LLM = dict(hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2)
+LLM: dict[str, Any] = dict(
+    hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2
+)
 LLM |= dict(vocab_size=64, max_position_embeddings=2048, pad_token_id=0, bos_token_id=2, eos_token_id=3)
-VISION = dict(hidden_size=16, intermediate_size=16)  # of a tower that no text reaches
-VISION_TOWER = dict(hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
+VISION: dict[str, Any] = dict(hidden_size=16, intermediate_size=16)  # of a tower that no text reaches
+VISION_TOWER: dict[str, Any] = dict(hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
 VISION_TOWER |= dict(image_size=28, patch_size=14)
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
 
@@ -61,7 +63,7 @@ def made(model: Callable[[Any], Any], config: Any) -> Any:
 
 
 def clip() -> Any:
-    sizes = dict(hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    sizes: dict[str, Any] = dict(hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     config = transformers.CLIPTextConfig(**sizes, vocab_size=64, bos_token_id=2, eos_token_id=3, pad_token_id=0)
     return made(transformers.CLIPTextModel, config)
 
@@ -78,7 +80,7 @@ def qwen(name: str) -> Any:
 
 
 def t5(tokens: int = 400) -> Any:
-    sizes = dict(d_model=10, d_kv=4, d_ff=16, num_layers=1, num_heads=2, vocab_size=tokens)
+    sizes: dict[str, Any] = dict(d_model=10, d_kv=4, d_ff=16, num_layers=1, num_heads=2, vocab_size=tokens)
     return made(transformers.T5EncoderModel, transformers.T5Config(**sizes))
 
 
@@ -92,9 +94,12 @@ def llava_and_clip() -> dict[str, Any]:
     words, patches = header_tokenizer(), 24
     tower = transformers.CLIPVisionConfig(**{**VISION_TOWER, "image_size": 2 * patches, "patch_size": 2})
     words_config = transformers.LlamaConfig(**{**LLM, "vocab_size": len(words)})
-    image = {"image_token_index": words.convert_tokens_to_ids("<image>"), "pad_token_id": 0}
+    image: dict[str, Any] = {"image_token_index": words.convert_tokens_to_ids("<image>"), "pad_token_id": 0}
     config = transformers.LlavaConfig(vision_config=tower, text_config=words_config, **image)
-    size = {"size": {"shortest_edge": 2 * patches}, "crop_size": {"height": 2 * patches, "width": 2 * patches}}
+    size: dict[str, Any] = {
+        "size": {"shortest_edge": 2 * patches},
+        "crop_size": {"height": 2 * patches, "width": 2 * patches},
+    }
     return {
         **llama_and_clip(),
         "text_encoder": made(transformers.LlavaForConditionalGeneration, config),
@@ -134,7 +139,7 @@ def gemma3_and_connectors() -> dict[str, Any]:
     from diffusers.pipelines.ltx2 import LTX2TextConnectors
 
     config = transformers.Gemma3TextConfig(**LLM, head_dim=8, sliding_window=64)
-    sizes = dict(num_attention_heads=2, attention_head_dim=8, num_layers=1, num_learnable_registers=16)
+    sizes: dict[str, Any] = dict(num_attention_heads=2, attention_head_dim=8, num_layers=1, num_learnable_registers=16)
     each = {f"{kind}_connector_{name}": size for kind in ("video", "audio") for name, size in sizes.items()}
     torch.manual_seed(0)
     connectors = LTX2TextConnectors(caption_channels=16, text_proj_in_factor=4, rope_double_precision=False, **each)
@@ -151,7 +156,7 @@ def siglip() -> dict[str, Any]:
 
 def clip_vision() -> dict[str, Any]:
     """Wan's encoder of images."""
-    size = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
+    size: dict[str, Any] = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
     encoder = made(transformers.CLIPVisionModel, transformers.CLIPVisionConfig(**VISION_TOWER))
     return {"image_encoder": encoder, "image_processor": transformers.CLIPImageProcessor(**size)}
 

@@ -171,17 +171,19 @@ def cameras(frames: int) -> Callable[[int], Tensor]:
 HEADS = dict(num_attention_heads=2, attention_head_dim=12)
 WAN = dict(**HEADS, in_channels=4, out_channels=4, text_dim=16, freq_dim=32, ffn_dim=32, num_layers=3)
 FACES = {"4": 16, "8": 16, "16": 16}
-ANIMATE = dict(motion_encoder_channel_sizes=FACES, motion_encoder_size=16, motion_style_dim=8, motion_dim=4)
+ANIMATE: Values = dict(motion_encoder_channel_sizes=FACES, motion_encoder_size=16, motion_style_dim=8, motion_dim=4)
 ANIMATE |= dict(motion_encoder_dim=16, face_encoder_hidden_dim=16, face_encoder_num_heads=2)
 COG = dict(num_attention_heads=2, attention_head_dim=16, in_channels=4, out_channels=4, time_embed_dim=8, num_layers=3)
 COG |= dict(text_embed_dim=16, sample_width=8, sample_height=8, sample_frames=9, patch_size=2, max_text_seq_length=7)
-HUNYUAN = dict(in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_refiner_layers=1)
+HUNYUAN: Values = dict(
+    in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=10, num_refiner_layers=1
+)
 HUNYUAN |= dict(patch_size=1, patch_size_t=1, text_embed_dim=16, rope_axes_dim=(2, 4, 4), num_layers=2)
 DUAL = dict(num_single_layers=2, pooled_projection_dim=8, guidance_embeds=True)
 LTX2 = dict(in_channels=4, out_channels=4, **HEADS, cross_attention_dim=24, audio_in_channels=4, audio_out_channels=4)
 LTX2 |= dict(audio_num_attention_heads=2, audio_attention_head_dim=6, audio_cross_attention_dim=12, num_layers=2)
 LTX2 |= dict(caption_channels=16, rope_double_precision=False)
-MOTIF = dict(in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=2)
+MOTIF: Values = dict(in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=2)
 MOTIF |= dict(num_single_layers=3, patch_size=1, text_embed_dim=16, rope_axes_dim=(4, 6, 6))
 
 WAN_VIDEO = (4, 2, 4, 6)

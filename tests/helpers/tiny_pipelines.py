@@ -77,8 +77,12 @@ class Sizes(torch.nn.Module):
 class Averages(Sizes):
     """A VAE whose latents are averages of the pixels: what pipelines that start from an image run."""
 
+    z_dim: int
+    spatial_compression_ratio: int
+    temporal_compression_ratio: int
+
     def __init__(self, channels: int, frames: int = 4, size: int = 8) -> None:
-        across = {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels, "scaling_factor": 1.0}
+        across: Values = {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels, "scaling_factor": 1.0}
         strides = {"temporal_compression_ratio": frames, "spatial_compression_ratio": size}
         strides |= {"scale_factor_temporal": frames, "scale_factor_spatial": size}
         blocks = {"block_out_channels": [1] * size.bit_length(), "invert_scale_latents": False}

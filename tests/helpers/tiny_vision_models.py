@@ -1,20 +1,29 @@
 """CLIP, X-CLIP and DINO models of a few random weights, with processors made here."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-TEXT = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2} | {
+TEXT: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+} | {
     "vocab_size": 16,
     "max_position_embeddings": 12,
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-
-
-VISION = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2} | {
+VISION: dict[str, Any] = {
+    "hidden_size": 16,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+} | {
     "image_size": 32,
     "patch_size": 8,
 }
@@ -28,9 +37,9 @@ def save_processors(folder: Path) -> None:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<s> $A </s>", special_tokens=[("<s>", 1), ("</s>", 2)]
     )
-    marks = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+    marks: dict[str, Any] = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks).save_pretrained(folder)
-    size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    size: dict[str, Any] = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     transformers.CLIPImageProcessor(**size).save_pretrained(folder)
 
 
@@ -41,7 +50,7 @@ def make_clip() -> torch.nn.Module:
 
 def make_xclip() -> torch.nn.Module:
     vision = {**VISION, "num_frames": 4, "mit_hidden_size": 8, "mit_intermediate_size": 8, "mit_num_attention_heads": 2}
-    settings = {"projection_dim": 8, "prompt_layers": 1, "prompt_num_attention_heads": 2}
+    settings: dict[str, Any] = {"projection_dim": 8, "prompt_layers": 1, "prompt_num_attention_heads": 2}
     return transformers.XCLIPModel(transformers.XCLIPConfig(text_config=TEXT, vision_config=vision, **settings))
 
 

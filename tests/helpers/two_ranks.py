@@ -20,7 +20,7 @@ from vidguide.kernels.lse_backends import SOURCES, attend
 
 RANKS, STEPS = 2, 3
 SPLITS = {"Ulysses": "ulysses_degree", "ring": "ring_degree"}
-WINDOW = dict(start=0.25, stop=1.0)
+WINDOW: dict[str, Any] = dict(start=0.25, stop=1.0)
 GUIDANCES: dict[str, Callable[[Values], tuple[Guidance, ...]]] = {
     "nothing": lambda negative: (),
     "NAG": lambda negative: (NAG(negative_prompt_embeds=negative, scale=5),),
@@ -29,7 +29,7 @@ GUIDANCES: dict[str, Callable[[Values], tuple[Guidance, ...]]] = {
     "VSF": lambda negative: (VSF(negative_prompt_embeds=negative),),
     "EMAG": lambda negative: (EMAG(decay=0.5, scale=3, **WINDOW),),
     "EMAG, spatial": lambda negative: (EMAG(decay=0.5, scale=3, extent="spatial", **WINDOW),),
-    "STG and PAG": lambda negative: (STG(scale=2, layers=(1,)), PAG(scale=2, layers=(0,))),
+    "STG and PAG": lambda negative: (STG(mode="attention", scale=2, layers=(1,)), PAG(scale=2, layers=(0,))),
     "SEG": lambda negative: (SEG(scale=2, sigma=1.0, over_frames=True, layers=(1,)),),
     "CFG and CADS": lambda negative: (
         CFG(scale=3, negative_prompt_embeds=negative["encoder_hidden_states"][:, :8]),

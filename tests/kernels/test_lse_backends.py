@@ -121,9 +121,9 @@ def test_a_packages_kernel_is_asked_for_its_sums_and_compiles(attention: Any, mo
     torch._dynamo.reset()
     found = fake_package(monkeypatch, attention)
     assert sources.deviation(found, "cpu", torch.float32, 16, False) < 1e-5
-    tensors = torch.randn(3, 1, 6, 2, 16)
+    query, key, value = torch.randn(3, 1, 6, 2, 16)
     compiled = torch.compile(lambda q, k, v: sources.attend(found, q, k, v, None), fullgraph=True, backend="aot_eager")
-    for one, two in zip(compiled(*tensors), sources.attend(CPU, *tensors, None), strict=True):
+    for one, two in zip(compiled(query, key, value), sources.attend(CPU, query, key, value, None), strict=True):
         torch.testing.assert_close(one, two)
 
 

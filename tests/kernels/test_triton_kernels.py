@@ -147,9 +147,18 @@ def everywhere(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     launched: list[str] = []
     monkeypatch.setattr(kernels, "DEVICES", ("cpu", "cuda"))
     for name in ("nag", "nag_merged", "average"):
-        own = getattr(fused, name)
-        monkeypatch.setattr(fused, name, lambda *args, name=name, own=own: (launched.append(name), own(*args))[1])
+        monkeypatch.setattr(fused, name, recorded(name, getattr(fused, name), launched))
     return launched
+
+
+def recorded(name: str, launch: Any, launched: list[str]) -> Any:
+    """Return the function that launches a kernel, so that it also appends the kernel's name."""
+
+    def record(*args: Any) -> Any:
+        launched.append(name)
+        return launch(*args)
+
+    return record
 
 
 def small_calls(steps: int) -> list[dict[str, Any]]:
@@ -201,9 +210,9 @@ def test_compiled_the_eager_formulas_are_traced(everywhere: list[str]) -> None:
         guided = model(**inputs)[0]
     assert everywhere
     everywhere.clear()
-    model = torch.compile(model, fullgraph=True, backend=counter)
-    with guide(model, nag):
-        torch.testing.assert_close(model(**inputs)[0], guided, atol=1e-5, rtol=0)
+    compiled: Any = torch.compile(model, fullgraph=True, backend=counter)
+    with guide(compiled, nag):
+        torch.testing.assert_close(compiled(**inputs)[0], guided, atol=1e-5, rtol=0)
     assert counter.frame_count == 1
     assert not everywhere
 

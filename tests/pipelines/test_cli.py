@@ -63,7 +63,8 @@ def test_compare_writes_a_video_a_contact_sheet_and_a_report(tmp_path: Path) -> 
 
 
 def test_compare_scores_one_arm_and_compares_several_with_the_first(tmp_path: Path) -> None:
-    single = invoke("compare", "a car", "--steps", "1", "--json", "-o", str(tmp_path / "one"))
+    with pytest.warns(UserWarning, match="prompt: the model does not know car"):
+        single = invoke("compare", "a car", "--steps", "1", "--json", "-o", str(tmp_path / "one"))
     (row,) = json.loads(single.stdout)["arms"]
     assert row["arm"] == "none"
     assert row["warping error"]
@@ -79,7 +80,8 @@ def test_compare_scores_one_arm_and_compares_several_with_the_first(tmp_path: Pa
 
 
 def test_compare_escapes_html_in_the_prompt(tmp_path: Path) -> None:
-    done = invoke("compare", "a <b>red</b> circle", "--steps", "1", "-q", "-o", str(tmp_path))
+    with pytest.warns(UserWarning, match="prompt: the model does not know <b>red</b>"):
+        done = invoke("compare", "a <b>red</b> circle", "--steps", "1", "-q", "-o", str(tmp_path))
     assert done.exit_code == 0, done.output
     assert "<b>red</b>" not in (tmp_path / "report.html").read_text()
 
@@ -95,10 +97,11 @@ def test_locate_profiles_heads() -> None:
     small = ("--steps", "2", "--frames", "5", "--size", "32x32")
     heads = json.loads(invoke("locate", "tiny", "--profile", "--json", *small).stdout)
     assert [(head["layer"], head["head"]) for head in heads] == [(i, j) for i in range(5) for j in range(4)]
-    assert all(0 < head["within_frame"] <= 1 and head["extent"] in ("spatial", "temporal") for head in heads)
+    assert all(0 < head["within_frame"] <= 1 and head["extent"] in ("spatial", "temporal", "neither") for head in heads)
     done = invoke("locate", "tiny", "--profile", "-q", *small)
     assert done.exit_code == 0
-    assert "Attention along time, as a percentage" in done.stdout
+    assert "Attention along time as a percentage" in done.stdout
+    assert all(f"{extent} " in done.stdout for extent in ("temporal", "spatial", "neither"))
 
 
 def test_locate_lists_families() -> None:

@@ -15,7 +15,7 @@ from vidguide.transformer.family import family_of
 
 LENGTH = 128  # text length of the call: no pipeline's default, and longer than any prompt template
 REPLACED = {"prompt", "negative_prompt", "max_sequence_length"}
-NO_INSTRUCTION = {  # prefixes of prompts, which negative prompts do not get
+NO_INSTRUCTION: dict[str, Values] = {  # prefixes of prompts, which negative prompts do not get
     "SanaVideoPipeline": {"complex_human_instruction": None},
     "SanaWMPipeline": {"chi_prompt": [""]},
 }

@@ -254,6 +254,9 @@ def test_specs_are_parsed_by_the_types_of_the_parameters() -> None:
     assert isinstance(emag, EMAG)
     assert isinstance(stg, STG)
     assert (emag.decay, emag.select, stg.mode, stg.layers) == ("auto", (1, 3), "residual", (2,))
+    seg: Any
+    mean: Any
+    cads: Any
     (seg, mean) = (*parse("seg:sigma=2,over_frames=true,extent=temporal"), *parse("seg:sigma=none"))
     assert (seg.sigma, seg.over_frames, seg.extent, mean.sigma) == (2.0, True, "temporal", None)
     (cads,) = parse("cads:scale=0.1,seed=3")
@@ -262,7 +265,7 @@ def test_specs_are_parsed_by_the_types_of_the_parameters() -> None:
     assert isinstance(vsf, VSF)
     assert isinstance(by_frame, NAG)
     assert (vsf.scale, vsf.offset, by_frame.norm) == (1.2, 0.2, "frame")
-    filled = fill_negative_prompt((nag, CFG(negative_prompt="blue")), "red")
+    filled: Any = fill_negative_prompt((nag, CFG(negative_prompt="blue")), "red")
     assert [guidance.negative_prompt for guidance in filled] == ["red", "blue"]
 
 

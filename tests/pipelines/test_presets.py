@@ -295,7 +295,8 @@ def test_presets_cite_their_sources_and_agree_with_diffusers(name: str) -> None:
     assert preset.distilled
     assert preset.guidance_scale == 1
     assert preset.ran is None
-    NAG(**preset.nag)
+    nag: Any = preset.nag
+    NAG(**nag)
     assert validate(Model, json.loads(json.dumps(preset.values()))) == preset
     pipeline = getattr(diffusers, preset.pipeline or "", None)
     if pipeline is None:
@@ -321,7 +322,7 @@ def test_a_guider_has_the_scale_during_the_call_only() -> None:
     parts = dict.fromkeys(inspect.signature(diffusers.HunyuanVideo15Pipeline.__init__).parameters)
     parts.pop("self")
     guider = diffusers.ClassifierFreeGuidance(guidance_scale=6.0)
-    vae = torch.nn.Module()
+    vae: Any = torch.nn.Module()
     vae.config = SimpleNamespace(latent_channels=32)
     vae.temporal_compression_ratio, vae.spatial_compression_ratio = 4, 16
     pipe = diffusers.HunyuanVideo15Pipeline(**{**parts, "guider": guider, "vae": vae})

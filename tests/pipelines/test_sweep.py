@@ -11,6 +11,7 @@ from typer.testing import CliRunner, Result
 from vidguide.eval.clips.entries import entries
 from vidguide.eval.scoring import results
 from vidguide.pipelines.cli.app import app
+from vidguide.pipelines.generate import generate
 from vidguide.pipelines.request.provenance import arguments_from, load_provenance
 from vidguide.pipelines.sweep import run as sweep_run
 from vidguide.pipelines.sweep.config import Sweep, read_sweep
@@ -67,7 +68,6 @@ def test_every_prompt_is_generated_in_every_arm_and_scored(tmp_path: Path) -> No
 
 def test_an_interrupted_sweep_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep, seeds = read(tmp_path, arms=["none", "nag"]), []
-    generate = sweep_run.generate
 
     def generate_until_interrupted(*args: Any, **kwargs: Any) -> Any:
         seeds.append(kwargs["seed"])

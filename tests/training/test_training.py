@@ -17,7 +17,7 @@ import vae as vae_script
 from text import LENGTH, make_tokenizer, random_caption
 
 from vidguide.eval.world.scene import all_scenes, caption
-from vidguide.functional.formulas import cfg
+from vidguide.functional.cfg import cfg
 
 
 @pytest.mark.parametrize("length", [LENGTH, 64, 512])
@@ -80,7 +80,7 @@ def test_the_students_jumps_follow_the_guided_teacher() -> None:
 
     plain = transformer_script.TextToVelocity(len(tokenizer)).eval()
     plain.load_state_dict(model.state_dict())
-    expected = []
+    expected: list[torch.Tensor] = []
     for row, length in zip(jumps[0][0], (LENGTH, 64), strict=True):
         words = [captions[len(expected)], ""]
         tokens = tokenizer(words, padding="max_length", max_length=length, return_tensors="pt")

@@ -112,7 +112,7 @@ def values_pass(model: Any, layer: int) -> Any:
 @pytest.mark.parametrize("name", ["WanTransformer3DModel", "LTXVideoTransformer3DModel"])
 def test_a_weak_pass_is_cached_as_if_it_were_of_another_model(name: str, cache: Callable[[Any], None]) -> None:
     tiny = BY_NAME[name]
-    calls, stg = noisier(tiny.inputs(2)), STG(scale=2, layers=(1,))
+    calls, stg = noisier(tiny.inputs(2)), STG(mode="attention", scale=2, layers=(1,))
     model, clean, weak = tiny.make(), tiny.make(), values_pass(tiny.make(), 1)
     for one in (model, clean, weak):
         cache(one)
@@ -147,7 +147,7 @@ def joint_values_pass(model: Any, layer: int, text_first: bool) -> Any:
 @pytest.mark.parametrize(("name", "text_first"), [("CogVideoX", True), ("Mochi", False)])
 def test_a_weak_pass_of_joint_attention_is_too(name: str, text_first: bool, cache: Callable[[Any], None]) -> None:
     tiny = BY_NAME[f"{name}Transformer3DModel"]
-    calls, stg = noisier(tiny.inputs(2)), STG(scale=2, layers=(1,))
+    calls, stg = noisier(tiny.inputs(2)), STG(mode="attention", scale=2, layers=(1,))
     model, clean, weak = tiny.make(), tiny.make(), joint_values_pass(tiny.make(), 1, text_first)
     for one in (model, clean, weak):
         cache(one)
@@ -191,7 +191,7 @@ def test_a_text_that_is_made_at_each_step_is_made_under_a_cache_too() -> None:
 def test_caches_keep_nothing_of_ours(interrupted: bool) -> None:
     model, calls = tiny_wan(), noisier(wan_inputs())
     first_block(model)
-    guidances = (STG(layers=(1,)), CFG(scale=3, negative_prompt_embeds=negative_text()))
+    guidances = (STG(mode="attention", layers=(1,)), CFG(scale=3, negative_prompt_embeds=negative_text()))
     if interrupted:
         handle = model.proj_out.register_forward_hook(interrupt_after(7))
         with pytest.raises(KeyboardInterrupt):
@@ -214,13 +214,13 @@ def interrupt_after(calls: int) -> Callable[..., None]:
 
 
 NEGATIVE = negative_text()
-WINDOW = dict(start=0.2, stop=0.8)
+WINDOW: dict[str, Any] = dict(start=0.2, stop=0.8)
 
 
 @pytest.mark.parametrize(
     ("cache", "guidance", "message"),
     [
-        (broadcast, STG(), r"STG with PyramidAttentionBroadcast: it keeps one state.*FirstBlockCache"),
+        (broadcast, STG(mode="attention"), r"STG with PyramidAttentionBroadcast: it stores one state.*FirstBlockCache"),
         (broadcast, CFG(negative_prompt_embeds=NEGATIVE), "CFG with PyramidAttentionBroadcast"),
         (faster_cached, NAG(negative_prompt_embeds=NEGATIVE), "NAG with FasterCache.*is_guidance_distilled=True"),
         (taylor_cached, EMAG(), "EMAG with TaylorSeer: it counts the steps.*give start=0, or"),
@@ -272,7 +272,7 @@ def test_a_distilled_models_faster_cache_goes_with_nag() -> None:
 
 def test_caches_that_are_switched_on_within_guide_are_seen(wan: Any) -> None:
     pipe = SimpleNamespace(transformer=wan, scheduler=diffusers.FlowMatchEulerDiscreteScheduler())
-    with guide(pipe, STG()):
+    with guide(pipe, STG(mode="attention")):
         pipe.scheduler.set_timesteps(2)
         wan(**wan_inputs())
         broadcast(wan)

@@ -17,6 +17,7 @@ from tests.helpers.compilation import compile_blocks, compile_in_place, compile_
 from tests.helpers.sampling import clips, cogvideox, sampled, videos
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import EMAG, NAG, STG, guide
+from vidguide.guidances.base import Guidance
 from vidguide.transformer.compile import force_eager
 
 
@@ -55,32 +56,32 @@ def test_compiled_weak_passes_act_and_agree(compiled: Callable[..., Any]) -> Non
     assert counter.frame_count <= 4
 
 
-COMPILATIONS = {  # of the whole model, and of a block, which serves them all
-    "NAG": (lambda: (NAG(negative_prompt_embeds=negative_text()),), 1, 1),
-    "STG": (lambda: (STG(layers=(1,)),), 2, 2),  # the clean pass, the weak one
-    # Unguided; of averaging passes the first and the later ones, with and without a block's output kept; the weak one,
-    # anew for each layer that it comes to perturb.
-    "EMAG": (lambda: (EMAG(decay=0.5, select=(1,)),), 5, 4),
+MAKERS: dict[str, Callable[[], tuple[Guidance, ...]]] = {
+    "NAG": lambda: (NAG(negative_prompt_embeds=negative_text()),),
+    "STG": lambda: (STG(mode="attention", layers=(1,)),),
+    "EMAG": lambda: (EMAG(decay=0.5, select=(1,)),),
+}
+# The most graphs of the whole model, and of a block, which serves all blocks. STG: the clean pass and the weak one.
+# EMAG: unguided; of averaging passes the first and the later ones, with and without the output of a block stored; the
+# weak one, anew for each layer that it perturbs.
+MOST: dict[Any, dict[str, int]] = {
+    compile_whole: {"NAG": 1, "STG": 2, "EMAG": 5},
+    compile_blocks: {"NAG": 1, "STG": 2, "EMAG": 4},
 }
 
 
-@pytest.mark.parametrize(
-    ("compiled", "bound"), [pytest.param(compile_whole, 1, marks=pytest.mark.slow), (compile_blocks, 2)]
-)
-@pytest.mark.parametrize("kind", COMPILATIONS)
-def test_compilations_are_few_in_the_first_run_and_none_in_the_next(
-    kind: str, compiled: Callable[..., Any], bound: int
-) -> None:
+@pytest.mark.parametrize("compiled", [pytest.param(compile_whole, marks=pytest.mark.slow), compile_blocks])
+@pytest.mark.parametrize("kind", MAKERS)
+def test_compilations_are_few_in_the_first_run_and_none_in_the_next(kind: str, compiled: Callable[..., Any]) -> None:
     torch._dynamo.reset()
-    make, most = COMPILATIONS[kind][0], COMPILATIONS[kind][bound]
-    counter, guidances = CompileCounterWithBackend("eager"), make()
+    counter, guidances = CompileCounterWithBackend("eager"), MAKERS[kind]()
     model = compiled(tiny_wan(num_layers=2), counter)
     counts = []
     with torch.no_grad():
         for steps in (6, 6, 9):
             sampled(model, videos(steps), *guidances)
             counts.append(counter.frame_count)
-    assert 1 <= counts[0] <= most
+    assert 1 <= counts[0] <= MOST[compiled][kind]
     assert counts[0] == counts[1] == counts[2]
 
 
@@ -126,7 +127,7 @@ def test_the_default_backend_compiles_it_whole() -> None:
     model = tiny_wan(num_layers=1)
     with guide(model, nag):
         guided = model(**inputs)[0]
-    compiled = torch.compile(model, fullgraph=True)
+    compiled: Any = torch.compile(model, fullgraph=True)
     with guide(compiled, nag):
         assert torch.allclose(compiled(**inputs)[0], guided, atol=1e-5)
 

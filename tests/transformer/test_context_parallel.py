@@ -12,8 +12,8 @@ import diffusers
 import pytest
 import torch
 import torch.distributed
-import torch.multiprocessing
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from tests.helpers.tiny_families import BY_NAME
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
@@ -37,7 +37,7 @@ Found = list[dict[Case, tuple[Tensor, Tensor]]]
 
 def on_two(folder: Path, cases: list[Case], device: str) -> Found:
     """What each rank found: alone, and beside the other."""
-    torch.multiprocessing.spawn(main, (cases, str(folder), device), nprocs=RANKS)
+    spawn(main, (cases, str(folder), device), nprocs=RANKS)
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
@@ -120,7 +120,7 @@ def refused_before_any_step(model: Any, guidance: Guidance, inputs: dict[str, An
 
 def test_a_split_that_is_set_within_guide_is_seen() -> None:
     tiny = BY_NAME["MochiTransformer3DModel"]
-    model, stg = tiny.make(), STG(layers=(1,))
+    model, stg = tiny.make(), STG(mode="attention", layers=(1,))
     with guide(model, stg):
         model(**tiny.inputs(1))
         with pytest.raises(ValueError, match="STG under context parallel"):

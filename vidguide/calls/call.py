@@ -119,10 +119,13 @@ class Call:
 
 @dataclass(frozen=True)
 class Correction:
-    """What a guidance adds to the conditional prediction.
+    """What a guidance adds to a prediction.
 
     Attributes:
         value: of the shape of the conditional prediction.
+        before_cfg: whether it is added to the conditional prediction before classifier-free guidance scales that (EMAG,
+            eq. 15); otherwise it is added to the guided prediction (STG, PAG, SEG): `u + w (c - u) + value`.
     """
 
     value: Tensor
+    before_cfg: bool = False

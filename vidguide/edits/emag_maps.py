@@ -8,8 +8,7 @@ from torch import Tensor
 from vidguide.attention.site import EditedAttention, KernelCall
 from vidguide.calls.call import Call
 from vidguide.edits.emag_average import Average
-from vidguide.functional.formulas import additive
-from vidguide.functional.masks import masked, rows_of
+from vidguide.functional.masks import additive, masked, rows_of
 
 SHARE = 0.5  # of the free memory that maps may take
 

@@ -1,4 +1,4 @@
-"""Which heads of a full 3D attention look within their frame, and which along time."""
+"""Which heads of a full 3D attention attend within their frame, and which along time, measured in a run."""
 
 from collections.abc import Mapping
 
@@ -6,49 +6,10 @@ import torch
 from torch import Tensor
 
 from vidguide.attention.site import AttentionSite, EditedAttention, KernelCall, Observer, Perturbation
-from vidguide.functional.formulas import additive
+from vidguide.functional.head_mass import Grid, attention_mass, has_extent, lift
 from vidguide.functional.masks import masked, rows_of
 
 SAMPLES = 64  # queries measured, of each sample: their scores cost SAMPLES / L of one attention's
-
-
-def attention_mass(
-    query: Tensor,
-    key: Tensor,
-    grid: tuple[int, int, int],
-    positions: Tensor,
-    scale: float | None = None,
-    mask: Tensor | None = None,
-    first: int = 0,
-) -> Tensor:
-    """How much attention stays within the query's frame, and how much within its pixel column.
-
-    The criterion of Sparse-VideoGen (Xi et al., arXiv 2502.01776), by the attention's mass. A query's own token counts
-    in both. Attention that is spread evenly gives a frame more, since it has more tokens than a column.
-
-    Args:
-        query: `(B, Q, H, D)`, of some video tokens. key: `(B, K, H, D)`, of all tokens.
-        grid: the video's tokens over (F, H, W).
-        positions: `(Q,)`, which video tokens the queries are of, counted from 0.
-        scale: of the scores; None for `D ** -0.5`.
-        mask: boolean or additive, broadcastable to `(B, H, Q, K)`.
-        first: where the video's tokens begin among the keys.
-
-    Returns:
-        `(H, 2)`, the mean over queries of the share within the frame and of that within the column.
-    """
-    frames, height, width = grid
-    scores = torch.einsum("bqhd,bkhd->bhqk", query.float() * (scale or query.shape[-1] ** -0.5), key.float())
-    if mask is not None:
-        scores = scores + additive(mask, scores.dtype)
-    pixels = height * width
-    weights = scores.softmax(-1)[..., first : first + frames * pixels]
-    weights = weights.reshape(*weights.shape[:3], frames, pixels)
-    frame, pixel = (positions // pixels).view(-1, 1, 1), (positions % pixels).view(-1, 1, 1)
-    index = weights.shape[:3]
-    within = torch.gather(weights, 3, frame.expand(*index, 1, pixels)).sum((-2, -1))
-    along = torch.gather(weights, 4, pixel.expand(*index, frames, 1)).sum((-2, -1))
-    return torch.stack([within, along], -1).mean((0, 2))
 
 
 def sampled_positions(tokens: int, device: torch.device) -> Tensor:
@@ -64,7 +25,7 @@ class HeadObserver:
         masses: `(H, 2)` of each kernel call.
     """
 
-    def __init__(self, site: AttentionSite, grid: tuple[int, int, int], device: torch.device) -> None:
+    def __init__(self, site: AttentionSite, grid: Grid, device: torch.device) -> None:
         self.site, self.grid = site, grid
         self.tokens = grid[0] * grid[1] * grid[2]
         self.positions = sampled_positions(self.tokens, device)
@@ -86,7 +47,7 @@ class HeadObserver:
 
     @property
     def mass(self) -> Tensor:
-        """`(H, 2)`, share of the attention within the frame and within the pixel column.
+        """Shares of the attention within the frame and within the pixel column, `(H, 2)`.
 
         Raises:
             RuntimeError: the measured pass did not run the block.
@@ -100,12 +61,10 @@ class HeadSelection:
     """The heads of one extent in some layers, measured in one unperturbed pass.
 
     Attributes:
-        extent: "spatial" for heads with more attention within their frame, "temporal" for the others.
+        extent: "spatial" or "temporal", of :func:`vidguide.functional.head_mass.has_extent`.
     """
 
-    def __init__(
-        self, extent: str, sites: Mapping[int, AttentionSite], grid: tuple[int, int, int], device: torch.device
-    ) -> None:
+    def __init__(self, extent: str, sites: Mapping[int, AttentionSite], grid: Grid, device: torch.device) -> None:
         self.extent = extent
         self._observers = {layer: HeadObserver(site, grid, device) for layer, site in sites.items()}
         self._planned = False
@@ -118,9 +77,9 @@ class HeadSelection:
         return {observer.site: (observer,) for observer in self._observers.values()}
 
     def chosen(self, layer: int) -> Tensor:
-        """Return `(H,)`, True for the heads of the extent."""
-        within, along = self._observers[layer].mass.unbind(-1)
-        return along > within if self.extent == "temporal" else along <= within
+        """Return which heads are of the extent, `(H,)`."""
+        observer = self._observers[layer]
+        return has_extent(lift(observer.mass, observer.grid), self.extent)
 
     def layers(self) -> tuple[int, ...]:
         """Return the layers that have such a head.

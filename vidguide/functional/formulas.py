@@ -1,9 +1,9 @@
 """Every formula, as pure functions of tensors. Imports torch and nothing else."""
 
-import math
-
 import torch
 from torch import Tensor
+
+from vidguide.functional.masks import additive
 
 
 def _wide(tensor: Tensor) -> Tensor:
@@ -75,13 +75,6 @@ def nag(positive: Tensor, negative: Tensor, scale: float, tau: float, alpha: flo
 Attended = tuple[Tensor, Tensor, Tensor | None]  # keys and values (B, L, H, D), mask broadcastable to (B, H, Q, L)
 
 
-def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    """A mask, boolean (True lets through) or additive, as numbers to add to the scores."""
-    if mask.dtype == torch.bool:
-        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -math.inf)
-    return mask.to(dtype)
-
-
 def vsf(positive: Attended, negative: Attended, scale: float, offset: float) -> Attended:
     """Value Sign Flip (Guo and Du 2025, arXiv 2508.10931): what one attention sees in place of the prompt's text.
 
@@ -120,11 +113,6 @@ def attention_gradient(average: Tensor, value: Tensor, heads: int) -> Tensor:
     """
     difference = (average - value).abs_()  # what it subtracts is converted on the way
     return difference.mean([dim for dim in range(difference.ndim) if dim != heads])
-
-
-def cfg(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance `u + s (c - u)` (arXiv 2207.12598), rounded as diffusers' pipelines do; 1 is off."""
-    return uncond + scale * (cond - uncond)
 
 
 def cads_share(progress: float, full: float, none: float) -> float:

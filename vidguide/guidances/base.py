@@ -55,6 +55,11 @@ class Guidance:
         return (self.start, self.stop) != (0.0, 1.0)
 
     @property
+    def needs_steps(self) -> bool:
+        """Whether its effect depends on the step of the run, so that a bare transformer needs a scheduler."""
+        return self.windowed and not self.neutral
+
+    @property
     def perturbs(self) -> bool:
         """Whether it needs the sites of the video's self-attention, for a perturbed pass or to measure them."""
         return False
@@ -110,7 +115,9 @@ class Guidance:
 
 
 def _plain(value: Any) -> Any:
-    """Return a parameter with its tensors replaced by their shapes."""
+    """Return a parameter with its tensors replaced by their shapes, and functions by their names."""
+    if callable(value):
+        return getattr(value, "__qualname__", repr(value))
     if isinstance(value, Mapping):
         return {name: _plain(item) for name, item in value.items()}
     return f"tensor{tuple(value.shape)}" if isinstance(value, Tensor) else value

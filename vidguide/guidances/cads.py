@@ -53,9 +53,11 @@ class CADS(Guidance):
     def neutral(self) -> bool:
         return self.scale == 0
 
+    @property
+    def needs_steps(self) -> bool:
+        return not self.neutral
+
     def change_inputs(self, call: Call) -> Call:
-        if call.steps is None:
-            raise ValueError("CADS: a bare transformer needs scheduler= as well, which tells how far the run is")
         share = cads_share(call.progress, self.full, self.none)
         if share == 1:
             return call

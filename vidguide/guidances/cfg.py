@@ -1,16 +1,16 @@
-"""Classifier-free guidance and its variants, run by us: for a pipeline whose own is off, or to combine otherwise."""
+"""Classifier-free guidance run by vidguide, and the base class of its variants."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vidguide.calls.call import Call, Unconditional
 from vidguide.calls.guided_model import GuidedModel
-from vidguide.functional.formulas import cfg
+from vidguide.functional.cfg import cfg, rescale_std
 from vidguide.guidances.base import Guidance
+from vidguide.guidances.schedule import Schedule, check_schedule, check_steps, is_constant, scale_at
 from vidguide.transformer.family import Inputs
 from vidguide.transformer.negative_text import check_encodable, check_negative
 from vidguide.validation import check_number
@@ -20,11 +20,14 @@ from vidguide.validation import check_number
 class CFG(Guidance):
     """Classifier-free guidance `u + scale (c - u)` (Ho and Salimans, arXiv 2207.12598), at one more model call a step.
 
-    Call the pipeline with `guidance_scale=1`: its own guidance and this one at once are refused. What a model predicts
-    besides the video, its audio, is guided at the same scale, as its pipelines do.
+    Call the pipeline with `guidance_scale=1`: using both at once is refused. Other predictions of the model (audio) are
+    combined by plain CFG at the same scale and rescale, as their pipelines do.
 
     Attributes:
-        scale: guidance scale; 1 is off.
+        scale: guidance scale, at least 1; 1 is off. A list has one value per step; a callable gets the progress, the
+            fraction of the steps that are done. Steps at scale 1 make no unconditional call.
+        rescale: phi of Lin et al. (arXiv 2305.08891, eq. 15 and 16), 0 to 1: how far the guided prediction is rescaled
+            to the standard deviation of the conditional one; 0 is off. Published: 0.7.
         negative_prompt: text of the unconditional branch; None for the empty text.
         negative_prompt_embeds: `(1 or B, L, C)`, ready embeddings in place of the text; or a dict of the
             transformer's text inputs.
@@ -35,13 +38,15 @@ class CFG(Guidance):
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
     """
 
-    scale: float = 5.0
+    scale: Schedule = 5.0
+    rescale: float = 0.0
     negative_prompt: str | list[str] | None = None
     negative_prompt_embeds: Tensor | Mapping[str, Tensor] | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(self, "scale", 1)
+        check_schedule(self, "scale", 1)
+        check_number(self, "rescale", 0, 1)
         check_negative(self, empty=True)
         if self.layers is not None:
             name = type(self).__name__
@@ -49,7 +54,11 @@ class CFG(Guidance):
 
     @property
     def neutral(self) -> bool:
-        return self.scale == 1
+        return is_constant(self.scale, 1)
+
+    @property
+    def needs_steps(self) -> bool:
+        return super().needs_steps or not isinstance(self.scale, int | float)
 
     @property
     def extra_pass(self) -> bool:
@@ -61,6 +70,8 @@ class CFG(Guidance):
     def check_run(self, call: Call) -> None:
         if call.pipeline_guides:
             self.check_pipeline_guides()
+        begin = getattr(call.scheduler, "begin_index", None) or 0  # video-to-video skips the first steps
+        check_steps(self, "scale", None if call.steps is None else call.steps - begin)
         self.negative_text(call)
 
     def check_pipeline_guides(self) -> None:
@@ -76,66 +87,30 @@ class CFG(Guidance):
         return call.encode_negative(prompt, self.negative_prompt_embeds)
 
     def combine(self, call: Call, predictions: list[Any], unconditional: Unconditional) -> list[Any]:
+        scale = self.scale_of(call)
+        if scale == 1:
+            return predictions
         (cond, *extra), (uncond, *uncond_extra) = predictions, unconditional(self.negative_text(call))
         guided_extra = [
-            cfg(output, other, self.scale) if isinstance(output, Tensor) and isinstance(other, Tensor) else output
+            rescale_std(cfg(output, other, scale), output, self.rescale)
+            if isinstance(output, Tensor) and isinstance(other, Tensor)
+            else output
             for output, other in zip(extra, uncond_extra, strict=True)
         ]
-        return [self.rule(call, cond, uncond), *guided_extra]
+        guided = self.rule(call, cond, uncond).to(cond.dtype)
+        return [rescale_std(guided, cond, self.rescale), *guided_extra]
+
+    def scale_of(self, call: Call) -> float:
+        """Return the scale at the step of a call.
+
+        Raises:
+            ValueError: a callable returned less than 1.
+        """
+        scale = scale_at(self.scale, call.step, call.steps)
+        if scale < 1:
+            raise ValueError(f"{type(self).__name__}: scale={scale!r} at step {call.step}: must be at least 1")
+        return scale
 
     def rule(self, call: Call, cond: Tensor, uncond: Tensor) -> Tensor:
-        """Return the guided prediction from the two; variants differ here."""
-        return cfg(cond, uncond, self.scale)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class APG(CFG):
-    """Adaptive Projected Guidance (Sadat et al., arXiv 2410.02416), by diffusers' own function.
-
-    Attributes:
-        scale: guidance scale; 1 is off.
-        eta: share of the update parallel to the conditional prediction, 0 to 1; 1 keeps it all.
-        rescale: largest L2 norm of the update; 0 for no limit.
-        momentum: of the update over the steps; 0 for none, negative as in the paper.
-    """
-
-    eta: float = 0.0
-    rescale: float = 15.0
-    momentum: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(self, "eta", 0, 1)
-        check_number(self, "rescale", 0)
-        check_number(self, "momentum", -1, 1)
-
-    def rule(self, call: Call, cond: Tensor, uncond: Tensor) -> Tensor:
-        from diffusers.guiders import adaptive_projected_guidance as upstream
-
-        def new_buffer() -> Any:
-            return upstream.MomentumBuffer(self.momentum) if self.momentum else None
-
-        buffer = call.cached(self, new_buffer)
-        # The norms run over all dimensions but the batch: diffusers' default, and the paper's.
-        return upstream.normalized_guidance(cond, uncond, self.scale, buffer, self.eta, self.rescale)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class CFGZeroStar(CFG):
-    """CFG-Zero* (Fan et al., arXiv 2503.18886), by diffusers' own optimal scale.
-
-    Attributes:
-        scale: guidance scale; 1 is off.
-        zero_steps: first steps that predict nothing at all; the paper's zero-init takes 1, 0 is off.
-    """
-
-    zero_steps: int = 1
-
-    def rule(self, call: Call, cond: Tensor, uncond: Tensor) -> Tensor:
-        from diffusers.guiders.classifier_free_zero_star_guidance import cfg_zero_star_scale
-
-        if call.step < self.zero_steps:
-            return torch.zeros_like(cond)
-        # diffusers' function sums over dimension 1 alone; the paper's inner product runs over the whole sample.
-        optimal = cfg_zero_star_scale(cond.flatten(1), uncond.flatten(1)).view(-1, *[1] * (cond.ndim - 1))
-        return cfg(cond, optimal * uncond, self.scale)
+        """Combine the conditional and the unconditional prediction `(B, ...)`. Variants override this."""
+        return cfg(cond, uncond, self.scale_of(call))

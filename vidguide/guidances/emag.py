@@ -80,6 +80,14 @@ class EMAG(SelfGuidance):
     def neutral(self) -> bool:
         return self.scale == 1 or self.strength == 0
 
+    @property
+    def before_cfg(self) -> bool:
+        return True
+
+    @property
+    def needs_steps(self) -> bool:
+        return not self.neutral  # the average is over the steps
+
     def active(self, progress: float) -> bool:
         """Averaging counts: it begins before the window of the second pass."""
         return not self.neutral and self.average_from <= progress < self.stop
@@ -159,7 +167,7 @@ class EMAG(SelfGuidance):
             call, rerun, layers, lambda layer: averages[layer].perturb, heads, gradients
         )
         # c~ + w (c - c~), as an addition to c, so that it composes with other corrections in any order.
-        return Correction((self.scale - 1) * (prediction - perturbed))
+        return Correction((self.scale - 1) * (prediction - perturbed), before_cfg=self.before_cfg)
 
     def choose(
         self, averages: Averages, heads: HeadSelection | None, parallel: ContextParallel

@@ -3,12 +3,14 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vidguide.attention.plan import AttentionPlan
 from vidguide.calls.call import Call, Correction, Rerun
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.edits.head_selection import HeadObserver
+from vidguide.functional.head_mass import EXTENTS, Grid, has_extent, lift
 from vidguide.guidances.base import Guidance
 
 
@@ -18,21 +20,30 @@ class ProbedError(Exception):
 
 @dataclass(frozen=True)
 class HeadMass:
-    """How one head of full 3D attention spreads its attention: see `head_selection.attention_mass`.
+    """How one head of full 3D attention spreads its attention: see :func:`vidguide.functional.head_mass`.
 
     Attributes:
-        within_frame, within_column: shares of its mass, means over sampled queries.
+        within_frame, within_column: shares of the mass on other video tokens, means over sampled queries.
+        grid: the video's token grid (F, H, W).
     """
 
     layer: int
     head: int
     within_frame: float
     within_column: float
+    grid: Grid
+
+    @property
+    def lifts(self) -> tuple[float, float]:
+        """Shares within the frame and within the column, divided by those of evenly spread attention."""
+        within, along = lift(torch.tensor([self.within_frame, self.within_column]), self.grid).tolist()
+        return within, along
 
     @property
     def extent(self) -> str:
-        """ "temporal" where more of the attention is along time than within the frame, else "spatial"."""
-        return "temporal" if self.within_column > self.within_frame else "spatial"
+        """ "spatial", "temporal" or "neither": :func:`vidguide.functional.head_mass.has_extent`."""
+        lifts = torch.tensor(self.lifts)
+        return next(extent for extent in EXTENTS if has_extent(lifts, extent))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,8 +92,8 @@ class HeadProbe(Guidance):
 
     def correction(self, call: Call, prediction: Tensor, rerun: Rerun) -> Correction | None:
         self.heads[:] = [
-            HeadMass(layer, head, *mass)
+            HeadMass(layer, head, within_frame, within_column, observer.grid)
             for layer, observer in self.observers(call).items()
-            for head, mass in enumerate(observer.mass.tolist())
+            for head, (within_frame, within_column) in enumerate(observer.mass.tolist())
         ]
         raise ProbedError

@@ -18,7 +18,8 @@ class NAG(NegativePromptGuidance):
     At every text attention the video's queries meet the negative prompt's keys and values too; the two outputs
     are extrapolated, held to `tau` times the positive one's L1 norm per token, and blended. No second model
     evaluation, so it works on few-step and guidance-distilled models. Where text and video share one attention, the
-    negative travels through the blocks as a second text, and the video's keys are attended to once for both.
+    negative travels through the blocks as a second text, modulated by its own pooled embedding where there is one
+    (HunyuanVideo, Framepack, Mochi), and the video's keys are attended to once for both.
 
     Attributes:
         negative_prompt: what the clip should not show; a text, or one per prompt.
@@ -53,6 +54,10 @@ class NAG(NegativePromptGuidance):
     @property
     def neutral(self) -> bool:
         return self.scale == 1 or self.alpha == 0
+
+    @property
+    def own_vector(self) -> bool:
+        return True
 
     def cross_edit(self, call: Call, site: AttentionSite, negative: Negative) -> Edit:
         return CrossAttentionNAG(self, self.group(call, site), negative.key, negative.value, negative.mask)

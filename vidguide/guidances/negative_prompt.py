@@ -48,6 +48,12 @@ class NegativePromptGuidance(Guidance):
     def edits_attention(self) -> bool:
         return True
 
+    @property
+    def own_vector(self) -> bool:
+        """Whether joint attention modulates the negative's tokens by the negative's pooled embedding, rather than by
+        the prompt's."""
+        return False
+
     def check(self, model: GuidedModel, pipe: Any) -> None:
         super().check(model, pipe)
         if self.negative_prompt is None and self.negative_prompt_embeds is None:
@@ -79,7 +85,7 @@ class NegativePromptGuidance(Guidance):
         )
 
     def joint_plan(self, call: Call, text: Inputs) -> AttentionPlan:
-        stream, joint, edits = text_stream(call, text), call.model.family.joint, {}
+        stream, joint, edits = text_stream(call, text, self.own_vector), call.model.family.joint, {}
         for site in call.model.text_sites.values():
             guides = self.layers is None or site.layer in self.layers
             split = joint is not None and site.name in joint.split_attention

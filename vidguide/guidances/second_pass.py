@@ -22,7 +22,7 @@ class SelfGuidance(Guidance):
     Attributes:
         extent: "spatial" or "temporal" perturbs only the attention of that extent: the modules, where space and time
             have separate ones; otherwise the heads that are of that extent in the run's first guided step, see
-            `head_selection.attention_mass`. None for all heads, and the spatial modules.
+            :func:`vidguide.functional.head_mass.has_extent`. None for all heads, and the spatial modules.
     """
 
     extent: str | None = None
@@ -35,6 +35,11 @@ class SelfGuidance(Guidance):
     @property
     def perturbs(self) -> bool:
         return not self.neutral
+
+    @property
+    def before_cfg(self) -> bool:
+        """Whether its correction is added before classifier-free guidance; see `Correction`."""
+        return False
 
     def sites(self, model: GuidedModel) -> Mapping[int, AttentionSite]:
         """Return the sites of the video's self-attention, by layer; of the extent asked for, where it has modules."""

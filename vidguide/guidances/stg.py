@@ -19,27 +19,37 @@ MODES = ("attention", "residual")
 class STG(LayerPerturbation):
     """Spatiotemporal Skip Guidance (Hyung et al., arXiv 2411.18664): `c + scale (c - c_p)`, layers skipped.
 
+    With classifier-free guidance, `u + w (c - u) + scale (c - c_p)`, as in the authors' pipelines. Those skip the whole
+    block of one layer, published for CogVideoX (11), HunyuanVideo (2), LTX-Video 2B (19) and Mochi (34).
+
     Attributes:
         scale: 0 is off. Published: 1.
-        mode: "attention" passes the values of self-attention through (STG-A), "residual" skips whole blocks (STG-R).
-        layers: skipped blocks; None for the middle one.
+        mode: "residual" skips whole blocks (STG-R), "attention" passes the values of self-attention through (STG-A).
+        layers: skipped blocks; None for those that the authors publish for a model of this family and depth, and the
+            middle block where they publish none.
         start, stop: window in fractions of the steps.
-        extent: "spatial" or "temporal" for those heads or modules only; whole blocks have no heads.
+        extent: "spatial" or "temporal" for those modules only; in models that have none, mode="attention" restricts
+            the perturbation to heads of that extent.
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
     """
 
     scale: float = 1.0
-    mode: str = "attention"
+    mode: str = "residual"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.mode not in MODES:
             raise ValueError(f"STG(mode={self.mode!r}): must be attention or residual")
 
+    def chosen_layers(self, model: GuidedModel) -> tuple[int, ...]:
+        if self.layers is None and model.depth in model.family.stg_layers:
+            return model.family.stg_layers[model.depth]
+        return super().chosen_layers(model)
+
     def skipped_blocks(self, model: GuidedModel) -> tuple[int, ...]:
-        return self.chosen_layers(model.depth) if self.mode == "residual" else ()
+        return self.chosen_layers(model) if self.mode == "residual" else ()
 
     def check(self, model: GuidedModel, pipe: Any) -> None:
         super().check(model, pipe)
@@ -52,7 +62,7 @@ class STG(LayerPerturbation):
     def perturbed(self, call: Call, rerun: Rerun) -> Tensor:
         if self.mode == "attention":
             return super().perturbed(call, rerun)
-        layers, sites = self.chosen_layers(call.model.depth), self.sites(call.model)
+        layers, sites = self.chosen_layers(call.model), self.sites(call.model)
         blocks = frozenset(sites[layer].execution_index for layer in layers)
         return rerun(AttentionPlan(skipped_blocks=blocks), layers)
 

@@ -1,5 +1,7 @@
 """Record what a transformer computes from a negative's text: keys and values, or a text stream in joint attention."""
 
+from functools import partial
+
 from vidguide.attention.plan import EMPTY, AttentionPlan
 from vidguide.calls.call import Call, Recorded
 from vidguide.transformer.family import Inputs
@@ -22,8 +24,13 @@ def text_keys_values(call: Call, text: Inputs) -> Recorded:
     return recorded
 
 
-def text_stream(call: Call, text: Inputs) -> Stream:
-    """Return a text as it reaches the first block of joint attention, to travel through the guided call."""
+def text_stream(call: Call, text: Inputs, own_vector: bool) -> Stream:
+    """Return a text as it reaches the first block of joint attention, to travel through the guided call.
+
+    Args:
+        own_vector: whether the text's own pooled embedding modulates it; otherwise the prompt's does.
+    """
     inputs = {**call.batch.conditional_inputs(call.inputs), **call.repeat(text)}
     family, transformer = call.model.family, call.model.original
-    return capture_stream(family, transformer, call.batch, lambda: call.auxiliary_forward(EMPTY, inputs))
+    forward = partial(call.auxiliary_forward, EMPTY, inputs)
+    return capture_stream(family, transformer, call.batch, forward, own_vector)

@@ -18,9 +18,10 @@ class VSF(NegativePromptGuidance):
 
     One attention over the prompt's and the negative prompt's text, the negative's values with their sign flipped: it
     subtracts most where a query finds the negative. No second model evaluation. In joint attention the negative travels
-    through the blocks as it is, and only the video's queries see it flipped. Where the model pads text with zeros and
-    attends to them (Wan, Cosmos), the negative's padding is left out, as in the published code; elsewhere a negative's
-    padding counts as its text does, unless the model masks it.
+    through the blocks as it is, modulated by the prompt's pooled embedding where there is one, and only the video's
+    queries see it flipped. Where the model pads text with zeros and attends to them (Wan, Cosmos), the negative's
+    padding is left out, as in the published code; elsewhere a negative's padding counts as its text does, unless the
+    model masks it.
 
     Not with NAG: both say what the same attention makes of a negative.
 

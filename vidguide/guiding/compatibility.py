@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from vidguide.calls.call import Call
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.emag import EMAG
 from vidguide.guidances.negative_prompt import NegativePromptGuidance
+from vidguide.guidances.second_pass import SelfGuidance
 from vidguide.transformer.caches import Caches
 from vidguide.transformer.family import Family
 
@@ -84,6 +86,43 @@ def _cache_reason_of_extra_pass(kind: str, guidance: Guidance, model: GuidedMode
         return "its ratios count the passes from the first step on; give start=0, stop=1"
     if kind in OF_BLOCKS and {0, model.depth - 1} & set(guidance.skipped_blocks(model)):
         return "the first and the last block control it, and one of them is skipped; choose other layers"
+    return None
+
+
+def check_pipeline_cfg(guidance: Guidance, call: Call, pipe: Any) -> None:
+    """Refuse, before the first step of a run, a correction that the pipeline's own CFG would change.
+
+    A correction `d` is added to both predictions that the pipeline combines: `u + w (c - u)` then moves by `d` at any
+    scale. Other rules may not.
+
+    Raises:
+        ValueError: naming the guidance, the pipeline's rule, and the cure.
+    """
+    if guidance.neutral or not isinstance(guidance, SelfGuidance) or guidance.before_cfg:
+        return
+    rule = _other_rule(call, pipe)
+    if rule is not None:
+        raise ValueError(
+            f"{type(guidance).__name__} with {rule}: its correction is added to the guided prediction, which this "
+            "would change; switch it off, or switch the pipeline's own guidance off and list CFG(...) in guide"
+        )
+
+
+def _other_rule(call: Call, pipe: Any) -> str | None:
+    """Return a description of the pipeline's rule of combination where it is not `u + w (c - u)`, else None."""
+    guider = getattr(pipe, "guider", None)
+    if guider is not None and getattr(guider, "num_conditions", 1) > 1:
+        name, rescale = type(guider).__name__, getattr(guider, "guidance_rescale", 0) or 0
+        if name != "ClassifierFreeGuidance":
+            return f"the pipeline's guider {name}"
+        return f"the guider's guidance_rescale={rescale}" if rescale > 0 else None
+    if not call.pipeline_guides:
+        return None
+    rescale = getattr(pipe, "guidance_rescale", 0) or 0
+    if rescale > 0:
+        return f"guidance_rescale={rescale}"
+    if getattr(getattr(pipe, "config", None), "is_cfg_zero_star", False):
+        return f"is_cfg_zero_star of {type(pipe).__name__}"
     return None
 
 

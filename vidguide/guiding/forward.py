@@ -16,7 +16,13 @@ from vidguide.calls.negative_texts import NegativeTexts
 from vidguide.calls.outputs import prediction_of, predictions_of, with_predictions
 from vidguide.calls.run_cache import RunCache
 from vidguide.guidances.base import Guidance
-from vidguide.guiding.compatibility import check_caches, check_caches_of_uncond, check_parallel, check_together
+from vidguide.guiding.compatibility import (
+    check_caches,
+    check_caches_of_uncond,
+    check_parallel,
+    check_pipeline_cfg,
+    check_together,
+)
 from vidguide.guiding.installation import Installation
 from vidguide.guiding.passes import Passes
 from vidguide.tracing.run import Run
@@ -51,6 +57,7 @@ class GuidedForward:
         self._cache, self._texts = RunCache(), NegativeTexts(pipe, self.model.family)
         self._within_call = False
         self._checked_run = -1  # number of the run that was checked before its first step
+        self._shift: tuple[tuple[int, int], Tensor] | None = None  # of the unconditional call of a run's step
 
     def check(self) -> None:
         """Refuse guidances that do not fit the model or each other."""
@@ -84,7 +91,8 @@ class GuidedForward:
         active = [guidance for guidance in self.guidances if guidance.active(self.run.progress)]
         if branch != "cond":
             self._check_uncond(active)
-        if branch != "cond" or not active:
+            return self._shifted(forward(*args, **kwargs))
+        if not active:
             return forward(*args, **kwargs)
         try:
             self._within_call = True
@@ -129,6 +137,7 @@ class GuidedForward:
         call = self._call(self._bind(args, kwargs), None)
         for guidance in self.guidances:
             if not guidance.neutral:
+                check_pipeline_cfg(guidance, call, self.pipe)
                 guidance.check_run(call)
         self._checked_run = self.run.number
 
@@ -148,11 +157,33 @@ class GuidedForward:
             output = forward(**call.inputs)
             self._trace()
         untouched = prediction_of(output)
-        prediction = self._corrected(active, passes, call, plan, untouched)
-        predictions = [prediction, *predictions_of(output)[1:]]
+        corrections = self._corrections(active, passes, call, plan, call.batch.conditional(untouched))
+        inside = [correction.value for correction in corrections if correction.before_cfg]
+        outside = [correction.value for correction in corrections if not correction.before_cfg]
+        predictions = [_add(untouched, inside), *predictions_of(output)[1:]]
         for guidance in active:
             predictions = guidance.combine(call, predictions, functools.partial(passes.unconditional, call))
+        if outside:
+            predictions[0] = self._add_to_guided(predictions[0], outside)
         return output if predictions[0] is untouched else with_predictions(output, predictions)
+
+    def _add_to_guided(self, prediction: Tensor, corrections: list[Tensor]) -> Tensor:
+        """Return the prediction with corrections that are not scaled by classifier-free guidance.
+
+        Where the pipeline combines two predictions as `u + w (c - u)`, the result moves by `d` when both move by `d`,
+        whatever `w` is: so `d` is also added to the other half of the batch, or to the unconditional call of this step.
+        """
+        shift = functools.reduce(torch.add, corrections)
+        self._shift = ((self.run.number, self.run.step), shift)
+        return prediction + (shift if len(shift) == len(prediction) else torch.cat([shift, shift]))
+
+    def _shifted(self, output: Any) -> Any:
+        """Return the output of an unconditional call, moved as the conditional one of the same step was."""
+        shift, self._shift = self._shift, None
+        if shift is None or shift[0] != (self.run.number, self.run.step):
+            return output
+        predictions = predictions_of(output)
+        return with_predictions(output, [predictions[0] + shift[1], *predictions[1:]])
 
     def _plan(self, active: list[Guidance], call: Call) -> AttentionPlan:
         """Return the plans of all guidances as one."""
@@ -165,22 +196,22 @@ class GuidedForward:
             if site.measured is not None:
                 self.run.current.add(self.run.step, site.layer, site.measured)
 
-    def _corrected(
-        self, active: list[Guidance], passes: Passes, call: Call, plan: AttentionPlan, untouched: Tensor
-    ) -> Tensor:
-        """Return the prediction with every correction added to its conditional rows."""
-        cond = call.batch.conditional(untouched)
-        corrections: list[Correction] = []
-        for guidance in active:
-            correction = guidance.correction(call, cond, passes.rerun(call, plan, type(guidance).__name__))
-            if correction is not None:
-                corrections.append(correction)
-        if not corrections:
-            return untouched
-        prediction = sum((correction.value for correction in corrections), cond)
-        if len(prediction) < len(untouched):
-            prediction = torch.cat([untouched[: -len(prediction)], prediction])
+    def _corrections(
+        self, active: list[Guidance], passes: Passes, call: Call, plan: AttentionPlan, cond: Tensor
+    ) -> list[Correction]:
+        """Return the corrections of all guidances, each computed from the unperturbed conditional prediction."""
+        reruns = (passes.rerun(call, plan, type(guidance).__name__) for guidance in active)
+        corrections = [guidance.correction(call, cond, rerun) for guidance, rerun in zip(active, reruns, strict=True)]
+        return [correction for correction in corrections if correction is not None]
+
+
+def _add(prediction: Tensor, corrections: list[Tensor]) -> Tensor:
+    """Add corrections to a prediction's conditional rows, which are its last ones."""
+    if not corrections:
         return prediction
+    rows = len(corrections[0])
+    corrected = functools.reduce(torch.add, corrections, prediction[-rows:])
+    return corrected if rows == len(prediction) else torch.cat([prediction[:-rows], corrected])
 
 
 def _no_pass(plan: AttentionPlan, inputs: Inputs) -> Any:

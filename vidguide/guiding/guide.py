@@ -14,6 +14,7 @@ from vidguide.guiding.forward import GuidedForward
 from vidguide.kernels import dispatch as kernels
 from vidguide.tracing.run import Run
 from vidguide.transformer.class_swap import subclass_of, swapped_class
+from vidguide.transformer.compile import check_not_compiled_around
 
 FORWARD, RUN = "_vidguide_forward", "_vidguide_run"
 
@@ -100,13 +101,20 @@ def run_of(scheduler: Any) -> Run | None:
 
 
 def check_guidances(guidances: tuple[Any, ...], scheduler: Any) -> None:
-    """Refuse what is no guidance, the same kind twice, and a window where nothing tells the step."""
+    """Validate: only guidances, no duplicates, and a scheduler for those whose effect depends on the step.
+
+    Raises:
+        TypeError, ValueError: naming the guidance and the cure.
+    """
     for guidance in guidances:
         if not isinstance(guidance, Guidance):
             raise TypeError(f"guide(..., {guidance!r}): not a guidance; give NAG(...), CFG(...)")
-        if guidance.windowed and scheduler is None:
-            window = f"start={guidance.start}, stop={guidance.stop}"
-            raise ValueError(f"{type(guidance).__name__}({window}): a bare transformer needs scheduler= as well")
+        if scheduler is None and guidance.needs_steps:
+            window = f"(start={guidance.start}, stop={guidance.stop})" if guidance.windowed else ""
+            raise ValueError(
+                f"{type(guidance).__name__}{window}: its effect depends on the step; a bare transformer needs scheduler= "
+                "as well"
+            )
     rules = [type(guidance).__name__ for guidance in guidances if isinstance(guidance, CFG)]
     if len(rules) > 1:
         raise ValueError(f"{' and '.join(rules)} both combine the two predictions: keep one of them")
@@ -124,6 +132,7 @@ def guided_class(original: Any) -> Any:
     """Return a subclass of a transformer's class whose calls and cache contexts a `GuidedForward` sees. Cached."""
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        check_not_compiled_around()
         return vars(self)[FORWARD](functools.partial(original.__call__, self), args, kwargs)
 
     def cache_context(self: Any, name: str, **kwargs: Any) -> Any:

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vidguide.functional.formulas import additive
 from vidguide.functional.lse_merge import Told
+from vidguide.functional.masks import additive
 from vidguide.kernels.lse_ops import PACKAGED, Call, aten, of_package, of_torch
 
 log = logging.getLogger(__name__)

@@ -1,5 +1,6 @@
 """Calls of a model that torch.compile must not trace, and the limit on its graphs."""
 
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -38,6 +39,30 @@ def graph_limit(transformer: Any) -> int | None:
     if not hasattr(transformer, "_orig_mod") and getattr(transformer, "_compiled_call_impl", None) is None:
         return None
     return int(getattr(torch._dynamo.config, "recompile_limit", 8))  # not in torch 2.6
+
+
+@torch.compiler.disable
+def check_not_compiled_around() -> None:
+    """Refuse a call that torch.compile traces from outside, where a guided transformer's own calls would be traced.
+
+    Raises:
+        RuntimeError: with the cure.
+    """
+    frame = sys._getframe(2)  # above this function and the wrapper of `disable`
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename.endswith("eval_frame.py") and _compiles(code.co_name, frame.f_locals):
+            raise RuntimeError(
+                "torch.compile was applied to a transformer that is guided already: compile it before guide(...), as "
+                "pipe.transformer = torch.compile(pipe.transformer) or pipe.transformer.compile_repeated_blocks()"
+            )
+        frame = frame.f_back  # type: ignore[assignment]
+
+
+def _compiles(function: str, variables: dict[str, Any]) -> bool:
+    """Return whether a frame of torch's eval_frame.py is the wrapper of a compiled function."""
+    old_name = function == "_fn" and type(variables.get("self")).__name__ == "OptimizeContext"  # before torch 2.9
+    return function == "compile_wrapper" or old_name
 
 
 _stance = _EagerStance()

@@ -11,6 +11,25 @@ Inputs = dict[str, Any]  # keyword arguments of a transformer's forward
 
 
 @dataclass(frozen=True, kw_only=True)
+class Modulation:
+    """How blocks modulate their text by a vector that depends on the text, as by a pooled embedding.
+
+    Attributes:
+        norms: a block's modules that turn the vector into shifts, scales and gates of its text, which lies at the end
+            of their tokens. A block may lack some.
+        vector: the block's argument that carries the vector.
+        parameters: what the norms call it; each has one of them.
+        leading: what a norm calls the number of leading video tokens that are modulated by another vector. It returns
+            their modulations after as many of the other tokens'.
+    """
+
+    norms: tuple[str, ...]
+    vector: str = "temb"
+    parameters: tuple[str, ...] = ("emb",)
+    leading: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Joint:
     """How text and video share one attention in a family of joint attention.
 
@@ -20,6 +39,8 @@ class Joint:
         ragged: whether the processor calls the kernel once per sample, on its valid text tokens only.
         text_blocks: `transformer -> number of blocks` that carry text; all but where a decoder follows them.
         split_attention: further attention modules of a block, whose keys are the prompt's and the negative's text.
+        modulation: how text is modulated by a vector that depends on the text; None where the vector depends on the
+            timestep alone, so that one serves both texts.
     """
 
     text_first: bool = False
@@ -27,6 +48,7 @@ class Joint:
     ragged: bool = False
     text_blocks: Callable[[Any], int] | None = None
     split_attention: tuple[str, ...] = ()
+    modulation: Modulation | None = None
 
 
 def constant(config: Any) -> bool:
@@ -56,7 +78,7 @@ class Family:
         text_inputs: names of the forward's arguments that carry the text; the first is its embeddings.
         text_masks: those of them that are masks `(B, L)`, each with the embeddings that it masks.
         text_extras: those that ready embeddings may leave out, for the prompt's own to serve.
-        text_varies: `config -> bool`, whether the text's keys and values depend on the step.
+        text_varies: `config -> bool`, whether the text's keys and values, or what modulates it, depend on the step.
         joint: for joint attention, how text and video lie in it; None for cross-attention.
         cfg: how its pipelines run their own classifier-free guidance: "two_calls", the conditional one first, or
             "batched", with the conditional half last.
@@ -72,6 +94,8 @@ class Family:
         uncond: `inputs -> arguments` that its pipelines give the unconditional call otherwise, besides the text.
         refuse: `transformer -> reason` why this very model cannot be guided; None when it can.
         since: the first release of diffusers that has it; "0.36" for those that were there before.
+        stg_layers: layers that the authors of STG skip, by the number of blocks of the model; empty where none is
+            published (github junhahyung/STGuidance, `inference.py` of each model).
     """
 
     name: str
@@ -100,6 +124,7 @@ class Family:
     uncond: Callable[[Inputs], Inputs] | None = None
     refuse: Callable[[Any], str | None] | None = None
     since: str = "0.36"
+    stg_layers: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
 
 def adapters() -> list[Any]:

@@ -3,7 +3,8 @@
 The negative text is captured where the first block receives it, in a forward whose blocks do nothing; so whatever
 comes before the blocks (refiners, pooling, positions, reordering) has seen it as it would see a prompt. In the guided
 call the first block gets `[prompt | negative]` as its text, every block carries both, and the last one returns the
-prompt's alone. What sees what is up to the attention edit.
+prompt's alone. What sees what is up to the attention edit. Where blocks modulate text by a vector that depends on the
+text, the capturing forward gives the negative's vector too.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from vidguide.transformer.block_arguments import Arguments
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.family import Family, Joint, blocks_of
+from vidguide.transformer.text_modulation import modulating, norms_of
 
 TEXT = "encoder_hidden_states"  # the name of the text among a block's arguments, in every family of joint attention
 
@@ -25,6 +27,7 @@ class Stream:
 
     Attributes:
         prompt: length of the prompt's text in the call at work.
+        vector: `(B, C)`, what modulates the second text, where that is not what modulates the prompt's.
         valid: where the kernel is called per sample, on valid tokens only: both lengths of each sample.
     """
 
@@ -32,10 +35,12 @@ class Stream:
         self.joint, self.batch, self.carriers = joint, batch, carriers
         self.text = torch.empty(0)
         self.masks: dict[str, Tensor | None] = {}
+        self.vector: Tensor | None = None
         self.prompt = 0
         self.valid: list[tuple[int, int]] = []
-        last = len(carriers) - 1
-        self.stand_ins = [Carry(blocks[i], self, n == 0, n == last) for n, (blocks, i) in enumerate(carriers)]
+        last, blocks = len(carriers) - 1, [stack[i] for stack, i in carriers]
+        self.stand_ins = [Carry(block, self, n == 0, n == last) for n, block in enumerate(blocks)]
+        self.norms = norms_of(blocks, self)
 
     @property
     def negative(self) -> int:
@@ -53,6 +58,11 @@ class Stream:
     def filled(self, tensor: Tensor) -> Tensor:
         """With as many rows before it for an unconditional half, which never sees them."""
         return torch.cat([tensor, tensor]) if self.batch.halved else tensor
+
+    def vector_like(self, vector: Tensor) -> Tensor:
+        """Return what modulates the second text, for a call where `vector` modulates the prompt's."""
+        assert self.vector is not None
+        return self.filled(self.vector).to(vector)
 
     def split(self, keys: int) -> tuple[slice, slice]:
         """Prompt and negative among so many keys of an attention to the texts alone.
@@ -100,8 +110,10 @@ class Listen(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         text = self.arguments.get(TEXT, args, kwargs)
         if self.first:
-            self.stream.text = text
-            self.stream.masks = {name: self.arguments.get(name, args, kwargs) for name in self.stream.joint.block_masks}
+            stream, modulation = self.stream, self.stream.joint.modulation
+            stream.text = text
+            stream.masks = {name: self.arguments.get(name, args, kwargs) for name in stream.joint.block_masks}
+            stream.vector = self.arguments.get(modulation.vector, args, kwargs) if modulation else None
         return self.arguments.get("hidden_states", args, kwargs), text
 
 
@@ -118,8 +130,15 @@ def standing_in(places: list[tuple[nn.ModuleList, int]], stand_ins: list[Any]) -
             stack[i] = block
 
 
-def capture_stream(family: Family, transformer: Any, batch: Batch, forward: Callable[[], object]) -> Stream:
-    """What the first block receives as text in `forward`, as a stream to be carried."""
+def capture_stream(
+    family: Family, transformer: Any, batch: Batch, forward: Callable[[], object], own_vector: bool
+) -> Stream:
+    """What the first block receives as text in `forward`, as a stream to be carried.
+
+    Args:
+        own_vector: whether the vector that the first block receives there modulates the text; otherwise the prompt's
+            does.
+    """
     if family.joint is None:
         raise ValueError(f"{family.name} has no joint attention")
     places = [(transformer.get_submodule(path), i) for path, i, _ in blocks_of(family, transformer)]
@@ -127,6 +146,8 @@ def capture_stream(family: Family, transformer: Any, batch: Batch, forward: Call
     stream = Stream(family.joint, batch, places[:carriers])
     with standing_in(places, [Listen(stack[i], stream, n == 0) for n, (stack, i) in enumerate(places)]):
         forward()
+    if not own_vector:
+        stream.vector = None
     return stream
 
 
@@ -136,10 +157,10 @@ def carrying(stream: Stream | None, batch: Batch) -> Iterator[None]:
     if stream is None:
         yield
         return
-    before = stream.batch
+    before, norms = stream.batch, stream.norms if stream.vector is not None else []
     try:
         stream.batch = batch
-        with standing_in(stream.carriers, stream.stand_ins):
+        with standing_in(stream.carriers, stream.stand_ins), modulating(norms):
             yield
     finally:
         stream.batch = before

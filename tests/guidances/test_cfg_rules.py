@@ -1,0 +1,364 @@
+"""Rules of classifier-free guidance: against the papers' equations in float64, and against diffusers' guiders."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers.guiders.guider_utils import rescale_noise_cfg
+from torch import Tensor
+
+from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
+from vidguide import APG, CFG, MAMBOG, STG, TCFG, CFGZeroStar, guide
+from vidguide.functional.cfg import apg, apg_radius, cfg, cfg_zero_star, mambo_g, rescale_std, tcfg
+from vidguide.guidances.schedule import scale_at
+from vidguide.pipelines.request.guidance_spec import parse
+
+SHAPE = (3, 4, 2, 5, 6)
+
+
+def predictions(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
+    """Fresh predictions of three samples, of different magnitudes and with something in common."""
+    shared, size = torch.randn(SHAPE, dtype=dtype), torch.tensor([0.1, 1, 30], dtype=dtype).view(3, 1, 1, 1, 1)
+    return size * (shared + torch.randn_like(shared)), size * (shared + torch.randn_like(shared))
+
+
+def plain_apg(
+    cond: Tensor, uncond: Tensor, scale: float, eta: float, radius: float, average: Tensor | None, momentum: float
+) -> Tensor:
+    """arXiv 2410.02416, algorithm 1, sample by sample."""
+    guided = []
+    for row, (c, u) in enumerate(zip(cond, uncond, strict=True)):
+        update = c - u + (0 if average is None else momentum * average[row])
+        norm = (update**2).sum() ** 0.5
+        if radius > 0 and norm > radius:
+            update = update * radius / norm
+        unit = c / (c**2).sum() ** 0.5
+        parallel = (update * unit).sum() * unit
+        guided.append(c + (scale - 1) * (update - parallel + eta * parallel))
+    return torch.stack(guided)
+
+
+@pytest.mark.parametrize("scale", [1.5, 5.0])
+@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("radius", [0.0, 2.0, 15.0])
+@pytest.mark.parametrize("momentum", [0.0, -0.5])
+def test_apg_equals_the_paper_and_diffusers(scale: float, eta: float, radius: float, momentum: float) -> None:
+    from diffusers.guiders.adaptive_projected_guidance import MomentumBuffer, normalized_guidance
+
+    average, buffer = None, MomentumBuffer(momentum)
+    for _ in range(3):
+        cond, uncond = predictions()
+        expected = plain_apg(cond, uncond, scale, eta, radius, average, momentum)
+        theirs = normalized_guidance(cond, uncond, scale - 1, buffer, eta, radius, use_original_formulation=True)
+        ours, average = apg(cond, uncond, scale, eta, radius, average, momentum)
+        torch.testing.assert_close(ours, expected, rtol=0, atol=1e-11)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
+    assert not torch.allclose(ours, cfg(cond, uncond, scale)) or (eta, radius, momentum) == (1.0, 0.0, 0.0)
+
+
+def test_apgs_radius_is_the_published_one_at_the_published_size() -> None:
+    assert apg_radius(15, 4 * 128 * 128) == 15
+    assert apg_radius(15, 16 * 21 * 60 * 104) == pytest.approx(15 * (2096640 / 65536) ** 0.5)
+    noise = torch.randn(1, 16, 8, 64, 64, dtype=torch.float64)  # clipped by the same factor at every size
+    for values in (noise, noise[..., ::2, ::2]):
+        update, _ = apg(torch.zeros_like(values), values, 2, 1, apg_radius(15, values.numel()), None, 0)
+        assert (update.norm() / values.norm()).item() == pytest.approx(15 / 256, rel=0.02)
+
+
+def plain_tcfg(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    """arXiv 2503.18137: only the first right singular vector of both remains in the unconditional prediction."""
+    guided = []
+    for c, u in zip(cond, uncond, strict=True):
+        v = torch.linalg.svd(torch.stack([c.flatten(), u.flatten()]), full_matrices=False)[2][0]
+        damped = ((u.flatten() @ v) * v).view_as(u)
+        guided.append(damped + scale * (c - damped))
+    return torch.stack(guided)
+
+
+def plain_mambo_g(cond: Tensor, uncond: Tensor, scale: float, alpha: float = 8.0) -> Tensor:
+    """arXiv 2508.03442: w(r) = 1 + (w - 1) exp(-alpha r)."""
+    guided = []
+    for c, u in zip(cond, uncond, strict=True):
+        ratio = ((c - u) ** 2).sum().sqrt() / (u**2).sum().sqrt()
+        guided.append(u + (1 + (scale - 1) * torch.exp(-alpha * ratio)) * (c - u))
+    return torch.stack(guided)
+
+
+def plain_zero_star(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
+    """arXiv 2503.18886: the unconditional prediction scaled to its projection."""
+    guided = []
+    for c, u in zip(cond, uncond, strict=True):
+        s = (c * u).sum() / (u * u).sum()
+        guided.append(s * u + scale * (c - s * u))
+    return torch.stack(guided)
+
+
+Rule = Callable[[Tensor, Tensor, float], Tensor]
+RULES: dict[str, tuple[Rule, Rule]] = {
+    "cfg": (cfg, lambda c, u, w: w * c - (w - 1) * u),
+    "zero_star": (cfg_zero_star, plain_zero_star),
+    "tcfg": (tcfg, plain_tcfg),
+    "mambo_g": (lambda c, u, w: mambo_g(c, u, w, 8.0), plain_mambo_g),
+    "mambo_g, alpha 0.5": (lambda c, u, w: mambo_g(c, u, w, 0.5), lambda c, u, w: plain_mambo_g(c, u, w, 0.5)),
+    "apg": (
+        lambda c, u, w: apg(c, u, w, 0.2, 3.0, None, -0.5)[0],
+        lambda c, u, w: plain_apg(c, u, w, 0.2, 3.0, None, 0),
+    ),
+}
+each_rule = pytest.mark.parametrize("name", RULES)
+
+
+@each_rule
+@pytest.mark.parametrize("scale", [1.0, 2.0, 7.5])
+def test_rules_equal_their_papers_equations(name: str, scale: float) -> None:
+    ours, plain = RULES[name]
+    cond, uncond = predictions()
+    torch.testing.assert_close(ours(cond, uncond, scale), plain(cond, uncond, scale), rtol=0, atol=1e-7)
+
+
+@each_rule
+def test_scale_towards_one_gives_the_conditional_prediction(name: str) -> None:
+    cond, uncond = predictions()
+    for excess in (0, 1e-6):
+        error = (RULES[name][0](cond, uncond, 1 + excess) - cond).abs().max()
+        assert error <= 1e-12 + 1000 * excess
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("radius", [0.0, 0.1, 15.0])
+@pytest.mark.parametrize("momentum", [-0.75, 0.0, 0.9])
+def test_apg_at_scale_one_gives_the_conditional_prediction(eta: float, radius: float, momentum: float) -> None:
+    (cond, uncond), average = predictions(), torch.randn(SHAPE, dtype=torch.float64)
+    assert torch.equal(apg(cond, uncond, 1.0, eta, radius, average, momentum)[0], cond)
+
+
+@each_rule
+def test_rules_treat_samples_by_themselves_and_keep_the_dtype(name: str) -> None:
+    cond, uncond = predictions()
+    batch = RULES[name][0](cond, uncond, 3.0)
+    for row in range(len(cond)):
+        alone = RULES[name][0](cond[row : row + 1], uncond[row : row + 1], 3.0)
+        torch.testing.assert_close(alone, batch[row : row + 1])
+    half = RULES[name][0](cond.bfloat16(), uncond.bfloat16(), 3.0)
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.double(), batch, rtol=0.1, atol=2.0)
+
+
+@each_rule
+def test_equal_and_zero_predictions_give_finite_values(name: str) -> None:
+    cond, _ = predictions()
+    torch.testing.assert_close(RULES[name][0](cond, cond.clone(), 5.0), cond, rtol=1e-6, atol=1e-6)
+    for one, other in ((torch.zeros_like(cond), cond), (cond, torch.zeros_like(cond))):
+        assert RULES[name][0](one, other, 5.0).isfinite().all()
+
+
+def guider(kind: str, **settings: Any) -> Any:
+    made = getattr(diffusers.guiders, kind, None)
+    return pytest.skip(f"diffusers has no {kind}") if made is None else made(**settings)
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.7])
+@pytest.mark.parametrize(
+    ("name", "kind", "settings"),
+    [
+        ("cfg", "ClassifierFreeGuidance", {}),
+        ("tcfg", "TangentialClassifierFreeGuidance", {}),
+        ("mambo_g", "MagnitudeAwareGuidance", {"alpha": 8.0}),
+        ("zero_star", "ClassifierFreeZeroStarGuidance", {"zero_init_steps": 0}),
+    ],
+)
+def test_rules_equal_diffusers_guiders(name: str, kind: str, settings: dict[str, Any], rescale: float) -> None:
+    cond, uncond = predictions(torch.float32)
+    theirs = guider(kind, guidance_scale=4.0, guidance_rescale=rescale, **settings)
+    theirs.set_state(step=1, num_inference_steps=4, timestep=torch.tensor(500))
+    # In packed layout: the norm in diffusers' magnitude-aware guider fails on more than two dimensions per sample.
+    expected = theirs.forward(cond.flatten(2), uncond.flatten(2)).pred.view_as(cond)
+    ours = rescale_std(RULES[name][0](cond, uncond, 4.0), cond, rescale)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_rescaling_equals_its_equations_and_diffusers(share: float) -> None:
+    cond, uncond = predictions()
+    guided = cfg(cond, uncond, 6.0)
+    expected = torch.stack(
+        [share * g * c.std() / g.std() + (1 - share) * g for g, c in zip(guided, cond, strict=True)]
+    )  # arXiv 2305.08891, eq. 15 and 16
+    ours = rescale_std(guided, cond, share)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(ours, rescale_noise_cfg(guided, cond, share), rtol=0, atol=1e-11)
+    assert torch.equal(rescale_std(torch.zeros_like(cond), cond, share), torch.zeros_like(cond))
+
+
+# Guidances on a model.
+
+
+def sampled(guidance: Any, steps: int = 4, scheduler: Any = None) -> list[Tensor]:
+    """Predictions of a guided Wan in float64 over a run whose samples do not depend on them."""
+    model, scheduler = tiny_wan().double(), scheduler or FlowMatchEulerDiscreteScheduler()
+    with guide(model, guidance, scheduler=scheduler):
+        scheduler.set_timesteps(steps)
+        results = []
+        for step, timestep in enumerate(scheduler.timesteps):
+            results.append(model(**call(step, timestep))[0])
+            scheduler.step(results[-1], timestep, call(step, timestep)["hidden_states"])
+    return results
+
+
+def call(step: int, timestep: Tensor) -> dict[str, Any]:
+    return {**wan_inputs(seed=step, dtype=torch.float64), "timestep": timestep.expand(2)}
+
+
+def both(step: int, timestep: Tensor) -> tuple[Tensor, Tensor]:
+    """Conditional and unconditional predictions of the unguided model."""
+    model, inputs = tiny_wan().double(), call(step, timestep)
+    text = negative_text(dtype=torch.float64).expand(2, -1, -1)
+    return model(**inputs)[0], model(**{**inputs, "encoder_hidden_states": text})[0]
+
+
+def negative() -> dict[str, Any]:
+    return {"negative_prompt_embeds": negative_text(dtype=torch.float64)}
+
+
+@pytest.mark.parametrize("rescale", [0.0, 0.6])
+@pytest.mark.parametrize(
+    ("kind", "name", "settings"),
+    [
+        (CFG, "cfg", {}),
+        (CFGZeroStar, "zero_star", {"zero_steps": 0}),
+        (TCFG, "tcfg", {}),
+        (MAMBOG, "mambo_g, alpha 0.5", {"alpha": 0.5}),
+    ],
+)
+def test_guidances_apply_their_rule_and_rescaling(kind: Any, name: str, settings: Any, rescale: float) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler()
+    guided = sampled(kind(scale=4.0, rescale=rescale, **settings, **negative()), scheduler=scheduler)
+    for step, (ours, timestep) in enumerate(zip(guided, scheduler.timesteps, strict=True)):
+        cond, uncond = both(step, timestep)
+        expected = RULES[name][1](cond, uncond, 4.0)
+        torch.testing.assert_close(ours, rescale_noise_cfg(expected, cond, rescale), rtol=0, atol=1e-6)
+
+
+def levels(scheduler: Any, timestep: Tensor) -> tuple[Tensor, Tensor]:
+    """alpha_t and sigma_t of DDIM."""
+    alpha = scheduler.alphas_cumprod[timestep].double() ** 0.5
+    return alpha, (1 - alpha**2) ** 0.5
+
+
+@pytest.mark.parametrize("space", ["flow", "epsilon", "v_prediction"])
+def test_apg_is_the_plain_rule_on_x0(space: str) -> None:
+    flow = space == "flow"
+    scheduler = FlowMatchEulerDiscreteScheduler() if flow else DDIMScheduler(prediction_type=space)
+    settings: dict[str, Any] = dict(eta=0.3, momentum=-0.5)
+    guided = sampled(APG(scale=4.0, radius=20.0, **settings, **negative()), scheduler=scheduler)
+    average = None
+    for step, (ours, timestep) in enumerate(zip(guided, scheduler.timesteps, strict=True)):
+        x, predicted = call(step, timestep)["hidden_states"], both(step, timestep)
+        a, b = (1.0, scheduler.sigmas[step].double()) if flow else levels(scheduler, timestep)
+        c, u = (a * x - b * v if space == "v_prediction" else (x - b * v) / a for v in predicted)
+        radius = 20.0 * (4 * 2 * 8 * 8 / 65536) ** 0.5
+        x0 = plain_apg(c, u, 4.0, 0.3, radius, average, -0.5)
+        expected = (a * x - x0) / b if space == "v_prediction" else (x - a * x0) / b
+        average = c - u + (0 if average is None else -0.5 * average)
+        torch.testing.assert_close(ours, expected, rtol=1e-6, atol=1e-6)  # noise levels are in float32
+        on_predictions = plain_apg(*predicted, 4.0, 0.3, radius, None, 0)
+        assert not torch.allclose(expected, on_predictions, atol=1e-3)
+
+
+def test_apg_without_a_scheduler_works_on_the_predictions() -> None:
+    model = tiny_wan().double()
+    with guide(model, APG(scale=4.0, **negative())):
+        ours = model(**call(0, torch.tensor(500)))[0]
+    radius = 15.0 * (4 * 2 * 8 * 8 / 65536) ** 0.5
+    expected = plain_apg(*both(0, torch.tensor(500)), 4.0, 0.0, radius, None, 0)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-9)
+
+
+SCALES = (6.0, 1.0, 3.0, 1.0)
+
+
+@pytest.mark.parametrize("scale", [SCALES, list(SCALES), lambda progress: SCALES[round(4 * progress)]])
+def test_a_scale_may_change_from_step_to_step(scale: Any) -> None:
+    guidance, scheduler = CFG(scale=scale, **negative()), FlowMatchEulerDiscreteScheduler()
+    assert not guidance.neutral
+    assert guidance.extra_pass
+    json.dumps(guidance.describe())
+    for step, (ours, timestep) in enumerate(
+        zip(sampled(guidance, scheduler=scheduler), scheduler.timesteps, strict=True)
+    ):
+        cond, uncond = both(step, timestep)
+        torch.testing.assert_close(ours, uncond + SCALES[step] * (cond - uncond), rtol=0, atol=1e-9)
+
+
+def test_steps_at_scale_one_make_no_unconditional_call() -> None:
+    model, scheduler, calls = tiny_wan().double(), FlowMatchEulerDiscreteScheduler(), []
+    handle = model.register_forward_hook(lambda *args: calls.append(1))
+    with guide(model, CFG(scale=SCALES, **negative()), scheduler=scheduler):
+        scheduler.set_timesteps(4)
+        for step, timestep in enumerate(scheduler.timesteps):
+            out = model(**call(step, timestep))[0]
+            scheduler.step(out, timestep, out)
+    handle.remove()
+    assert len(calls) == 4 + 2
+    assert CFG(scale=(1, 1.0)).neutral
+
+
+def no_value(progress: float) -> Any:
+    return None
+
+
+def test_schedules_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"CFG\(scale=\(5.0, 0.5\)\): must be at least 1"):
+        CFG(scale=(5.0, 0.5))
+    with pytest.raises(ValueError, match=r"scale=\[\]\): must have a value per step"):
+        CFG(scale=[])
+    with pytest.raises(TypeError, match="must be a number, a list"):
+        CFG(scale="5")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="must be a number, a list"):
+        TCFG(scale=(2.0, None))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="has 2 values for a run of 4 steps"):
+        sampled(CFG(scale=(2.0, 3.0), **negative()))
+    with pytest.raises(ValueError, match=r"CFG: scale=0\.5 at step 2: must be at least 1"):
+        sampled(CFG(scale=lambda progress: 2.0 if progress < 0.5 else 0.5, **negative()))
+    with pytest.raises(TypeError, match=r"scale\(progress=0/4\) = None"):
+        sampled(CFG(scale=no_value, **negative()))
+    model = tiny_wan().double()
+    with pytest.raises(ValueError, match="needs scheduler="), guide(model, CFG(scale=(2.0,), **negative())):
+        pass
+    with pytest.raises(ValueError, match="has 2 values and none for step 2"):
+        scale_at((2.0, 3.0), 2, None)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: CFG(rescale=1.5), "rescale=1.5"),
+        (lambda: APG(radius=-1), "radius=-1"),
+        (lambda: MAMBOG(alpha=-1), "alpha=-1"),
+        (lambda: CFGZeroStar(zero_steps=-1), "zero_steps=-1"),
+        (lambda: CFGZeroStar(zero_steps=1.5), "zero_steps=1.5"),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_parameters_are_refused(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_the_command_line_knows_all_rules() -> None:
+    projected: Any
+    tangential: Any
+    mambo: Any
+    scheduled: Any
+    projected, tangential = parse("apg:4,radius=10,rescale=0.5"), parse("tcfg:3")
+    mambo, scheduled = parse("mambog:10,alpha=4"), parse("cfg:7/5/1")
+    assert [vars(projected[0])[name] for name in ("scale", "radius", "rescale")] == [4.0, 10.0, 0.5]
+    assert [(type(one), one.scale) for one in tangential] == [(TCFG, 3.0)]
+    assert [(type(one), one.scale, one.alpha) for one in mambo] == [(MAMBOG, 10.0, 4.0)]
+    assert scheduled[0].scale == (7.0, 5.0, 1.0)
+    with pytest.raises(TypeError, match="must be a number"):
+        parse("stg:1/2")
+    assert isinstance(parse("stg:1")[0], STG)

@@ -1,0 +1,36 @@
+"""MAMBO-G: classifier-free guidance damped where it would change the prediction by much of its magnitude."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from vidguide.calls.call import Call
+from vidguide.functional.cfg import mambo_g
+from vidguide.guidances.cfg import CFG
+from vidguide.guidances.schedule import Schedule
+from vidguide.validation import check_number
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class MAMBOG(CFG):
+    """MAMBO-G, Magnitude-Aware Mitigation for Boosted Guidance (Zhu et al., arXiv 2508.03442).
+
+    CFG at the scale `1 + (scale - 1) exp(-alpha |c - u| / |u|)` of each sample. Equal to diffusers'
+    `MagnitudeAwareGuidance` with its default `use_original_formulation=False`, which is the paper's formula.
+
+    Attributes:
+        scale: guidance scale without damping; 1 is off. A number, a list per step, or a callable of the progress, as in
+            :class:`CFG`. diffusers' default: 10.
+        alpha: strength of the damping, at least 0; 0 is CFG. diffusers' default: 8.
+        rescale, negative_prompt, negative_prompt_embeds, start, stop: as in :class:`CFG`.
+    """
+
+    scale: Schedule = 10.0
+    alpha: float = 8.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number(self, "alpha", 0)
+
+    def rule(self, call: Call, cond: Tensor, uncond: Tensor) -> Tensor:
+        return mambo_g(cond, uncond, self.scale_of(call), self.alpha)

@@ -1,0 +1,82 @@
+"""Guidance scales that change over a run."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Schedule = float | Sequence[float] | Callable[[float], float]
+
+
+def check_schedule(owner: Any, name: str, low: float = -math.inf, high: float = math.inf) -> None:
+    """Validate a scale: a finite number from `low` to `high`, a sequence of them, or a callable of the progress.
+
+    A sequence is stored as a tuple. What a callable returns is validated by :func:`scale_at`.
+
+    Raises:
+        TypeError, ValueError: naming the parameter, its value and what would be right.
+    """
+    value, who = getattr(owner, name), type(owner).__name__
+    if callable(value):
+        return
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        if not value:
+            raise ValueError(f"{who}({name}={value!r}): must have a value per step")
+        object.__setattr__(owner, name, tuple(value))
+    for number in value if isinstance(value, Sequence) and not isinstance(value, str) else (value,):
+        _check(f"{who}({name}={value!r})", number, low, high)
+
+
+def _check(what: str, number: Any, low: float, high: float) -> None:
+    if isinstance(number, bool) or not isinstance(number, int | float):
+        raise TypeError(f"{what}: must be a number, a list of one number per step, or a function of the progress")
+    if not math.isfinite(number) or not low <= number <= high:
+        above = f"at least {low:g}" if high == math.inf else f"between {low:g} and {high:g}"
+        raise ValueError(f"{what}: must be {above}")
+
+
+def is_constant(scale: Schedule, value: float) -> bool:
+    """Return whether a scale is `value` at every step. A callable is assumed not to be."""
+    if callable(scale):
+        return False
+    return all(number == value for number in scale) if isinstance(scale, Sequence) else scale == value
+
+
+def check_steps(owner: Any, name: str, steps: int | None) -> None:
+    """Validate that a run of so many steps determines the scale at each.
+
+    Args:
+        steps: number of steps, None where no scheduler counts them.
+
+    Raises:
+        ValueError: a scale that changes without a scheduler, or a list of another length.
+    """
+    scale, who = getattr(owner, name), type(owner).__name__
+    if isinstance(scale, int | float):
+        return
+    if steps is None:
+        raise ValueError(
+            f"{who}({name}={scale!r}): a bare transformer needs scheduler= as well, which counts the steps"
+        )
+    if isinstance(scale, Sequence) and len(scale) != steps:
+        raise ValueError(f"{who}({name}={scale!r}): has {len(scale)} values for a run of {steps} steps")
+
+
+def scale_at(scale: Schedule, step: int, steps: int | None) -> float:
+    """Return the scale at a step: the number, the list's value, or `scale(step / steps)`.
+
+    Args:
+        step: index of the step, from 0.
+        steps: number of steps of the run; None where it is not known, and a callable gets progress 0.
+
+    Raises:
+        ValueError: a list that is shorter, or a callable that returns no finite number.
+    """
+    if callable(scale):
+        value = scale(step / steps if steps else 0.0)
+        _check(f"scale(progress={step}/{steps}) = {value!r}", value, -math.inf, math.inf)
+        return float(value)
+    if not isinstance(scale, Sequence):
+        return scale
+    if step >= len(scale):
+        raise ValueError(f"scale={scale!r}: has {len(scale)} values and none for step {step} (from 0)")
+    return scale[step]

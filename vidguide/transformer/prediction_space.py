@@ -1,0 +1,143 @@
+"""Conversion between a transformer's prediction and x0, the clean sample that it implies at a step of a scheduler."""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vidguide.functional.upcast import upcast
+
+# Schedulers of diffusers by how they store the noise levels. Others are unknown, and predictions stay as they are.
+FLOW_MATCHING = {
+    "FlowMatchEulerDiscreteScheduler",
+    "FlowMatchHeunDiscreteScheduler",
+    "FlowMatchLCMScheduler",
+    "LTXEulerAncestralRFScheduler",
+}
+SIGMAS = {
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "SASolverScheduler",
+    "UniPCMultistepScheduler",
+}
+ALPHAS = {"CogVideoXDDIMScheduler", "CogVideoXDPMScheduler", "DDIMScheduler", "DDPMScheduler", "PNDMScheduler"}
+NEAREST = 0.01  # largest distance of a timestep from one of the schedule, relative: bfloat16 rounds by 0.004
+
+Levels = tuple[Tensor, Tensor, str]  # alpha_t and sigma_t of `x_t = alpha_t x_0 + sigma_t n`, and the prediction type
+
+
+class X0Conversion(NamedTuple):
+    """Affine map between predictions and x0 at one step: `x0 = offset + factor * prediction`.
+
+    With `x_t = alpha_t x_0 + sigma_t n`: `x_t - sigma_t v` for flow matching (with Mochi's inverted sigmas
+    `x_t + (1 - sigma_t) v`), `(x_t - sigma_t eps) / alpha_t` for noise prediction, `alpha_t x_t - sigma_t v` for
+    v-prediction.
+
+    Attributes:
+        offset: `(B, ...)`, in at least float32.
+        factor: `(1 or B, 1, ...)`.
+    """
+
+    offset: Tensor
+    factor: Tensor
+
+    def to_x0(self, prediction: Tensor) -> Tensor:
+        """Convert a prediction `(B, ...)` to x0, in at least float32."""
+        return self.offset + self.factor * upcast(prediction)
+
+    def from_x0(self, x0: Tensor) -> Tensor:
+        """Convert x0 `(B, ...)` back to a prediction."""
+        return (x0 - self.offset) / self.factor
+
+
+def x0_conversion(scheduler: Any, sample: Tensor, timestep: Any) -> X0Conversion | None:
+    """Return the conversion between predictions and x0 at the scheduler's step.
+
+    Args:
+        scheduler: a scheduler of diffusers, at the step of the prediction; None for none.
+        sample: `(B, ...)`, x_t as the transformer gets it, scaled as the scheduler asks.
+        timestep: as the transformer gets it, a tensor `()` or `(B,)`.
+
+    Returns:
+        None where the scheduler does not determine it: an unknown class, timesteps per token or none, a timestep that
+        is not in the schedule, or sigmas above 1 in flow matching (Cosmos-Predict2).
+    """
+    levels = _levels(scheduler, timestep)
+    if levels is None:
+        return None
+    wide = upcast(sample)
+    shape = -1, *[1] * (sample.ndim - 1)  # one level for all rows, or one per row
+    alpha, sigma = (level.to(wide.device, wide.dtype).reshape(shape) for level in levels[:2])
+    conversions = {
+        "epsilon": X0Conversion(wide / alpha, -sigma / alpha),
+        "v_prediction": X0Conversion(alpha * wide, -sigma),
+        "flow_prediction": X0Conversion(wide, -sigma),
+        "sample": X0Conversion(torch.zeros_like(wide), torch.ones_like(sigma)),
+    }
+    return conversions.get(levels[2])
+
+
+def noisy_sample(hidden_states: Tensor, layout: str, prediction: Tensor) -> Tensor | None:
+    """Return the part of a transformer's input that is the noisy sample: its leading channels.
+
+    Image and mask conditioning are concatenated behind them.
+
+    Args:
+        layout: axes of `hidden_states`, as :class:`vidguide.transformer.family.Family` declares them.
+
+    Returns:
+        A view of the prediction's shape, or None where there is none: packed differently, or with fewer channels than
+        the prediction (a learned variance).
+    """
+    if hidden_states.ndim != prediction.ndim or "C" not in layout[: prediction.ndim]:
+        return hidden_states if hidden_states.shape == prediction.shape else None
+    axis = layout.index("C")
+    if hidden_states.shape[axis] < prediction.shape[axis]:
+        return None
+    sample = hidden_states.narrow(axis, 0, prediction.shape[axis])
+    return sample if sample.shape == prediction.shape else None
+
+
+def _levels(scheduler: Any, timestep: Any) -> Levels | None:
+    """Return alpha_t and sigma_t at the scheduler's step, and what the model predicts."""
+    names = {kind.__name__ for kind in type(scheduler).__mro__}
+    if not isinstance(timestep, Tensor) or timestep.ndim > 1:
+        return None
+    if names & ALPHAS:
+        alphas = scheduler.alphas_cumprod
+        squared = alphas.to(timestep.device)[timestep.long()]
+        return squared**0.5, (1 - squared) ** 0.5, scheduler.config.prediction_type
+    index = _step_index(scheduler, timestep) if names & (FLOW_MATCHING | SIGMAS) else None
+    if index is None:
+        return None
+    sigma = scheduler.sigmas[index]
+    if names & FLOW_MATCHING:
+        if scheduler.sigmas.max() > 1:
+            return None
+        sigma = sigma - 1 if getattr(scheduler.config, "invert_sigmas", False) else sigma
+        return 1 - sigma.abs(), sigma, "flow_prediction"
+    if getattr(scheduler.config, "use_flow_sigmas", False):
+        return 1 - sigma, sigma, scheduler.config.prediction_type
+    alpha = (1 + sigma**2) ** -0.5
+    return alpha, sigma * alpha, scheduler.config.prediction_type
+
+
+def _step_index(scheduler: Any, timestep: Tensor) -> int | None:
+    """Return the index of the step in the schedule, which most schedulers know from their first `step` on only.
+
+    Before that: where an image-to-image pipeline begins, or the timestep's, which some models get divided by the
+    number of training timesteps. A timestep of 1 may mean the first step or the last, and is taken for the first.
+    """
+    for name in ("step_index", "begin_index"):
+        index: int | None = getattr(scheduler, name, None)
+        if index is not None:
+            return index
+    scheduled = scheduler.timesteps.to("cpu", torch.float64)
+    value = timestep.flatten()[0].to("cpu", torch.float64)
+    candidates = torch.stack([value, value * scheduler.config.num_train_timesteps]).unsqueeze(1)
+    distances = ((scheduled - candidates).abs() / scheduled.abs().clamp_min(1e-6)).amin(0)
+    index = int(distances.argmin())
+    return index if distances[index] <= NEAREST else None
