@@ -15,7 +15,7 @@ COLOURS = ("#2166ac", "#67a9cf", "#d1e5f0", "#fddbc7", "#ef8a62", "#b2182b")  # 
 MARKS = {"temporal": "T", "spatial": "S", "neither": " "}
 LEGEND = (
     "Attention along time as a percentage of attention along time plus attention within the frame, each relative to "
-    f"uniform attention. T: temporal head, S: spatial head (more than {LIFT:g} times uniform, by the larger of the two); "
+    f"uniform attention. T: temporal head, S: spatial head (the larger of the two, more than {LIFT:g} times uniform); "
     "unmarked: neither. Measured on 64 queries per layer, in one pass."
 )
 
