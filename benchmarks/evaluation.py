@@ -18,7 +18,7 @@ from reporting import table, write
 
 from vidguide import Clip
 from vidguide.eval.clips.read import read
-from vidguide.eval.metrics.registry import chosen
+from vidguide.eval.metrics.registry import select_metrics
 from vidguide.eval.metrics.sample import Sample
 
 SIZES = {"16 x 256 x 256": (16, 256, 256, 2), "81 x 480 x 832": (81, 480, 832, 1)}  # frames, height, width, runs
@@ -40,10 +40,10 @@ def seconds(clip: Clip) -> dict[str, float]:
         sample = Sample(read(path))
     times = {"reading": time.perf_counter() - started}
     started = time.perf_counter()
-    assert sample.motion.valid
+    assert sample.flow.tracked
     times["optical flow"] = time.perf_counter() - started
     started = time.perf_counter()
-    for metric in chosen(["temporal", "vbench", "guard"]):
+    for metric in select_metrics(["temporal", "vbench", "guard"]):
         metric(sample)
     times["everything else"] = time.perf_counter() - started
     return times

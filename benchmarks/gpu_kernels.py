@@ -12,32 +12,35 @@ import torch
 from gpu_timing import milliseconds, rounds
 from torch import Tensor
 
-from vidguide.functional import formulas
-from vidguide.functional.lse_merge import merge
-from vidguide.kernels import lse_backends as sources
-from vidguide.kernels.dispatch import lacking
+from vidguide.functional.emag import attention_gradient, ema
+from vidguide.functional.lse_merge import AttentionWithLse, merge
+from vidguide.functional.nag import nag
+from vidguide.kernels import lse_backends
+from vidguide.kernels.dispatch import unavailable_reason
 
 STRENGTH, DECAY = (11.0, 2.5, 0.25), 0.988
 Way = Callable[["Parts"], list[Tensor]]
-Parts = list[tuple[Tensor, Tensor]]  # features (B, L, H, D) and log-sum-exps (B, L, H, 1)
+Parts = list[AttentionWithLse]  # features (B, L, H, D) and log-sum-exps (B, L, H, 1)
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2**-7, torch.float16: 2**-9}  # of the largest feature
 
 
 def eager_nag(parts: Parts) -> list[Tensor]:
     """NAG of two attentions."""
-    return [formulas.nag(parts[0][0], parts[1][0], *STRENGTH)]
+    positive, negative = parts[0].output, parts[1].output
+    return [nag(positive, negative, *STRENGTH).output.to(positive.dtype)]
 
 
 def eager_merged(parts: Parts) -> list[Tensor]:
     """NAG of the video's attention merged with either text's."""
-    return [formulas.nag(merge(parts[2], parts[0]), merge(parts[2], parts[1]), *STRENGTH)]
+    positive, negative = merge(parts[2], parts[0]), merge(parts[2], parts[1])
+    return [nag(positive, negative, *STRENGTH).output.to(positive.dtype)]
 
 
 def eager_average(parts: Parts) -> list[Tensor]:
     """An update of EMAG's average, which lies where log-sum-exps lie in the other two, and D of every head."""
     live, average = parts[0]
-    formulas.ema(average, live, DECAY)
-    return [average, (average - live).abs().mean((0, 1, 3))]
+    ema(average, live, DECAY)
+    return [average, attention_gradient(average, live, 2)]
 
 
 def fused_average(parts: Parts) -> list[Tensor]:
@@ -73,9 +76,9 @@ def inputs(shape: tuple[int, ...], name: str, on: dict[str, Any]) -> Parts:
     parts = []
     for _ in range(3):
         sums = torch.randn(batch, heads, length, device=on["device"]).transpose(1, 2).unsqueeze(-1)
-        parts.append((torch.randn(shape, **on), sums))
+        parts.append(AttentionWithLse(torch.randn(shape, **on), sums))
     if name == "average and D":
-        return [(parts[0][0], torch.randn(shape, device=on["device"]))]
+        return [AttentionWithLse(parts[0].output, torch.randn(shape, device=on["device"]))]
     return parts
 
 
@@ -97,9 +100,9 @@ def check(device: torch.device, shapes: Sequence[tuple[int, ...]]) -> dict[str, 
     """
     found: dict[str, float] = {}
     with poisoned():
-        for name, shape, dtype in itertools.product(FUSED if lacking() is None else (), shapes, TOLERANCE):
+        for name, shape, dtype in itertools.product(FUSED if unavailable_reason() is None else (), shapes, TOLERANCE):
             parts = inputs(shape, name, {"device": device, "dtype": dtype})
-            wide = [(features.double(), other.double()) for features, other in parts]
+            wide = [AttentionWithLse(features.double(), other.double()) for features, other in parts]
             pairs = list(zip(FUSED[name](parts), EAGER[name](wide), strict=True))
             off = max(((fast.double() - exact).abs().max() / exact.abs().max()).item() for fast, exact in pairs)
             label = f"{name}, {'x'.join(map(str, shape))}, {str(dtype).removeprefix('torch.')}"
@@ -133,7 +136,7 @@ def timed(
 ) -> list[dict[str, Any]]:
     """Every computation at every size as eager formulas, compiled, and in Triton where it is there."""
     compiled = {name: torch.compile(way, backend=backend, dynamic=False) for name, way in EAGER.items()}
-    ways = {"eager": EAGER, "compiled": compiled} | ({"Triton": FUSED} if lacking() is None else {})
+    ways = {"eager": EAGER, "compiled": compiled} | ({"Triton": FUSED} if unavailable_reason() is None else {})
     rows = []
     for (label, shape), name in itertools.product(shapes.items(), EAGER):
         parts = inputs(shape, name, on)
@@ -151,11 +154,11 @@ def attention_sources(device: torch.device, dtype: torch.dtype, shape: tuple[int
     """Every attention kernel that ought to tell its log-sum-exp here: how far off, and its time at a size."""
     rows = []
     for masked in (False, True):
-        for source in sources.candidates(device.type, dtype, shape[3], masked, sources.installed()):
+        for source in lse_backends.candidates(device.type, dtype, shape[3], masked, lse_backends.installed()):
             try:
-                off = sources.deviation(source, device.type, dtype, shape[3], masked)
+                off = lse_backends.deviation(source, device.type, dtype, shape[3], masked)
                 query, key, value = (torch.randn(shape, device=device, dtype=dtype) for _ in range(3))
-                call = functools.partial(sources.attend, source, query, key, value, None)
+                call = functools.partial(lse_backends.attend, source, query, key, value, None)
                 call()
                 rows.append({"source": source.name, "masked": masked, "off": off, "ms": milliseconds(call, device)})
             except Exception as error:  # a kernel that is not for this GPU may fail in any way: that is the answer

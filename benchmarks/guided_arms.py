@@ -19,11 +19,11 @@ from reporting import RESULTS, table, write
 from sampling import Arm, Case, Result, sample
 
 from vidguide import CFG, EMAG, NAG, PAG, SEG, STG, Clip
-from vidguide.eval.metrics.registry import chosen
+from vidguide.eval.metrics.registry import select_metrics
 from vidguide.eval.metrics.sample import Sample
-from vidguide.eval.scoring.score import measured
-from vidguide.eval.scoring.statistics import Estimate, by_prompt, estimate
-from vidguide.eval.scoring.verdict import Line, compared, values_of
+from vidguide.eval.scoring.score import measure
+from vidguide.eval.scoring.statistics import Estimate, estimate, mean_by_prompt
+from vidguide.eval.scoring.verdict import MetricComparison, compare_metrics, values_by_key
 from vidguide.pipelines.compare import add_label
 from vidguide.pipelines.loading.load import load
 from vidguide.pipelines.models.spec import SHIPPED
@@ -60,8 +60,8 @@ def score(result: Result, cases: Sequence[Case], fps: float) -> list[dict[str, A
     for case, frames in zip(cases, result.frames, strict=True):
         sampled = Sample(Clip(frames=frames, fps=fps, provenance={}), case.prompt, case.negative)
         about = {"prompt_id": str(case.seed), "seed": case.seed, "clip": str(case.seed)}
-        for metric in chosen(list(SHOWN)):
-            rows.append({"metric": metric.id, "version": metric.version, **about, **measured(metric, sampled)})
+        for metric in select_metrics(list(SHOWN)):
+            rows.append({"metric": metric.id, "version": metric.version, **about, **measure(metric, sampled)})
     return rows
 
 
@@ -81,7 +81,7 @@ def means(rows: dict[str, list[dict[str, Any]]], results: dict[str, Result]) -> 
     for arm, scored in rows.items():
         row = {"arm": arm}
         for metric, (heading, _, _) in SHOWN.items():
-            row[heading] = told(estimate(list(by_prompt(values_of(scored, metric)).values())), metric)
+            row[heading] = told(estimate(list(mean_by_prompt(values_by_key(scored, metric)).values())), metric)
         ratios = [a / b for a, b in zip(results[arm].seconds, results[NONE].seconds, strict=True)]
         row["time, x no guidance"] = f"{np.median(ratios):.2f}"
         table_rows.append(row)
@@ -92,7 +92,9 @@ def differences(rows: dict[str, list[dict[str, Any]]], reference: str, arms: Seq
     """A row per arm: paired difference to a reference in every metric, with the verdict."""
     table_rows = []
     for arm in arms:
-        lines: dict[str, Line] = {line.metric: line for line in compared(rows[reference], rows[arm], PRIMARY, ())}
+        lines: dict[str, MetricComparison] = {
+            line.metric: line for line in compare_metrics(rows[reference], rows[arm], PRIMARY, ())
+        }
         row = {"arm": arm}
         for metric, (heading, _, _) in SHOWN.items():
             line = lines.get(metric)
@@ -136,7 +138,7 @@ def main() -> None:
         f"Difference to {ON_TOP_OF}, paired:\n\n{table(differences(rows, ON_TOP_OF, on_top))}",
     ]
     values = {
-        arm: {metric: list(values_of(scored, metric).values()) for metric in SHOWN} for arm, scored in rows.items()
+        arm: {metric: list(values_by_key(scored, metric).values()) for metric in SHOWN} for arm, scored in rows.items()
     }
     data = {"clips": args.clips, "first": args.first, "values": values}
     data["seconds"] = {arm: result.seconds for arm, result in results.items()}

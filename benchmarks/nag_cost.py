@@ -26,7 +26,7 @@ from rich.progress import track
 
 from vidguide import NAG, guide
 from vidguide.edits.nag_attention import JointAttentionNAG
-from vidguide.functional.formulas import nag
+from vidguide.functional.nag import nag
 
 TEXT, HEADS, DIM, WIDTH = 226, 4, 64, 128
 BLOCKS = dict(num_attention_heads=HEADS, attention_head_dim=DIM, in_channels=4, out_channels=4, num_layers=2)
@@ -65,7 +65,7 @@ class BothTexts:
     def __call__(self, attn: Any, hidden_states: Any, text: Any, mask: Any = None, rotary: Any = None) -> torch.Tensor:
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1)).transpose(1, 2)
         positive, negative = (self.attend(attn, query, tokens) for tokens in (text, self.negative))
-        return attn.to_out[0](nag(positive, negative, 11.0, 2.5, 0.25).flatten(2))
+        return attn.to_out[0](nag(positive, negative, 11.0, 2.5, 0.25).output.to(positive.dtype).flatten(2))
 
     @staticmethod
     def attend(attn: Any, query: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from sampling import Arm, Result, sample
 
 from vidguide import NAG
 from vidguide.edits.nag_combine import NORMS
-from vidguide.eval.scoring.statistics import Paired, holm, paired
+from vidguide.eval.scoring.statistics import PairedComparison, compare_pairs, holm
 from vidguide.eval.world.oracle import read
 from vidguide.pipelines.loading.load import load
 from vidguide.pipelines.models.spec import SHIPPED
@@ -47,7 +47,7 @@ def same_scene(one: Result, other: Result) -> list[int]:
     return [i for i, clips in pairs if read(clips[0]).scene == read(clips[1]).scene]
 
 
-def compare(results: dict[tuple[str, float], Result]) -> dict[tuple[str, float], dict[str, Paired]]:
+def compare(results: dict[tuple[str, float], Result]) -> dict[tuple[str, float], dict[str, PairedComparison]]:
     """Of each arm but the paper's: its differences to the paper's norm at the same tau."""
     found = {}
     for (norm, tau), result in results.items():
@@ -56,9 +56,13 @@ def compare(results: dict[tuple[str, float], Result]) -> dict[tuple[str, float],
         base, every = results[PAPER, tau], list(range(len(result.judged)))
         alike = same_scene(base, result)
         found[norm, tau] = {
-            "unwanted": paired(values(base, "unwanted", every), values(result, "unwanted", every)),
-            "warping error": paired(values(base, "warping error", every), values(result, "warping error", every)),
-            "of equal scenes": paired(values(base, "warping error", alike), values(result, "warping error", alike)),
+            "unwanted": compare_pairs(values(base, "unwanted", every), values(result, "unwanted", every)),
+            "warping error": compare_pairs(
+                values(base, "warping error", every), values(result, "warping error", every)
+            ),
+            "of equal scenes": compare_pairs(
+                values(base, "warping error", alike), values(result, "warping error", alike)
+            ),
         }
     return found
 
@@ -85,7 +89,7 @@ def rows_of(results: dict[tuple[str, float], Result]) -> list[dict[str, str]]:
     return rows
 
 
-def difference(found: Paired | None, factor: float, digits: int) -> str:
+def difference(found: PairedComparison | None, factor: float, digits: int) -> str:
     """A mean difference with its interval."""
     if found is None or found.difference.mean is None:
         return "-"

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from vidguide.eval.report.markdown_table import markdown_table
 from vidguide.eval.scoring.statistics import estimate, wilson
 
 RESULTS = Path(__file__).parent / "results"
@@ -35,9 +36,7 @@ def percent(triple: tuple[float, float, float]) -> str:
 
 def table(rows: list[dict[str, str]]) -> str:
     """Rows of the same keys as Markdown."""
-    head = "| " + " | ".join(rows[0]) + " |"
-    rule = "|" + "---|" * len(rows[0])
-    return "\n".join([head, rule, *("| " + " | ".join(row.values()) + " |" for row in rows)]) + "\n"
+    return markdown_table(list(rows[0]), [list(row.values()) for row in rows]) + "\n"
 
 
 def machine() -> dict[str, Any]:

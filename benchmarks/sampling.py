@@ -9,7 +9,7 @@ import torch
 from rich.progress import track
 
 from vidguide import guide
-from vidguide.eval.metrics.optical_flow import follow
+from vidguide.eval.metrics.optical_flow import flow_statistics
 from vidguide.eval.world.oracle import Reading, read
 from vidguide.eval.world.scene import ATTRIBUTES, Scene, caption
 from vidguide.guidances.base import Guidance
@@ -40,7 +40,7 @@ class Case:
         """What the oracle reads of the clip, as 0 or 1, and its warping error (x 1000)."""
         reading: Reading = read(frames)
         said = [name for name in ATTRIBUTES if name != self.kind]
-        errors = [error for error in follow(frames).error if error is not None]
+        errors = [error for error in flow_statistics(frames).error if error is not None]
         return {
             "unwanted": float(getattr(reading.scene, self.kind) == self.unwanted),
             "as asked": float(all(reading.matches(self.asked, name) for name in said)),

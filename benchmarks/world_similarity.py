@@ -18,10 +18,10 @@ from reporting import percent, share, table, write
 from rich.progress import track
 from scipy.stats import spearmanr
 
-from vidguide.eval.metrics.world_attributes import HOME
-from vidguide.eval.metrics.world_similarity import shipped
+from vidguide.eval.metrics.world_attributes import ATTRIBUTE_OF
 from vidguide.eval.world.oracle import Reading, read
 from vidguide.eval.world.scene import ATTRIBUTES, all_scenes, caption, held_out, render
+from vidguide.eval.world.shipped_encoder import shipped_encoder
 from vidguide.pipelines.generate import to_frames
 from vidguide.pipelines.loading.load import load
 
@@ -31,7 +31,7 @@ STEPS = (20, 2, 1)  # of the shipped model: as it is meant to be used, and too f
 
 def features_of_captions(texts: list[str]) -> np.ndarray:
     """Unit features `(N, D)`."""
-    return np.stack([shipped().caption(text.split()) for text in texts])
+    return np.stack([shipped_encoder().caption(text.split()) for text in texts])
 
 
 def retrieval() -> dict[str, tuple[float, float, float]]:
@@ -40,7 +40,7 @@ def retrieval() -> dict[str, tuple[float, float, float]]:
     found = {"clip to caption": 0, "caption to clip": 0}
     for seed in range(SEEDS):
         random = np.random.default_rng([7, seed])
-        clips = np.stack([shipped().clip(render(scene, random)) for scene in scenes])
+        clips = np.stack([shipped_encoder().clip(render(scene, random)) for scene in scenes])
         texts = features_of_captions([caption(scene, seed + number) for number, scene in enumerate(scenes)])
         similar, own = clips @ texts.T, np.arange(len(scenes))
         found["clip to caption"] += int((similar.argmax(1) == own).sum())
@@ -57,10 +57,15 @@ def ordered(values: np.ndarray, true: np.ndarray) -> float:
 def words_on_renders() -> dict[str, float]:
     """For each attribute, the worst of its words: share of pairs of held-out renders in the right order."""
     scenes = [scene for scene in all_scenes() if held_out(scene)]
-    clips = np.stack([shipped().clip(render(scene, np.random.default_rng([8, i]))) for i, scene in enumerate(scenes)])
+    clips = np.stack(
+        [shipped_encoder().clip(render(scene, np.random.default_rng([8, i]))) for i, scene in enumerate(scenes)]
+    )
     return {
         name: min(
-            ordered(clips @ shipped().caption([value]), np.array([getattr(scene, name) == value for scene in scenes]))
+            ordered(
+                clips @ shipped_encoder().caption([value]),
+                np.array([getattr(scene, name) == value for scene in scenes]),
+            )
             for value in values
         )
         for name, values in ATTRIBUTES.items()
@@ -83,17 +88,17 @@ def generated(pipe: Any, count: int, steps: int) -> tuple[list[str], list[np.nda
 def agreement(texts: list[str], clips: list[np.ndarray]) -> dict[str, Any]:
     """How the encoder's similarity goes with the oracle's reading, clip by clip and word by word."""
     readings = [read(clip) for clip in clips]
-    features = np.stack([shipped().clip(clip) for clip in clips])
+    features = np.stack([shipped_encoder().clip(clip) for clip in clips])
     own = (features * features_of_captions(texts)).sum(1)
     right = np.array([shares(text, reading) for text, reading in zip(texts, readings, strict=True)])
     every = [caption(scene) for scene in all_scenes() if held_out(scene)]
     similar = features @ features_of_captions(every).T
     truth = np.array([[shares(text, reading) for text in every] for reading in readings])
     pairs = []
-    for word, name in HOME.items():
+    for word, name in ATTRIBUTE_OF.items():
         true = np.array([getattr(reading.scene, name) == word for reading in readings])
         if true.any() and not true.all():
-            pairs.append(ordered(features @ shipped().caption([word]), true))
+            pairs.append(ordered(features @ shipped_encoder().caption([word]), true))
     return {
         "clips": len(clips),
         "all as asked by the oracle": share(int((right == 1).sum()), len(right)),
@@ -106,7 +111,7 @@ def agreement(texts: list[str], clips: list[np.ndarray]) -> dict[str, Any]:
 
 def shares(text: str, reading: Reading) -> float:
     """Share of the attributes named in a caption that the oracle reads."""
-    named = [(HOME[word], word) for word in text.split() if word in HOME]
+    named = [(ATTRIBUTE_OF[word], word) for word in text.split() if word in ATTRIBUTE_OF]
     return sum(getattr(reading.scene, name) == word for name, word in named) / len(named)
 
 

@@ -1,1 +1,1 @@
-"""Measure clips: what they show, how steady they are, how well they follow their text. Knows nothing of diffusion."""
+"""Measure clips: what they show, how steady they are, how well they follow their texts. Independent of diffusion."""

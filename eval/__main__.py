@@ -1,4 +1,4 @@
-"""`python -m vidguide.eval run CLIPS...`: see :mod:`vidguide.eval.cli`."""
+"""Entry point of `python -m vidguide.eval run CLIPS...`; see :mod:`vidguide.eval.cli`."""
 
 from vidguide.eval.cli import app
 

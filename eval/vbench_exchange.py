@@ -1,7 +1,7 @@
-"""Clips to VBench and its scores back, for the dimensions that only VBench itself computes.
+"""Export clips to VBench and import its scores, for the dimensions that only VBench itself computes.
 
-VBench runs in an environment of its own (it pins old versions of much) in its `custom_input` mode, on lossy .mp4 files
-named by prompt. What comes back is kept apart: each score is a row of the namespace `external` and names its file.
+VBench needs its own environment, as it pins old versions of its dependencies. It scores lossy .mp4 files named by
+prompt, in its `custom_input` mode. Each imported score is a row of a metric named `external.`, and names its file.
 """
 
 import json
@@ -12,150 +12,170 @@ from pathlib import Path
 from typing import Any
 
 from vidguide.clip import Clip, replace_whole
-from vidguide.eval.clips.entries import Entry, as_row, entries
+from vidguide.eval.clips.entries import Entry, entries, to_row
 from vidguide.eval.clips.errors import ResultsError
 from vidguide.eval.clips.read import file_hash, read
 from vidguide.eval.metrics.registry import METRICS
+from vidguide.eval.schemas import VBenchScore, validate
 from vidguide.eval.scoring import results
-from vidguide.eval.scoring.results import SCHEMA, Row, fingerprint
+from vidguide.eval.scoring.results import SCHEMA, Row, settings_hash
 
 INDEX, PROMPTS = "exported.json", "prompts.json"
-LONGEST = 120  # letters of a prompt in a file name
-IN_HUNDREDTHS = {"imaging_quality"}  # VBench gives 0..100 per clip and 0..1 for the whole
+MAX_PROMPT = 120  # characters of a prompt in a file name
+PERCENT = {"imaging_quality"}  # VBench writes 0..100 per clip, but 0..1 for the mean
 
 
-def export(clips: Sequence[Path], manifest: Path | None, output: Path) -> dict[Path, int]:
-    """Write the clips of each arm into a folder of its own, with prompts.json for VBench's --prompt_file.
+def export_clips(clips: Sequence[Path], manifest: Path | None, output: Path) -> dict[Path, int]:
+    """Write the clips of each arm into a folder, with prompts.json for VBench's --prompt_file.
 
     Args:
-        clips, manifest: as for :func:`vidguide.eval.evaluate.evaluate`.
-        output: folder; what lies in it from an earlier export is replaced.
+        clips, manifest: see :func:`vidguide.eval.evaluate.evaluate`.
+        output: folder; an earlier export in it is replaced.
 
     Returns:
-        folders and how many clips each holds.
+        folder of each arm to its number of clips.
 
     Raises:
-        ValueError: there is no clip, or one without a prompt, which VBench cannot name. ReadError: one is damaged.
+        ValueError: there is no clip, or a clip has no prompt, by which VBench names files.
+        ReadError: a clip is damaged.
     """
-    found = entries(clips, manifest)
-    if not found:
-        raise ValueError("clips: there is no clip in what was given; give videos, frame folders or folders of them")
-    nameless = [str(entry.clip) for entry in found if not entry.eval_prompt]
-    if nameless:
-        raise ValueError(f"clip={nameless[0]!r}: has no prompt; VBench names clips by it: give --prompts")
-    written: dict[Path, int] = {}
+    exported = entries(clips, manifest)
+    if not exported:
+        raise ValueError("clips: no clip in the given paths; give videos, frame folders or folders of them")
+    without_prompt = [str(entry.clip) for entry in exported if not entry.eval_prompt]
+    if without_prompt:
+        raise ValueError(f"clip={without_prompt[0]!r}: has no prompt, by which VBench names clips; give --prompts")
+    counts: dict[Path, int] = {}
     index: dict[str, dict[str, Any]] = {}
-    for arm, mine in by_arm(found).items():
+    for arm, arm_entries in group_by_arm(exported).items():
         folder = output / arm.replace("/", "_")
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        names = [named(entry, mine[:number]) for number, entry in enumerate(mine)]
-        for name, entry in zip(names, mine, strict=True):
-            put_clip(read(entry.clip), folder / name)
-            index[f"{folder.name}/{name}"] = {**as_row(entry), "file_sha256": file_hash(entry.clip)}
-        put_json(folder / PROMPTS, {name: entry.eval_prompt for name, entry in zip(names, mine, strict=True)})
-        written[folder] = len(mine)
-    put_json(output / INDEX, index)
-    return written
+        index |= export_arm(arm_entries, folder)
+        counts[folder] = len(arm_entries)
+    write_json(output / INDEX, index)
+    return counts
 
 
-def by_arm(found: Sequence[Entry]) -> dict[str, list[Entry]]:
-    """Clips of each arm, in order."""
+def group_by_arm(clips: Sequence[Entry]) -> dict[str, list[Entry]]:
+    """Return the clips of each arm, in order."""
     arms: dict[str, list[Entry]] = defaultdict(list)
-    for entry in found:
+    for entry in clips:
         arms[entry.arm].append(entry)
     return arms
 
 
-def named(entry: Entry, before: Sequence[Entry]) -> str:
-    """VBench's name of a clip: `prompt-number.mp4`, numbers counted for each prompt."""
-    number = sum(other.eval_prompt == entry.eval_prompt for other in before)
-    return f"{str(entry.eval_prompt).replace('/', ' ')[:LONGEST]}-{number}.mp4"
+def export_arm(clips: Sequence[Entry], folder: Path) -> dict[str, dict[str, Any]]:
+    """Write the clips of one arm and their prompts, and return `folder/file` to the entry of each clip."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    names = [vbench_name(entry, clips[:number]) for number, entry in enumerate(clips)]
+    index = {}
+    for name, entry in zip(names, clips, strict=True):
+        write_clip(read(entry.clip), folder / name)
+        index[f"{folder.name}/{name}"] = {**to_row(entry), "file_sha256": file_hash(entry.clip)}
+    write_json(folder / PROMPTS, {name: entry.eval_prompt for name, entry in zip(names, clips, strict=True)})
+    return index
 
 
-def put_clip(clip: Clip, path: Path) -> None:
-    """The clip as .mp4, without the JSON beside it, at its own size."""
+def vbench_name(entry: Entry, previous: Sequence[Entry]) -> str:
+    """Return VBench's name of a clip: `prompt-number.mp4`, numbered within each prompt."""
+    number = sum(other.eval_prompt == entry.eval_prompt for other in previous)
+    return f"{str(entry.eval_prompt).replace('/', ' ')[:MAX_PROMPT]}-{number}.mp4"
+
+
+def write_clip(clip: Clip, path: Path) -> None:
+    """Write a clip as .mp4 at its original size, without a JSON file."""
     clip.save(path)
     path.with_suffix(".json").unlink()
 
 
-def put_json(path: Path, content: Any) -> None:
-    """A JSON file, whole or not at all."""
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file atomically."""
     text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     replace_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def bring(files: Sequence[Path], exported: Path, output: Path) -> list[Row]:
-    """VBench's per-clip results as rows, appended to what the folder has; those of the same clip and name are replaced.
+def import_scores(files: Sequence[Path], exported: Path, output: Path) -> list[Row]:
+    """Import VBench's scores per clip, and append them to the results in a folder.
+
+    Rows of the same clip and metric are replaced.
 
     Args:
-        files: `*_eval_results.json`, as VBench writes them.
-        exported: the folder that :func:`export` wrote.
+        files: `*_eval_results.json`, written by VBench.
+        exported: the folder that :func:`export_clips` wrote.
         output: folder for results.jsonl and results.csv.
 
+    Returns:
+        the imported rows.
+
     Raises:
-        ResultsError: a file is not VBench's, or tells of a clip that was not exported.
-        FileNotFoundError: a file is not there.
+        ResultsError: VBench did not write a file, or it scores a clip that was not exported.
+        FileNotFoundError: a file does not exist.
     """
     index = load_json(exported / INDEX)
-    rows = [row for file in files for row in rows_of(file, index)]
+    rows = [row for file in files for row in file_rows(file, index)]
     if not rows:
-        raise ResultsError(f"results={', '.join(map(str, files))!r}: hold no score of any clip")
+        raise ResultsError(f"results={', '.join(map(str, files))!r}: no score of any clip")
     output.mkdir(parents=True, exist_ok=True)
-    fresh = {(row["clip"], row["metric"]) for row in rows}
-    earlier = [row for row in results.load_earlier(output) if (row["clip"], row["metric"]) not in fresh]
-    results.finish(output, [*earlier, *rows])
-    results.write_csv(output / "results.csv", [*earlier, *rows])
+    imported = {(row["clip"], row["metric"]) for row in rows}
+    others = [row for row in results.load_existing(output) if (row["clip"], row["metric"]) not in imported]
+    results.finish(output, [*others, *rows])
+    results.write_csv(output / "results.csv", [*others, *rows])
     return rows
 
 
-def rows_of(file: Path, index: dict[str, Any]) -> list[Row]:
-    """A row for each clip and dimension of one file."""
-    content = load_json(file)
+def file_rows(file: Path, index: dict[str, Any]) -> list[Row]:
+    """Return a row for each clip and dimension of a file, which maps dimensions to [mean, [score of a clip, ...]]."""
     rows = []
-    for dimension, told in content.items():
-        if not (isinstance(told, list) and len(told) == 2 and isinstance(told[1], list)):
-            raise ResultsError(f"{file}: {dimension!r} is not a pair of a score and a list of clips, as VBench writes")
-        for one in told[1]:
-            rows.append(row_of(file, dimension, one, index))
+    for dimension, pair in load_json(file).items():
+        if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], list)):
+            raise ResultsError(
+                f"{file}: {dimension!r} must be a pair of a score and a list of clips, as VBench writes it"
+            )
+        rows += [clip_row(file, dimension, score, index) for score in pair[1]]
     return rows
 
 
-def row_of(file: Path, dimension: str, told: Any, index: dict[str, Any]) -> Row:
-    """The row of one clip."""
-    if not isinstance(told, dict) or not {"video_path", "video_results"} <= set(told):
-        raise ResultsError(f"{file}: {dimension!r} has an entry without video_path and video_results")
-    path = Path(told["video_path"])
-    known = index.get(f"{path.parent.name}/{path.name}")
-    if known is None:
-        raise ResultsError(f"{file}: {told['video_path']!r} is not among the exported clips; export them again")
-    value = told["video_results"]
-    if not isinstance(value, int | float) or value != value:
-        raise ResultsError(f"{file}: {dimension!r} of {path.name!r} is {value!r}, no number")
-    name = f"external.{dimension}"
-    if name not in METRICS:
-        raise ResultsError(f"{file}: {dimension!r} is no dimension of VBench")
-    row = {"schema": SCHEMA, **known, "metric": name, "version": "VBench, as installed there"}
-    row |= {"value": float(value) / (100 if dimension in IN_HUNDREDTHS else 1), "status": "ok", "reason": None}
-    row |= {
-        "unit": "as VBench defines it",
-        "weights": "VBench's own",
-        "computed_on": "unknown",
-        "per_frame": [],
-        "versions": {},
+def clip_row(file: Path, dimension: str, score: Any, index: dict[str, Any]) -> Row:
+    """Return the row of one clip and dimension."""
+    where = f"{file} {dimension!r}"
+    if f"external.{dimension}" not in METRICS:
+        raise ResultsError(f"{where}: not a dimension of VBench")
+    if not isinstance(score, dict):
+        raise ResultsError(f"{where}: an entry is {type(score).__name__}; must be an object")
+    checked = validate(VBenchScore, score, where, ResultsError)
+    path = Path(checked.video_path)
+    entry = index.get(f"{path.parent.name}/{path.name}")
+    if entry is None:
+        raise ResultsError(
+            f"{where}: video_path={checked.video_path!r} is not an exported clip; export the clips again"
+        )
+    value = float(checked.video_results) / (100 if dimension in PERCENT else 1)
+    return external_row(entry, f"external.{dimension}", value, file)
+
+
+def external_row(entry: Row, metric: str, value: float, file: Path) -> Row:
+    """Return a row of the results with an imported value."""
+    return {
+        **{"schema": SCHEMA, **entry, "metric": metric, "version": METRICS[metric].version},
+        **{"value": value, "status": "ok", "reason": None, "unit": METRICS[metric].unit},
+        **{"weights": "VBench's own", "computed_on": "unknown", "per_frame": [], "versions": {}},
+        **{"marks": ["scored by VBench from lossy .mp4"], "details": {"file": str(file)}},
+        "config_hash": settings_hash({"metric": metric, "source": "external"}),
     }
-    row |= {"marks": ["scored by VBench from lossy .mp4"], "details": {"file": str(file)}}
-    return {**row, "config_hash": fingerprint({"metric": row["metric"], "source": "external"})}
 
 
 def load_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file."""
+    """Load a JSON object from a file.
+
+    Raises:
+        FileNotFoundError: there is no such file. ResultsError: it does not contain a JSON object.
+    """
     if not path.is_file():
-        raise FileNotFoundError(f"{str(path)!r}: there is no such file")
+        raise FileNotFoundError(f"{str(path)!r}: no such file")
     try:
         content = json.loads(path.read_text(encoding="utf-8", errors="replace"))
     except (json.JSONDecodeError, RecursionError) as error:
-        raise ResultsError(f"{path}: is not JSON ({error})") from None
+        raise ResultsError(f"{path}: not JSON ({error})") from None
     if not isinstance(content, dict):
         raise ResultsError(f"{path}: must be a JSON object")
     return content

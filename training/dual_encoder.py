@@ -1,4 +1,4 @@
-"""Train the dual encoder of the evaluation room on renders of the synthetic world, never on held-out scenes.
+"""Train the dual encoder of eval/world on renders of the synthetic world, never on held-out scenes.
 
     python training/dual_encoder.py --work work --output eval/weights/dual      # resumable, CPU or GPU, 12 minutes
 
@@ -21,8 +21,8 @@ from scipy.ndimage import gaussian_filter
 from text import random_caption
 from torch.nn import functional as F
 
-from vidguide.eval.metrics.world_attributes import HOME
-from vidguide.eval.world.dual_encoder import SEEN, DualEncoder, counted, scaled, spread
+from vidguide.eval.metrics.world_attributes import ATTRIBUTE_OF
+from vidguide.eval.world.dual_encoder import NUM_FRAMES, DualEncoder, sample_frames, scale_pixels, word_counts
 from vidguide.eval.world.scene import ATTRIBUTES, Scene, all_scenes, caption, held_out, render
 
 CONFIG = {"width": 128}
@@ -32,7 +32,7 @@ SHIFT = 4  # pixels, largest
 
 def said(text: str) -> dict[str, str]:
     """The attributes that a caption names."""
-    return {HOME[word]: word for word in text.split() if word in HOME}
+    return {ATTRIBUTE_OF[word]: word for word in text.split() if word in ATTRIBUTE_OF}
 
 
 def true_of(scene: Scene | None, text: str) -> bool:
@@ -53,12 +53,12 @@ def near_miss(text: str, random: np.random.Generator) -> str:
 
 
 def foreign(random: np.random.Generator) -> np.ndarray:
-    """Frames `(SEEN, 64, 64, 3)` uint8 of nothing that the world has: noise of a random grain, still or changing."""
+    """Frames `(NUM_FRAMES, 64, 64, 3)` uint8 of nothing in the world: noise of a random grain, still or changing."""
     grain, still = random.uniform(0, 8), random.random() < 0.5
-    noise = random.standard_normal((1 if still else SEEN, 64, 64, 3), np.float32)
+    noise = random.standard_normal((1 if still else NUM_FRAMES, 64, 64, 3), np.float32)
     noise = gaussian_filter(noise, (0, grain, grain, 0))
     levels = random.uniform(40, 215, 3) + random.uniform(0, 80) * noise / max(noise.std(), 1e-6)
-    return np.broadcast_to(np.clip(levels, 0, 255), (SEEN, 64, 64, 3)).astype(np.uint8)
+    return np.broadcast_to(np.clip(levels, 0, 255), (NUM_FRAMES, 64, 64, 3)).astype(np.uint8)
 
 
 def as_if_generated(frames: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -75,7 +75,7 @@ def as_if_generated(frames: np.ndarray, random: np.random.Generator) -> np.ndarr
 
 
 def batch(random: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Clips `(count, SEEN, 64, 64, 3)`, word counts of up to twice as many captions, which is true of which."""
+    """Clips `(count, NUM_FRAMES, 64, 64, 3)`, word counts of up to twice as many captions, which is true of which."""
     known = [scene for scene in all_scenes() if not held_out(scene)]
     scenes: list[Scene | None] = []
     frames, texts = [], []
@@ -83,12 +83,12 @@ def batch(random: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.
         scene = known[random.integers(len(known))]
         texts += [text := random_caption(scene, random), near_miss(text, random)]
         strange = random.random() < FOREIGN
-        shown = foreign(random) if strange else as_if_generated(spread(render(scene, random)), random)
-        frames.append(scaled(shown))
+        shown = foreign(random) if strange else as_if_generated(sample_frames(render(scene, random)), random)
+        frames.append(scale_pixels(shown))
         scenes.append(None if strange else scene)
     texts = [text for text in texts if text]
     labels = [[float(true_of(scene, text)) for text in texts] for scene in scenes]
-    words = np.stack([counted(text.split()) for text in texts])
+    words = np.stack([word_counts(text.split()) for text in texts])
     return torch.from_numpy(np.stack(frames)), torch.from_numpy(words), torch.tensor(labels)
 
 

@@ -1,4 +1,4 @@
-"""Read clips: video files, image folders, arrays and manifests.
+"""Reading of clips: video files, image folders, arrays and manifests.
 
-Nothing here measures; a damaged file is an error, never a shorter clip.
+Nothing here measures. A damaged file raises an error; it never becomes a shorter clip.
 """

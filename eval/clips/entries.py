@@ -1,8 +1,8 @@
-"""Which clips to score, and the texts, seed and arm of each.
+"""The clips to score, with the texts, seed and arm of each.
 
-Texts come from the manifest, else from the JSON beside the clip (`vidguide generate` writes one). `prompt` made the
-clip, `eval_prompt` is what it is scored against; without one of its own it is the prompt. A negative prompt is shared
-by the clips of one prompt and seed: the arm made without it is asked the same question.
+Texts come from the manifest, else from the JSON file next to the clip (`vidguide generate` writes one). `prompt`
+generated the clip; `eval_prompt` is the text it is scored against, by default the prompt. Clips of the same prompt and
+seed share the negative prompt, so that an arm generated without it is scored against the same negative.
 """
 
 from collections import defaultdict
@@ -13,10 +13,11 @@ from typing import Any
 
 from vidguide.eval.clips.errors import ManifestError
 from vidguide.eval.clips.images import IMAGES
-from vidguide.eval.clips.manifest import beside, read_manifest
+from vidguide.eval.clips.manifest import read_manifest, read_sidecar
 from vidguide.eval.clips.read import VIDEOS
 
-LOSSLESS_FIRST = (".mkv", ".avi", ".mov")  # of several files of one name, the one not meant for viewing
+ANIMATIONS = (".gif", ".webp", ".apng")
+LOSSLESS_FIRST = (".mkv", ".avi", ".mov")  # preferred among several files of one name: the others are upscaled copies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,95 +34,106 @@ class Entry:
 
 
 def entries(sources: Sequence[Path], manifest: Path | None = None) -> list[Entry]:
-    """The clips in files and folders, and those that the manifest names, each with its texts.
+    """Return the clips in files and folders and those that the manifest names, with their texts.
+
+    Args:
+        sources: videos, frame folders, or folders of them.
+        manifest: texts by clip, see :func:`vidguide.eval.clips.manifest.read_manifest`.
 
     Raises:
-        ManifestError: the manifest or a JSON beside a clip is not what it should be.
-        FileNotFoundError: a source is not there.
+        ManifestError: invalid content of the manifest or of the JSON file next to a clip.
+        FileNotFoundError: a source does not exist.
     """
-    listed = read_manifest(manifest) if manifest else {}
-    clips: dict[Path, dict[str, Any]] = {}
-    for source in sources:
-        for clip in find(source):
-            clips[clip] = beside(clip)
-    for name, given in listed.items():
-        matches = [clip for clip in clips if name in (str(clip), clip.name, clip.stem)]
-        assert_one(manifest, name, matches)
-        clip = matches[0] if matches else (manifest.parent / name if manifest else Path(name))
-        clips[clip] = {**(clips.get(clip) or beside(clip)), **given}
+    clips = {clip: read_sidecar(clip) for source in sources for clip in find_clips(source)}
+    if manifest:
+        for name, fields in read_manifest(manifest).items():
+            clip = match_clip(manifest, name, clips)
+            clips[clip] = {**(clips.get(clip) or read_sidecar(clip)), **fields}
     return share_negatives(make_entry(clip, fields) for clip, fields in clips.items())
 
 
-def assert_one(manifest: Path | None, name: str, matches: list[Path]) -> None:
-    """Refuse a name in the manifest that could be several clips."""
+def match_clip(manifest: Path, name: str, clips: Iterable[Path]) -> Path:
+    """Return the clip that a manifest entry names: one of the clips, else a path relative to the manifest.
+
+    Raises:
+        ManifestError: the name matches several clips.
+    """
+    matches = [clip for clip in clips if name in (str(clip), clip.name, clip.stem)]
     if len(matches) > 1:
-        found = ", ".join(str(clip) for clip in matches[:3])
-        raise ManifestError(f"{manifest}: clip {name!r} could be {found}; give the path")
+        candidates = ", ".join(str(clip) for clip in matches[:3])
+        raise ManifestError(f"{manifest}: clip {name!r} is ambiguous ({candidates}); give the path")
+    return matches[0] if matches else manifest.parent / name
 
 
-def make_entry(clip: Path, given: dict[str, Any]) -> Entry:
-    """Fill in what was not said: arm from the folder, prompt_id from the text, else from the file name."""
-    prompt = given.get("prompt")
-    scored = given.get("eval_prompt") or prompt
+def make_entry(clip: Path, fields: dict[str, Any]) -> Entry:
+    """Return an entry; by default the arm is the folder name, and prompt_id the text, else the file name."""
+    prompt = fields.get("prompt")
+    eval_prompt = fields.get("eval_prompt") or prompt
     return Entry(
         clip=clip,
-        arm=given.get("arm") or clip.resolve().parent.name,
-        prompt_id=given.get("prompt_id") or scored or clip.stem,
-        seed=given.get("seed"),
+        arm=fields.get("arm") or clip.resolve().parent.name,
+        prompt_id=fields.get("prompt_id") or eval_prompt or clip.stem,
+        seed=fields.get("seed"),
         prompt=prompt,
-        eval_prompt=scored,
-        negative_prompt=given.get("negative_prompt"),
+        eval_prompt=eval_prompt,
+        negative_prompt=fields.get("negative_prompt"),
     )
 
 
-def share_negatives(found: Iterable[Entry]) -> list[Entry]:
-    """Give clips without a negative prompt the one that all others of the same prompt and seed have."""
-    every = list(found)
-    named: dict[Any, set[str]] = defaultdict(set)
-    for entry in every:
+def share_negatives(clips: Iterable[Entry]) -> list[Entry]:
+    """Give clips without a negative prompt that of the other clips of the same prompt and seed, if it is unique."""
+    listed = list(clips)
+    negatives: dict[Any, set[str]] = defaultdict(set)
+    for entry in listed:
         if entry.negative_prompt:
-            named[entry.prompt_id, entry.seed].add(entry.negative_prompt)
-    shared = {key: negatives.copy().pop() for key, negatives in named.items() if len(negatives) == 1}
+            negatives[entry.prompt_id, entry.seed].add(entry.negative_prompt)
+    shared = {key: next(iter(texts)) for key, texts in negatives.items() if len(texts) == 1}
     return [
         entry if entry.negative_prompt else replace(entry, negative_prompt=shared.get((entry.prompt_id, entry.seed)))
-        for entry in every
+        for entry in listed
     ]
 
 
-def find(source: Path) -> list[Path]:
-    """The clips in a file or folder: videos, folders of frames, or, where there are no videos, animations alone.
+def find_clips(source: Path) -> list[Path]:
+    """Return the clips in a file or folder: videos, folders of frames, or animations where there are no videos.
 
-    Pictures beside videos are contact sheets and no clips. Of a lossless file and a viewing copy, the first counts.
+    Images next to videos are contact sheets and are ignored. Of files with the same name, the lossless one is used.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: the source does not exist.
     """
     if not source.exists():
-        raise FileNotFoundError(f"clips={str(source)!r}: there is no such file or folder")
+        raise FileNotFoundError(f"clips={str(source)!r}: no such file or folder")
     if source.is_file():
         return [source]
-    inside = sorted(path for path in source.iterdir() if not path.name.startswith("."))
+    visible = sorted(path for path in source.iterdir() if not path.name.startswith("."))
+    videos = preferred_videos(visible)
+    nested = [clip for path in visible if path.is_dir() for clip in find_clips(path)]
+    if videos or nested:
+        return [*videos, *nested]
+    images = [path for path in visible if path.is_file() and path.suffix.lower() in IMAGES]
+    if images and all(path.suffix.lower() in ANIMATIONS for path in images):
+        return images
+    return [source] if images else []
+
+
+def preferred_videos(paths: Iterable[Path]) -> list[Path]:
+    """Return the video files among paths; of several with the same stem the preferred one."""
     videos: dict[str, Path] = {}
-    for path in inside:
+    for path in paths:
         if path.is_file() and path.suffix.lower() in VIDEOS:
             best = videos.setdefault(path.stem, path)
-            if rank(path) < rank(best):
+            if preference(path) < preference(best):
                 videos[path.stem] = path
-    below = [clip for path in inside if path.is_dir() for clip in find(path)]
-    pictures = [path for path in inside if path.is_file() and path.suffix.lower() in IMAGES]
-    if videos or below:
-        return [*videos.values(), *below]
-    if pictures and all(path.suffix.lower() in (".gif", ".webp", ".apng") for path in pictures):
-        return pictures
-    return [source] if pictures else []
+    return list(videos.values())
 
 
-def rank(path: Path) -> int:
-    """Order of preference among files of one name."""
+def preference(path: Path) -> int:
+    """Return the rank of a file among those of the same name; 0 is preferred."""
     suffix = path.suffix.lower()
     return LOSSLESS_FIRST.index(suffix) if suffix in LOSSLESS_FIRST else len(LOSSLESS_FIRST)
 
 
-def as_row(entry: Entry) -> dict[str, Any]:
-    """The entry as plain values."""
+def to_row(entry: Entry) -> dict[str, Any]:
+    """Return the entry as JSON values."""
     return {**asdict(entry), "clip": str(entry.clip)}

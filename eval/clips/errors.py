@@ -1,52 +1,52 @@
-"""What can be wrong with a clip or with what describes it: each kind of trouble is a class of its own."""
+"""Errors about clips, manifests, results and metrics: one class per kind of problem."""
 
 
 class ReadError(ValueError):
-    """A clip cannot be read; the message names the source, what is wrong with it, and the cure."""
+    """A clip that cannot be read; the message names the source, the problem and the cure."""
 
-    def __init__(self, source: object, trouble: str) -> None:
-        super().__init__(f"clip={str(source)!r}: {trouble}")
+    def __init__(self, source: object, problem: str) -> None:
+        super().__init__(f"clip={str(source)!r}: {problem}")
 
 
 class MissingError(ReadError):
-    """There is no such file or folder."""
+    """A file or folder that does not exist."""
 
 
 class EmptyError(ReadError):
-    """A file of no bytes, or a source without a single frame."""
+    """A file of zero bytes, or a source without any frame."""
 
 
 class UnreadableError(ReadError):
-    """Not a video or image, or one that no reader here decodes."""
+    """A file that is neither video nor image, or that no reader here can decode."""
 
 
 class NoVideoError(ReadError):
-    """A media file without a picture track, such as sound alone."""
+    """A media file without a video stream, such as audio only."""
 
 
 class TruncatedError(ReadError):
-    """Fewer frames than the file promises."""
+    """A file with fewer frames than it declares."""
 
 
 class CorruptError(ReadError):
-    """Damaged in the middle: the decoder stumbled or flagged a frame."""
+    """A file with damaged data: the decoder failed or flagged a frame."""
 
 
 class TooLargeError(ReadError):
-    """More pixels than the memory set aside for one clip."""
+    """A clip whose frames exceed the memory limit."""
 
 
 class FramesError(ReadError):
-    """Frames in memory of a wrong shape, type or range, or frames of several sizes."""
+    """Frames in memory of an unsupported shape, dtype or range, or frames of different sizes."""
 
 
 class ManifestError(ValueError):
-    """The file that tells each clip's texts is not what it should be; the message names line and field."""
+    """A manifest, or the JSON file of a clip, with invalid content; the message names line and field."""
 
 
 class ResultsError(ValueError):
-    """A results file that is none of ours, or of another schema."""
+    """A results file that vidguide did not write, or one of another schema version."""
 
 
 class UndefinedError(Exception):
-    """A metric has no value for this clip; the message says why. Never 0 and never 1 in its place."""
+    """A metric that has no value for a clip; the message gives the reason. It is never replaced by 0 or 1."""

@@ -1,4 +1,4 @@
-"""Decode video files by PyAV. Truncation and damage are found, never decoded over."""
+"""Decoding of video files by PyAV. Truncation and damage raise an error instead of being concealed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,179 +21,234 @@ from vidguide.eval.clips.errors import (
 )
 
 LOSSLESS = {"ffv1", "png", "rawvideo", "huffyuv", "ffvhuff", "utvideo", "qtrle", "apng", "gif"}
-UNEVEN = 0.01  # relative spread of frame durations beyond which the rate counts as variable; clocks tick coarsely
+# Relative spread of frame durations above which the rate is variable; the clocks of containers are coarse.
+RATE_TOLERANCE = 0.01
 
 
 @dataclass(kw_only=True)
-class Decoded:
-    """Frames `(H, W, 3)` uint8 in order, times in seconds, rate per second, and marks for whoever reads a score."""
+class DecodedFrames:
+    """Frames of a clip as they are decoded.
+
+    Attributes:
+        frames: `(H, W, 3)` uint8 arrays in order.
+        times: start of each frame in seconds; empty if unknown.
+        fps: frames per second; 0 if unknown.
+        reader, codec: decoder with its version, and codec of the file.
+        warnings: sentences that a reader of the scores must know; stored as `marks` in provenance and results.
+    """
 
     frames: list[NDArray[np.uint8]] = field(default_factory=list)
     times: list[float] = field(default_factory=list)
     fps: float = 0.0
     reader: str = ""
     codec: str = ""
-    marks: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     def add(self, path: Path, frame: NDArray[np.uint8], max_bytes: int) -> None:
-        """Keep one more frame, within the memory and of the same size as the others."""
+        """Append a frame; refuse one of another size, or one that exceeds the memory limit."""
         if self.frames and frame.shape != self.frames[0].shape:
-            raise FramesError(path, f"the picture changes from {self.frames[0].shape} to {frame.shape}; cut it there")
-        check_bytes(path, frame.nbytes * (len(self.frames) + 1), max_bytes)
+            raise FramesError(path, f"frame size changes from {self.frames[0].shape} to {frame.shape}; cut it there")
+        check_size(path, frame.nbytes * (len(self.frames) + 1), max_bytes)
         self.frames.append(frame)
 
 
-def check_bytes(path: Path, size: int, max_bytes: int) -> None:
-    """Refuse a clip that would not fit."""
+def check_size(path: Path, size: int, max_bytes: int) -> None:
+    """Refuse a clip whose frames exceed the memory limit."""
     if size > max_bytes:
-        trouble = (
-            f"needs {size >> 20} MiB of frames, allowed are {max_bytes >> 20}; shorten it or raise max_bytes (--memory)"
-        )
-        raise TooLargeError(path, trouble)
+        needs = f"needs {size >> 20} MiB of frames, the limit is {max_bytes >> 20}"
+        raise TooLargeError(path, f"{needs}; shorten it or raise max_bytes (--memory)")
 
 
-def read_av(path: Path, *, partial: bool, max_bytes: int) -> Decoded:
-    """All frames by PyAV.
+def read_av(path: Path, *, partial: bool, max_bytes: int) -> DecodedFrames:
+    """Decode all frames by PyAV.
 
-    Slice threading, because with frame threading FFmpeg hides that a file breaks off. With `partial`, what could
-    be decoded of a damaged file is given, marked.
+    Slice threading is used, because with frame threading FFmpeg does not report a truncated file.
+
+    Args:
+        path: video file.
+        partial: return what can be decoded of a damaged file, with a warning, instead of raising.
+        max_bytes: largest size of the decoded frames.
 
     Raises:
-        ReadError: of the kind that tells what is wrong.
+        ReadError: the subclass names the kind of problem.
     """
-    import av
-
-    try:
-        container = av.open(str(path))
-    except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise UnreadableError(path, f"is not a video that PyAV opens ({error}); is it whole?") from None
-    with container:
-        moving = [one for one in container.streams.video if not one.disposition & av.stream.Disposition.attached_pic]
-        if not moving:
-            kinds = ", ".join(sorted({one.type for one in container.streams})) or "nothing"
-            raise NoVideoError(path, f"has no moving picture, only {kinds}")
-        stream = moving[0]
-        if stream.codec_context is None:
-            raise UnreadableError(path, "has a picture track whose kind cannot be told; is the file whole?")
+    with open_container(path) as container:
+        stream = video_stream(container, path)
         stream.codec_context.thread_type = "SLICE"
-        result = Decoded(reader=f"av {av.__version__}", codec=stream.codec_context.name)
-        rate = stream.average_rate or stream.guessed_rate
-        result.fps = float(rate) if rate else 0.0
+        result = describe_stream(stream)
         area = stream.codec_context.width * stream.codec_context.height * 3
-        check_bytes(path, area * max(stream.frames, 1), max_bytes)
-        with complaints() as said:
-            troubles = decode(container, stream, path, result, max_bytes)
-        troubles += said if result.codec in LOSSLESS else []
-        missing = promised(container, stream, result, troubles)
-    settle(path, result, troubles, missing, partial)
-    if said and not troubles:
-        result.marks.append(f"the decoder complained: {'; '.join(said[:3])}")
+        check_size(path, area * max(stream.frames, 1), max_bytes)
+        with capture_decoder_errors() as log:
+            problems = decode(container, stream, path, result, max_bytes)
+        problems += log if result.codec in LOSSLESS else []
+        missing = count_missing(container, stream, result, problems)
+    check_integrity(path, result, problems, missing, partial)
+    if log and not problems:
+        result.warnings.append(f"the decoder reported: {'; '.join(log[:3])}")
     return result
 
 
-@contextmanager
-def complaints() -> Iterator[list[str]]:
-    """What FFmpeg's decoders say of errors meanwhile, filled at the end.
+def open_container(path: Path) -> Any:
+    """Open a media file.
 
-    Some replace what is damaged by the frame before and tell of it nowhere else: FFV1 does so with a slice whose
-    checksum is wrong.
+    Raises:
+        UnreadableError: FFmpeg cannot open it.
+    """
+    import av
+
+    try:
+        return av.open(str(path))
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise UnreadableError(path, f"not a video that PyAV can open ({error}); is it complete?") from None
+
+
+def video_stream(container: Any, path: Path) -> Any:
+    """Return the first video stream that is not a cover picture.
+
+    Raises:
+        NoVideoError: there is none. UnreadableError: FFmpeg does not recognise its codec.
+    """
+    import av
+
+    cover = av.stream.Disposition.attached_pic
+    streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+    if not streams:
+        kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+        raise NoVideoError(path, f"no video stream, only {kinds}")
+    if streams[0].codec_context is None:
+        raise UnreadableError(path, "video stream of an unknown codec; is the file complete?")
+    return streams[0]
+
+
+def describe_stream(stream: Any) -> DecodedFrames:
+    """Return an empty result with reader, codec and frame rate of a stream."""
+    import av
+
+    rate = stream.average_rate or stream.guessed_rate
+    fps = float(rate) if rate else 0.0
+    return DecodedFrames(reader=f"av {av.__version__}", codec=stream.codec_context.name, fps=fps)
+
+
+@contextmanager
+def capture_decoder_errors() -> Iterator[list[str]]:
+    """Collect the errors that FFmpeg's decoders log inside the block; the list is filled on exit.
+
+    Some decoders replace damaged data by the previous frame and report that only in the log: FFV1 does so with a slice
+    of wrong checksum.
     """
     import av.logging
 
-    said: list[str] = []
-    before = av.logging.get_level()
+    messages: list[str] = []
+    level = av.logging.get_level()
     av.logging.set_level(av.logging.ERROR)
     try:
         with av.logging.Capture(local=False) as logs:
-            yield said
-        said += [f"{who}: {what.strip()}" for _, who, what in logs if not what.startswith("at ")]
+            yield messages
+        messages += [f"{source}: {text.strip()}" for _, source, text in logs if not text.startswith("at ")]
     finally:
-        av.logging.set_level(before)
+        av.logging.set_level(level)
 
 
-def decode(container: Any, stream: Any, path: Path, result: Decoded, max_bytes: int) -> list[str]:
-    """Decode packet by packet into the result; returns what went wrong on the way."""
+def decode(container: Any, stream: Any, path: Path, result: DecodedFrames, max_bytes: int) -> list[str]:
+    """Decode packet by packet into the result, and return the problems met."""
     import av
 
-    troubles: list[str] = []
+    problems: list[str] = []
     try:
         for packet in container.demux(stream):
             try:
-                decoded = packet.decode()
+                frames = packet.decode()
             except av.error.FFmpegError as error:
-                troubles.append(f"frame {len(result.frames)}: {error}")
+                problems.append(f"frame {len(result.frames)}: {error}")
                 continue
-            for frame in decoded:
+            for frame in frames:
                 if frame.is_corrupt:
-                    troubles.append(f"frame {len(result.frames)}: flagged as damaged by the decoder")
-                result.add(path, upright(frame, result), max_bytes)
+                    problems.append(f"frame {len(result.frames)}: flagged as damaged by the decoder")
+                result.add(path, rotate(frame, result), max_bytes)
                 result.times.append(float(frame.time) if frame.time is not None else -1.0)
-    except av.error.FFmpegError as error:  # the container itself breaks off
-        troubles.append(f"after frame {len(result.frames)}: {error}")
-    return troubles
+    except av.error.FFmpegError as error:  # the container itself is truncated
+        problems.append(f"after frame {len(result.frames)}: {error}")
+    return problems
 
 
-def upright(frame: Any, result: Decoded) -> NDArray[np.uint8]:
-    """A decoded frame as `(H, W, 3)` uint8, turned as its file says that it should be shown."""
+def rotate(frame: Any, result: DecodedFrames) -> NDArray[np.uint8]:
+    """Return a decoded frame as `(H, W, 3)` uint8, rotated by the angle that the file states."""
     pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
-    turn = round(frame.rotation) if frame.rotation else 0
-    if turn and turn % 90 == 0:
-        pixels = np.ascontiguousarray(np.rot90(pixels, turn // 90))
-    if turn and not result.frames:
-        done = "turned" if turn % 90 == 0 else "left unturned, as it is no quarter turn"
-        result.marks.append(f"rotation {turn} degrees in the file: {done}")
+    degrees = round(frame.rotation) if frame.rotation else 0
+    if degrees and degrees % 90 == 0:
+        pixels = np.ascontiguousarray(np.rot90(pixels, degrees // 90))
+    if degrees and not result.frames:
+        action = "applied" if degrees % 90 == 0 else "ignored, not a multiple of 90"
+        result.warnings.append(f"rotation {degrees} degrees in the file: {action}")
     return pixels
 
 
-def promised(container: Any, stream: Any, result: Decoded, troubles: list[str]) -> int:
-    """How many frames the file promises beyond those decoded: by its count, or where it has none by its duration.
+def count_missing(container: Any, stream: Any, result: DecodedFrames, problems: list[str]) -> int:
+    """Return how many frames the file declares beyond those decoded, by frame count, else by duration.
 
-    Frames that an edit list hides are counted by the file, yet not promised: then the times are whole.
+    Frames that an edit list hides are in the frame count, but are not missing: the decoded times then cover the
+    whole duration.
     """
-    late = 0
-    seconds = duration(container, stream)
-    timed = bool(seconds and result.fps and result.times and min(result.times) >= 0)
-    if timed and seconds:
-        shown = result.times[-1] - result.times[0] + 1 / result.fps
-        late = max(round((seconds - shown) * result.fps), 0)
-    missing = int(stream.frames) - len(result.frames) if stream.frames else late
+    by_duration = missing_by_duration(container, stream, result)
+    missing = int(stream.frames) - len(result.frames) if stream.frames else by_duration or 0
     steps = np.diff(result.times)
-    even = len(steps) > 0 and bool((steps < 1.5 * np.median(steps)).all())
-    if timed and even and missing > 0 and not (late or troubles):
-        result.marks.append(f"an edit list hides {missing} frames of the file")
+    regular = len(steps) > 0 and bool((steps < 1.5 * np.median(steps)).all())
+    if by_duration == 0 and regular and missing > 0 and not problems:
+        result.warnings.append(f"an edit list hides {missing} frames of the file")
         return 0
     return missing
 
 
-def duration(container: Any, stream: Any) -> float | None:
-    """Seconds of the picture track as its file states them; None where it does not."""
+def missing_by_duration(container: Any, stream: Any, result: DecodedFrames) -> int | None:
+    """Return how many frames are missing from the stated duration; None where times or duration are unknown."""
+    seconds = stated_duration(container, stream)
+    if not (seconds and result.fps and result.times and min(result.times) >= 0):
+        return None
+    decoded = result.times[-1] - result.times[0] + 1 / result.fps
+    return max(round((seconds - decoded) * result.fps), 0)
+
+
+def stated_duration(container: Any, stream: Any) -> float | None:
+    """Return the duration of the video stream in seconds, as the file states it; None where it does not."""
     if stream.duration:
         return float(stream.duration * stream.time_base)
     clock = stream.metadata.get("DURATION", "").split(":")  # Matroska
     if len(clock) == 3 and all(part.replace(".", "", 1).isdigit() for part in clock):
         return int(clock[0]) * 3600 + int(clock[1]) * 60 + float(clock[2])
-    alone = len(container.streams) == 1
-    return container.duration / 1e6 if alone and container.duration else None
+    only_stream = len(container.streams) == 1
+    return container.duration / 1e6 if only_stream and container.duration else None
 
 
-def settle(path: Path, result: Decoded, troubles: list[str], missing: int, partial: bool) -> None:
-    """Refuse or mark what is damaged or cut short, and mark an uneven rate."""
-    error: ReadError | None = None
+def check_integrity(path: Path, result: DecodedFrames, problems: list[str], missing: int, partial: bool) -> None:
+    """Refuse a damaged or truncated clip (with `partial`: add a warning), and check its frame times."""
     if not result.frames:
-        raise (CorruptError if troubles else EmptyError)(path, "has no frame that can be decoded")
-    if missing > 0:
-        whole = len(result.frames) + missing
-        error = TruncatedError(path, f"breaks off: {len(result.frames)} of {whole} frames; make or copy it again")
-    elif troubles:
-        error = CorruptError(path, f"is damaged: {'; '.join(troubles[:3])}; make or copy it again")
+        raise (CorruptError if problems else EmptyError)(path, "no frame can be decoded")
+    error = damage(path, len(result.frames), problems, missing)
     if error and not partial:
         raise error
     if error:
-        result.marks.append(f"damaged, read in part: {error}")
+        result.warnings.append(f"damaged, read in part: {error}")
+    check_times(result)
+
+
+def damage(path: Path, frames: int, problems: list[str], missing: int) -> ReadError | None:
+    """Return the error that describes the damage of a file; None where there is none."""
+    if missing > 0:
+        counts = f"{frames} of {frames + missing} frames"
+        return TruncatedError(path, f"truncated: {counts}; create or copy it again")
+    if problems:
+        return CorruptError(path, f"damaged: {'; '.join(problems[:3])}; create or copy it again")
+    return None
+
+
+def check_times(result: DecodedFrames) -> None:
+    """Warn of a variable frame rate and set its mean; drop frame times that do not increase."""
     steps = np.diff(result.times)
-    if len(steps) and steps.min() > 0 and np.ptp(steps) > max(UNEVEN * float(np.median(steps)), 0.0015):
-        result.marks.append(f"variable frame rate: {steps.min():.4f} to {steps.max():.4f} s per frame")
-        result.fps = float(len(steps) / (result.times[-1] - result.times[0]))
-    elif len(steps) and steps.min() <= 0:
-        result.marks.append("frame times do not increase")
+    if not len(steps):
+        return
+    if steps.min() <= 0:
+        result.warnings.append("frame times do not increase")
         result.times = []
+    elif np.ptp(steps) > max(RATE_TOLERANCE * float(np.median(steps)), 0.0015):
+        result.warnings.append(f"variable frame rate: {steps.min():.4f} to {steps.max():.4f} s per frame")
+        result.fps = float(len(steps) / (result.times[-1] - result.times[0]))

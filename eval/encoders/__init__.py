@@ -1,4 +1,4 @@
-"""Load networks that metrics use, from weights that the user has.
+"""Networks that metrics use, loaded from weights on disk or in the Hugging Face cache.
 
-Nothing is downloaded; what is measured with them belongs to `metrics`.
+The metrics computed with them belong to `metrics`.
 """

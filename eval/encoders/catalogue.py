@@ -1,6 +1,6 @@
-"""The kinds of weights that metrics can be given: where they come from, under which licence, and what loads them.
+"""The kinds of weights that metrics use: source, licence and required packages.
 
-None is downloaded unasked: a metric without its weights is listed as not available, with the flag that brings them.
+No metric loads weights by default: without them it is listed as unavailable, with the option that provides them.
 """
 
 from collections.abc import Mapping
@@ -13,20 +13,20 @@ class Kind:
     """One kind of weights.
 
     Attributes:
-        example: a model that fits, by hub id, or the file and who publishes it.
+        example: a suitable model: hub id, or file name and publisher.
         licence: of that model's weights, as its publisher states it.
-        packages: that must be installed to load it.
-        here: why nothing can load it here; empty for those that can be loaded.
+        packages: required to load it.
+        unavailable: why it cannot be loaded here at all; empty for kinds that can.
     """
 
     example: str
     licence: str
     packages: tuple[str, ...] = ("transformers",)
-    here: str = ""
+    unavailable: str = ""
 
     @property
-    def hub(self) -> bool:
-        """Whether the example is a hub id."""
+    def on_hub(self) -> bool:
+        """Return whether the example is a hub id."""
         return " " not in self.example
 
 
@@ -40,32 +40,32 @@ KINDS: Mapping[str, Kind] = {
         packages=(),
     ),
     "pickscore": Kind(example="yuvalkirstain/PickScore_v1", licence="none stated with the weights"),
-    "hps": Kind(example="HPS_v2.1_compressed.pt of xswu/HPSv2, or a CLIPModel made of it", licence="Apache-2.0"),
+    "hps": Kind(example="HPS_v2.1_compressed.pt of xswu/HPSv2, or a CLIPModel converted from it", licence="Apache-2.0"),
     "raft": Kind(
         example="raft_large_C_T_V1_SKHT-ff5fadd5.pth of torchvision", licence="BSD-3-Clause", packages=("torchvision",)
     ),
     "external": Kind(
-        example="VBench, in an environment of its own",
+        example="VBench, in its own environment",
         licence="Apache-2.0, some of its networks non-commercial",
         packages=(),
-        here="no: from VBench itself, by export-vbench and import-vbench",
+        unavailable="no: from VBench itself, by export-vbench and import-vbench",
     ),
 }
 
 
-def lacking(kinds: tuple[str, ...]) -> str:
-    """What keeps a metric with these kinds of weights from running here; empty where nothing does."""
-    if elsewhere := [KINDS[kind].here for kind in kinds if KINDS[kind].here]:
-        return elsewhere[0]
+def missing_requirement(kinds: tuple[str, ...]) -> str:
+    """Return what a metric with these kinds of weights lacks to run here; empty if nothing is missing."""
+    if reasons := [KINDS[kind].unavailable for kind in kinds if KINDS[kind].unavailable]:
+        return reasons[0]
     packages = [name for kind in kinds for name in KINDS[kind].packages if find_spec(name) is None]
     if packages:
         return f"no: {', '.join(packages)} is not installed"
-    unknown = [kind for kind in kinds if not cached(kind)]
-    return f"with {' '.join(f'--{kind} MODEL' for kind in unknown)}" if unknown else ""
+    uncached = [kind for kind in kinds if not is_cached(kind)]
+    return f"with {' '.join(f'--{kind} MODEL' for kind in uncached)}" if uncached else ""
 
 
-def cached(kind: str) -> bool:
-    """Whether the example of a kind lies in the cache of the hub."""
+def is_cached(kind: str) -> bool:
+    """Return whether the example model of a kind is in the local cache of the hub."""
     from huggingface_hub import try_to_load_from_cache
 
-    return KINDS[kind].hub and isinstance(try_to_load_from_cache(KINDS[kind].example, "config.json"), str)
+    return KINDS[kind].on_hub and isinstance(try_to_load_from_cache(KINDS[kind].example, "config.json"), str)

@@ -1,6 +1,5 @@
-"""Load weights that the user has, by kind: folders, hub ids (`id@revision` for a fixed one) or files."""
+"""Load the weights of an encoder by kind: a folder, a hub id (`id@revision` to pin a revision) or a file."""
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from types import MethodType
@@ -9,116 +8,138 @@ from typing import Any
 from einops import rearrange
 
 from vidguide.eval.encoders.catalogue import KINDS
-from vidguide.eval.encoders.open_clip import clip_model
+from vidguide.eval.encoders.open_clip import load_clip_model
 from vidguide.eval.encoders.raft import Raft
 from vidguide.eval.encoders.transformers import Encoder, Features, TransformersEncoder
+from vidguide.eval.hashing import read_blocks, short_sha256
 
-PREFERENCE_PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"  # of the model that PickScore and HPS v2 were tuned from
-HEADS: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "clip": ("CLIPModel", lambda made: hasattr(made, "get_image_features")),
-    "xclip": ("XCLIPModel", lambda made: hasattr(made, "prompts_generator")),
-    "dino": ("AutoModel", lambda made: not hasattr(made, "get_text_features")),
-    "pickscore": ("CLIPModel", lambda made: hasattr(made, "get_image_features")),
-    "hps": ("CLIPModel", lambda made: hasattr(made, "get_image_features")),
+# Hub id of the model that PickScore and HPS v2 were fine-tuned from; PickScore and HPS v2 lack a processor.
+PREFERENCE_PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+
+
+def has_image_features(model: Any) -> bool:
+    """Return whether a model embeds images and texts in one space, as CLIP does."""
+    return hasattr(model, "get_image_features")
+
+
+# Class in transformers, and whether a loaded model is of the kind.
+MODEL_CLASSES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "clip": ("CLIPModel", has_image_features),
+    "xclip": ("XCLIPModel", lambda model: hasattr(model, "prompts_generator")),
+    "dino": ("AutoModel", lambda model: not hasattr(model, "get_text_features")),
+    "pickscore": ("CLIPModel", has_image_features),
+    "hps": ("CLIPModel", has_image_features),
 }
 
 
 class LinearHead:
-    """A linear predictor on unit features, such as LAION's first aesthetic one."""
+    """A linear predictor on unit features, such as LAION's first aesthetic predictor."""
 
     place = "cpu float32"
 
     def __init__(self, file: str) -> None:
         import torch
 
-        path = existing(file, "aesthetic")
-        stored = torch.load(path, map_location="cpu", weights_only=True)
-        if set(stored) != {"weight", "bias"} or stored["weight"].ndim != 2 or len(stored["weight"]) != 1:
-            raise ValueError(f"aesthetic={file!r}: must hold the weight (1, D) and bias (1,) of one linear layer")
-        self.weight, self.bias = stored["weight"][0].float().numpy(), float(stored["bias"])
-        self.weights = f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+        path = check_file(file, "aesthetic")
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if set(state) != {"weight", "bias"} or state["weight"].ndim != 2 or len(state["weight"]) != 1:
+            raise ValueError(f"aesthetic={file!r}: must contain weight (1, D) and bias (1,) of one linear layer")
+        self.weight, self.bias = state["weight"][0].float().numpy(), float(state["bias"])
+        self.weights = f"{path.name} {short_sha256(read_blocks(path))}"
 
     def score(self, features: Features) -> Features:
-        """A score `(F,)` for each of the features `(F, D)`."""
+        """Return a score `(F,)` for each row of the features `(F, D)`."""
         return features @ self.weight + self.bias
 
 
-def existing(file: str, kind: str) -> Path:
-    """The file as a path.
+def check_file(file: str, kind: str) -> Path:
+    """Return the path of a file.
 
     Raises:
-        FileNotFoundError: it is not there.
+        FileNotFoundError: it does not exist.
     """
     if not Path(file).is_file():
-        raise FileNotFoundError(f"{kind}={file!r}: there is no such file; give {KINDS[kind].example}")
+        raise FileNotFoundError(f"{kind}={file!r}: no such file; give {KINDS[kind].example}")
     return Path(file)
 
 
 def load(kind: str, model: str, device: str = "cpu") -> Encoder:
-    """The weights of a kind.
+    """Load the weights of a kind.
 
     Args:
-        kind: one of :data:`vidguide.eval.encoders.catalogue.KINDS`.
-        model: a folder or hub id; for aesthetic and raft, and where it is an open_clip checkpoint for hps, a file.
+        kind: a key of :data:`vidguide.eval.encoders.catalogue.KINDS`.
+        model: a folder or hub id; for aesthetic and raft, and for an open_clip checkpoint of hps, a file.
+        device: of the network; a linear head runs on the CPU.
 
     Raises:
-        ValueError: the kind is unknown, or the weights are of another. OSError: they are not there.
-        ImportError: a package that loads them is not installed.
+        ValueError: an unknown kind, or weights of another kind. OSError: the weights do not exist.
+        ImportError: a required package is not installed.
     """
-    known = [name for name, found in KINDS.items() if not found.here]
-    if kind not in known:
-        raise ValueError(f"encoder={kind!r}: must be one of {', '.join(known)}")
+    available = [name for name, entry in KINDS.items() if not entry.unavailable]
+    if kind not in available:
+        raise ValueError(f"encoder={kind!r}: must be one of {', '.join(available)}")
     if kind == "aesthetic":
         return LinearHead(model)
     if kind == "raft":
-        return Raft(str(existing(model, kind)), device)
-    return transformer(kind, model, device)
+        return Raft(str(check_file(model, kind)), device)
+    return load_transformers(kind, model, device)
 
 
-def transformer(kind: str, model: str, device: str) -> TransformersEncoder:
-    """A model of transformers with what prepares its frames and texts."""
+def load_transformers(kind: str, model: str, device: str) -> TransformersEncoder:
+    """Load a model of transformers with its image processor and tokenizer."""
+    name, _, revision = model.partition("@")
+    options = {"revision": revision or None}
+    if name.count("/") > 1 and not Path(name).exists():
+        raise FileNotFoundError(f"{kind}={model!r}: no such folder; give one, or {KINDS[kind].example}")
+    class_name, is_of_kind = MODEL_CLASSES[kind]
+    if kind == "hps" and Path(name).suffix in (".pt", ".pth"):
+        network = load_clip_model(check_file(name, kind)).to(device)
+        name, options = PREFERENCE_PROCESSOR, {}
+    else:
+        import transformers
+
+        network = getattr(transformers, class_name).from_pretrained(name, **options).to(device)
+    if not is_of_kind(network):
+        raise ValueError(f"{kind}={model!r}: is a {type(network).__name__}; must be a model of this kind")
+    if kind == "dino":
+        network.embeddings.interpolate_pos_encoding = MethodType(interpolate_dino_positions, network.embeddings)
+    processor, tokenizer = load_processors(kind, name, options)
+    return TransformersEncoder(model=network, processor=processor, tokenizer=tokenizer, name=model)
+
+
+def load_processors(kind: str, name: str, options: dict[str, str | None]) -> tuple[Any, Any]:
+    """Load image processor and tokenizer (None for DINO); PickScore, published without them, uses those of ViT-H/14."""
     import transformers
 
     auto: Any = transformers
-    name, _, revision = model.partition("@")
-    where = {"revision": revision or None}
-    head, fits = HEADS[kind]
-    if name.count("/") > 1 and not Path(name).exists():
-        raise FileNotFoundError(f"{kind}={model!r}: there is no such folder; give one, or {KINDS[kind].example}")
-    if kind == "hps" and Path(name).suffix in (".pt", ".pth"):
-        made = clip_model(existing(name, kind)).to(device)
-        name, where = PREFERENCE_PROCESSOR, {}
-    else:
-        made = getattr(transformers, head).from_pretrained(name, **where).to(device)
-    if not fits(made):
-        raise ValueError(f"{kind}={model!r}: is a {type(made).__name__}, not a model of this kind")
-    if kind == "dino":
-        made.embeddings.interpolate_pos_encoding = MethodType(positions_of_dino, made.embeddings)
     try:
-        processor = auto.AutoImageProcessor.from_pretrained(name, **where)
-        tokenizer = None if kind == "dino" else auto.AutoTokenizer.from_pretrained(name, **where)
-    except OSError:  # PickScore is published without either
+        processor = auto.AutoImageProcessor.from_pretrained(name, **options)
+        tokenizer = None if kind == "dino" else auto.AutoTokenizer.from_pretrained(name, **options)
+    except OSError:
         if kind != "pickscore":
             raise
         processor = auto.AutoImageProcessor.from_pretrained(PREFERENCE_PROCESSOR)
         tokenizer = auto.AutoTokenizer.from_pretrained(PREFERENCE_PROCESSOR)
-    return TransformersEncoder(model=made, processor=processor, tokenizer=tokenizer, name=model)
+    return processor, tokenizer
 
 
-def positions_of_dino(embeddings: Any, tokens: Any, height: int, width: int) -> Any:
-    """Position embeddings `(1, 1 + h w, D)` for another grid, interpolated by a factor as in DINO's own code.
+def interpolate_dino_positions(embeddings: Any, tokens: Any, height: int, width: int) -> Any:
+    """Interpolate position embeddings to another grid by a scale factor, as DINO's own code does.
 
-    transformers interpolates to a size, which samples at slightly other places. Source: the description of
-    interpolate_pos_encoding in facebookresearch/dino, whose grid is enlarged by 0.1 against rounding.
+    transformers interpolates to a size, which samples at slightly different positions. Source:
+    interpolate_pos_encoding in facebookresearch/dino, which adds 0.1 to the grid against rounding.
+
+    Returns:
+        position embeddings `(1, 1 + h w, D)`.
     """
     import torch
 
-    stored = embeddings.position_embeddings
-    side = round((stored.shape[1] - 1) ** 0.5)
+    positions = embeddings.position_embeddings
+    side = round((positions.shape[1] - 1) ** 0.5)
     rows, columns = height // embeddings.patch_size, width // embeddings.patch_size
     if rows == columns == side:
-        return stored
-    grid = rearrange(stored[:, 1:], "1 (rows columns) d -> 1 d rows columns", rows=side)
+        return positions
+    grid = rearrange(positions[:, 1:], "1 (rows columns) d -> 1 d rows columns", rows=side)
     factors = ((rows + 0.1) / side, (columns + 0.1) / side)
-    spread = torch.nn.functional.interpolate(grid, scale_factor=factors, mode="bicubic")
-    return torch.cat([stored[:, :1], rearrange(spread, "1 d rows columns -> 1 (rows columns) d")], 1)
+    resized = torch.nn.functional.interpolate(grid, scale_factor=factors, mode="bicubic")
+    return torch.cat([positions[:, :1], rearrange(resized, "1 d rows columns -> 1 (rows columns) d")], 1)

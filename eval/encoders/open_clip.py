@@ -1,10 +1,10 @@
-"""Checkpoints in the layout of open_clip as a CLIPModel of transformers: that is how HPS v2 is published."""
+"""Convert checkpoints in the layout of open_clip, in which HPS v2 is published, to a CLIPModel of transformers."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-HEAD_WIDTH = {"vision": 80, "text": 64}  # of ViT-H/14, which HPS v2 was tuned from
+HEAD_WIDTH = {"vision": 80, "text": 64}  # of ViT-H/14, which HPS v2 was fine-tuned from
 BLOCK = {
     "ln_1": "layer_norm1",
     "ln_2": "layer_norm2",
@@ -30,15 +30,16 @@ TEXT = {
 }
 
 
-def clip_model(file: Path, head_width: Mapping[str, int] | None = None) -> Any:
-    """The CLIPModel with the weights of a checkpoint, whose sizes are read off its tensors.
+def load_clip_model(file: Path, head_width: Mapping[str, int] | None = None) -> Any:
+    """Load a checkpoint into a CLIPModel whose sizes are inferred from the tensors.
 
     Args:
-        file: a state dict, or an object that holds it as `state_dict`; loaded without running code from it.
-        head_width: of the attention heads, which no tensor tells; None for HPS v2's.
+        file: a state dict, or a dict with the key `state_dict`; loaded without executing code from it.
+        head_width: width of the attention heads of "vision" and "text", which the tensors do not determine; None for
+            that of HPS v2.
 
     Raises:
-        ValueError: it is no checkpoint of that layout.
+        ValueError: the file is not a checkpoint in the layout of open_clip.
     """
     import torch
     from transformers import CLIPConfig, CLIPModel
@@ -47,55 +48,60 @@ def clip_model(file: Path, head_width: Mapping[str, int] | None = None) -> Any:
     state = {name.removeprefix("module."): tensor for name, tensor in stored.get("state_dict", stored).items()}
     missing = [name for name in (*VISION, *TEXT, "visual.proj", "text_projection") if name not in state]
     if missing:
-        raise ValueError(f"checkpoint={str(file)!r}: lacks {missing[0]}; it must be in the layout of open_clip")
-    model: Any = CLIPModel(CLIPConfig(**sizes(state, head_width or HEAD_WIDTH)))
+        raise ValueError(f"checkpoint={str(file)!r}: lacks {missing[0]}; must have the layout of open_clip")
+    model: Any = CLIPModel(CLIPConfig(**infer_config(state, head_width or HEAD_WIDTH)))
     buffers = {name: value for name, value in model.state_dict().items() if name.endswith("position_ids")}
-    model.load_state_dict({**renamed(state), **buffers})
+    model.load_state_dict({**convert_state(state), **buffers})
     return model.eval()
 
 
-def sizes(state: Mapping[str, Any], head_width: Mapping[str, int]) -> dict[str, Any]:
-    """The configuration that the tensors imply; the activation is the exact GELU."""
+def infer_config(state: Mapping[str, Any], head_width: Mapping[str, int]) -> dict[str, Any]:
+    """Return the arguments of CLIPConfig that the tensors imply; the activation is the exact GELU."""
     width, _, patch, _ = state["visual.conv1.weight"].shape
     grid = round((len(state["visual.positional_embedding"]) - 1) ** 0.5)
     words, text_width = state["token_embedding.weight"].shape
-    vision = tower(state, "visual.transformer", width, head_width["vision"])
-    text = tower(state, "transformer", text_width, head_width["text"])
-    ends = {"bos_token_id": words - 2, "eos_token_id": words - 1, "pad_token_id": 0}
+    vision = infer_transformer(state, "visual.transformer", width, head_width["vision"])
+    text = infer_transformer(state, "transformer", text_width, head_width["text"])
+    special_tokens = {"bos_token_id": words - 2, "eos_token_id": words - 1, "pad_token_id": 0}
     length = len(state["positional_embedding"])
     return {
         "vision_config": {**vision, "patch_size": patch, "image_size": patch * grid},
-        "text_config": {**text, "vocab_size": words, "max_position_embeddings": length, **ends},
+        "text_config": {**text, "vocab_size": words, "max_position_embeddings": length, **special_tokens},
         "projection_dim": state["text_projection"].shape[1],
     }
 
 
-def tower(state: Mapping[str, Any], prefix: str, width: int, head_width: int) -> dict[str, Any]:
-    """The sizes of one transformer."""
+def infer_transformer(state: Mapping[str, Any], prefix: str, width: int, head_width: int) -> dict[str, Any]:
+    """Return the sizes of one transformer."""
     layers = len([name for name in state if name.startswith(f"{prefix}.resblocks.") and name.endswith("ln_1.weight")])
-    inner = len(state[f"{prefix}.resblocks.0.mlp.c_fc.weight"])
-    told = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers, "hidden_act": "gelu"}
-    return {**told, "num_attention_heads": width // head_width}
+    return {
+        "hidden_size": width,
+        "intermediate_size": len(state[f"{prefix}.resblocks.0.mlp.c_fc.weight"]),
+        "num_hidden_layers": layers,
+        "hidden_act": "gelu",
+        "num_attention_heads": width // head_width,
+    }
 
 
-def renamed(state: Mapping[str, Any]) -> dict[str, Any]:
-    """The tensors under the names that transformers gives them, fused projections taken apart."""
-    done = {new: state[old] for old, new in {**VISION, **TEXT}.items()}
-    done["visual_projection.weight"] = state["visual.proj"].T
-    done["text_projection.weight"] = state["text_projection"].T
+def convert_state(state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tensors under the names of transformers, with fused projections split."""
+    converted = {new: state[old] for old, new in {**VISION, **TEXT}.items()}
+    converted["visual_projection.weight"] = state["visual.proj"].T
+    converted["text_projection.weight"] = state["text_projection"].T
     for name, tensor in state.items():
-        if ".resblocks." in name or name.startswith("transformer.resblocks."):
-            done.update(block(name, tensor))
-    return done
+        if ".resblocks." in name:
+            converted.update(convert_block_tensor(name, tensor))
+    return converted
 
 
-def block(name: str, tensor: Any) -> dict[str, Any]:
-    """One tensor of a transformer block."""
+def convert_block_tensor(name: str, tensor: Any) -> dict[str, Any]:
+    """Return one tensor of a transformer block under its name in transformers; three for a fused projection."""
     tower, _, rest = name.partition("resblocks.")
     number, _, part = rest.partition(".")
-    home = f"{'vision' if tower.startswith('visual') else 'text'}_model.encoder.layers.{number}"
+    layer = f"{'vision' if tower.startswith('visual') else 'text'}_model.encoder.layers.{number}"
     if part.startswith("attn.in_proj_"):
         kind = part.removeprefix("attn.in_proj_")
-        return {f"{home}.self_attn.{one}_proj.{kind}": third for one, third in zip("qkv", tensor.chunk(3), strict=True)}
-    whole, _, kind = part.rpartition(".")
-    return {f"{home}.{BLOCK[whole]}.{kind}": tensor}
+        thirds = zip("qkv", tensor.chunk(3), strict=True)
+        return {f"{layer}.self_attn.{letter}_proj.{kind}": third for letter, third in thirds}
+    module, _, kind = part.rpartition(".")
+    return {f"{layer}.{BLOCK[module]}.{kind}": tensor}

@@ -1,9 +1,8 @@
-"""Encoders with weights that the user has: CLIP, X-CLIP and DINO, by transformers, which loads when used.
+"""Encoders of transformers: CLIP, X-CLIP and DINO.
 
-Frames are prepared by each model's own processor, or, for the metrics that carry its name, as VBench does.
+Frames are preprocessed by each model's own processor or, for the metrics named `vbench.`, as in VBench.
 """
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -12,46 +11,56 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from vidguide.eval.encoders.vbench_transforms import for_clip, for_dino
+from vidguide.eval.encoders.vbench_transforms import preprocess_clip, preprocess_dino
+from vidguide.eval.hashing import short_sha256
 
-BATCH = 16  # frames at once
+BATCH = 16  # frames per forward pass
 
 Features = NDArray[np.float32]
 
 
 class Encoder(Protocol):
-    """Any kind of weights: `weights` names them and the hash of the parameters, `place` their device and dtype."""
+    """Weights of any kind: `weights` is their name and hash, `place` their device and dtype."""
 
     weights: str
 
     @property
     def place(self) -> str:
-        """Such as `cuda:0 float16`."""
+        """Return device and dtype, such as `cuda:0 float16`."""
         ...
 
 
-def projected(output: Any) -> Any:
-    """The projected features: transformers 5 wraps them, 4 gave the tensor itself."""
+def projected_features(output: Any) -> Any:
+    """Return the projected features: transformers 5 wraps them in an output object, 4 returns the tensor."""
     return getattr(output, "pooler_output", output)
 
 
-def unit(features: Any) -> Features:
-    """Features of length one, as an array."""
+def normalize(features: Any) -> Features:
+    """Return features of unit length, as an array."""
     array = features.detach().float().cpu().numpy()
     return np.asarray(array / np.linalg.norm(array, axis=-1, keepdims=True), np.float32)
 
 
-def fingerprint(model: Any, name: str) -> str:
-    """The model's name and a hash of its parameters."""
-    whole = hashlib.sha256()
-    for key, tensor in sorted(model.state_dict().items()):
-        whole.update(key.encode() + tensor.detach().float().cpu().numpy().tobytes())
-    return f"{name} {whole.hexdigest()[:16]}"
+def describe_weights(model: Any, name: str) -> str:
+    """Return the model's name and a hash of its parameters."""
+    tensors = sorted(model.state_dict().items())
+    chunks = (key.encode() + tensor.detach().float().cpu().numpy().tobytes() for key, tensor in tensors)
+    return f"{name} {short_sha256(chunks)}"
+
+
+def segment_centres(length: int, count: int) -> NDArray[np.int64]:
+    """Return the indices of `count` frames, each at the centre of one of `count` equal segments of the clip.
+
+    A clip of fewer frames gives all of them, the last repeated.
+    """
+    edges = np.linspace(0, length, min(count, length) + 1).astype(np.int64)
+    centres = (edges[:-1] + edges[1:] - 1) // 2
+    return np.concatenate([centres, np.repeat(centres[-1:], count - len(centres))])
 
 
 @dataclass
 class TransformersEncoder:
-    """A model of transformers with its processor and, where it reads text, its tokenizer."""
+    """A model of transformers with its image processor and, if it reads text, its tokenizer."""
 
     model: Any
     processor: Any
@@ -60,81 +69,77 @@ class TransformersEncoder:
 
     def __post_init__(self) -> None:
         self.model.eval()
-        self.weights = fingerprint(self.model, self.name)
+        self.weights = describe_weights(self.model, self.name)
         self.text = cache(self.encode_text)
 
     @property
     def place(self) -> str:
-        """Device and dtype."""
+        """Return device and dtype."""
         return f"{self.model.device} {str(self.model.dtype).removeprefix('torch.')}"
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Side of a patch in pixels, and width of the features."""
+        """Return the patch size in pixels and the width of the features."""
         vision = getattr(self.model.config, "vision_config", self.model.config)
         return vision.patch_size, getattr(self.model.config, "projection_dim", vision.hidden_size)
 
     @property
     def scale(self) -> float:
-        """By what the model's training multiplies cosines."""
-        return float(self.model.logit_scale.exp())
+        """Return the learned scale of the cosines."""
+        return float(self.model.logit_scale.exp().item())
 
     def pixels(self, frames: NDArray[np.uint8]) -> Any:
-        """Frames as the model takes them."""
+        """Return frames preprocessed by the model's own processor."""
         return self.processor(images=list(frames), return_tensors="pt")["pixel_values"].to(self.model.device)
 
     def tokens(self, text: str) -> tuple[Any, int]:
-        """Token ids and mask, cut to what the model takes with the end mark kept, and how many were cut off."""
+        """Return token ids and mask, truncated before the end token to the model's limit, and the number cut off."""
         limit = self.model.config.text_config.max_position_embeddings
-        whole = len(self.tokenizer(text)["input_ids"])
+        length = len(self.tokenizer(text)["input_ids"])
         ids = self.tokenizer(text, truncation=True, max_length=limit, return_tensors="pt").to(self.model.device)
-        return {name: ids[name] for name in ("input_ids", "attention_mask")}, max(whole - limit, 0)
+        return {name: ids[name] for name in ("input_ids", "attention_mask")}, max(length - limit, 0)
 
     def frames(self, frames: NDArray[np.uint8]) -> Features:
-        """Unit features `(F, D)` of frames `(F, H, W, 3)`, as the model's own processor prepares them."""
-        return self.in_batches(frames, self.pixels)
+        """Return unit features `(F, D)` of frames `(F, H, W, 3)`, preprocessed by the model's own processor."""
+        return self.encode_batches(frames, self.pixels)
 
     def vbench_frames(self, frames: NDArray[np.uint8]) -> Features:
-        """Unit features `(F, D)` of frames `(F, H, W, 3)`, as VBench prepares them."""
-        prepare = for_clip if hasattr(self.model, "get_image_features") else for_dino
-        return self.in_batches(frames, lambda some: prepare(some).to(self.model.device))
+        """Return unit features `(F, D)` of frames `(F, H, W, 3)`, preprocessed as in VBench."""
+        preprocess = preprocess_clip if hasattr(self.model, "get_image_features") else preprocess_dino
+        return self.encode_batches(frames, lambda batch: preprocess(batch).to(self.model.device))
 
-    def in_batches(self, frames: NDArray[np.uint8], prepare: Callable[[NDArray[np.uint8]], Any]) -> Features:
-        """Unit features of frames, some at a time: the projected ones of CLIP, the class token of a plain ViT."""
+    def encode_batches(self, frames: NDArray[np.uint8], preprocess: Callable[[NDArray[np.uint8]], Any]) -> Features:
+        """Return unit features of frames, encoded in batches."""
         starts = range(0, len(frames), BATCH)
-        return np.concatenate([self.encode_pixels(prepare(frames[start : start + BATCH])) for start in starts])
+        return np.concatenate([self.encode_pixels(preprocess(frames[start : start + BATCH])) for start in starts])
 
     def encode_pixels(self, pixels: Any) -> Features:
-        """Unit features of a batch `(N, 3, h, w)`."""
+        """Return unit features of a batch `(N, 3, h, w)`: the projection of CLIP, the class token of a plain ViT."""
         import torch
 
         with torch.inference_mode():
             if hasattr(self.model, "get_image_features"):
-                return unit(projected(self.model.get_image_features(pixel_values=pixels)))
-            return unit(self.model(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state[:, 0])
+                return normalize(projected_features(self.model.get_image_features(pixel_values=pixels)))
+            return normalize(self.model(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state[:, 0])
 
     def encode_text(self, text: str) -> tuple[Features, int]:
-        """Unit features `(D,)` of a text, and how many of its tokens were cut off."""
+        """Return unit features `(D,)` of a text, and how many of its tokens were cut off."""
         import torch
 
-        ids, cut = self.tokens(text)
+        ids, excess = self.tokens(text)
         with torch.inference_mode():
-            return unit(projected(self.model.get_text_features(**ids)))[0], cut
+            return normalize(projected_features(self.model.get_text_features(**ids)))[0], excess
 
     def similarity(self, frames: NDArray[np.uint8], text: str) -> tuple[float, int]:
-        """Cosine of a whole clip and a text by X-CLIP, whose text features depend on the clip."""
+        """Return the cosine of a clip and a text by X-CLIP, and how many tokens of the text were cut off.
+
+        The text features of X-CLIP depend on the clip, so that the cosine is computed by the model.
+        """
         import torch
 
         count = self.model.config.vision_config.num_frames
-        ids, cut = self.tokens(text)
+        ids, excess = self.tokens(text)
         with torch.inference_mode():
-            output = self.model(pixel_values=self.pixels(frames[middle(len(frames), count)])[None], **ids)
+            output = self.model(pixel_values=self.pixels(frames[segment_centres(len(frames), count)])[None], **ids)
             cosine = output.logits_per_video / self.model.logit_scale.exp()
-        return float(cosine[0, 0]), cut
-
-
-def middle(length: int, count: int) -> NDArray[np.int64]:
-    """Indices of `count` frames, each in the middle of its share of the clip; the last is repeated if need be."""
-    edges = np.linspace(0, length, min(count, length) + 1).astype(np.int64)
-    picked = (edges[:-1] + edges[1:] - 1) // 2
-    return np.concatenate([picked, np.repeat(picked[-1:], count - len(picked))])
+        return float(cosine[0, 0]), excess

@@ -1,6 +1,7 @@
-"""Frames as VBench prepares them: resized without antialiasing, unlike any processor of transformers.
+"""Preprocessing of frames as in VBench: resizing without antialiasing, unlike any processor of transformers.
 
-Its float path: bicubic values beyond 0..255 are kept. tests/eval/test_vbench.py holds it to VBench's values.
+As in VBench's float path, bicubic values outside 0..255 are not clamped. tests/eval/test_vbench.py compares the metrics
+with values of VBench.
 """
 
 from typing import TYPE_CHECKING
@@ -16,8 +17,8 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 DINO_MEAN, DINO_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 
 
-def resized(frames: NDArray[np.uint8], mode: str) -> "Tensor":
-    """Frames `(F, H, W, 3)` as `(F, 3, h, w)` floats of 0..255 whose short side is SIDE."""
+def resize(frames: NDArray[np.uint8], mode: str) -> "Tensor":
+    """Return frames `(F, H, W, 3)` as `(F, 3, h, w)` floats in 0..255 with a short side of SIDE pixels."""
     import torch
 
     height, width = frames.shape[1:3]
@@ -27,21 +28,21 @@ def resized(frames: NDArray[np.uint8], mode: str) -> "Tensor":
     return torch.nn.functional.interpolate(pixels, size=size, mode=mode, align_corners=False, antialias=False)
 
 
-def normalised(pixels: "Tensor", mean: tuple[float, ...], std: tuple[float, ...]) -> "Tensor":
-    """Levels of 0..255 scaled by a mean and a deviation for each channel."""
+def standardize(pixels: "Tensor", mean: tuple[float, ...], std: tuple[float, ...]) -> "Tensor":
+    """Return values in 0..255 scaled to 0..1 and standardized per channel."""
     import torch
 
-    middle, spread = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
-    return (pixels / 255 - middle) / spread
+    channel_mean, channel_std = (torch.tensor(values).view(3, 1, 1) for values in (mean, std))
+    return (pixels / 255 - channel_mean) / channel_std
 
 
-def for_clip(frames: NDArray[np.uint8]) -> "Tensor":
-    """`(F, 3, 224, 224)`: bicubic, the middle cut out; VBench's clip_transform(224)."""
-    pixels = resized(frames, "bicubic")
+def preprocess_clip(frames: NDArray[np.uint8]) -> "Tensor":
+    """Return `(F, 3, 224, 224)`: bicubic, centre crop, as VBench's clip_transform(224)."""
+    pixels = resize(frames, "bicubic")
     top, left = (round((side - SIDE) / 2) for side in pixels.shape[-2:])
-    return normalised(pixels[..., top : top + SIDE, left : left + SIDE], CLIP_MEAN, CLIP_STD)
+    return standardize(pixels[..., top : top + SIDE, left : left + SIDE], CLIP_MEAN, CLIP_STD)
 
 
-def for_dino(frames: NDArray[np.uint8]) -> "Tensor":
-    """`(F, 3, h, w)`: bilinear, uncut; VBench's dino_transform(224)."""
-    return normalised(resized(frames, "bilinear"), DINO_MEAN, DINO_STD)
+def preprocess_dino(frames: NDArray[np.uint8]) -> "Tensor":
+    """Return `(F, 3, h, w)`: bilinear, not cropped, as VBench's dino_transform(224)."""
+    return standardize(resize(frames, "bilinear"), DINO_MEAN, DINO_STD)

@@ -1,4 +1,4 @@
-"""What a metric is: a number about one clip, its definition, its guards, and "undefined" where it has no meaning."""
+"""Definition of a metric: a number about one clip, its range, its guards, and "undefined" where it has no value."""
 
 import inspect
 import math
@@ -12,7 +12,14 @@ from vidguide.eval.metrics.sample import Sample
 
 @dataclass(frozen=True, kw_only=True)
 class Value:
-    """One metric on one clip: a number, or None with the reason; per frame or pair where it has such values."""
+    """One metric on one clip.
+
+    Attributes:
+        value: the number, or None.
+        reason: why the value is None.
+        per_frame: values per frame or pair of frames; empty for a metric without them.
+        details: further JSON values; "remarks" is a list of warnings.
+    """
 
     value: float | None
     reason: str | None = None
@@ -22,46 +29,52 @@ class Value:
 
 @dataclass(frozen=True, kw_only=True)
 class Guard:
-    """A metric that must not have moved for a gain elsewhere to count: past `change` the gain is confounded.
+    """A metric that must not degrade: otherwise an improvement of the guarded metric is confounded.
 
-    `change` is signed, relative to the reference arm's mean or absolute; `words` say what then happened.
+    Attributes:
+        id: of the guard metric.
+        change: signed change from the reference arm at which the guard is violated.
+        relative: whether `change` is relative to the reference arm's mean; otherwise it is absolute.
+        violation: what a violation means, for the verdict.
     """
 
     id: str
     change: float
     relative: bool
-    words: str
+    violation: str
 
 
-WELL_FORMED = Guard(id="world.well_formed", change=-0.05, relative=False, words="fewer well-formed clips")
+WELL_FORMED = Guard(id="world.well_formed", change=-0.05, relative=False, violation="fewer well-formed clips")
 STEADINESS_GUARDS = (
-    Guard(id="guard.motion", change=-0.05, relative=True, words="less motion"),
-    Guard(id="guard.detail", change=-0.10, relative=True, words="less sharpness"),  # 10% of a square are 5%
-    Guard(id="guard.frozen_share", change=0.05, relative=False, words="more frozen frames"),
+    Guard(id="guard.motion", change=-0.05, relative=True, violation="less motion"),
+    # Detail is a squared quantity: 10% of it are 5% of sharpness.
+    Guard(id="guard.detail", change=-0.10, relative=True, violation="less sharpness"),
+    Guard(id="guard.frozen_share", change=0.05, relative=False, violation="more frozen frames"),
     WELL_FORMED,
 )
 AVOIDANCE_GUARDS = (
     WELL_FORMED,
-    Guard(id="world.attributes", change=-0.05, relative=False, words="less of what was asked for"),
-    Guard(id="clip.frame_cosine", change=-0.005, relative=False, words="less of what was asked for"),
+    Guard(id="world.attributes", change=-0.05, relative=False, violation="less of what was asked for"),
+    Guard(id="clip.frame_cosine", change=-0.005, relative=False, violation="less of what was asked for"),
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric's definition as data. Its prose is the docstring of `measure`.
+    """Definition of a metric as data. Its description is the docstring of `measure`.
 
     Attributes:
-        id: name, with a namespace: `vbench.` only for what equals VBench's own function on the same frames.
-        version: of the definition; raised whenever a value could change.
-        unit: of the value. low, high: its range; a value outside it is an error, never a result.
-        better: which way is good; "" for a guard, which is neither.
-        measure: from a sample to a value; raises UndefinedError.
-        needs: what of the sample must be there: eval_prompt, negative_prompt.
-        min_frames: fewer make it undefined.
-        guards: what must not have moved for a gain to count.
-        encoders: kinds of weights that it needs, see :mod:`vidguide.eval.encoders.catalogue`.
-        weights: those that it computes with, by name and hash; empty for none.
+        id: name with a namespace; `vbench.` only for metrics equal to VBench's own function on the same frames.
+        version: of the definition; incremented whenever a value could change.
+        unit: of the value.
+        low, high: range of the value; a value outside is an error, never a result.
+        better: which direction is better; "" for a guard, which has none.
+        measure: computes the value of a sample; raises UndefinedError.
+        needs: attributes of the sample that must be set: eval_prompt, negative_prompt.
+        min_frames: with fewer frames the metric is undefined.
+        guards: metrics that must not degrade for an improvement to count.
+        encoders: kinds of weights that it uses, see :mod:`vidguide.eval.encoders.catalogue`.
+        weights: name and hash of the weights in use; empty for none.
     """
 
     id: str
@@ -78,43 +91,55 @@ class Metric:
     weights: str = ""
 
     @property
-    def about(self) -> str:
-        """Its definition in prose: what it measures, unit, range, direction, what fools it, where it comes from."""
+    def description(self) -> str:
+        """Return what it measures: definition, direction, range, unit, failure modes and source."""
         return inspect.getdoc(self.measure) or ""
 
     def __call__(self, sample: Sample) -> Value:
-        """The value on one clip, or None with the reason."""
+        """Compute the value on one clip; it is None, with a reason, where the metric is undefined.
+
+        Raises:
+            ArithmeticError: the value is outside the metric's range.
+        """
         for name in self.needs:
             if not getattr(sample, name):
                 return Value(value=None, reason=f"no {name} is known for this clip")
         if len(sample.clip.frames) < self.min_frames:
             return Value(value=None, reason=f"{len(sample.clip.frames)} frames; needs {self.min_frames}")
         try:
-            measured = self.measure(sample)
+            result = self.measure(sample)
         except UndefinedError as reason:
             return Value(value=None, reason=str(reason))
-        value = measured.value
+        self.check_range(result.value)
+        return result
+
+    def check_range(self, value: float | None) -> None:
+        """Refuse a value outside the range of the metric."""
         if value is None or not math.isfinite(value) or not self.low <= value <= self.high:
-            raise ArithmeticError(
-                f"{self.id}={value}: outside {self.low:g}..{self.high:g}; this is a fault of the metric"
-            )
-        return measured
+            raise ArithmeticError(f"{self.id}={value}: must be in {self.low:g}..{self.high:g}; a bug of the metric")
 
 
 REGISTRY: dict[str, Metric] = {}
-# Units and ranges that several metrics share; rounding may carry a cosine a little past 1.
+# Unit and range that several metrics share; rounding may bring a cosine slightly above 1.
 COSINE: dict[str, Any] = dict(unit="cosine", low=-1.001, high=1.001)
-GAP: dict[str, Any] = dict(unit="difference of cosines", low=-2.001, high=2.001)
+COSINE_DIFFERENCE: dict[str, Any] = dict(unit="difference of cosines", low=-2.001, high=2.001)
 
 
 def metric(**definition: Any) -> Callable[[Callable[[Sample], Value]], Callable[[Sample], Value]]:
-    """Register a function as the measure of a metric."""
+    """Register the decorated function as the measure of a metric.
+
+    Args:
+        definition: the attributes of :class:`Metric` but for `measure`.
+
+    Raises:
+        ValueError: the id is already registered.
+    """
 
     def register(measure: Callable[[Sample], Value]) -> Callable[[Sample], Value]:
-        made = Metric(measure=measure, **definition)
-        if made.id in REGISTRY:
-            raise ValueError(f"metric id={made.id!r}: is taken already")
-        REGISTRY[made.id] = made
+        registered = Metric(measure=measure, **definition)
+        if registered.id in REGISTRY:
+            raise ValueError(f"id={registered.id!r}: already registered; metric ids must be unique")
+        REGISTRY[registered.id] = registered
         return measure
 
     return register

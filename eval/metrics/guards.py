@@ -1,13 +1,13 @@
-"""Guards: what a clip may lose while a consistency metric improves. None of them is better high or low by itself."""
+"""Guard metrics: what a clip may lose while a consistency metric improves. None has a better direction by itself."""
 
 import numpy as np
 
 from vidguide.eval.metrics.base import Value, metric
 from vidguide.eval.metrics.sample import Sample
-from vidguide.eval.metrics.temporal import check_side, frame_differences, known, per_short_side
+from vidguide.eval.metrics.temporal import check_frame_size, defined_values, frame_differences, length_scale
 
-STILL = 0.5  # levels of mean absolute difference below which two frames count as the same
-VBENCH_SECONDS = 1 / 8  # VBench looks at motion eight times a second
+STILL = 0.5  # mean absolute difference in levels below which two frames count as identical
+VBENCH_INTERVAL = 1 / 8  # seconds between the frames in which VBench measures motion
 
 
 @metric(
@@ -20,17 +20,17 @@ VBENCH_SECONDS = 1 / 8  # VBench looks at motion eight times a second
     min_frames=2,
 )
 def motion(sample: Sample) -> Value:
-    """How much moves: mean length of the longest 5% of flow vectors.
+    """Measure how much moves: the mean length of the longest 5% of flow vectors.
 
-    Direction: none; a loss beside a gain in consistency makes the gain confounded. Range: from 0.
-    Unit: pixels per 1/8 second at a short side of 256, VBench's scale: its dynamic_degree calls a pair above 6 moving.
-    Fooled by: noise and flicker, which make flow where nothing moves; a wrong frame rate.
-    Source: a continuous form of VBench's dynamic_degree, with DIS in place of RAFT: not its score.
+    Direction: none; an improvement of consistency with less motion is confounded. Range: from 0.
+    Unit: pixels per 1/8 second at a short side of 256, VBench's scale: its dynamic_degree counts a pair above 6 as
+    moving. Fooled by: noise and flicker, which cause flow where nothing moves; a wrong frame rate.
+    Source: a continuous form of VBench's dynamic_degree, with DIS in place of RAFT; not VBench's score.
     """
-    check_side(sample)
-    rates = VBENCH_SECONDS / sample.seconds * per_short_side(sample)
-    values: list[float | None] = (known(sample.motion.speed, "motion") * rates).tolist()
-    return Value(value=float(np.mean(known(values, "motion"))), per_frame=values)
+    check_frame_size(sample)
+    rates = VBENCH_INTERVAL / sample.frame_intervals * length_scale(sample)
+    values: list[float | None] = (defined_values(sample.flow.speed, "motion") * rates).tolist()
+    return Value(value=float(np.mean(defined_values(values, "motion"))), per_frame=values)
 
 
 @metric(
@@ -42,11 +42,11 @@ def motion(sample: Sample) -> Value:
     better="",
 )
 def sharpness(sample: Sample) -> Value:
-    """Variance of the Laplacian of the grey frame, mean over frames.
+    """Measure the variance of the Laplacian of the grey frame, mean over frames.
 
     Direction: none. Range: from 0; independent noise of sigma s has 20 s^2. Unit: levels (0..255) squared.
-    Fooled by: noise and ringing count as sharpness, so that it cannot tell a denoised clip from a blurred one: verdicts
-    rest on guard.detail instead. Source: Pech-Pacheco et al. 2000.
+    Fooled by: noise and ringing count as sharpness, so that it does not distinguish denoising from blurring; verdicts
+    use guard.detail instead. Source: Pech-Pacheco et al. 2000.
     """
     import cv2
 
@@ -66,16 +66,16 @@ def sharpness(sample: Sample) -> Value:
     min_frames=2,
 )
 def detail(sample: Sample) -> Value:
-    """Sharpness that lasts: covariance of the Laplacians of each frame and the next one warped to it.
+    """Measure lasting sharpness: the covariance of the Laplacians of each frame and the next one warped to it.
 
-    Direction: none; a loss beside a gain in consistency makes the gain confounded. Range: about 0 to 20, which still
-    noise has. Unit: energy of the Laplacian relative to that of the grey frame, so that another colour of the
-    same object changes nothing. Noise is new in each frame and cancels out; blur does not. Fooled by: only what can be
-    tracked is looked at; other content has other detail, so it compares clips of the same prompts. Source: own.
+    Direction: none; an improvement of consistency with less detail is confounded. Range: about 0 to 20 (still noise).
+    Unit: energy of the Laplacian relative to that of the grey frame, so that a change of colour or contrast has no
+    effect. Noise is independent between frames and cancels; blur does not. Fooled by: only tracked pixels count; detail
+    depends on content, so compare clips of the same prompts. Source: specific to vidguide.
     """
-    check_side(sample)
-    values = sample.motion.detail
-    return Value(value=float(known(values, "detail").mean()), per_frame=values)
+    check_frame_size(sample)
+    values = sample.flow.detail
+    return Value(value=float(defined_values(values, "detail").mean()), per_frame=values)
 
 
 @metric(
@@ -88,10 +88,11 @@ def detail(sample: Sample) -> Value:
     min_frames=2,
 )
 def frozen_share(sample: Sample) -> Value:
-    """Share of neighbouring frames that are the same: mean absolute difference below half a level.
+    """Measure the share of neighbouring frames that are identical: mean absolute difference below half a level.
 
-    Direction: none; more of them beside a gain in consistency makes the gain confounded. Range: 0 to 1.
-    Unit: share of pairs. Fooled by: faint noise over a frozen picture; tiny objects that do move. Source: own.
+    Direction: none; an improvement of consistency with more frozen frames is confounded. Range: 0 to 1.
+    Unit: share of pairs. Fooled by: faint noise over a frozen picture; tiny objects that do move.
+    Source: specific to vidguide.
     """
     frozen = frame_differences(sample) < STILL
     return Value(value=float(frozen.mean()), per_frame=frozen.astype(float).tolist())
@@ -107,11 +108,11 @@ def frozen_share(sample: Sample) -> Value:
     min_frames=2,
 )
 def tracked_share(sample: Sample) -> Value:
-    """Share of pixels that optical flow follows forth and back: on how much of the clip warping error rests.
+    """Measure the share of pixels that optical flow tracks forward and backward: the basis of the warping error.
 
-    Direction: none; low where frames do not belong together. Range: 0 to 1. Unit: share of pixels, mean over pairs.
-    Fooled by: large plain areas always count as followed. Source: the mask of Lai et al. 2018.
+    Direction: none; low for unrelated frames. Range: 0 to 1. Unit: share of pixels, mean over pairs.
+    Fooled by: large uniform areas always count as tracked. Source: the mask of Lai et al. 2018.
     """
-    check_side(sample)
-    values = sample.motion.valid
-    return Value(value=float(known(values, "tracked share").mean()), per_frame=values)
+    check_frame_size(sample)
+    values = sample.flow.tracked
+    return Value(value=float(defined_values(values, "tracked share").mean()), per_frame=values)

@@ -1,54 +1,65 @@
-"""All metrics, by name."""
+"""All metrics, by id."""
 
 from collections.abc import Mapping
 from dataclasses import replace
 
 from vidguide.eval.encoders.transformers import Encoder
-from vidguide.eval.metrics import clip_similarity as similarity
-from vidguide.eval.metrics import guards, preference
-from vidguide.eval.metrics import temporal as steadiness
-from vidguide.eval.metrics import vbench as vbench_metrics
-from vidguide.eval.metrics import vbench_external as external
-from vidguide.eval.metrics import world_attributes as adherence
-from vidguide.eval.metrics import world_similarity as dual_metrics
+from vidguide.eval.metrics import (
+    clip_similarity,
+    guards,
+    preference,
+    temporal,
+    vbench,
+    vbench_external,
+    world_attributes,
+    world_similarity,
+)
 from vidguide.eval.metrics.base import REGISTRY, Metric
 
-# Of namespaces, in lists and tables.
+# Order of namespaces in lists and tables.
 ORDER = ("world", "dual", "clip", "xclip", "pickscore", "hps", "dino", "temporal", "vbench", "external", "guard")
-# Importing one registers its metrics.
-MODULES = (steadiness, guards, adherence, dual_metrics, similarity, preference, vbench_metrics, external)
-
-METRICS: dict[str, Metric] = dict(sorted(REGISTRY.items(), key=lambda item: ORDER.index(item[0].partition(".")[0])))
+# Importing these modules registers their metrics.
+MODULES = (temporal, guards, world_attributes, world_similarity, clip_similarity, preference, vbench, vbench_external)
 
 
 def namespace(name: str) -> str:
-    """What stands before the dot."""
+    """Return the part of a metric id before the dot."""
     return name.partition(".")[0]
 
 
-def chosen(names: list[str] | None, encoders: Mapping[str, Encoder] | None = None) -> list[Metric]:
-    """Metrics by id or by namespace (`temporal`, `guard`, `vbench`, `world`, `clip`, ...), with their guards.
+METRICS: dict[str, Metric] = dict(sorted(REGISTRY.items(), key=lambda item: ORDER.index(namespace(item[0]))))
+
+
+def select_metrics(names: list[str] | None, encoders: Mapping[str, Encoder] | None = None) -> list[Metric]:
+    """Select metrics by id or by namespace (`temporal`, `guard`, `vbench`, `world`, `clip`, ...), with their guards.
 
     Args:
         names: None for all that can be computed.
-        encoders: those at hand; their weights become part of the definition of the metrics that use them.
+        encoders: available encoders; their weights become part of the definition of the metrics that use them.
 
     Raises:
-        ValueError: a name that is neither, naming what there is.
+        ValueError: a name is neither a metric nor a namespace; the message lists the metrics.
     """
-    given = encoders or {}
-    able = {name for name, metric in METRICS.items() if set(metric.encoders) <= set(given)}
-    picked: set[str] = able if names is None else set()
-    for name in names or ():
-        found = [id_ for id_ in METRICS if name in (id_, namespace(id_))]
-        if not found:
-            raise ValueError(f"metrics={name!r}: there is no such metric; there are {', '.join(METRICS)}")
-        picked.update(found)
-    picked |= {guard.id for id_ in picked for guard in METRICS[id_].guards if guard.id in able}
-    return [with_weights(metric, given) for id_, metric in METRICS.items() if id_ in picked]
+    available = encoders or {}
+    computable = {name for name, metric in METRICS.items() if set(metric.encoders) <= set(available)}
+    selected = computable.copy() if names is None else {id_ for name in names for id_ in match_name(name)}
+    selected |= {guard.id for id_ in selected for guard in METRICS[id_].guards if guard.id in computable}
+    return [with_weights(metric, available) for id_, metric in METRICS.items() if id_ in selected]
 
 
-def with_weights(metric: Metric, given: Mapping[str, Encoder]) -> Metric:
-    """The metric with the names and hashes of the weights that it will use, as part of its definition."""
-    used = [given[kind].weights for kind in metric.encoders if kind in given]
-    return replace(metric, weights=", ".join(used)) if metric.encoders else metric
+def match_name(name: str) -> list[str]:
+    """Return the metrics of an id or namespace.
+
+    Raises:
+        ValueError: there is none.
+    """
+    matches = [id_ for id_ in METRICS if name in (id_, namespace(id_))]
+    if not matches:
+        raise ValueError(f"metrics={name!r}: no such metric; must be one of {', '.join(METRICS)}")
+    return matches
+
+
+def with_weights(metric: Metric, available: Mapping[str, Encoder]) -> Metric:
+    """Return the metric with names and hashes of the weights in use, as part of its definition."""
+    weights = [available[kind].weights for kind in metric.encoders if kind in available]
+    return replace(metric, weights=", ".join(weights)) if metric.encoders else metric

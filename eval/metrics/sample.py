@@ -1,4 +1,4 @@
-"""A clip with its texts, and what several metrics share about it, computed once."""
+"""A clip with its texts, and the intermediate results that several metrics share."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,19 +11,20 @@ from numpy.typing import NDArray
 from vidguide.clip import Clip
 from vidguide.eval.clips.errors import UndefinedError
 from vidguide.eval.encoders.transformers import Encoder, Features
-from vidguide.eval.metrics.optical_flow import Motion, follow
+from vidguide.eval.metrics.optical_flow import FlowStatistics, flow_statistics
 from vidguide.eval.world import oracle
+from vidguide.eval.world.shipped_encoder import shipped_encoder
 
 
 @dataclass(frozen=True)
 class Sample:
-    """What a metric looks at.
+    """The input of a metric.
 
     Attributes:
         clip: frames `(F, H, W, 3)` uint8 and their rate.
-        eval_prompt: what the clip should show, as it is scored; often shorter than the prompt that made it.
-        negative_prompt: what it should not show.
-        encoders: weights by kind, where the user has them, see :mod:`vidguide.eval.encoders.catalogue`.
+        eval_prompt: text that the clip is scored against; often shorter than the prompt that generated it.
+        negative_prompt: what the clip should not show.
+        encoders: weights by kind, see :mod:`vidguide.eval.encoders.catalogue`.
     """
 
     clip: Clip
@@ -31,56 +32,53 @@ class Sample:
     negative_prompt: str | None = None
     encoders: Mapping[str, Encoder] = field(default_factory=dict)
 
-    def weights_of(self, kind: str) -> Any:
-        """The weights of a kind.
+    def encoder(self, kind: str) -> Any:
+        """Return the encoder of a kind.
 
         Raises:
-            UndefinedError: none were given.
+            UndefinedError: there is none.
         """
-        found = self.encoders.get(kind)
-        if found is None:
+        if kind not in self.encoders:
             raise UndefinedError(f"no weights were given: --{kind} MODEL")
-        return found
+        return self.encoders[kind]
 
     def features(self, kind: str) -> Features:
-        """Unit features `(F, D)` of the frames by an encoder.
+        """Return unit features `(F, D)` of the frames by the encoder of a kind.
 
         Raises:
-            UndefinedError: no such encoder was given.
+            UndefinedError: there is no such encoder.
         """
-        return self.kept(kind, lambda: self.weights_of(kind).frames(self.clip.frames))
+        return self.cached_features(kind, lambda: self.encoder(kind).frames(self.clip.frames))
 
-    def kept(self, name: str, make: Callable[[], Features]) -> Features:
-        """Features by name, made when they are first asked for."""
-        if name not in self.encoded:
-            self.encoded[name] = make()
-        return self.encoded[name]
+    def cached_features(self, name: str, compute: Callable[[], Features]) -> Features:
+        """Return the features cached under a name; compute them at the first call."""
+        if name not in self.feature_cache:
+            self.feature_cache[name] = compute()
+        return self.feature_cache[name]
 
     @cached_property
-    def encoded(self) -> dict[str, Features]:
-        """Features by name, filled as they are asked for."""
+    def feature_cache(self) -> dict[str, Features]:
+        """Return the features computed so far, by name."""
         return {}
 
     @cached_property
-    def motion(self) -> Motion:
-        """Optical flow between neighbouring frames, reduced to numbers per pair."""
-        return follow(self.clip.frames)
+    def flow(self) -> FlowStatistics:
+        """Return statistics of the optical flow between neighbouring frames."""
+        return flow_statistics(self.clip.frames)
 
     @cached_property
     def reading(self) -> oracle.Reading:
-        """What the oracle of the synthetic world sees."""
+        """Return the reading of the synthetic world's oracle."""
         return oracle.read(self.clip.frames)
 
     @cached_property
-    def dual(self) -> Features:
-        """Unit features `(D,)` of the clip by the dual encoder of the synthetic world."""
-        from vidguide.eval.metrics.world_similarity import shipped
-
-        return shipped().clip(self.clip.frames)
+    def dual_features(self) -> Features:
+        """Return unit features `(D,)` of the clip by the dual encoder of the synthetic world."""
+        return shipped_encoder().clip(self.clip.frames)
 
     @property
-    def seconds(self) -> NDArray[np.float64]:
-        """Time from each frame to the next `(F - 1,)`: the file's own, else from the rate."""
+    def frame_intervals(self) -> NDArray[np.float64]:
+        """Return the time from each frame to the next in seconds, `(F - 1,)`: as stated by the file, else constant."""
         times = self.clip.provenance.get("times") or []
         if len(times) == len(self.clip.frames):
             return np.diff(times)

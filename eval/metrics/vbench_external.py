@@ -1,4 +1,4 @@
-"""VBench's dimensions as VBench itself scores them: nothing here computes them, `import-vbench` brings them in."""
+"""VBench's dimensions as scored by VBench itself: `import-vbench` imports the scores; nothing here computes them."""
 
 from collections.abc import Callable
 
@@ -6,9 +6,9 @@ from vidguide.eval.clips.errors import UndefinedError
 from vidguide.eval.metrics.base import STEADINESS_GUARDS, Value, metric
 from vidguide.eval.metrics.sample import Sample
 
-STEADY = ("subject_consistency", "background_consistency", "temporal_flickering", "motion_smoothness")
+STEADINESS = ("subject_consistency", "background_consistency", "temporal_flickering", "motion_smoothness")
 DIMENSIONS = (
-    *STEADY,
+    *STEADINESS,
     "dynamic_degree",
     "aesthetic_quality",
     "imaging_quality",
@@ -24,17 +24,17 @@ DIMENSIONS = (
 )
 
 
-def of(dimension: str) -> Callable[[Sample], Value]:
-    """A measure that has no value of its own."""
+def imported_score(dimension: str) -> Callable[[Sample], Value]:
+    """Return the measure of an imported dimension, which is undefined for every sample."""
 
     def measure(sample: Sample) -> Value:
         raise UndefinedError("computed by VBench itself: export-vbench, run it, import-vbench")
 
     measure.__doc__ = (
-        f"VBench's {dimension}, as VBench scored the clip.\n\nDirection: higher is better, by VBench's reading"
-        f"{' of a guard' if dimension == 'dynamic_degree' else ''}. Range: 0 to 1, styles and consistency of text from "
-        "-1. Unit: as VBench defines it. Fooled by: see the dimension; it was scored from lossy files, of prompts "
-        "that are not VBench's own unless you used those. Source: VBench (Huang et al., CVPR 2024), run by you."
+        f"Import VBench's {dimension}, as VBench scored the clip.\n\nDirection: higher is better, according to VBench"
+        f"{'; a guard here' if dimension == 'dynamic_degree' else ''}. Range: 0 to 1, styles and text consistency from "
+        "-1. Unit: as VBench defines it. Fooled by: see the dimension; VBench scored lossy files, and prompts other "
+        "than its own unless you used those. Source: VBench (Huang et al., CVPR 2024), run by you."
     )
     return measure
 
@@ -47,6 +47,6 @@ for name in DIMENSIONS:
         low=-1.0,
         high=1.0,
         better="" if name == "dynamic_degree" else "higher",
-        guards=STEADINESS_GUARDS if name in STEADY else (),
+        guards=STEADINESS_GUARDS if name in STEADINESS else (),
         encoders=("external",),
-    )(of(name))
+    )(imported_score(name))

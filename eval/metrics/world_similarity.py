@@ -1,61 +1,48 @@
-"""Text alignment in the synthetic world by the dual encoder that ships: graded where the oracle says yes or no.
+"""Text alignment in the synthetic world by the shipped dual encoder: graded, where the oracle answers yes or no.
 
-A namespace of its own: its numbers compare with no other model's, and the oracle stays the judge. What it adds is a
-similarity for clips that are half right or damaged, measured as papers measure it with CLIP.
+The metrics have a namespace of their own: their values are not comparable with another model's. They add a similarity
+for clips that match in part or are damaged, computed as papers compute it with CLIP.
 """
 
-import hashlib
-from functools import cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from vidguide.eval.metrics.base import AVOIDANCE_GUARDS, COSINE, GAP, Guard, Value, metric
+from vidguide.eval.metrics.base import AVOIDANCE_GUARDS, COSINE, COSINE_DIFFERENCE, Guard, Value, metric
 from vidguide.eval.metrics.sample import Sample
-from vidguide.eval.metrics.world_attributes import avoided, check_world, words
+from vidguide.eval.metrics.world_attributes import check_world, negative_attributes, split_words
+from vidguide.eval.world.shipped_encoder import WEIGHTS, shipped_encoder
 
-if TYPE_CHECKING:
-    from vidguide.eval.world.dual_encoder import TrainedEncoder
-
-FOLDER = Path(__file__).parents[1] / "weights" / "dual"
-WEIGHTS = f"dual {hashlib.sha256((FOLDER / 'model.safetensors').read_bytes()).hexdigest()[:16]}"
 DUAL: dict[str, Any] = dict(version="dual/8-frames/1", min_frames=2, weights=WEIGHTS)
 GUARDS = (
     *AVOIDANCE_GUARDS,
-    Guard(id="dual.similarity", change=-0.05, relative=False, words="less of what was asked for"),
+    Guard(id="dual.similarity", change=-0.05, relative=False, violation="less of what was asked for"),
 )
 
 
-@cache
-def shipped() -> "TrainedEncoder":
-    """The encoder that ships, loaded when it is first used."""
-    from vidguide.eval.world.dual_encoder import TrainedEncoder
-
-    return TrainedEncoder(FOLDER)
-
-
-def to_prompt(sample: Sample) -> float:
-    """Cosine of the clip and its eval_prompt."""
+def prompt_cosine(sample: Sample) -> float:
+    """Return the cosine of the clip and its eval_prompt."""
     check_world(sample)
-    return float(sample.dual @ shipped().caption(words(str(sample.eval_prompt))))
+    return float(sample.dual_features @ shipped_encoder().caption(split_words(str(sample.eval_prompt))))
 
 
-def to_negative(sample: Sample) -> list[float]:
-    """Cosine of the clip and each word of this world in the negative_prompt."""
+def word_cosines(sample: Sample) -> list[float]:
+    """Return the cosine of the clip and each word of the world in the negative_prompt."""
     check_world(sample)
-    return [float(sample.dual @ shipped().caption([word])) for _, word in avoided(sample.negative_prompt)]
+    words = [word for _, word in negative_attributes(sample.negative_prompt)]
+    return [float(sample.dual_features @ shipped_encoder().caption([word])) for word in words]
 
 
 @metric(id="dual.similarity", **DUAL, **COSINE, better="higher", needs=("eval_prompt",))
 def similarity(sample: Sample) -> Value:
-    """Cosine of the shipped dual encoder's features of the clip and of the eval_prompt.
+    """Measure the cosine of the shipped dual encoder's features of the clip and of the eval_prompt.
 
-    Direction: higher is better. Range: -1 to 1; of a caption with all five attributes about 0.36 where all are right,
-    and 0.18 less for each that is wrong; of a single word about 0.5 where it is so and 0 where not. Unit: cosine.
-    Fooled by: it was trained on renders, so what a renderer cannot draw may score anything. Source: own; two towers as
-    in CLIP (Radford et al. 2021), sigmoid loss as in SigLIP (Zhai et al. 2023); see eval/weights/dual/README.md.
+    Direction: higher is better. Range: -1 to 1; for a caption with all five attributes about 0.36 if all are right,
+    and 0.18 less for each wrong one; for a single word about 0.5 if it is true and 0 if not. Unit: cosine.
+    Fooled by: it was trained on renders, so anything that the renderer cannot draw may get any score. Source: specific
+    to vidguide; two encoders as in CLIP (Radford et al. 2021), sigmoid loss as in SigLIP (Zhai et al. 2023); see
+    eval/weights/dual/README.md.
     """
-    cosine = to_prompt(sample)
-    return Value(value=cosine, details={"probability": shipped().probability(cosine)})
+    cosine = prompt_cosine(sample)
+    return Value(value=cosine, details={"probability": shipped_encoder().probability(cosine)})
 
 
 @metric(
@@ -67,29 +54,29 @@ def similarity(sample: Sample) -> Value:
     guards=GUARDS,
 )
 def negative_similarity(sample: Sample) -> Value:
-    """Mean cosine of the clip and each word of the negative_prompt that this world has.
+    """Measure the mean cosine of the clip and each word of the world in the negative_prompt.
 
-    Direction: lower is better; the paired drop against the reference arm is the negative adherence. Range: -1 to 1, in
-    practice about 0.5 where the word is so and 0 where not. Unit: cosine. Fooled by: a destroyed picture is near to
-    nothing, hence the guards. Source: own, as dual.similarity.
+    Direction: lower is better; the paired decrease from the reference arm is the negative adherence. Range: -1 to 1, in
+    practice about 0.5 if the word is true and 0 if not. Unit: cosine. Fooled by: a destroyed picture is similar to
+    nothing, hence the guards. Source: as dual.similarity.
     """
-    cosines = to_negative(sample)
+    cosines = word_cosines(sample)
     return Value(value=sum(cosines) / len(cosines), details={"words": dict(enumerate(cosines))})
 
 
 @metric(
     id="dual.margin",
     **DUAL,
-    **GAP,
+    **COSINE_DIFFERENCE,
     better="higher",
     needs=("eval_prompt", "negative_prompt"),
     guards=GUARDS[:1],
 )
 def margin(sample: Sample) -> Value:
-    """How much nearer the clip is to its eval_prompt than to the negative_prompt, by the shipped dual encoder.
+    """Measure how much closer the clip is to its eval_prompt than to the negative_prompt, by the dual encoder.
 
-    Direction: higher is better. Range: -2 to 2. Unit: difference of cosines. Fooled by: short prompts lie nearer than
-    long ones, so it compares clips of the same texts. Source: own, as dual.similarity.
+    Direction: higher is better. Range: -2 to 2. Unit: difference of cosines. Fooled by: short prompts have higher
+    cosines than long ones, so compare clips of the same texts. Source: as dual.similarity.
     """
-    cosines = to_negative(sample)
-    return Value(value=to_prompt(sample) - sum(cosines) / len(cosines))
+    cosines = word_cosines(sample)
+    return Value(value=prompt_cosine(sample) - sum(cosines) / len(cosines))

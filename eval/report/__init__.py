@@ -1,4 +1,4 @@
-"""Turn scores into Markdown, HTML, charts and console output.
+"""Presentation of scores: Markdown, HTML, charts and console output.
 
 Nothing here computes a score.
 """

@@ -1,4 +1,4 @@
-"""What commands share: how they begin, how they end where the input was wrong, and their tables."""
+"""Console output of the commands: tables, error messages and exit codes."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,45 +12,45 @@ from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
 console, errors = Console(), Console(stderr=True)
-WRONG_INPUT = (ValueError, OSError, ImportError)
-WRAPPED = ("verdict", "needs", "licence", "available here")  # columns of words
+INPUT_ERRORS = (ValueError, OSError, ImportError)
+WRAPPED = ("verdict", "needs", "licence", "available here")  # columns of prose
 
 
 class Command(TyperCommand):
-    """A command whose wrong use ends with exit code 1, as 2 says that some clips failed."""
+    """A command whose usage errors have exit code 1, because 2 means that some clips failed."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
-        with usage_is_one():
+        with usage_errors_exit_with_1():
             return super().make_context(*arguments, **options)
 
 
 class Commands(TyperGroup):
-    """A group whose first word may be left out: `CLIPS...` alone means `run CLIPS...`."""
+    """A group of commands with `run` as the default: `CLIPS...` means `run CLIPS...`."""
 
     def make_context(self, *arguments: Any, **options: Any) -> Any:
-        with usage_is_one():
+        with usage_errors_exit_with_1():
             return super().make_context(*arguments, **options)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        named = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
-        return super().parse_args(ctx, args if named else ["run", *args])
+        has_command = bool(args) and (args[0] in self.commands or args[0] in ctx.help_option_names)
+        return super().parse_args(ctx, args if has_command else ["run", *args])
 
 
 @contextmanager
-def usage_is_one() -> Iterator[None]:
-    """Give errors of usage the exit code 1."""
+def usage_errors_exit_with_1() -> Iterator[None]:
+    """Change the exit code of usage errors from 2 to 1."""
     try:
         yield
     except Exception as error:
-        usage: Any = error
-        if getattr(usage, "exit_code", None) == 2:  # of typer's own click or of an installed one
-            usage.exit_code = 1
+        usage_error: Any = error
+        if getattr(usage_error, "exit_code", None) == 2:  # of the click that typer bundles, or of an installed one
+            usage_error.exit_code = 1
         raise
 
 
 @contextmanager
-def plain_errors(code: int = 1, kinds: tuple[type[Exception], ...] = WRONG_INPUT) -> Iterator[None]:
-    """Wrong input ends with one red line and an exit code, not with a traceback."""
+def plain_errors(code: int = 1, kinds: tuple[type[Exception], ...] = INPUT_ERRORS) -> Iterator[None]:
+    """Report errors of these kinds as one red line with an exit code, instead of a traceback."""
     try:
         yield
     except kinds as error:
@@ -59,11 +59,17 @@ def plain_errors(code: int = 1, kinds: tuple[type[Exception], ...] = WRONG_INPUT
 
 
 def show(header: list[str], rows: list[list[str]], columns: list[str] | None = None) -> None:
-    """Print a table; what is empty for all is left out, as are columns that were not asked for."""
-    kept = [i for i, name in enumerate(header) if name in (columns or header) and any(row[i] for row in rows)]
+    """Print a table.
+
+    Args:
+        header: names of the columns.
+        rows: cells as text.
+        columns: to print; None for all. A column that is empty in every row is omitted.
+    """
+    shown = [i for i, name in enumerate(header) if name in (columns or header) and any(row[i] for row in rows)]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for index in kept:
+    for index in shown:
         table.add_column(header[index], no_wrap=header[index] not in WRAPPED, overflow="fold")
     for row in rows:
-        table.add_row(*(row[index] for index in kept))
+        table.add_row(*(row[index] for index in shown))
     console.print(table)

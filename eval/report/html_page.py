@@ -1,169 +1,209 @@
-"""The summary as one HTML file that needs no network, no script and no other file; light and dark, wide and narrow."""
+"""The report as one HTML file without scripts or external resources; templates/report.html has its markup."""
 
-import html
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from vidguide.eval.metrics.registry import METRICS
-from vidguide.eval.report import charts as drawing
-from vidguide.eval.report import contact_sheets as pictures
-from vidguide.eval.report.markdown import arrow, comparison_table, filled, protocol, standing_table, unmeasured
+from vidguide.eval.report.charts import Chart, curve_chart, interval_chart, slope_chart
+from vidguide.eval.report.contact_sheets import (
+    clip_of,
+    contact_sheet,
+    data_uri,
+    extreme_prompts,
+    extreme_rows,
+    worst_rows,
+)
+from vidguide.eval.report.tables import (
+    INTERVAL,
+    arm_table,
+    comparison_table,
+    format_versions,
+    metric_label,
+    nonempty_columns,
+    protocol,
+    unmeasured_notes,
+)
 from vidguide.eval.scoring.summary import Summary
-from vidguide.eval.scoring.verdict import Comparison, Line, direction
+from vidguide.eval.scoring.verdict import Comparison, MetricComparison, direction
 
-STYLE = """
-:root{color-scheme:light dark;--ink:#1d1d1f;--paper:#fff;--soft:#f3f3f5;--rule:#d5d5da;--dim:#66666c;
---good:#14713d;--bad:#b3261e;--warn:#8a5a00}
-@media(prefers-color-scheme:dark){:root{--ink:#e9e9ec;--paper:#16161a;--soft:#222228;--rule:#3a3a42;--dim:#a0a0a8;
---good:#5fce8d;--bad:#ff8a80;--warn:#f0bd5b}}
-body{font:15px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:75rem;
-margin:0 auto;padding:1rem}
-h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}.scroll{overflow-x:auto}
-table{border-collapse:collapse;font-variant-numeric:tabular-nums}
-th,td{padding:.3rem .7rem;text-align:left;border-bottom:1px solid var(--rule);white-space:nowrap}
-th{color:var(--dim);font-weight:500}tr.primary td:first-child{font-weight:600}
-ul.notes{background:var(--soft);padding:.7rem 1rem .7rem 2rem;border-left:3px solid var(--warn)}
-.good{color:var(--good)}.bad{color:var(--bad)}.warn{color:var(--warn)}.same{color:var(--dim)}
-.charts{display:flex;flex-wrap:wrap;gap:1.5rem}figure{margin:0 0 1rem;max-width:100%}figcaption{color:var(--dim)}
-img,svg,video{max-width:100%;height:auto}td svg{max-width:none;vertical-align:middle}
-svg text{font:11px system-ui,sans-serif;fill:var(--dim)}
-.zero,.axis{stroke:var(--rule)}.bar{stroke:currentColor;stroke-width:2}.dot{fill:currentColor}
-.slope{stroke:currentColor;opacity:.6}.curve{fill:none;stroke:var(--ink);stroke-width:1.5}
-pre{white-space:pre-wrap;color:var(--dim);font:13px/1.45 ui-monospace,monospace}
-"""
+VERDICT_STYLES = {"better": "good", "worse": "bad", "confounded": "warn", "not comparable": "warn"}
 
 
-def kind_of(verdict: str) -> str:
-    """The colour of a verdict."""
-    heads = {"better": "good", "worse": "bad", "confounded": "warn", "not comparable": "warn"}
-    return next((kind for head, kind in heads.items() if verdict.startswith(head)), "same")
+@dataclass(frozen=True)
+class Cell:
+    """A table cell: text with a CSS class, or a chart."""
+
+    text: str
+    style: str = ""
+    chart: Chart | None = None
 
 
-def cell(text: str, kind: str = "") -> str:
-    """A table cell."""
-    return f'<td class="{kind}">{html.escape(text)}</td>' if kind else f"<td>{html.escape(text)}</td>"
+@dataclass(frozen=True)
+class TableRow:
+    """A table row; `style` is its CSS class."""
+
+    cells: list[Cell]
+    style: str = ""
 
 
-def table(header: Sequence[str], body: str) -> str:
-    """A table that scrolls within itself on a narrow screen."""
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in header)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+@dataclass(frozen=True)
+class Table:
+    """A table; `title` is its heading, which may be empty."""
+
+    header: list[str]
+    rows: list[TableRow]
+    title: str = ""
 
 
-def paired_table(header: Sequence[str], lines: Sequence[Line], rows: Sequence[Sequence[str]]) -> str:
-    """A paired table of the columns that hold something, each interval drawn beside its numbers."""
-    kept, body = filled(header, rows), ""
-    for line, row in zip(lines, rows, strict=True):
-        found, kind = line.paired.difference, kind_of(line.verdict)
-        cells = ""
-        for index in kept:
-            cells += cell(row[index], kind if header[index] == "verdict" else "")
-            if header[index] == "95% interval":
-                cells += f"<td>{drawing.interval(found.mean, found.low, found.high, kind)}</td>"
-        body += f'<tr class="{"primary" if line.primary else ""}">{cells}</tr>'
-    shown = [name for index in kept for name in ([header[index], ""] if "%" in header[index] else [header[index]])]
-    return table(shown, body)
+@dataclass(frozen=True)
+class Figure:
+    """A chart, or an image given as data URI, with its caption."""
+
+    caption: str
+    chart: Chart | None = None
+    image: str = ""
 
 
-def comparison_part(found: Comparison) -> str:
-    """The paired table, guards apart, and the slopes of the primary metrics."""
-    header, rows = comparison_table(found)
-    parts = [f"<h2>{html.escape(found.other)} against {html.escape(found.reference)}</h2>"]
-    for title, guards in (("", False), ("Guards: what must not have moved", True)):
-        both = zip(found.lines, rows, strict=True)
-        picked = [(line, row) for line, row in both if guards == (direction(line.metric) == 0)]
-        if picked:
-            made = paired_table(header, [line for line, _ in picked], [row for _, row in picked])
-            parts.append((f"<h2>{title}</h2>" if title else "") + made)
-    charts = [
-        figure(
-            drawing.slopes(line.paired.by_prompt, (found.reference, found.other), direction(line.metric), line.metric),
-            f"{arrow(line.metric)}, one line per prompt",
-        )
-        for line in found.lines
-        if line.primary and line.paired.by_prompt
-    ]
-    return "".join(parts) + (f'<h2>Prompt by prompt</h2><div class="charts">{"".join(charts)}</div>' if charts else "")
+@dataclass(frozen=True)
+class Gallery:
+    """Figures under a heading of their own."""
+
+    title: str
+    figures: list[Figure]
 
 
-def figure(picture: str, caption: str) -> str:
-    """A picture with its caption."""
-    return f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>"
+@dataclass(frozen=True)
+class ComparisonSection:
+    """The section of the report about two arms."""
 
-
-def sheets_part(summary: Summary) -> str:
-    """Contact sheets of the prompts that gained and lost most, by the first arm held against the reference."""
-    ends = pictures.extremes(summary.comparisons[0]) if summary.comparisons else None
-    if not ends:
-        return ""
-    metric, prompts = ends
-    arms = [summary.comparisons[0].reference, *(found.other for found in summary.comparisons)]
-    body = ""
-    for prompt in prompts:
-        body += f"<h3>{html.escape(prompt)}</h3>"
-        for arm in arms:
-            body += sheet_of(pictures.clip_of(summary.rows, arm, prompt), arm)
-    return f"<h2>Clips, most gained to most lost by {html.escape(metric)}</h2>{body}"
-
-
-def worst_sheets_part(summary: Summary) -> str:
-    """Contact sheets of the clips worst and best by what could be measured first, where no arms are compared."""
-    if summary.comparisons:
-        return ""
-    metric, rows = pictures.ends(summary.rows)
-    body = "".join(sheet_of(Path(row["clip"]), f"{row['prompt_id']}: {row['value']:.4g}") for row in rows)
-    return f"<h2>Clips, best to worst by {html.escape(metric)}</h2>{body}" if body else ""
-
-
-def sheet_of(clip: Path | None, caption: str) -> str:
-    """The contact sheet of a clip; nothing where it cannot be read any more."""
-    pixels = pictures.sheet(clip) if clip else None
-    if pixels is None:
-        return ""
-    return figure(f'<img alt="frames of {html.escape(caption)}" src="{pictures.data_uri(pixels)}">', caption)
-
-
-def curves_part(summary: Summary) -> str:
-    """Per-frame curves of the clips with the worst warping error."""
-    rows = pictures.worst(summary.rows, "temporal.warp_error")
-    charts = "".join(
-        figure(drawing.curve(row["per_frame"], str(row["clip"])), f"{row['arm']}: {row['prompt_id']}") for row in rows
-    )
-    return f'<h2>Worst warping error, frame by frame</h2><div class="charts">{charts}</div>' if charts else ""
-
-
-def definitions_part(summary: Summary) -> str:
-    """What each metric means, from its own definition."""
-    names = dict.fromkeys(one.metric for one in summary.standings)
-    body = "".join(
-        f"<details><summary>{html.escape(arrow(name))}</summary><pre>{html.escape(METRICS[name].about)}\n"
-        f"Version: {html.escape(METRICS[name].version)}</pre></details>"
-        for name in names
-    )
-    return f"<h2>Definitions</h2>{body}"
+    title: str
+    tables: list[Table]
+    slopes: list[Figure]
 
 
 def to_html(summary: Summary, head: str = "") -> str:
-    """The whole report; `head` is HTML to show first."""
-    header, rows = standing_table(summary)
-    kept = filled(header, rows)
-    standings = "".join("<tr>" + "".join(cell(row[index]) for index in kept) + "</tr>" for row in rows)
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in (*summary.notes, *unmeasured(summary)))
-    failures = "".join(f"<li>{html.escape(clip)}: {html.escape(why)}</li>" for clip, why in summary.failures)
-    versions = ", ".join(f"{name} {version}" for name, version in summary.versions.items())
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-        f"<title>Evaluation</title><style>{STYLE}</style><h1>Evaluation</h1>"
-        + head
-        + (f'<ul class="notes">{notes}</ul>' if notes else "")
-        + "".join(map(comparison_part, summary.comparisons))
-        + sheets_part(summary)
-        + worst_sheets_part(summary)
-        + curves_part(summary)
-        + "<h2>Arms</h2>"
-        + table([header[index] for index in kept], standings)
-        + (f"<h2>Failed</h2><ul>{failures}</ul>" if failures else "")
-        + definitions_part(summary)
-        + (f"<h2>How it was compared</h2><p>{html.escape(told)}</p>" if (told := protocol(summary)) else "")
-        + f"<h2>Versions</h2><p>{html.escape(versions)}</p></html>\n"
+    """Return the report as HTML.
+
+    Args:
+        summary: content of the report.
+        head: HTML to show first; it is not escaped.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("vidguide.eval.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
     )
+    clips_title, galleries = clip_galleries(summary)
+    return environment.get_template("report.html").render(
+        head=head,
+        notes=[*summary.notes, *unmeasured_notes(summary)],
+        comparisons=[comparison_section(comparison) for comparison in summary.comparisons],
+        clips_title=clips_title,
+        galleries=galleries,
+        curves=error_curves(summary),
+        arms=plain_table(*arm_table(summary)),
+        failures=summary.failures,
+        definitions=[(metric_label(name), METRICS[name]) for name in dict.fromkeys(m.metric for m in summary.means)],
+        protocol=protocol(summary),
+        versions=format_versions(summary),
+    )
+
+
+def verdict_style(verdict: str) -> str:
+    """Return the CSS class of a verdict."""
+    return next((style for prefix, style in VERDICT_STYLES.items() if verdict.startswith(prefix)), "same")
+
+
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    """Return a table of the columns that are not empty."""
+    columns = nonempty_columns(header, rows)
+    return Table([header[i] for i in columns], [TableRow([Cell(row[i]) for i in columns]) for row in rows])
+
+
+def comparison_section(comparison: Comparison) -> ComparisonSection:
+    """Return the paired tables of metrics and of guards, and the slope charts of the primary metrics."""
+    header, rows = comparison_table(comparison)
+    tables = []
+    for title, guards in (("", False), ("Guards: metrics that must not degrade", True)):
+        lines = list(zip(comparison.lines, rows, strict=True))
+        selected = [(line, row) for line, row in lines if guards == (direction(line.metric) == 0)]
+        if selected:
+            tables.append(paired_table(title, header, selected))
+    names = (comparison.reference, comparison.other)
+    slopes = [slope_figure(line, names) for line in comparison.lines if line.primary and line.paired.by_prompt]
+    return ComparisonSection(f"{comparison.other} against {comparison.reference}", tables, slopes)
+
+
+def paired_table(title: str, header: Sequence[str], lines: Sequence[tuple[MetricComparison, Sequence[str]]]) -> Table:
+    """Return the paired table of some metrics, with a chart after each interval."""
+    columns = nonempty_columns(header, [row for _, row in lines])
+    names = [name for i in columns for name in ([header[i], ""] if header[i] == INTERVAL else [header[i]])]
+    rows = []
+    for line, texts in lines:
+        cells = [cell for i in columns for cell in paired_cells(line, header[i], texts[i])]
+        rows.append(TableRow(cells, "primary" if line.primary else ""))
+    return Table(names, rows, title)
+
+
+def paired_cells(line: MetricComparison, column: str, text: str) -> list[Cell]:
+    """Return the cell of a column of the paired table; for the interval also the cell of its chart."""
+    style = verdict_style(line.verdict)
+    if column == "verdict":
+        return [Cell(text, style)]
+    if column != INTERVAL:
+        return [Cell(text)]
+    difference = line.paired.difference
+    return [Cell(text), Cell("", chart=interval_chart(difference.mean, difference.low, difference.high, style))]
+
+
+def slope_figure(line: MetricComparison, names: tuple[str, str]) -> Figure:
+    """Return the slope chart of one metric."""
+    chart = slope_chart(line.paired.by_prompt, names, direction(line.metric), line.metric)
+    return Figure(f"{metric_label(line.metric)}, one line per prompt", chart)
+
+
+def clip_galleries(summary: Summary) -> tuple[str, list[Gallery]]:
+    """Return title and contact sheets of the extreme prompts of the first comparison, else of the extreme clips."""
+    return prompt_galleries(summary) if summary.comparisons else extreme_galleries(summary)
+
+
+def prompt_galleries(summary: Summary) -> tuple[str, list[Gallery]]:
+    """Return the contact sheets of all arms, for the prompts with the largest differences of the first comparison."""
+    extremes = extreme_prompts(summary.comparisons[0])
+    if not extremes:
+        return "", []
+    metric, prompts = extremes
+    arms = [summary.comparisons[0].reference, *(comparison.other for comparison in summary.comparisons)]
+    galleries = []
+    for prompt in prompts:
+        sheets = [sheet_figure(clip_of(summary.rows, arm, prompt), arm) for arm in arms]
+        galleries.append(Gallery(prompt, [sheet for sheet in sheets if sheet]))
+    return f"Clips, largest improvement to largest degradation by {metric}", galleries
+
+
+def extreme_galleries(summary: Summary) -> tuple[str, list[Gallery]]:
+    """Return the contact sheets of the best and the worst clips by the first metric on which clips differ."""
+    metric, rows = extreme_rows(summary.rows)
+    sheets = [sheet_figure(Path(row["clip"]), f"{row['prompt_id']}: {row['value']:.4g}") for row in rows]
+    figures = [sheet for sheet in sheets if sheet]
+    return (f"Clips, best to worst by {metric}", [Gallery("", figures)]) if figures else ("", [])
+
+
+def sheet_figure(clip: Path | None, caption: str) -> Figure | None:
+    """Return the contact sheet of a clip; None if it cannot be read any more."""
+    pixels = contact_sheet(clip) if clip else None
+    return None if pixels is None else Figure(caption, image=data_uri(pixels))
+
+
+def error_curves(summary: Summary) -> list[Figure]:
+    """Return the per-frame curves of the clips with the largest warping error."""
+    rows = worst_rows(summary.rows, "temporal.warp_error")
+    return [
+        Figure(f"{row['arm']}: {row['prompt_id']}", curve_chart(row["per_frame"], str(row["clip"]))) for row in rows
+    ]

@@ -1,4 +1,4 @@
-"""Score clips, keep results, compare variants: statistics, verdicts and notes.
+"""Score clips, store results, compare arms: statistics, verdicts and notes.
 
-A single clip's measurement belongs to `metrics`, its presentation to `report`.
+The measurement of a single clip belongs to `metrics`, the presentation to `report`.
 """

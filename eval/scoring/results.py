@@ -1,11 +1,10 @@
-"""Results on disk: one JSON line per clip and metric, complete in itself, and never half-written.
+"""Result files: one JSON line per clip and metric, each complete in itself.
 
-While a run goes on, its lines are appended to `results.part.jsonl`, so that it can be taken up where it stopped; when
-it is done `results.jsonl` takes their place at once.
+A running evaluation appends its rows to `results.part.jsonl`, from which an interrupted run resumes. A finished one
+replaces that file atomically by `results.jsonl`.
 """
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,30 +13,39 @@ from typing import Any
 
 from vidguide.clip import replace_whole
 from vidguide.eval.clips.errors import ResultsError
+from vidguide.eval.hashing import short_sha256
+from vidguide.eval.schemas import ResultRow, validate
 
 SCHEMA = 1
 FINAL, PART = "results.jsonl", "results.part.jsonl"
-NEEDED = {"schema", "clip", "arm", "prompt_id", "seed", "metric", "value", "status", "config_hash", "file_sha256"}
-TABLE = ("arm", "clip", "prompt_id", "seed", "metric", "value", "status", "reason", "unit", "version", "file_sha256")
+CSV_COLUMNS = (
+    *("arm", "clip", "prompt_id", "seed", "metric", "value", "status", "reason", "unit", "version", "file_sha256"),
+)
+CURE = "give a results.jsonl that vidguide wrote"
 
 Row = dict[str, Any]
 
 
-def fingerprint(settings: Mapping[str, Any]) -> str:
-    """Short hash of everything that a value depends on besides the clip."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """Return a short hash of everything other than the clip that a value depends on."""
+    return short_sha256([json.dumps(settings, sort_keys=True).encode()])
+
+
+def to_lines(rows: Iterable[Row]) -> str:
+    """Return rows as JSON Lines."""
+    return "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
 
 
 def append(folder: Path, rows: Iterable[Row]) -> None:
-    """Add the rows of one clip to the unfinished results."""
-    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    """Append the rows of one clip to the unfinished results."""
+    text = to_lines(rows)
     with (folder / PART).open("a", encoding="utf-8") as file:
         file.write(text)
 
 
 def finish(folder: Path, rows: Sequence[Row]) -> Path:
-    """Put the whole results in place, and remove the unfinished ones."""
-    text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows)
+    """Write all results, remove the unfinished ones, and return the path."""
+    text = to_lines(rows)
     target = folder / FINAL
     replace_whole(target, lambda temporary: temporary.write_text(text, encoding="utf-8"))
     (folder / PART).unlink(missing_ok=True)
@@ -45,9 +53,9 @@ def finish(folder: Path, rows: Sequence[Row]) -> Path:
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """The same rows as a table, without curves and versions; an undefined value is an empty cell."""
+    """Write the rows as CSV, without per-frame values and versions; an undefined value is an empty cell."""
     buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, TABLE, extrasaction="ignore", lineterminator="\n")
+    writer = csv.DictWriter(buffer, CSV_COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     text = buffer.getvalue().encode("utf-8", errors="backslashreplace")
@@ -55,46 +63,47 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
 
 
 def load(path: Path) -> list[Row]:
-    """Rows from a results file or from a folder that holds one.
+    """Load rows from a results file, or from a folder that contains one.
 
     Raises:
-        ResultsError: it is none of ours or of another schema. FileNotFoundError: it is not there.
+        ResultsError: vidguide did not write the file, or its schema version differs.
+        FileNotFoundError: there is no such file.
     """
     file = path / FINAL if path.is_dir() else path
     if not file.is_file():
-        raise FileNotFoundError(f"results={str(file)!r}: there is no such file")
+        raise FileNotFoundError(f"results={str(file)!r}: no such file")
     lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [parse(line, f"{file} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    return [parse_row(line, f"{file} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
 
 
-def load_earlier(folder: Path) -> list[Row]:
-    """Rows of an earlier run into this folder, finished or not; a last line cut off by a crash is left out."""
+def load_existing(folder: Path) -> list[Row]:
+    """Load the rows of an earlier run, finished or not; a last line that a crash truncated is dropped."""
     rows = load(folder) if (folder / FINAL).is_file() else []
     part = folder / PART
     if part.is_file():
         lines = part.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("\n")]
-        if len(whole) < len(lines):  # or the next line would be joined to it
-            replace_whole(part, lambda temporary: temporary.write_text("".join(whole), encoding="utf-8"))
-        rows += [parse(line, f"{part} line {number}") for number, line in enumerate(whole, 1)]
+        complete = [line for line in lines if line.endswith("\n")]
+        if len(complete) < len(lines):  # otherwise the next row would be appended to the truncated line
+            replace_whole(part, lambda temporary: temporary.write_text("".join(complete), encoding="utf-8"))
+        rows += [parse_row(line, f"{part} line {number}") for number, line in enumerate(complete, 1)]
     return rows
 
 
-def parse(line: str, where: str) -> Row:
-    """One row.
+def parse_row(line: str, where: str) -> Row:
+    """Parse one row.
 
     Raises:
-        ResultsError: it is not one, or of another schema.
+        ResultsError: it is not a row of this schema version.
     """
     try:
         row = json.loads(line)
     except (json.JSONDecodeError, RecursionError):
-        raise ResultsError(f"{where}: is not JSON; give a results.jsonl that vidguide wrote") from None
-    missing = NEEDED - set(row) if isinstance(row, dict) else NEEDED
-    if missing:
-        raise ResultsError(f"{where}: lacks {', '.join(sorted(missing))}; give a results.jsonl that vidguide wrote")
-    if row["schema"] != SCHEMA:
-        raise ResultsError(f"{where}: has schema {row['schema']!r}, this version reads {SCHEMA}; score the clips again")
+        raise ResultsError(f"{where}: not JSON; {CURE}") from None
+    if not isinstance(row, dict):
+        raise ResultsError(f"{where}: is {type(row).__name__}, must be an object; {CURE}")
+    if "schema" in row and row["schema"] != SCHEMA:
+        raise ResultsError(f"{where}: schema={row['schema']!r}: must be {SCHEMA}; score the clips again")
+    validate(ResultRow, row, where, ResultsError, CURE)
     if (row["value"] is not None) != (row["status"] == "ok"):
-        raise ResultsError(f"{where}: value {row['value']!r} with status {row['status']!r}")
-    return dict(row)
+        raise ResultsError(f"{where}: value={row['value']!r} contradicts status={row['status']!r}; {CURE}")
+    return row

@@ -1,7 +1,7 @@
-"""Statistics of paired clips: the unit is the prompt, seeds within a prompt are averaged, arms share both.
+"""Statistics of paired clips. The unit is the prompt: seeds are averaged within it; arms share prompts and seeds.
 
-Intervals are 95%, by bootstrap over prompts with a fixed seed; p-values by sign-flip permutation of the differences,
-exact for few prompts. Both are about the mean difference, which is what the report shows.
+Intervals are 95%, by bootstrap over prompts with a fixed seed. p-values are by sign-flip permutation of the
+differences, exact for few prompts. Both are about the mean difference, which the report shows.
 """
 
 import math
@@ -14,9 +14,9 @@ import numpy as np
 Key = tuple[str, object]  # prompt id and seed
 
 RESAMPLES = 9999
-AT_ONCE = 4_000_000  # resampled values in memory
-Z = 1.959963984540054  # of 95%, two-sided
-ENOUGH_PROMPTS = 100  # fewer are a smoke test: 60% wins of 50 prompts could as well be 46%
+MAX_RESAMPLED = 4_000_000  # resampled values in memory
+Z = 1.959963984540054  # two-sided 95% quantile of the normal distribution
+MIN_PROMPTS = 100  # fewer are a smoke test: of 50 prompts, 60% wins are compatible with a true rate of 46%
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,15 +30,16 @@ class Estimate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Paired:
+class PairedComparison:
     """One metric in two arms, on the clips that both arms have.
 
     Attributes:
         reference, other: mean over prompts of each arm.
         difference: other minus reference.
-        by_prompt: prompt id to (reference, other), seeds averaged.
-        pairs: clips in each arm. unpaired: values of either arm that have no partner.
-        p: two-sided, that the mean difference is 0; None under two prompts.
+        by_prompt: prompt id to (reference, other), averaged over seeds.
+        pairs: number of clips in each arm.
+        unpaired: number of values in either arm without a partner.
+        p: two-sided p-value of a mean difference of 0; None for fewer than two prompts.
     """
 
     reference: float | None
@@ -50,8 +51,8 @@ class Paired:
     p: float | None
 
 
-def by_prompt(values: Mapping[Key, float]) -> dict[str, float]:
-    """Seeds averaged within each prompt."""
+def mean_by_prompt(values: Mapping[Key, float]) -> dict[str, float]:
+    """Return the mean over seeds of each prompt."""
     grouped: dict[str, list[float]] = defaultdict(list)
     for (prompt, _), value in values.items():
         grouped[prompt].append(value)
@@ -59,11 +60,11 @@ def by_prompt(values: Mapping[Key, float]) -> dict[str, float]:
 
 
 def estimate(values: Sequence[float], *, method: str = "BCa", resamples: int = RESAMPLES) -> Estimate:
-    """Mean over prompts with a bootstrap interval (of no width where all prompts agree).
+    """Return the mean over prompts with a bootstrap interval, which has zero width if all values are equal.
 
     Args:
         values: one per prompt.
-        method, resamples: as scipy's bootstrap takes them.
+        method, resamples: see scipy.stats.bootstrap.
     """
     count = len(values)
     if count == 0:
@@ -76,14 +77,20 @@ def estimate(values: Sequence[float], *, method: str = "BCa", resamples: int = R
         return Estimate(mean=mean, low=mean, high=mean, prompts=count)
     from scipy.stats import bootstrap
 
-    settings = {"n_resamples": resamples, "batch": max(AT_ONCE // count, 1), "rng": np.random.default_rng(0)}
-    found = bootstrap((sample,), np.mean, method=method, **settings)
-    low, high = float(found.confidence_interval.low), float(found.confidence_interval.high)
-    return Estimate(mean=mean, low=low, high=high, prompts=count)
+    settings = {"n_resamples": resamples, "batch": max(MAX_RESAMPLED // count, 1), "rng": np.random.default_rng(0)}
+    interval = bootstrap((sample,), np.mean, method=method, **settings).confidence_interval
+    return Estimate(mean=mean, low=float(interval.low), high=float(interval.high), prompts=count)
 
 
 def p_value(differences: Sequence[float]) -> float | None:
-    """Two-sided p that the mean difference is 0, by flipping signs; None under two prompts, 1 where none differs."""
+    """Return the two-sided p-value of a mean difference of 0, by sign-flip permutation.
+
+    Args:
+        differences: one per prompt.
+
+    Returns:
+        None for fewer than two differences; 1 if all are 0.
+    """
     if len(differences) < 2:
         return None
     if not np.any(differences):
@@ -91,17 +98,18 @@ def p_value(differences: Sequence[float]) -> float | None:
     from scipy.stats import permutation_test
 
     sample = np.asarray(differences, float)
-    settings = {"n_resamples": RESAMPLES, "batch": max(AT_ONCE // len(sample), 1), "rng": np.random.default_rng(0)}
-    found = permutation_test((sample,), np.mean, permutation_type="samples", **settings)
-    return float(found.pvalue)
+    batch = max(MAX_RESAMPLED // len(sample), 1)
+    settings = {"n_resamples": RESAMPLES, "batch": batch, "rng": np.random.default_rng(0)}
+    return float(permutation_test((sample,), np.mean, permutation_type="samples", **settings).pvalue)
 
 
-def paired(reference: Mapping[Key, float], other: Mapping[Key, float]) -> Paired:
-    """Compare two arms on the clips that both have: a pair is dropped whole, never one side of it."""
+def compare_pairs(reference: Mapping[Key, float], other: Mapping[Key, float]) -> PairedComparison:
+    """Compare two arms on the clips that both have; a clip without a partner is left out."""
     shared = [key for key in reference if key in other]
-    left, right = by_prompt({key: reference[key] for key in shared}), by_prompt({key: other[key] for key in shared})
+    left = mean_by_prompt({key: reference[key] for key in shared})
+    right = mean_by_prompt({key: other[key] for key in shared})
     differences = [right[prompt] - left[prompt] for prompt in left]
-    return Paired(
+    return PairedComparison(
         reference=float(np.mean(list(left.values()))) if left else None,
         other=float(np.mean(list(right.values()))) if right else None,
         difference=estimate(differences),
@@ -112,29 +120,35 @@ def paired(reference: Mapping[Key, float], other: Mapping[Key, float]) -> Paired
     )
 
 
-def wins(differences: Sequence[float], sign: int) -> tuple[float, float, float] | None:
-    """Share of prompts on which the other arm is better (ties count half), and its 95% Wilson interval.
+def win_rate(differences: Sequence[float], sign: int) -> tuple[float, float, float] | None:
+    """Return the share of prompts on which the other arm is better (ties count half), and its 95% Wilson interval.
 
     Args:
         differences: other minus reference, per prompt.
-        sign: 1 where higher is better, -1 where lower is.
+        sign: 1 if higher is better, -1 if lower is.
+
+    Returns:
+        share, low, high; None without differences.
     """
     if not differences:
         return None
-    won = sum(0.5 if value == 0 else float(value * sign > 0) for value in differences)
-    return (won / len(differences), *wilson(won, len(differences)))
+    wins = sum(0.5 if value == 0 else float(value * sign > 0) for value in differences)
+    return (wins / len(differences), *wilson(wins, len(differences)))
 
 
-def wilson(won: float, count: int) -> tuple[float, float]:
-    """95% interval of a share (Wilson 1927); scipy's takes whole counts only, ties make halves."""
-    share, z2 = won / count, Z * Z
-    middle = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half = Z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
-    return max(middle - half, 0.0), min(middle + half, 1.0)
+def wilson(successes: float, count: int) -> tuple[float, float]:
+    """Return the 95% interval of a share (Wilson 1927).
+
+    Equal to `scipy.stats.binomtest(...).proportion_ci(method="wilson")`, which accepts integers only; ties give halves.
+    """
+    share, z2 = successes / count, Z * Z
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half_width = Z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
+    return max(centre - half_width, 0.0), min(centre + half_width, 1.0)
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """p-values corrected for looking at several metrics (Holm 1979)."""
+    """Return p-values corrected for multiple comparisons (Holm 1979)."""
     corrected, largest = {}, 0.0
     for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
         largest = max(largest, min(p * (len(p_values) - rank), 1.0))
@@ -143,8 +157,15 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def noise_floor(first: Mapping[Key, float], again: Mapping[Key, float]) -> float | None:
-    """Largest mean difference that making the same arm again can produce: the far end of its 95% interval."""
-    found = paired(first, again).difference
-    if found.low is None or found.high is None:
-        return None if found.mean is None else abs(found.mean)
-    return max(abs(found.low), abs(found.high))
+    """Return the largest mean difference that a repetition of an arm can produce.
+
+    Args:
+        first, again: values of the arm and of its repetition.
+
+    Returns:
+        the larger absolute bound of the 95% interval; without an interval, the absolute mean difference or None.
+    """
+    difference = compare_pairs(first, again).difference
+    if difference.low is None or difference.high is None:
+        return None if difference.mean is None else abs(difference.mean)
+    return max(abs(difference.low), abs(difference.high))

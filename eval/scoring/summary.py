@@ -1,22 +1,23 @@
-"""What a report says: means per arm, the comparison, failures, notes, and under which versions."""
+"""Content of a report: means per arm, comparisons, failures, notes and library versions."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from vidguide.eval.metrics.registry import METRICS
-from vidguide.eval.scoring.notes import clips as count_clips
+from vidguide.eval.scoring.notes import count_clips
 from vidguide.eval.scoring.results import Row
-from vidguide.eval.scoring.statistics import Estimate, by_prompt, estimate
-from vidguide.eval.scoring.verdict import Comparison, values_of
+from vidguide.eval.scoring.statistics import Estimate, estimate, mean_by_prompt
+from vidguide.eval.scoring.verdict import Comparison, values_by_key
 
-CONTENT_BOUND = "Temporal metrics depend on content: compare arms of the same prompts and seeds, not different sets."
-SEVERAL_ARMS = "Each arm is held against the first; p-values are corrected over the metrics of one pair, not over arms."
+CONTENT_DEPENDS = "Temporal metrics depend on content: compare arms of the same prompts and seeds, not different sets."
+SEVERAL_ARMS = "Each arm is compared with the first; p-values are corrected over the metrics of a pair, not over arms."
+SEVERAL_VERSIONS = "The clips were scored with different library versions; score them again to compare small effects."
 
 
 @dataclass(frozen=True, kw_only=True)
-class Standing:
-    """One metric in one arm: mean over prompts, and how many clips have it."""
+class ArmMean:
+    """One metric in one arm: mean over prompts, number of clips by status, and the first reason for `undefined`."""
 
     arm: str
     metric: str
@@ -29,19 +30,28 @@ class Standing:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """All that a report shows besides pictures."""
+    """Content of a report except its pictures.
+
+    Attributes:
+        rows: of the results.
+        means: a mean per arm and metric.
+        comparisons: of each further arm with the first.
+        failures: (clip, reason) of clips and metrics that failed.
+        notes: sentences to show with the numbers.
+        versions: of the libraries in use.
+    """
 
     rows: Sequence[Row]
-    standings: list[Standing]
+    means: list[ArmMean]
     comparisons: list[Comparison]
     failures: list[tuple[str, str]]
     notes: list[str]
     versions: dict[str, str]
 
-    def plain(self) -> dict[str, Any]:
-        """As plain values, for JSON."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
         return {
-            "standings": [asdict(standing) for standing in self.standings],
+            "standings": [asdict(mean) for mean in self.means],
             "comparisons": [asdict(comparison) for comparison in self.comparisons],
             "failures": [{"clip": clip, "reason": reason} for clip, reason in self.failures],
             "notes": self.notes,
@@ -49,44 +59,36 @@ class Summary:
         }
 
 
-def summarise(rows: Sequence[Row], comparisons: Sequence[Comparison] = ()) -> Summary:
-    """The summary of scored clips."""
-    arms = list(dict.fromkeys(row["arm"] for row in rows))
-    standings = [
-        standing(arm, name, found)
-        for arm in arms
-        for name in METRICS
-        if (found := [row for row in rows if row["arm"] == arm and row["metric"] == name])
-    ]
-    failures = {(row["clip"], failure(row)): None for row in rows if row["status"] == "failed"}
-    notes = list(dict.fromkeys(note for comparison in comparisons for note in comparison.notes))
-    notes += [CONTENT_BOUND] if not comparisons else []
-    notes += [SEVERAL_ARMS] if len(comparisons) > 1 else []
-    environments = {tuple(sorted(row.get("versions", {}).items())) for row in rows}
-    if len(environments) > 1:
-        notes.append(
-            "The clips were scored under different library versions; score them again to compare small effects."
-        )
-    versions = dict(rows[-1].get("versions", {})) if rows else {}
-    notes += marks(rows)
+def summarize(rows: Sequence[Row], comparisons: Sequence[Comparison] = ()) -> Summary:
+    """Return the summary of scored clips."""
     return Summary(
         rows=rows,
-        standings=standings,
+        means=arm_means(rows),
         comparisons=list(comparisons),
-        failures=list(failures),
-        notes=notes,
-        versions=versions,
+        failures=list(dict.fromkeys((row["clip"], failure_reason(row)) for row in rows if row["status"] == "failed")),
+        notes=summary_notes(rows, comparisons) + row_warnings(rows),
+        versions=dict(rows[-1].get("versions", {})) if rows else {},
     )
 
 
-def standing(arm: str, name: str, found: Sequence[Row]) -> Standing:
-    """One metric in one arm."""
-    statuses = [row["status"] for row in found]
-    reasons = [row["reason"] for row in found if row["status"] == "undefined"]
-    return Standing(
+def arm_means(rows: Sequence[Row]) -> list[ArmMean]:
+    """Return a mean for each arm and metric that has rows."""
+    grouped: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        grouped.setdefault((row["arm"], row["metric"]), []).append(row)
+    arms = list(dict.fromkeys(row["arm"] for row in rows))
+    keys = [(arm, metric) for arm in arms for metric in METRICS]
+    return [arm_mean(arm, metric, grouped[arm, metric]) for arm, metric in keys if (arm, metric) in grouped]
+
+
+def arm_mean(arm: str, metric: str, rows: Sequence[Row]) -> ArmMean:
+    """Return the mean of one metric in one arm."""
+    statuses = [row["status"] for row in rows]
+    reasons = [row["reason"] for row in rows if row["status"] == "undefined"]
+    return ArmMean(
         arm=arm,
-        metric=name,
-        estimate=estimate(list(by_prompt(values_of(found, name)).values())),
+        metric=metric,
+        estimate=estimate(list(mean_by_prompt(values_by_key(rows, metric)).values())),
         scored=statuses.count("ok"),
         undefined=statuses.count("undefined"),
         failed=statuses.count("failed"),
@@ -94,25 +96,34 @@ def standing(arm: str, name: str, found: Sequence[Row]) -> Standing:
     )
 
 
-def failure(row: Row) -> str:
-    """Why a row failed: of the whole clip, or of one metric."""
+def summary_notes(rows: Sequence[Row], comparisons: Sequence[Comparison]) -> list[str]:
+    """Return the notes of all comparisons without duplicates, and those about the whole summary."""
+    notes = list(dict.fromkeys(note for comparison in comparisons for note in comparison.notes))
+    notes += [CONTENT_DEPENDS] if not comparisons else []
+    notes += [SEVERAL_ARMS] if len(comparisons) > 1 else []
+    versions = {tuple(sorted(row.get("versions", {}).items())) for row in rows}
+    return notes + ([SEVERAL_VERSIONS] if len(versions) > 1 else [])
+
+
+def failure_reason(row: Row) -> str:
+    """Return why a row failed: the reason of the whole clip, or of one metric."""
     return str(row["reason"]) if "clip_sha256" not in row else f"{row['metric']}: {row['reason']}"
 
 
-def marks(rows: Sequence[Row]) -> list[str]:
-    """What was remarked while reading, with the number of clips it holds for."""
+def row_warnings(rows: Sequence[Row]) -> list[str]:
+    """Return the warnings of readers and metrics, each with the number of clips it applies to."""
     clips: dict[str, set[str]] = {}
     for row in rows:
-        for mark in [*(row.get("marks") or []), *(row.get("details") or {}).get("remarks", [])]:
-            clips.setdefault(mark, set()).add(row["clip"])
-    return [f"{mark} ({count_clips(len(names))})" for mark, names in clips.items()]
+        for warning in [*(row.get("marks") or []), *(row.get("details") or {}).get("remarks", [])]:
+            clips.setdefault(warning, set()).add(row["clip"])
+    return [f"{warning} ({count_clips(len(names))})" for warning, names in clips.items()]
 
 
 def number(value: float | None) -> str:
-    """Four significant digits; nothing where there is no value."""
+    """Format a number with four significant digits; None becomes empty."""
     return "" if value is None else f"{value:.4g}"
 
 
-def interval(found: Estimate) -> str:
-    """`low to high`; nothing where there is none."""
-    return "" if found.low is None else f"{number(found.low)} to {number(found.high)}"
+def interval(estimate: Estimate) -> str:
+    """Format an interval as `low to high`; empty where there is none."""
+    return "" if estimate.low is None else f"{number(estimate.low)} to {number(estimate.high)}"

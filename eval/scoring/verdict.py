@@ -1,4 +1,7 @@
-"""Compare two arms metric by metric, and say in words what may be concluded. A bought gain is not called a gain."""
+"""Compare two arms metric by metric, and state what may be concluded.
+
+An improvement is reported as `confounded` if a guard metric degraded.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,8 +9,8 @@ from typing import Any
 
 from vidguide.eval.metrics.base import Guard
 from vidguide.eval.metrics.registry import METRICS
-from vidguide.eval.scoring.notes import remarks, repeats
-from vidguide.eval.scoring.statistics import Key, Paired, holm, noise_floor, paired, wins
+from vidguide.eval.scoring.notes import comparison_notes, repetition_notes
+from vidguide.eval.scoring.statistics import Estimate, Key, PairedComparison, compare_pairs, holm, noise_floor, win_rate
 
 PRIMARY = ("temporal.warp_error", "world.attributes", "world.negative_present")
 ALPHA = 0.05
@@ -16,12 +19,22 @@ Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
-    """One metric of a comparison, with its verdict."""
+class MetricComparison:
+    """One metric of a comparison, with its verdict.
+
+    Attributes:
+        metric: its id.
+        primary: whether it was declared as primary beforehand.
+        paired: the paired statistics.
+        wins: win rate with its interval; None for a guard.
+        p_holm: p-value corrected over the primary metrics; None for others.
+        floor: noise floor; None if it was not measured.
+        verdict: what may be concluded.
+    """
 
     metric: str
     primary: bool
-    paired: Paired
+    paired: PairedComparison
     wins: tuple[float, float, float] | None
     p_holm: float | None
     floor: float | None
@@ -30,18 +43,25 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Two arms, reference first; `failed` and `clips` count clips per arm, `notes` are sentences to print."""
+    """Comparison of two arms.
+
+    Attributes:
+        reference, other: names of the arms.
+        lines: one comparison per metric.
+        clips, failed: number of clips, and of failed clips, by arm.
+        notes: sentences to show with the numbers.
+    """
 
     reference: str
     other: str
-    lines: list[Line]
+    lines: list[MetricComparison]
     clips: dict[str, int]
     failed: dict[str, int]
     notes: list[str] = field(default_factory=list)
 
 
-def values_of(rows: Iterable[Row], metric: str) -> dict[Key, float]:
-    """Defined values of one metric by prompt and seed; clips that share both are averaged."""
+def values_by_key(rows: Iterable[Row], metric: str) -> dict[Key, float]:
+    """Return the defined values of one metric by prompt and seed; clips that share both are averaged."""
     grouped: dict[Key, list[float]] = {}
     for row in rows:
         if row["metric"] == metric and row["status"] == "ok":
@@ -59,93 +79,118 @@ def compare(
     """Compare the scored clips of two arms.
 
     Args:
-        reference, other: rows of results. names: of the arms.
+        reference, other: rows of the results.
+        names: of the two arms.
         primary: metrics declared beforehand, over which p-values are corrected.
-        again: rows of the reference arm made a second time, for the noise floor.
+        again: rows of a repetition of the reference arm, for the noise floor.
 
     Raises:
-        ValueError: a primary metric that does not exist.
+        ValueError: an unknown primary metric.
     """
     check_primary(primary)
-    lines = compared(reference, other, primary, again)
+    lines = compare_metrics(reference, other, primary, again)
     arms = dict(zip(names, (reference, other), strict=True))
     clips = {arm: len({row["clip"] for row in rows}) for arm, rows in arms.items()}
     failed = {arm: len({row["clip"] for row in rows if row["status"] == "failed"}) for arm, rows in arms.items()}
-    notes = remarks([line.paired for line in lines], failed, bool(again)) + repeats(arms)
+    notes = comparison_notes([line.paired for line in lines], failed, bool(again)) + repetition_notes(arms)
     return Comparison(reference=names[0], other=names[1], lines=lines, clips=clips, failed=failed, notes=notes)
 
 
-def compared(
+def compare_metrics(
     reference: Sequence[Row], other: Sequence[Row], primary: Sequence[str], again: Sequence[Row]
-) -> list[Line]:
-    """A line per metric that any clip has."""
-    both = (*reference, *other)
-    present = {row["metric"] for row in both if row["status"] == "ok"}
-    found = {name: paired(values_of(reference, name), values_of(other, name)) for name in METRICS if name in present}
-    tested = {name: p for name, one in found.items() if name in primary and (p := one.p) is not None}
-    corrected = holm(tested)
+) -> list[MetricComparison]:
+    """Return a comparison for each metric that any clip has."""
+    rows = (*reference, *other)
+    scored = {row["metric"] for row in rows if row["status"] == "ok"}
+    names = [name for name in METRICS if name in scored]
+    pairs = {name: compare_pairs(values_by_key(reference, name), values_by_key(other, name)) for name in names}
+    corrected = holm({name: p for name, pair in pairs.items() if name in primary and (p := pair.p) is not None})
     lines = []
-    for name, one in found.items():
-        floor = noise_floor(values_of(reference, name), values_of(again, name)) if again else None
-        said = verdict(name, found, corrected.get(name, one.p), floor, name in primary)
-        line = Line(
+    for name, pair in pairs.items():
+        floor = noise_floor(values_by_key(reference, name), values_by_key(again, name)) if again else None
+        conclusion = verdict(name, pairs, corrected.get(name, pair.p), floor, name in primary)
+        line = MetricComparison(
             metric=name,
             primary=name in primary,
-            paired=one,
-            wins=wins([b - a for a, b in one.by_prompt.values()], direction(name)) if direction(name) else None,
+            paired=pair,
+            wins=win_rate([b - a for a, b in pair.by_prompt.values()], direction(name)) if direction(name) else None,
             p_holm=corrected.get(name),
             floor=floor,
-            verdict=said if alike(both, name) else INCOMPARABLE,
+            verdict=conclusion if same_definition(rows, name) else INCOMPARABLE,
         )
         lines.append(line)
     return lines
 
 
-def alike(rows: Iterable[Row], metric: str) -> bool:
-    """Whether all values of a metric have one definition: version and weights."""
+def same_definition(rows: Iterable[Row], metric: str) -> bool:
+    """Return whether all values of a metric have the same version and weights."""
     return len({(row.get("version"), row.get("weights")) for row in rows if row["metric"] == metric}) <= 1
 
 
 def check_primary(primary: Sequence[str]) -> None:
-    """Refuse a primary metric that does not exist."""
+    """Refuse an unknown primary metric."""
     for name in primary:
         if name not in METRICS:
-            raise ValueError(f"primary={name!r}: there is no such metric; there are {', '.join(METRICS)}")
+            raise ValueError(f"primary={name!r}: no such metric; must be one of {', '.join(METRICS)}")
 
 
 def direction(name: str) -> int:
-    """1 where higher is better, -1 where lower is, 0 for a guard."""
+    """Return 1 if higher is better, -1 if lower is, 0 for a guard."""
     return {"higher": 1, "lower": -1, "": 0}[METRICS[name].better]
 
 
-def verdict(name: str, found: Mapping[str, Paired], p: float | None, floor: float | None, primary: bool) -> str:
-    """What may be said about one metric, in a few words; both the interval and the p-value must agree to a gain."""
-    difference = found[name].difference
+def verdict(
+    name: str, pairs: Mapping[str, PairedComparison], p: float | None, floor: float | None, primary: bool
+) -> str:
+    """Return what may be concluded about one metric, in a few words.
+
+    Args:
+        name: of the metric.
+        pairs: comparisons of all metrics, for the guards.
+        p: its p-value, corrected for a primary metric.
+        floor: its noise floor; None if it was not measured.
+        primary: whether it was declared as primary.
+    """
+    difference = pairs[name].difference
     if difference.mean is None:
         return "not measured in both arms"
-    if difference.low is None or difference.high is None:
+    if not is_significant(difference, p, floor):
+        return no_conclusion(difference, floor)
+    if not direction(name):
+        return "higher" if difference.mean > 0 else "lower"
+    suffix = "" if primary else ", exploratory"
+    if difference.mean * direction(name) < 0:
+        return f"worse{suffix}"
+    violations = [guard.violation for guard in METRICS[name].guards if is_violated(guard, pairs)]
+    return f"confounded: {', '.join(dict.fromkeys(violations))}" if violations else f"better{suffix}"
+
+
+def is_significant(difference: Estimate, p: float | None, floor: float | None) -> bool:
+    """Return whether a difference exceeds the noise floor, and both its interval and p-value exclude 0."""
+    if difference.mean is None or difference.low is None or difference.high is None:
+        return False
+    if floor is not None and abs(difference.mean) < floor:
+        return False
+    return not difference.low <= 0 <= difference.high and (p is None or p <= ALPHA)
+
+
+def no_conclusion(difference: Estimate, floor: float | None) -> str:
+    """Return the verdict on a difference that is not significant."""
+    if difference.mean is None or difference.low is None:
         return "one prompt only: nothing can be said"
     if floor is not None and abs(difference.mean) < floor:
         return "within the noise floor"
-    if difference.low <= 0 <= difference.high or (p is not None and p > ALPHA):
-        return "inconclusive"
-    if not direction(name):
-        return "higher" if difference.mean > 0 else "lower"
-    told = "" if primary else ", exploratory"
-    if difference.mean * direction(name) < 0:
-        return f"worse{told}"
-    tripped = [guard.words for guard in METRICS[name].guards if lost(guard, found)]
-    return f"confounded: {', '.join(dict.fromkeys(tripped))}" if tripped else f"better{told}"
+    return "inconclusive"
 
 
-def lost(guard: Guard, found: Mapping[str, Paired]) -> bool:
-    """Whether the other arm lost more of what the guard watches than it may."""
-    watched = found.get(guard.id)
-    if watched is None or watched.difference.mean is None or watched.reference is None:
+def is_violated(guard: Guard, pairs: Mapping[str, PairedComparison]) -> bool:
+    """Return whether the guard metric changed by more than its limit from the reference arm to the other."""
+    pair = pairs.get(guard.id)
+    if pair is None or pair.difference.mean is None or pair.reference is None:
         return False
-    change = watched.difference.mean
+    change = pair.difference.mean
     if guard.relative:
-        if not watched.reference:
+        if not pair.reference:
             return False
-        change /= abs(watched.reference)
+        change /= abs(pair.reference)
     return change < guard.change if guard.change < 0 else change > guard.change

@@ -1,4 +1,4 @@
-"""The synthetic world of the shipped models: scenes, their oracle, and the dual encoder of text and video.
+"""The synthetic world of the shipped models: scenes, their oracle, and a dual encoder of text and video.
 
-Metrics that use them belong to `metrics`.
+The metrics that use them belong to `metrics`.
 """

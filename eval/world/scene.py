@@ -1,8 +1,8 @@
-"""The synthetic world of the shipped model: coloured shapes that move over plain backgrounds, and their captions.
+"""The synthetic world of the shipped models: coloured shapes that move over plain backgrounds, and their captions.
 
-Everything a clip shows is one of a few known attributes, so that :mod:`vidguide.eval.world.oracle` can read them back
-from pixels and every claim about guidance becomes a number. Rendering is exact: a pixel's colour is the mix of
-object and background by the share of the pixel that the shape covers (from its signed distance).
+A clip is described completely by a few attributes, which :mod:`vidguide.eval.world.oracle` can read from its pixels,
+so that the effect of a guidance can be measured. Rendering is exact: the colour of a pixel is the mix of object and
+background in proportion to the share of the pixel that the shape covers (from its signed distance).
 """
 
 from dataclasses import asdict, astuple, dataclass
@@ -13,7 +13,7 @@ import numpy as np
 
 FRAMES, HEIGHT, WIDTH = 13, 64, 64
 SPEED = 2.1  # pixels per frame of a moving object
-JITTER = 1.5  # pixels, of the middle of the path around the middle of the frame
+JITTER = 1.5  # largest offset of the path's midpoint from the frame's centre, pixels
 SPEED_SPREAD = 0.05  # relative, uniform
 
 RADIUS = {"small": 8.0, "large": 12.5}  # of the circle with the same area, pixels
@@ -40,7 +40,7 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What a clip shows, one value per attribute; None is "not said" in a caption and "none of these" in a reading."""
+    """The content of a clip, one value per attribute; None means "not named" in captions, "unreadable" in readings."""
 
     size: str | None = None
     colour: str | None = None
@@ -51,38 +51,38 @@ class Scene:
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
             if value is not None and value not in ATTRIBUTES[name]:
-                raise ValueError(f"{name}={value!r}: not in this world; it has {', '.join(ATTRIBUTES[name])}")
+                raise ValueError(f"{name}={value!r}: must be one of {', '.join(ATTRIBUTES[name])}")
 
     @property
     def complete(self) -> bool:
-        """Whether every attribute is said."""
+        """Return whether every attribute has a value."""
         return None not in astuple(self)
 
 
 def all_scenes() -> list[Scene]:
-    """Every combination of the attributes, in a fixed order."""
+    """Return every combination of the attributes, in a fixed order."""
     return [Scene(**dict(zip(ATTRIBUTES, values, strict=True))) for values in product(*ATTRIBUTES.values())]
 
 
 def held_out(scene: Scene) -> bool:
-    """Whether a complete scene is kept out of training (one combination in five, by a fixed hash)."""
+    """Return whether a complete scene is excluded from training (one combination in five, by a fixed hash)."""
     return crc32(" ".join(str(value) for value in astuple(scene)).encode()) % 5 == 0
 
 
 def caption(scene: Scene, template: int = 0) -> str:
-    """The scene in words; `template` (0 to 2) orders the phrases. An empty scene has an empty caption."""
+    """Return the scene in words; `template` (0 to 2) sets the order of phrases. An empty scene has an empty caption."""
     words = [word for word in (scene.size, scene.colour, scene.shape) if word]
     if words and not scene.shape:
         words.append("object")
-    thing = f"a {' '.join(words)}" if words else ""
+    subject = f"a {' '.join(words)}" if words else ""
     motion = {None: "", "still": "staying still"}.get(scene.motion, f"moving {scene.motion}")
     place = f"on a {scene.background} background" if scene.background else ""
-    order = ((thing, motion, place), (thing, place, motion), (place, thing, motion))[template % 3]
+    order = ((subject, motion, place), (subject, place, motion), (place, subject, motion))[template % 3]
     return " ".join(phrase for phrase in order if phrase)
 
 
 def signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """Distance in pixels to the outline (negative inside) of a shape with the area of a circle of that radius."""
+    """Return the distance in pixels to the outline (negative inside) of a shape of the area of a circle of `radius`."""
     if shape == "circle":
         return np.hypot(x, y) - radius
     if shape == "square":
@@ -95,24 +95,24 @@ def signed_distance(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> 
 
 
 def coverage(shape: str, x0: np.ndarray, y0: np.ndarray, radius: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Share of each pixel that the shape covers, `(N, height, width)` in 0..1, for N centres and radii in pixels."""
+    """Return the share of each pixel that the shape covers, `(N, height, width)`, for N centres and radii in pixels."""
     y, x = np.mgrid[:height, :width].astype(np.float32) + np.float32(0.5)
     distance = [signed_distance(shape, x - cx, y - cy, r) for cx, cy, r in zip(x0, y0, radius, strict=True)]
     return np.clip(0.5 - np.stack(distance), 0, 1).astype(np.float32)
 
 
 def path(scene: Scene, random: np.random.Generator) -> np.ndarray:
-    """Centres `(FRAMES, 2)` (x, y) of the object, which is near the middle of the frame at mid-clip."""
-    middle: np.ndarray = np.array([WIDTH, HEIGHT]) / 2 + random.uniform(-JITTER, JITTER, 2)
+    """Draw the centres `(FRAMES, 2)` (x, y) of the object, which is near the centre of the frame at mid-clip."""
+    midpoint: np.ndarray = np.array([WIDTH, HEIGHT]) / 2 + random.uniform(-JITTER, JITTER, 2)
     speed = SPEED * random.uniform(1 - SPEED_SPREAD, 1 + SPEED_SPREAD)
     time = np.arange(FRAMES) - (FRAMES - 1) / 2
-    return middle + time[:, None] * speed * np.array(VELOCITY[str(scene.motion)])
+    return midpoint + time[:, None] * speed * np.array(VELOCITY[str(scene.motion)])
 
 
 def render(scene: Scene, random: np.random.Generator) -> np.ndarray:
-    """A clip `(FRAMES, 64, 64, 3)` uint8 of a complete scene; `random` draws its place and speed."""
+    """Render a clip `(FRAMES, 64, 64, 3)` uint8 of a complete scene; `random` draws position and speed."""
     if not scene.complete:
-        raise ValueError(f"scene={scene}: only a complete scene can be rendered; give every attribute a value")
+        raise ValueError(f"scene={scene}: incomplete; give every attribute a value")
     centres = path(scene, random)
     radius = np.full(FRAMES, RADIUS[str(scene.size)])
     alpha = coverage(str(scene.shape), centres[:, 0], centres[:, 1], radius, HEIGHT, WIDTH)[..., None]

@@ -164,7 +164,7 @@ def sweep(
             require()
         paths, summary = run_sweep(parsed, output, part, score, hidden=quiet or as_json)
         if as_json:
-            typer.echo(json.dumps({"clips": paths, **(summary.plain() if summary else {})}))
+            typer.echo(json.dumps({"clips": paths, **(summary.to_dict() if summary else {})}))
         elif summary and not quiet:
             report(summary, output)
         else:

@@ -34,7 +34,7 @@ from vidguide.calls.outputs import prediction_of
 from vidguide.edits.nag_attention import JointAttentionNAG
 from vidguide.edits.nag_combine import Group
 from vidguide.functional.lse_merge import merge
-from vidguide.kernels import lse_backends as sources
+from vidguide.kernels import lse_backends
 from vidguide.transformer.family import Joint
 from vidguide.transformer.text_stream import Stream
 
@@ -48,9 +48,9 @@ def _quick() -> Any:
 def edit_of(stream: Stream, merges: bool, group: Group | None = None) -> JointAttentionNAG:
     """The edit, merging or in two passes."""
     edit = JointAttentionNAG(STRENGTH, group or Group(), stream, True, DIM)
-    assert edit.sources is not None
+    assert edit.backends is not None
     if not merges:
-        edit.sources = None
+        edit.backends = None
     return edit
 
 
@@ -123,11 +123,11 @@ def test_an_attention_backend_of_the_users_own_is_used_throughout() -> None:
 
 def test_the_merge_is_exact_also_when_nothing_is_let_through() -> None:
     query, key, value = tensors(torch.float64)
-    source = sources.source("cpu", torch.float64, DIM, True)
-    assert source is not None
+    backend = lse_backends.select_backend("cpu", torch.float64, DIM, True)
+    assert backend is not None
 
     def attention(keys: slice, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return sources.attend(source, query, key[:, keys], value[:, keys], mask)
+        return lse_backends.attend(backend, query, key[:, keys], value[:, keys], mask)
 
     first, second, whole = attention(slice(0, 7)), attention(slice(7, None)), attention(slice(None))
     torch.testing.assert_close(merge(first, second), whole[0])

@@ -1,4 +1,4 @@
-"""Damaged files, wrong names, broken texts and impossible frames: each is refused by its kind or told, none passed."""
+"""Damaged files, wrong extensions, invalid manifests and impossible frames raise the error of their kind."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -24,8 +24,9 @@ from vidguide.eval.clips.errors import (
     TruncatedError,
     UnreadableError,
 )
-from vidguide.eval.clips.manifest import FIELDS, read_manifest
+from vidguide.eval.clips.manifest import read_manifest
 from vidguide.eval.clips.read import read
+from vidguide.eval.schemas import ManifestEntry
 from vidguide.eval.scoring import results
 
 COUNT = 6
@@ -37,7 +38,7 @@ BODY: Kinds = (TruncatedError, CorruptError, UnreadableError)
 
 
 def mp4(path: Path, faststart: bool) -> bytes:
-    """H.264 with its index at the front or at the end."""
+    """Return an H.264 file with its index at the front or at the end."""
     options = {"movflags": "faststart"} if faststart else {}
     with av.open(str(path), "w", options=options) as container:
         stream = container.add_stream("libx264", rate=8, options={"x264-params": "keyint=4:bframes=0"})
@@ -49,7 +50,7 @@ def mp4(path: Path, faststart: bool) -> bytes:
 
 
 def animation(path: Path) -> bytes:
-    """All frames by Pillow."""
+    """Return an animation of all frames, written by Pillow."""
     first, *rest = [Image.fromarray(frame) for frame in SMALL]
     first.save(path, save_all=True, append_images=rest, duration=120, lossless=True)
     return path.read_bytes()
@@ -57,11 +58,11 @@ def animation(path: Path) -> bytes:
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """One small whole file of each kind, by name."""
+    """Return one small intact file of each kind, by name."""
     folder = tmp_path_factory.mktemp("sources")
     Image.fromarray(LARGE[0]).save(folder / "still.jpg", quality=95)
-    made = {name: animation(folder / name) for name in ("moving.gif", "moving.webp", "moving.png")}
-    return made | {
+    files = {name: animation(folder / name) for name in ("moving.gif", "moving.webp", "moving.png")}
+    return files | {
         "lossless.mkv": Clip(frames=SMALL, fps=8).save(folder / "lossless.mkv").read_bytes(),
         "front.mp4": mp4(folder / "front.mp4", True),
         "end.mp4": mp4(folder / "end.mp4", False),
@@ -70,13 +71,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 
 
 def first_picture(name: str, data: bytes) -> int:
-    """Where the pictures begin: before, a file that ends has nothing to show."""
+    """Return the offset of the picture data; a file truncated before it has no frame."""
     marks = {".mkv": b"\x1f\x43\xb6\x75", ".mp4": b"mdat"}
     return data.index(marks[Path(name).suffix]) if Path(name).suffix in marks else 0
 
 
 def cut_short(name: str, data: bytes) -> Iterator[tuple[int, Kinds]]:
-    """(length, kinds expected) at every 64th byte."""
+    """Yield (length, expected kinds of error) at every 64th byte."""
     start = first_picture(name, data)
     for length in range(0, len(data) - 64, 64):
         images = (UnreadableError,) if not name.endswith(".gif") else (TruncatedError, UnreadableError)
@@ -85,22 +86,22 @@ def cut_short(name: str, data: bytes) -> Iterator[tuple[int, Kinds]]:
 
 
 def outcome(path: Path) -> Clip | Exception:
-    """What reading gives: anything but a clip or an error of the room's own would be a fault."""
+    """Return the clip or the ReadError; any other error propagates and fails the test."""
     try:
         return read(path)
     except ReadError as error:
         return error if path.name in str(error) else AssertionError(f"does not name the file: {error}")
 
 
-def holding(path: Path, data: bytes) -> Path:
-    """The path, holding these bytes."""
+def write_bytes(path: Path, data: bytes) -> Path:
+    """Write bytes to a path and return it."""
     path.write_bytes(data)
     return path
 
 
 def outcome_of(path: Path, data: bytes) -> Clip | Exception:
-    """What reading these bytes gives."""
-    return outcome(holding(path, data))
+    """Write bytes to a path and return the outcome of reading it."""
+    return outcome(write_bytes(path, data))
 
 
 @pytest.mark.parametrize(
@@ -115,68 +116,66 @@ def outcome_of(path: Path, data: bytes) -> Clip | Exception:
         ("still.jpg", 10),
     ],
 )
-def test_cut_at_every_64th_byte_no_file_reads_as_a_shorter_clip(
+def test_truncated_file_never_reads_as_a_shorter_clip(
     name: str, least: int, sources: dict[str, bytes], tmp_path: Path
 ) -> None:
     data, tried = sources[name], 0
-    whole = read(holding(tmp_path / name, data)).frames
+    whole = read(write_bytes(tmp_path / name, data)).frames
     for length, kinds in cut_short(name, data):
-        found = outcome_of(tmp_path / name, data[:length])
-        if isinstance(found, Clip):  # what was cut off tells of no picture, such as the name of the encoder
+        result = outcome_of(tmp_path / name, data[:length])
+        if isinstance(result, Clip):  # the truncated part has no picture data, such as the name of the encoder
             assert length > len(data) - 128
-            assert np.array_equal(found.frames, whole)
+            assert np.array_equal(result.frames, whole)
             continue
-        assert isinstance(found, kinds), f"{name} cut at {length}: {found!r}, expected {kinds}"
+        assert isinstance(result, kinds), f"{name} cut at {length}: {result!r}, expected {kinds}"
         tried += 1
     assert tried >= least
 
 
 @pytest.mark.parametrize("name", ["lossless.mkv", "moving.png"])
-def test_no_flipped_byte_of_a_lossless_file_changes_a_pixel_unseen(
+def test_flipped_byte_of_a_lossless_file_never_changes_a_pixel_silently(
     name: str, sources: dict[str, bytes], tmp_path: Path
 ) -> None:
     data, refused = bytearray(sources[name]), 0
     for place in range(5, len(data), 61):
         data[place] ^= 0xFF
-        found = outcome_of(tmp_path / name, bytes(data))
-        if isinstance(found, Clip):
-            np.testing.assert_array_equal(found.frames, SMALL, f"{name}, byte {place}")
-        refused += isinstance(found, Exception)
+        result = outcome_of(tmp_path / name, bytes(data))
+        if isinstance(result, Clip):
+            np.testing.assert_array_equal(result.frames, SMALL, f"{name}, byte {place}")
+        refused += isinstance(result, Exception)
         data[place] ^= 0xFF
     assert refused > 90
 
 
 @pytest.mark.parametrize("name", ["front.mp4", "end.mp4", "moving.gif", "moving.webp", "still.jpg"])
-def test_a_flipped_byte_elsewhere_is_refused_or_told_or_leaves_every_frame(
+def test_flipped_byte_raises_or_warns_or_preserves_the_frame_count(
     name: str, sources: dict[str, bytes], tmp_path: Path
 ) -> None:
     data, refused = bytearray(sources[name]), 0
-    whole = len(read(holding(tmp_path / name, bytes(data))).frames)
+    whole = len(read(write_bytes(tmp_path / name, bytes(data))).frames)
     for place in range(5, len(data), max(len(data) // 60, 1)):
         data[place] ^= 0xFF
-        found = outcome_of(tmp_path / name, bytes(data))
+        result = outcome_of(tmp_path / name, bytes(data))
         data[place] ^= 0xFF
-        if isinstance(found, Clip):
-            told = any("edit list" in mark for mark in found.provenance["marks"])  # the flip may have made it so
-            assert told or len(found.frames) == whole, f"{name}, byte {place}"
-        refused += isinstance(found, Exception)
+        if isinstance(result, Clip):
+            warned = any("edit list" in mark for mark in result.provenance["marks"])  # the flip may have created one
+            assert warned or len(result.frames) == whole, f"{name}, byte {place}"
+        refused += isinstance(result, Exception)
     assert refused
 
 
 @pytest.mark.parametrize("suffix", [".mkv", ".mp4", ".avi", ".png", ".gif", ".jpg", ".webp"])
-def test_a_wrong_extension_reads_as_what_it_is_or_is_refused(
-    suffix: str, sources: dict[str, bytes], tmp_path: Path
-) -> None:
+def test_wrong_extension_reads_by_content_or_raises(suffix: str, sources: dict[str, bytes], tmp_path: Path) -> None:
     foreign = {"text": b"this is no clip\n" * 60, "json": b'{"prompt": "a red circle"}', "zeros": bytes(4096)}
     for name, data in {**sources, **foreign}.items():
-        found = outcome_of(tmp_path / f"named{suffix}", data)
+        result = outcome_of(tmp_path / f"named{suffix}", data)
         if name in foreign:
-            assert isinstance(found, (UnreadableError, NoVideoError)), f"{name} as {suffix}: {found!r}"
-        elif isinstance(found, Clip):
-            still = read(holding(tmp_path / name, data))
-            assert len(found.frames) == len(still.frames), f"{name} as {suffix}"
+            assert isinstance(result, (UnreadableError, NoVideoError)), f"{name} as {suffix}: {result!r}"
+        elif isinstance(result, Clip):
+            still = read(write_bytes(tmp_path / name, data))
+            assert len(result.frames) == len(still.frames), f"{name} as {suffix}"
         else:
-            assert isinstance(found, (UnreadableError, CorruptError)), f"{name} as {suffix}: {found!r}"
+            assert isinstance(result, (UnreadableError, CorruptError)), f"{name} as {suffix}: {result!r}"
 
 
 BAD_FLOATS: dict[str, Callable[[np.ndarray], object]] = {
@@ -192,7 +191,7 @@ BAD_FLOATS: dict[str, Callable[[np.ndarray], object]] = {
 
 @pytest.mark.parametrize("kind", BAD_FLOATS)
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_single_value_that_is_not_finite_is_found(kind: str, value: float) -> None:
+def test_single_nonfinite_value_raises(kind: str, value: float) -> None:
     for place in ((0, 0, 0, 0), (3, 7, 5, 1), (COUNT - 1, 23, 23, 2)):
         frames = SMALL / 255
         frames[place] = value
@@ -207,14 +206,14 @@ LINES = [
 
 
 def whole_lines(data: bytes) -> bool:
-    """Whether every line is JSON: then a cut manifest is a shorter one."""
+    """Return whether every line is JSON, so that a truncated manifest is a valid shorter one."""
     try:
         return bool([json.loads(line) for line in data.decode("utf-8").splitlines() if line.strip()])
     except ValueError:
         return False
 
 
-def test_a_manifest_cut_anywhere_is_refused_or_holds_whole_lines(tmp_path: Path) -> None:
+def test_truncated_manifest_raises_or_has_complete_lines(tmp_path: Path) -> None:
     data = "\n".join(json.dumps(line, ensure_ascii=False) for line in LINES).encode()
     path, refused = tmp_path / "m.jsonl", 0
     for length in range(len(data)):
@@ -233,7 +232,7 @@ def test_a_manifest_cut_anywhere_is_refused_or_holds_whole_lines(tmp_path: Path)
             read_manifest(tmp_path / "m.json")
 
 
-def test_a_manifest_of_flipped_bytes_is_read_or_refused(tmp_path: Path) -> None:
+def test_manifest_with_flipped_bytes_is_read_or_raises_manifest_error(tmp_path: Path) -> None:
     random, refused = np.random.default_rng(0), 0
     for name, text in (("m.jsonl", "\n".join(map(json.dumps, LINES))), ("m.json", json.dumps(LINES))):
         for turn in range(120):
@@ -248,16 +247,16 @@ def test_a_manifest_of_flipped_bytes_is_read_or_refused(tmp_path: Path) -> None:
     assert refused > 100
 
 
-@pytest.mark.parametrize("field", FIELDS)
+@pytest.mark.parametrize("field", ManifestEntry.model_fields)
 @pytest.mark.parametrize("value", [True, [], {}, ["a"], {"a": 1}, 1.5, float("nan"), float("inf"), "\x00", "\ud800"])
-def test_a_field_of_the_wrong_kind_is_named(field: str, value: object, tmp_path: Path) -> None:
+def test_field_of_the_wrong_type_is_named(field: str, value: object, tmp_path: Path) -> None:
     (tmp_path / "m.jsonl").write_text(json.dumps({**LINES[0], field: value}) + "\n")
     with pytest.raises(errors.ManifestError, match=rf"line 1: {field}="):
         read_manifest(tmp_path / "m.jsonl")
 
 
-@pytest.mark.parametrize("field", FIELDS)
-def test_a_missing_field_leaves_a_default_but_for_the_clip(field: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("field", ManifestEntry.model_fields)
+def test_missing_field_has_a_default_except_clip(field: str, tmp_path: Path) -> None:
     line = {name: value for name, value in LINES[0].items() if name != field}
     (tmp_path / "m.jsonl").write_text(json.dumps(line) + "\n")
     if field == "clip":
@@ -270,7 +269,7 @@ def test_a_missing_field_leaves_a_default_but_for_the_clip(field: str, tmp_path:
     )
 
 
-def test_json_beside_a_clip_cut_anywhere_is_refused(tmp_path: Path) -> None:
+def test_truncated_json_file_of_a_clip_raises(tmp_path: Path) -> None:
     path = Clip(frames=SMALL, fps=8, provenance={"prompt": "p", "seed": 1}).save(tmp_path / "a.mkv")
     data = path.with_suffix(".json").read_bytes().rstrip()
     for length in range(0, len(data), 5):
@@ -279,8 +278,9 @@ def test_json_beside_a_clip_cut_anywhere_is_refused(tmp_path: Path) -> None:
             entries([path])
 
 
-def test_results_cut_anywhere_are_refused_or_hold_whole_rows(tmp_path: Path) -> None:
-    row = dict.fromkeys(results.NEEDED, "x") | {"schema": results.SCHEMA, "value": 1.0, "status": "ok"}
+def test_truncated_results_raise_or_have_complete_rows(tmp_path: Path) -> None:
+    text = dict.fromkeys(("clip", "arm", "prompt_id", "metric", "config_hash", "file_sha256"), "x")
+    row = text | {"schema": results.SCHEMA, "seed": 0, "value": 1.0, "status": "ok"}
     data = (json.dumps(row) + "\n").encode() * 2
     for length in range(1, len(data)):
         (tmp_path / results.FINAL).write_bytes(data[:length])
@@ -291,7 +291,7 @@ def test_results_cut_anywhere_are_refused_or_hold_whole_rows(tmp_path: Path) -> 
             results.load(tmp_path)
 
 
-def test_none_of_many_broken_clips_is_skipped(sources: dict[str, bytes], tmp_path: Path) -> None:
+def test_every_broken_clip_is_reported(sources: dict[str, bytes], tmp_path: Path) -> None:
     clips = tmp_path / "clips"
     clips.mkdir()
     (clips / "good.mkv").write_bytes(sources["lossless.mkv"])

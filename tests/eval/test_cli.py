@@ -1,4 +1,4 @@
-"""The command line and the report, as people meet them."""
+"""The command line, its exit codes, and the files of the report."""
 
 import html.parser
 import json
@@ -19,7 +19,7 @@ RUN = CliRunner()
 
 
 def make_arm(folder: Path, count: int = 4, sigma: float = 0.0, negative: str | None = None) -> Path:
-    """Clips of the world with noise, each with its JSON."""
+    """Write noisy clips of the synthetic world, each with its JSON file."""
     folder.mkdir(parents=True)
     for seed, scene in enumerate(all_scenes()[7 : 7 + 37 * count : 37]):
         random = np.random.default_rng(seed)
@@ -37,15 +37,15 @@ def arms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 class Page(html.parser.HTMLParser):
-    """What a page would load from elsewhere, and whether its tags are closed."""
+    """HTML parser that collects external resources and checks that tags are closed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.outside: list[str] = []
+        self.external: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.outside += [
+        self.external += [
             str(value) for name, value in attrs if name in ("src", "href") and not str(value).startswith("data:")
         ]
         if tag not in ("meta", "img", "li", "html"):
@@ -59,7 +59,7 @@ class Page(html.parser.HTMLParser):
             assert self.open.pop() == tag
 
 
-def test_two_arms_are_compared_and_reported(arms: tuple[Path, Path], tmp_path: Path) -> None:
+def test_compare_writes_a_complete_report(arms: tuple[Path, Path], tmp_path: Path) -> None:
     done = RUN.invoke(app, ["compare", str(arms[0]), str(arms[1]), "-o", str(tmp_path), "--json"])
     assert done.exit_code == 0, done.output
     summary = json.loads(done.stdout)
@@ -72,29 +72,37 @@ def test_two_arms_are_compared_and_reported(arms: tuple[Path, Path], tmp_path: P
     text = (tmp_path / "report.html").read_text()
     page.feed(text)
     assert page.open == []
-    assert page.outside == []
+    assert page.external == []
     assert "<script" not in text
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report.md", "results.csv", "results.jsonl"}
     again = RUN.invoke(app, ["compare", str(tmp_path), str(arms[1]), "-o", str(tmp_path / "two")])
     assert again.exit_code == 0, again.output  # results of one run against clips
 
 
-def test_arms_within_one_set_of_clips(arms: tuple[Path, Path], tmp_path: Path) -> None:
-    given = [str(arms[0].parent), "-m", "temporal.warp_error", "-o", str(tmp_path), "--primary", "temporal.warp_error"]
-    done = RUN.invoke(app, ["compare", "none", "nag", *given, "--again", str(arms[0])])
+def test_arms_can_be_names_within_one_set_of_clips(arms: tuple[Path, Path], tmp_path: Path) -> None:
+    arguments = [
+        str(arms[0].parent),
+        "-m",
+        "temporal.warp_error",
+        "-o",
+        str(tmp_path),
+        "--primary",
+        "temporal.warp_error",
+    ]
+    done = RUN.invoke(app, ["compare", "none", "nag", *arguments, "--again", str(arms[0])])
     assert done.exit_code == 0, done.output
     assert "noise floor was not" not in done.output
-    assert RUN.invoke(app, ["compare", "none", "gone", *given]).exit_code == 1
+    assert RUN.invoke(app, ["compare", "none", "gone", *arguments]).exit_code == 1
 
 
-def test_failures_are_listed_and_change_the_exit_code(arms: tuple[Path, Path], tmp_path: Path) -> None:
+def test_failures_are_listed_and_set_the_exit_code(arms: tuple[Path, Path], tmp_path: Path) -> None:
     broken = tmp_path / "broken.mkv"
     broken.write_bytes((arms[0] / "0.mkv").read_bytes()[:-6000])
     good = str(arms[0] / "0.mkv")
-    some = RUN.invoke(app, [good, str(broken), "-m", "guard", "-o", str(tmp_path / "o")])
-    assert some.exit_code == 2
-    assert "failed:" in some.stderr
-    assert "broken.mkv" in some.stderr
+    partly = RUN.invoke(app, [good, str(broken), "-m", "guard", "-o", str(tmp_path / "o")])
+    assert partly.exit_code == 2
+    assert "failed:" in partly.stderr
+    assert "broken.mkv" in partly.stderr
     none = RUN.invoke(app, [str(broken), "-m", "guard", "-o", str(tmp_path / "p"), "-q"])
     assert none.exit_code == 3
     assert "TruncatedError" in (tmp_path / "p" / "report.md").read_text()
@@ -103,7 +111,7 @@ def test_failures_are_listed_and_change_the_exit_code(arms: tuple[Path, Path], t
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "there is no clip"),
+        ([], "no clip"),
         (["nowhere.mkv"], "no such file"),
         (["--flag"], "--flag"),
         (["--metrics", "fvd", "."], "metrics='fvd'"),
@@ -117,7 +125,7 @@ def test_failures_are_listed_and_change_the_exit_code(arms: tuple[Path, Path], t
         (["--fps", "-1", "."], "fps=-1"),
     ],
 )
-def test_wrong_use_ends_with_one(arguments: list[str], words: str, tmp_path: Path) -> None:
+def test_usage_errors_exit_with_1(arguments: list[str], words: str, tmp_path: Path) -> None:
     done = RUN.invoke(app, [*arguments, "-o", str(tmp_path / "out")])
     assert done.exit_code == 1, done.output
     assert words in done.stderr
@@ -125,7 +133,7 @@ def test_wrong_use_ends_with_one(arguments: list[str], words: str, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
-def test_the_list_says_what_is_needed_and_what_is_lacking() -> None:
+def test_list_shows_requirements_and_availability() -> None:
     rows = {row["metric"]: row for row in json.loads(RUN.invoke(app, ["list", "--json"]).stdout)}
     assert set(rows) == set(METRICS)
     assert rows["temporal.warp_error"]["available here"] == "yes"
@@ -139,27 +147,27 @@ def test_the_list_says_what_is_needed_and_what_is_lacking() -> None:
     assert "xswu/HPSv2" in shown.output
 
 
-def test_the_same_command_is_in_the_whole_tool(arms: tuple[Path, Path], tmp_path: Path) -> None:
+def test_vidguide_evaluate_is_the_same_command(arms: tuple[Path, Path], tmp_path: Path) -> None:
     done = RUN.invoke(
         whole_app, ["evaluate", str(arms[1] / "0.mkv"), "-m", "world.colour", "-o", str(tmp_path), "--json"]
     )
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["standings"]
     assert RUN.invoke(whole_app, ["evaluate", "--flag"]).exit_code == 1
-    listed = RUN.invoke(whole_app, ["evaluate", "list", "--json"])
-    assert {"world.attributes", "temporal.warp_error"} <= {row["metric"] for row in json.loads(listed.stdout)}
+    output = RUN.invoke(whole_app, ["evaluate", "list", "--json"])
+    assert {"world.attributes", "temporal.warp_error"} <= {row["metric"] for row in json.loads(output.stdout)}
 
 
-def test_markup_in_texts_stays_text(tmp_path: Path) -> None:
+def test_markup_in_prompts_is_escaped(tmp_path: Path) -> None:
     clip = Clip(frames=render(Scene(**vars(all_scenes()[0])), np.random.default_rng(0)), fps=8)
     path = clip.save(tmp_path / "a.mkv")
     (tmp_path / "p.json").write_text(json.dumps({"a.mkv": "<script>alert(1)</script> [red]x[/] | y"}))
-    given = [str(path), "-p", str(tmp_path / "p.json"), "-o", str(tmp_path / "o")]
-    assert RUN.invoke(app, given).exit_code == 0
+    arguments = [str(path), "-p", str(tmp_path / "p.json"), "-o", str(tmp_path / "o")]
+    assert RUN.invoke(app, arguments).exit_code == 0
     assert "<script" not in (tmp_path / "o" / "report.html").read_text()
 
 
-def test_two_files_can_be_arms_and_a_missing_package_is_named(
+def test_arms_can_be_files_and_a_missing_package_is_named(
     arms: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     files = [str(arm / "1.mkv") for arm in arms]
@@ -172,7 +180,7 @@ def test_two_files_can_be_arms_and_a_missing_package_is_named(
     assert "vidguide[eval]" in done.stderr
 
 
-def test_a_clip_too_large_for_the_memory_fails_with_the_cure(arms: tuple[Path, Path], tmp_path: Path) -> None:
+def test_clip_above_the_memory_limit_fails_with_the_cure(arms: tuple[Path, Path], tmp_path: Path) -> None:
     path = Clip(frames=np.zeros((90, 64, 64, 3), np.uint8), fps=8).save(tmp_path / "a.mkv")
     done = RUN.invoke(app, [str(path), "--memory", "1", "-m", "guard.sharpness", "-o", str(tmp_path / "o")])
     assert done.exit_code == 3

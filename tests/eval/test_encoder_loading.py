@@ -1,4 +1,4 @@
-"""Loading weights in the layouts in which they are published, on tiny models with random numbers."""
+"""Loading of weights in their published layouts, on tiny models with random weights."""
 
 import sys
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.helpers.known_clips import constant, translation
 from tests.helpers.tiny_vision_models import make_clip, save_processors
 from vidguide.eval.encoders import load as loading
 from vidguide.eval.encoders import open_clip as openclip
-from vidguide.eval.encoders.catalogue import KINDS, lacking
+from vidguide.eval.encoders.catalogue import KINDS, missing_requirement
 from vidguide.eval.encoders.load import load
 from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.metrics.sample import Sample
@@ -54,14 +54,14 @@ def plain(state: dict[str, Tensor], x: Tensor, tower: str, causal: bool) -> Tens
     for layer in range(LAYERS):
         name = f"{tower}.resblocks.{layer}."
         part = {key.removeprefix(name): tensor for key, tensor in state.items() if key.startswith(name)}
-        seen = F.layer_norm(x, (WIDTH,), part["ln_1.weight"], part["ln_1.bias"])
-        q, k, v = F.linear(seen, part["attn.in_proj_weight"], part["attn.in_proj_bias"]).chunk(3, -1)
-        q, k, v = (one.unflatten(-1, (HEADS, -1)).transpose(1, 2) for one in (q, k, v))
+        normed = F.layer_norm(x, (WIDTH,), part["ln_1.weight"], part["ln_1.bias"])
+        q, k, v = F.linear(normed, part["attn.in_proj_weight"], part["attn.in_proj_bias"]).chunk(3, -1)
+        q, k, v = (tensor.unflatten(-1, (HEADS, -1)).transpose(1, 2) for tensor in (q, k, v))
         scores = q @ k.transpose(-1, -2) / (WIDTH // HEADS) ** 0.5
         mixed = (scores + mask if mask is not None else scores).softmax(-1) @ v
         x = x + F.linear(mixed.transpose(1, 2).flatten(2), part["attn.out_proj.weight"], part["attn.out_proj.bias"])
-        seen = F.layer_norm(x, (WIDTH,), part["ln_2.weight"], part["ln_2.bias"])
-        hidden = F.gelu(F.linear(seen, part["mlp.c_fc.weight"], part["mlp.c_fc.bias"]))
+        normed = F.layer_norm(x, (WIDTH,), part["ln_2.weight"], part["ln_2.bias"])
+        hidden = F.gelu(F.linear(normed, part["mlp.c_fc.weight"], part["mlp.c_fc.bias"]))
         x = x + F.linear(hidden, part["mlp.c_proj.weight"], part["mlp.c_proj.bias"])
     return x
 
@@ -85,31 +85,31 @@ def plain_text(state: dict[str, Tensor], ids: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_an_open_clip_checkpoint_computes_what_its_layout_means(wrapped: bool, tmp_path: Path) -> None:
+def test_open_clip_checkpoint_equals_the_plain_transformer(wrapped: bool, tmp_path: Path) -> None:
     state = checkpoint()
     stored = {f"module.{name}": tensor for name, tensor in state.items()} if wrapped else state
     torch.save({"state_dict": stored, "epoch": 1} if wrapped else stored, tmp_path / "hps.pt")
-    model = openclip.clip_model(tmp_path / "hps.pt", {"vision": WIDTH // HEADS, "text": WIDTH // HEADS})
+    model = openclip.load_clip_model(tmp_path / "hps.pt", {"vision": WIDTH // HEADS, "text": WIDTH // HEADS})
     pixels = torch.randn(2, 3, PATCH * GRID, PATCH * GRID, generator=torch.Generator().manual_seed(1))
     ids = torch.tensor([[14, 3, 5, 7, 15, 0], [14, 9, 15, 0, 0, 0]])
     with torch.inference_mode():
         image, text = model.get_image_features(pixel_values=pixels), model.get_text_features(input_ids=ids)
-    image, text = (getattr(one, "pooler_output", one) for one in (image, text))
+    image, text = (getattr(tensor, "pooler_output", tensor) for tensor in (image, text))
     assert torch.allclose(image, plain_image(state, pixels), atol=1e-5)
     assert torch.allclose(text, plain_text(state, ids), atol=1e-5)
     assert model.logit_scale.item() == 2
 
 
-def test_a_file_of_another_layout_is_refused(tmp_path: Path) -> None:
+def test_checkpoint_of_another_layout_raises(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(1)}, tmp_path / "x.pt")
     with pytest.raises(ValueError, match="layout of open_clip"):
-        openclip.clip_model(tmp_path / "x.pt")
+        openclip.load_clip_model(tmp_path / "x.pt")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    made, path = make_clip(), tmp_path_factory.mktemp("clip")
-    model: Any = made
+    network, path = make_clip(), tmp_path_factory.mktemp("clip")
+    model: Any = network
     model.save_pretrained(path)
     save_processors(path)
     return path
@@ -117,20 +117,20 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_preference_scores_are_scaled_cosines(folder: Path) -> None:
     clip = translation(frames=4)
-    given: dict[str, Any] = {kind: load(kind, str(folder)) for kind in ("pickscore", "hps", "clip")}
-    sample = Sample(clip, "a b", encoders=given)
+    encoders: dict[str, Any] = {kind: load(kind, str(folder)) for kind in ("pickscore", "hps", "clip")}
+    sample = Sample(clip, "a b", encoders=encoders)
     cosine = METRICS["clip.frame_cosine"](sample).value
     assert cosine is not None
-    scale = given["clip"].model.logit_scale.exp().item()
+    scale = encoders["clip"].model.logit_scale.exp().item()
     assert METRICS["pickscore.score"](sample).value == pytest.approx(scale * cosine, rel=1e-5)
-    found = METRICS["hps.score"](sample)
-    assert found.value == pytest.approx(100 * cosine, rel=1e-5)
-    assert found.details["worst frame"] == pytest.approx(min(value for value in found.per_frame if value is not None))
-    told = METRICS["hps.score"](Sample(clip, " ".join("abcdefghij" * 2), encoders=given)).details["remarks"]
-    assert "last 10 tokens" in told[0]
+    score = METRICS["hps.score"](sample)
+    assert score.value == pytest.approx(100 * cosine, rel=1e-5)
+    assert score.details["worst frame"] == pytest.approx(min(value for value in score.per_frame if value is not None))
+    warnings = METRICS["hps.score"](Sample(clip, " ".join("abcdefghij" * 2), encoders=encoders)).details["remarks"]
+    assert "last 10 tokens" in warnings[0]
 
 
-def test_published_files_lend_the_processor_they_lack(
+def test_missing_processor_is_loaded_from_vit_h14(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PickScore comes without a processor, HPS v2 as an open_clip file: both take that of ViT-H/14."""
@@ -140,18 +140,18 @@ def test_published_files_lend_the_processor_they_lack(
     monkeypatch.setattr(loading, "PREFERENCE_PROCESSOR", str(folder))
     monkeypatch.setattr(openclip, "HEAD_WIDTH", {"vision": 8, "text": 8})
     torch.save(checkpoint(), tmp_path / "HPS_v2.1.pt")
-    given = {"pickscore": load("pickscore", str(tmp_path)), "hps": load("hps", str(tmp_path / "HPS_v2.1.pt"))}
-    sample = Sample(constant(2), "a b", encoders=given)
+    encoders = {"pickscore": load("pickscore", str(tmp_path)), "hps": load("hps", str(tmp_path / "HPS_v2.1.pt"))}
+    sample = Sample(constant(2), "a b", encoders=encoders)
     for name in ("pickscore.score", "hps.score"):
         value = METRICS[name](sample).value
         assert value is not None
         assert -101 < value < 101
-    assert given["hps"].weights.startswith(str(tmp_path / "HPS_v2.1.pt"))
+    assert encoders["hps"].weights.startswith(str(tmp_path / "HPS_v2.1.pt"))
     with pytest.raises(FileNotFoundError, match="no such folder"):
         load("clip", str(tmp_path / "gone"))
 
 
-def test_a_linear_head_is_read_and_checked(tmp_path: Path) -> None:
+def test_linear_head_is_loaded_and_validated(tmp_path: Path) -> None:
     layer = torch.nn.Linear(8, 1)
     torch.save(layer.state_dict(), tmp_path / "head.pth")
     head: Any = load("aesthetic", str(tmp_path / "head.pth"))
@@ -165,7 +165,7 @@ def test_a_linear_head_is_read_and_checked(tmp_path: Path) -> None:
         load("aesthetic", "gone.pth")
 
 
-def test_raft_is_torchvisions_with_twenty_updates(tmp_path: Path) -> None:
+def test_raft_equals_torchvisions_with_20_updates(tmp_path: Path) -> None:
     try:
         from torchvision.models.optical_flow import raft_large
     except Exception:
@@ -182,16 +182,16 @@ def test_raft_is_torchvisions_with_twenty_updates(tmp_path: Path) -> None:
     assert METRICS["vbench.dynamic_degree"](sample).value in (0, 1)
 
 
-def test_raft_without_torchvision_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_raft_without_torchvision_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchvision.models.optical_flow", None)
     (tmp_path / "raft.pth").write_bytes(b"")
     with pytest.raises(ImportError, match="pip install torchvision"):
         load("raft", str(tmp_path / "raft.pth"))
 
 
-def test_what_is_lacking_is_said() -> None:
-    assert lacking(("aesthetic",)) == "with --aesthetic MODEL"
-    assert lacking(("clip", "aesthetic")).startswith("with --")
+def test_missing_requirements_name_the_option() -> None:
+    assert missing_requirement(("aesthetic",)) == "with --aesthetic MODEL"
+    assert missing_requirement(("clip", "aesthetic")).startswith("with --")
     assert all(kind.licence for kind in KINDS.values())
     with pytest.raises(ValueError, match="encoder='siglip'"):
         load("siglip", "x")

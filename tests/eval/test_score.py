@@ -10,7 +10,7 @@ from vidguide.eval.clips.entries import Entry, entries
 from vidguide.eval.clips.errors import ResultsError, UndefinedError
 from vidguide.eval.clips.read import read
 from vidguide.eval.metrics.base import Metric, Value
-from vidguide.eval.metrics.registry import chosen
+from vidguide.eval.metrics.registry import select_metrics
 from vidguide.eval.metrics.sample import Sample
 from vidguide.eval.scoring import results
 from vidguide.eval.scoring import score as scoring
@@ -22,7 +22,7 @@ SCENE = Scene(size="small", colour="green", shape="circle", motion="up", backgro
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """One good clip with its texts, one cut short."""
+    """One intact clip with its texts, and outcome truncated clip."""
     frames = render(SCENE, np.random.default_rng(0))
     clip = Clip(frames=frames, fps=8, provenance={"prompt": caption(SCENE), "seed": 1, "negative_prompt": "red"})
     (tmp_path / "arm").mkdir()
@@ -32,7 +32,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_every_clip_and_metric_has_a_row(folder: Path) -> None:
-    metrics = chosen(None)
+    metrics = select_metrics(None)
     rows = score(entries([folder]), metrics, Settings())
     assert len(rows) == 2 * len(metrics)
     good = {row["metric"]: row for row in rows if row["clip"].endswith("good.mkv")}
@@ -48,8 +48,8 @@ def test_every_clip_and_metric_has_a_row(folder: Path) -> None:
     assert exit_code(list(good.values())) == 0
 
 
-def test_rows_say_what_they_are_and_survive_the_disk(folder: Path) -> None:
-    rows = score(entries([folder / "arm" / "good.mkv"]), chosen(["temporal"]), Settings())
+def test_rows_are_complete_and_survive_a_round_trip(folder: Path) -> None:
+    rows = score(entries([folder / "arm" / "good.mkv"]), select_metrics(["temporal"]), Settings())
     row = rows[0]
     assert row["versions"]["opencv"]
     assert (row["reader"].split()[0], row["codec"], row["frames"], row["fps"]) == ("av", "ffv1", 13, 8)
@@ -61,30 +61,30 @@ def test_rows_say_what_they_are_and_survive_the_disk(folder: Path) -> None:
     assert (folder / "results.csv").read_text().splitlines()[0].startswith("arm,clip,prompt_id")
 
 
-def test_a_run_is_taken_up_where_it_stopped(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    listed, metrics = entries([folder]), chosen(["guard"])
-    first = score(listed, metrics, Settings(), folder=folder)
+def test_interrupted_run_resumes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips, metrics = entries([folder]), select_metrics(["guard"])
+    first = score(clips, metrics, Settings(), folder=folder)
     with (folder / results.PART).open("a") as part:
         part.write('{"schema": 1, "cl')  # the power fails here
-    earlier = results.load_earlier(folder)
+    earlier = results.load_existing(folder)
     assert earlier == first
-    seen: list[str] = []
+    read_files: list[str] = []
 
     def recorded(path: Path, **settings: Any) -> Clip:
-        seen.append(path.name)
+        read_files.append(path.name)
         return read(path, **settings)
 
     monkeypatch.setattr(scoring, "read", recorded)
-    assert score(listed, metrics, Settings(), folder=folder, earlier=earlier) == first
-    assert seen == ["short.mkv"]  # what failed is tried again
-    score(listed, metrics, Settings(fps=4), earlier=earlier)
-    assert seen[1:] == ["good.mkv", "short.mkv"]  # another setting is another measurement
+    assert score(clips, metrics, Settings(), folder=folder, earlier=earlier) == first
+    assert read_files == ["short.mkv"]  # what failed is tried again
+    score(clips, metrics, Settings(fps=4), earlier=earlier)
+    assert read_files[1:] == ["good.mkv", "short.mkv"]  # another setting is another measurement
     results.finish(folder, first)
     assert not (folder / results.PART).exists()
-    assert results.load_earlier(folder) == first
+    assert results.load_existing(folder) == first
 
 
-def test_a_faulty_metric_fails_alone() -> None:
+def test_error_in_one_metric_does_not_affect_others() -> None:
     def out_of_range(sample: Sample) -> Value:
         return Value(value=323.0)
 
@@ -96,24 +96,26 @@ def test_a_faulty_metric_fails_alone() -> None:
 
     sample = Sample(Clip(frames=np.zeros((2, 8, 8, 3), np.uint8), fps=8))
     common: dict[str, Any] = {"version": "1", "unit": "", "low": 0.0, "high": 1.0}
-    made = [Metric(id="x", better="", measure=m, **common) for m in (out_of_range, crash, undefined)]
-    outcomes = [scoring.measured(metric, sample) for metric in made]
-    assert [one["status"] for one in outcomes] == ["failed", "failed", "undefined"]
-    assert all(one["value"] is None for one in outcomes)
-    assert "x=323.0: outside 0..1" in outcomes[0]["reason"]
+    metrics = [Metric(id="x", better="", measure=m, **common) for m in (out_of_range, crash, undefined)]
+    outcomes = [scoring.measure(metric, sample) for metric in metrics]
+    assert [outcome["status"] for outcome in outcomes] == ["failed", "failed", "undefined"]
+    assert all(outcome["value"] is None for outcome in outcomes)
+    assert "x=323.0: must be in 0..1" in outcomes[0]["reason"]
 
 
-def test_frames_that_are_not_those_of_their_json_are_told(folder: Path) -> None:
+def test_frames_that_differ_from_their_json_file_have_a_warning(folder: Path) -> None:
     path = folder / "arm" / "good.mkv"
-    metrics = chosen(["guard.sharpness"])
+    metrics = select_metrics(["guard.sharpness"])
     assert score(entries([path]), metrics, Settings())[0]["marks"] == []
-    told = json.loads(path.with_suffix(".json").read_text())
-    path.with_suffix(".json").write_text(json.dumps({**told, "sha256": "0" * 64}))
-    assert "not those that the JSON" in score(entries([path]), metrics, Settings())[0]["marks"][0]
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps({**sidecar, "sha256": "0" * 64}))
+    assert "differ from those described by the JSON" in score(entries([path]), metrics, Settings())[0]["marks"][0]
 
 
-def test_a_missing_clip_fails_and_is_not_forgotten(tmp_path: Path) -> None:
-    (row,) = score([Entry(clip=tmp_path / "gone.mkv", arm="a", prompt_id="p")], chosen(["guard.sharpness"]), Settings())
+def test_missing_clip_has_a_failed_row(tmp_path: Path) -> None:
+    (row,) = score(
+        [Entry(clip=tmp_path / "gone.mkv", arm="a", prompt_id="p")], select_metrics(["guard.sharpness"]), Settings()
+    )
     assert (row["status"], row["file_sha256"]) == ("failed", None)
     assert "MissingError" in row["reason"]
 
@@ -122,15 +124,15 @@ def test_a_missing_clip_fails_and_is_not_forgotten(tmp_path: Path) -> None:
     ("change", "words"),
     [
         (lambda row: "{", "not JSON"),
-        (lambda row: "[]", "lacks"),
-        (lambda row: json.dumps({k: v for k, v in row.items() if k != "arm"}), "lacks arm"),
-        (lambda row: json.dumps({**row, "schema": 99}), "schema 99"),
-        (lambda row: json.dumps({**row, "value": None}), "value None with status 'ok'"),
+        (lambda row: "[]", "must be an object"),
+        (lambda row: json.dumps({k: v for k, v in row.items() if k != "arm"}), "lacks 'arm'"),
+        (lambda row: json.dumps({**row, "schema": 99}), "schema=99"),
+        (lambda row: json.dumps({**row, "value": None}), "value=None contradicts status='ok'"),
     ],
 )
-def test_foreign_results_are_refused_with_their_line(change: object, words: str, folder: Path) -> None:
+def test_invalid_results_raise_with_their_line(change: object, words: str, folder: Path) -> None:
     assert callable(change)
-    rows = score(entries([folder / "arm" / "good.mkv"]), chosen(["guard.sharpness"]), Settings())
+    rows = score(entries([folder / "arm" / "good.mkv"]), select_metrics(["guard.sharpness"]), Settings())
     (folder / "results.jsonl").write_text(change(rows[0]))
     with pytest.raises(ResultsError, match=words):
         results.load(folder)

@@ -1,4 +1,4 @@
-"""Each temporal metric on clips of which its value can be worked out by hand."""
+"""Each temporal metric on clips for which its value can be derived by hand."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -10,15 +10,18 @@ import pytest
 from tests.helpers import known_clips as clips
 from vidguide.clip import Clip
 from vidguide.eval.clips.read import read
-from vidguide.eval.metrics.registry import METRICS, chosen
+from vidguide.eval.metrics.registry import METRICS, select_metrics
 from vidguide.eval.metrics.sample import Sample
+from vidguide.eval.metrics.temporal import high_spectrum
 
 STEADY = ("temporal", "vbench", "guard")
 
 
 def values(clip: Clip) -> dict[str, float | None]:
     sample = Sample(clip)
-    metrics = [metric for metric in chosen(list(STEADY)) if metric.id.startswith(STEADY) and not metric.encoders]
+    metrics = [
+        metric for metric in select_metrics(list(STEADY)) if metric.id.startswith(STEADY) and not metric.encoders
+    ]
     return {metric.id: metric(sample).value for metric in metrics}
 
 
@@ -28,7 +31,7 @@ def value(name: str, clip: Clip) -> float:
     return measured
 
 
-def test_a_constant_clip_is_perfectly_steady_and_wholly_frozen() -> None:
+def test_constant_clip_is_perfectly_steady_and_frozen() -> None:
     steady = values(clips.constant())
     sharpness, detail = steady.pop("guard.sharpness"), steady.pop("guard.detail")
     assert sharpness is not None
@@ -51,7 +54,7 @@ def test_a_constant_clip_is_perfectly_steady_and_wholly_frozen() -> None:
 
 
 @pytest.mark.parametrize(("dx", "dy", "fps"), [(2, 1, 8.0), (1, 0, 8.0), (3, 2, 8.0), (2, 1, 24.0)])
-def test_a_translation_moves_at_its_speed_and_has_no_warping_error(dx: int, dy: int, fps: float) -> None:
+def test_translation_has_its_speed_and_no_warping_error(dx: int, dy: int, fps: float) -> None:
     clip = clips.translation(side=96, dx=dx, dy=dy, fps=fps)
     speed = np.hypot(dx, dy) * 256 / 96 * fps / 8
     assert value("guard.motion", clip) == pytest.approx(speed, rel=0.06)  # the longest 5% err upwards by their choice
@@ -64,7 +67,7 @@ def test_a_translation_moves_at_its_speed_and_has_no_warping_error(dx: int, dy: 
     assert value("guard.frozen_share", clip) == 0
 
 
-def test_a_linear_fade_is_no_flicker() -> None:
+def test_linear_fade_has_no_flicker() -> None:
     clip = clips.fade(5)
     assert value("temporal.luma_flicker", clip) == pytest.approx(0, abs=1e-9)
     assert value("temporal.warp_error", clip) == pytest.approx((5 / 255) ** 2)
@@ -72,7 +75,7 @@ def test_a_linear_fade_is_no_flicker() -> None:
     assert value("temporal.flow_jerk", clip) == 0
 
 
-def test_a_single_flash_is_found_in_the_worst_pairs_and_in_the_spectrum() -> None:
+def test_single_flash_appears_in_p95_and_spectrum() -> None:
     clip = clips.flash(60)
     assert value("temporal.warp_error_p95", clip) == pytest.approx((60 / 255) ** 2)
     assert value("temporal.warp_error", clip) == pytest.approx(2 / 11 * (60 / 255) ** 2)
@@ -90,7 +93,7 @@ def test_alternating_brightness_has_its_amplitude() -> None:
     assert peak == pytest.approx(4)  # half of 8 frames per second
 
 
-def test_white_noise_has_the_variance_that_is_expected() -> None:
+def test_white_noise_has_its_expected_variance() -> None:
     clip = clips.noisy(10, clips.clip(np.full((12, 64, 64, 3), 128.0)))
     grey = 10**2 * (0.299**2 + 0.587**2 + 0.114**2)
     assert value("guard.sharpness", clip) == pytest.approx(20 * grey, rel=0.03)
@@ -98,7 +101,7 @@ def test_white_noise_has_the_variance_that_is_expected() -> None:
     assert value("temporal.warp_error", clips.noisy(8)) == pytest.approx(2 * 8**2 / 255**2, rel=0.1)
 
 
-def test_one_duplicated_frame_is_one_frozen_pair_and_a_jerk() -> None:
+def test_duplicated_frame_is_one_frozen_pair_and_a_jerk() -> None:
     clip = clips.duplicated()
     assert value("guard.frozen_share", clip) == pytest.approx(1 / 11)
     speed = np.hypot(2, 1) * 256 / 64
@@ -118,12 +121,12 @@ def test_one_duplicated_frame_is_one_frozen_pair_and_a_jerk() -> None:
     ],
     ids=["noise", "flicker", "luma", "jitter", "flash", "blur"],
 )
-def test_more_corruption_moves_the_metric_further(name: str, corrupted: list[Clip]) -> None:
+def test_metric_increases_with_corruption(name: str, corrupted: list[Clip]) -> None:
     measured = [value(name, clip) for clip in corrupted]
     assert all(later > earlier for earlier, later in pairwise(measured)), measured
 
 
-def test_lasting_detail_tells_noise_from_blur() -> None:
+def test_detail_distinguishes_noise_from_blur() -> None:
     clip = clips.translation(side=96)
     sharp = value("guard.detail", clip)
     assert value("guard.detail", clips.noisy(6, clip)) == pytest.approx(sharp, rel=0.05)
@@ -134,7 +137,7 @@ def test_lasting_detail_tells_noise_from_blur() -> None:
     assert value("guard.sharpness", clips.noisy(6, clip)) > 2 * value("guard.sharpness", clip)
 
 
-def test_shuffling_is_incoherent_and_reversal_changes_nothing() -> None:
+def test_shuffling_degrades_and_reversal_preserves_metrics() -> None:
     clip = clips.translation()
     order = np.random.default_rng(0).permutation(len(clip.frames))
     shuffled, reverse = (Clip(frames=clip.frames[index], fps=8) for index in (order, np.arange(12)[::-1]))
@@ -144,7 +147,7 @@ def test_shuffling_is_incoherent_and_reversal_changes_nothing() -> None:
     assert value("guard.motion", reverse) == pytest.approx(value("guard.motion", clip), rel=0.03)
 
 
-def test_a_lossless_container_changes_nothing_and_a_lossy_one_little(tmp_path: Path) -> None:
+def test_lossless_file_preserves_and_lossy_file_nearly_preserves_metrics(tmp_path: Path) -> None:
     clip = clips.noisy(3, clips.translation(side=96))
     stored = values(read(clip.save(tmp_path / "clip.mkv")))
     assert stored == values(clip)
@@ -155,7 +158,7 @@ def test_a_lossless_container_changes_nothing_and_a_lossy_one_little(tmp_path: P
     )
 
 
-def test_a_clip_enlarged_by_whole_numbers_moves_as_much_and_flickers_as_much() -> None:
+def test_upscaling_by_integers_preserves_motion_and_flicker() -> None:
     clip = clips.translation(side=96)
     large = Clip(frames=clip.frames.repeat(2, 1).repeat(2, 2), fps=8)
     assert value("vbench.temporal_flickering", large) == pytest.approx(value("vbench.temporal_flickering", clip))
@@ -166,7 +169,7 @@ def test_a_clip_enlarged_by_whole_numbers_moves_as_much_and_flickers_as_much() -
     assert value("temporal.luma_flicker", twice) == pytest.approx(value("temporal.luma_flicker", pumping))
 
 
-def test_what_cannot_be_measured_is_none_with_a_reason() -> None:
+def test_undefined_metric_is_none_with_a_reason() -> None:
     single = Sample(Clip(frames=clips.constant().frames[:1], fps=8))
     for name, metric in METRICS.items():
         measured = metric(single)
@@ -179,26 +182,39 @@ def test_what_cannot_be_measured_is_none_with_a_reason() -> None:
     assert "needs 8" in str(short.reason)
 
 
-def test_every_metric_says_what_it_is() -> None:
+def test_every_metric_has_a_complete_description() -> None:
     for metric in METRICS.values():
         for word in ("Direction:", "Range:", "Unit:", "Fooled by:", "Source:"):
-            assert word in metric.about, f"{metric.id} lacks {word}"
+            assert word in metric.description, f"{metric.id} lacks {word}"
         assert metric.version
         assert metric.low < metric.high
         assert {guard.id for guard in metric.guards} <= set(METRICS) | {"clip.frame_cosine"}
 
 
-def test_names_choose_metrics_and_bring_their_guards() -> None:
-    picked = {metric.id for metric in chosen(["temporal.warp_error"])}
+def test_selected_metrics_include_their_guards() -> None:
+    selected = {metric.id for metric in select_metrics(["temporal.warp_error"])}
     guards = {"guard.motion", "guard.detail", "guard.frozen_share", "world.well_formed"}
-    assert picked == {"temporal.warp_error", *guards}
+    assert selected == {"temporal.warp_error", *guards}
     with pytest.raises(ValueError, match="metrics='fvd'"):
-        chosen(["fvd"])
+        select_metrics(["fvd"])
 
 
-def test_motion_is_per_second_also_where_the_rate_varies() -> None:
+def test_motion_is_per_second_at_a_variable_rate() -> None:
     clip = clips.translation(fps=8)
     times = np.cumsum([0, *[0.25, 0.125] * 6])[:12]
     uneven = Clip(frames=clip.frames, fps=8, provenance={"times": times.tolist()})
     share = np.mean(0.125 / np.diff(times))
     assert value("guard.motion", uneven) == pytest.approx(share * value("guard.motion", clip), rel=0.02)
+
+
+@pytest.mark.parametrize("count", [8, 9, 48, 81])
+def test_high_spectrum_equals_the_plain_fourier_transform(count: int) -> None:
+    signal = np.random.default_rng().normal(128, 20, count)
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(count) / count)
+    slope, intercept = np.polyfit(np.arange(count), signal, 1)
+    amplitude = np.fft.fft((signal - slope * np.arange(count) - intercept) * window)
+    frequency = np.abs(np.fft.fftfreq(count))
+    expected = (np.abs(amplitude) ** 2 / (count * (window**2).sum()))[frequency > 0.25]
+    power, high = high_spectrum(signal)
+    np.testing.assert_allclose(power, expected, rtol=1e-9, atol=1e-12)
+    np.testing.assert_array_equal(high, frequency[frequency > 0.25])

@@ -1,4 +1,4 @@
-"""Text alignment on rendered scenes, whose attributes are known, and on everything that is none."""
+"""Text alignment on rendered scenes with known attributes, and on clips and texts of other worlds."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from vidguide.clip import Clip
 from vidguide.eval.clips.errors import UndefinedError
 from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.metrics.sample import Sample
-from vidguide.eval.metrics.world_attributes import avoided
+from vidguide.eval.metrics.world_attributes import negative_attributes
 from vidguide.eval.world.scene import ATTRIBUTES, Scene, all_scenes, caption, held_out, render
 
 SCENE = Scene(size="large", colour="red", shape="square", motion="left", background="white")
@@ -17,27 +17,27 @@ def sample(scene: Scene, prompt: str | None, negative: str | None = None) -> Sam
     return Sample(Clip(frames=render(scene, np.random.default_rng(0)), fps=8), prompt, negative)
 
 
-def value(name: str, given: Sample) -> float | None:
-    return METRICS[name](given).value
+def value(name: str, clip: Sample) -> float | None:
+    return METRICS[name](clip).value
 
 
-def test_rendered_scenes_follow_their_own_captions() -> None:
-    for scene in [one for one in all_scenes() if held_out(one)][::9]:
-        given = sample(scene, caption(scene, 1))
-        assert value("world.attributes", given) == 1, scene
-        assert value("world.well_formed", given) == 1, scene
-        assert all(value(f"world.{name}", given) == 1 for name in ATTRIBUTES)
+def test_rendered_scenes_match_their_captions() -> None:
+    for scene in [scene for scene in all_scenes() if held_out(scene)][::9]:
+        clip = sample(scene, caption(scene, 1))
+        assert value("world.attributes", clip) == 1, scene
+        assert value("world.well_formed", clip) == 1, scene
+        assert all(value(f"world.{name}", clip) == 1 for name in ATTRIBUTES)
 
 
-def test_each_wrong_attribute_costs_its_share() -> None:
-    given = sample(SCENE, "a large blue square moving right on a white background")
-    assert value("world.attributes", given) == pytest.approx(3 / 5)
-    assert value("world.colour", given) == 0
-    assert value("world.shape", given) == 1
+def test_each_wrong_attribute_lowers_the_share() -> None:
+    clip = sample(SCENE, "a large blue square moving right on a white background")
+    assert value("world.attributes", clip) == pytest.approx(3 / 5)
+    assert value("world.colour", clip) == 0
+    assert value("world.shape", clip) == 1
     assert value("world.attributes", sample(SCENE, "a red object")) == 1
 
 
-def test_what_the_negative_names_is_found() -> None:
+def test_attributes_of_the_negative_prompt_are_read() -> None:
     prompt = "a square moving left"
     assert value("world.negative_present", sample(SCENE, prompt, "red")) == 1
     assert value("world.negative_avoided", sample(SCENE, prompt, "red")) == 0
@@ -45,10 +45,10 @@ def test_what_the_negative_names_is_found() -> None:
     assert value("world.negative_avoided", sample(SCENE, prompt, "blue")) == 1
     assert value("world.negative_present", sample(SCENE, prompt, "red, black background")) == 0.5
     with pytest.raises(UndefinedError, match="names no attribute"):
-        avoided("blurry")
+        negative_attributes("blurry")
 
 
-def test_a_destroyed_picture_avoids_nothing() -> None:
+def test_destroyed_picture_does_not_count_as_avoided() -> None:
     noise = np.random.default_rng(0).integers(0, 256, (13, 64, 64, 3), dtype=np.uint8)
     destroyed = Sample(Clip(frames=noise, fps=8), "a square moving left", "red")
     assert value("world.negative_present", destroyed) == 0
@@ -69,7 +69,7 @@ def test_a_destroyed_picture_avoids_nothing() -> None:
         ("a red circle", "ugly", "world.negative_present", "names no attribute"),
     ],
 )
-def test_texts_of_another_world_are_undefined_with_a_reason(
+def test_texts_outside_the_world_are_undefined_with_a_reason(
     prompt: str | None, negative: str | None, name: str, words: str
 ) -> None:
     measured = METRICS[name](sample(SCENE, prompt, negative))
@@ -77,6 +77,6 @@ def test_texts_of_another_world_are_undefined_with_a_reason(
     assert (measured.value is None) == bool(words)
 
 
-def test_other_sizes_are_undefined() -> None:
+def test_other_frame_sizes_are_undefined() -> None:
     big = Clip(frames=render(SCENE, np.random.default_rng(0)).repeat(2, 1).repeat(2, 2), fps=8)
     assert "128x128" in str(METRICS["world.colour"](Sample(big, "a red square")).reason)

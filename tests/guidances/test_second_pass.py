@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -118,7 +119,7 @@ def test_stg_residual_is_the_model_without_the_block(wan: Any) -> None:
     assert torch.allclose(guided, cond + 1.5 * (cond - wan(**inputs)[0]), atol=1e-6)
 
 
-@pytest.mark.parametrize("make", [PAG, STG])
+@pytest.mark.parametrize("make", [PAG, partial(STG, mode="attention")], ids=["PAG", "STG"])
 def test_attention_is_skipped_by_passing_its_values(wan: Any, make: Any) -> None:
     inputs = wan_inputs()
     cond = wan(**inputs)[0]

@@ -17,7 +17,7 @@ from tests.helpers.tiny_families import BY_NAME
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import APG, CADS, CFG, EMAG, NAG, SEG, CFGZeroStar, guide
 from vidguide.functional.blur import blur, blur_weights
-from vidguide.functional.formulas import cads, cads_share
+from vidguide.functional.cads import cads, cads_share
 from vidguide.guidances.base import Guidance
 
 

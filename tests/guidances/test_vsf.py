@@ -22,7 +22,7 @@ from tests.helpers.joint_attention import (
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import NAG, VSF, guide
 from vidguide.edits.vsf_attention import JointAttentionVSF, SplitAttentionVSF
-from vidguide.functional.formulas import vsf
+from vidguide.functional.vsf import vsf
 from vidguide.guidances.vsf import zero_rows
 from vidguide.transformer.family import Joint
 

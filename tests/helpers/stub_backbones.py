@@ -1,6 +1,6 @@
-"""Backbones of a few fixed numbers: with them VBench's own functions and ours must come to the same value.
+"""Stub backbones with fixed weights, with which VBench's functions and the metrics must give equal values.
 
-The numbers are numpy's, so that they are the same in every environment.
+The weights are drawn by numpy, so that they are the same in every environment.
 """
 
 import numpy as np
@@ -12,24 +12,24 @@ WIDTH = 16
 
 
 def numbers(seed: int, *shape: int) -> Tensor:
-    """Fixed normal numbers."""
+    """Return fixed normally distributed numbers."""
     return torch.from_numpy(np.random.default_rng(seed).normal(size=shape).astype(np.float32))
 
 
 def features(images: Tensor, seed: int) -> Tensor:
-    """Features `(N, WIDTH)` of images `(N, 3, H, W)`: their 4 x 4 means and brightest places, mixed."""
+    """Return features `(N, WIDTH)` of images `(N, 3, H, W)`: a projection of 4 x 4 means and 3 x 3 maxima."""
     parts = [F.adaptive_avg_pool2d(images, 4), F.adaptive_max_pool2d(images, 3)]
     flat = torch.cat([part.flatten(1) for part in parts], 1)
     return torch.tanh(flat @ numbers(seed, flat.shape[1], WIDTH) / 4)
 
 
 def flow(first: Tensor, second: Tensor) -> Tensor:
-    """A displacement `(1, 2, H, W)` from two images `(1, 3, H, W)` with levels of 0..255."""
+    """Return a displacement `(1, 2, H, W)` from two images `(1, 3, H, W)` in 0..255."""
     return torch.stack([(second - first).mean(1), (first - 128).mean(1) / 64], 1) / 16
 
 
 def head() -> torch.nn.Linear:
-    """A linear head of one output."""
-    made = torch.nn.Linear(WIDTH, 1)
-    made.load_state_dict({"weight": numbers(2, 1, WIDTH), "bias": numbers(3, 1)})
-    return made.eval()
+    """Return a linear head of one output."""
+    layer = torch.nn.Linear(WIDTH, 1)
+    layer.load_state_dict({"weight": numbers(2, 1, WIDTH), "bias": numbers(3, 1)})
+    return layer.eval()

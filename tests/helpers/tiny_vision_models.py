@@ -1,4 +1,4 @@
-"""CLIP, X-CLIP and DINO models of a few random weights, with processors made here."""
+"""Tiny CLIP, X-CLIP and DINO models with random weights, and their processors."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ VISION: dict[str, Any] = {
 
 
 def save_processors(folder: Path) -> None:
-    """A tokenizer of ten words with marks at both ends, and CLIP's image processor at 32 pixels."""
+    """Save a tokenizer of ten words with start and end tokens, and CLIP's image processor at 32 pixels."""
     words = {word: index for index, word in enumerate(["<pad>", "<s>", "</s>", "<unk>", *"abcdefghij"])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()

@@ -16,7 +16,7 @@ from vidguide import CADS, CFG, EMAG, NAG, PAG, SEG, STG, VSF, guide
 from vidguide.calls.outputs import prediction_of
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.head_probe import HeadProbe, ProbedError
-from vidguide.kernels.lse_backends import SOURCES, attend
+from vidguide.kernels.lse_backends import LSE_BACKENDS, attend
 
 RANKS, STEPS = 2, 3
 SPLITS = {"Ulysses": "ulysses_degree", "ring": "ring_degree"}
@@ -61,8 +61,8 @@ def main(rank: int, cases: list[Case], folder: str, device: str) -> None:
 
 def attention_that_tells(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *args: Any, **_: Any) -> Any:
     """The native backend's attention with its log-sum-exp, which ring attention asks for and it has not on a CPU."""
-    source = next(source for source in SOURCES if source.device == "cpu")
-    output, sums = attend(source, query, key, value, mask)
+    backend = next(backend for backend in LSE_BACKENDS if backend.device == "cpu")
+    output, sums = attend(backend, query, key, value, mask)
     return (output, sums.squeeze(-1)) if args[4] else output
 
 

@@ -1,12 +1,12 @@
-"""Make vbench.json again: the values of VBench's own functions on our clips, with the backbones of stub_backbones.py.
+"""Generate vbench.json: values of VBench's functions on the clips of known_clips.py, with stub backbones.
 
-In an environment of its own, for VBench pins old versions of much (Python 3.11, from the root of this repository):
+VBench pins old versions of its dependencies and needs its own environment (Python 3.11, run from the repository root):
 
     python -m venv /somewhere && /somewhere/bin/pip install vbench==0.1.5 "setuptools<81"
     /somewhere/bin/python -m tests.helpers.vbench_goldens
 
-Nothing is downloaded: each function gets a stub in the place of its network. VBench picks its reader by the suffix, so
-the lossless files are called .mp4; decord and OpenCV tell FFV1 in Matroska by its content.
+Nothing is downloaded: stubs replace the networks. VBench selects its reader by suffix, so the lossless files are named
+.mp4; decord and OpenCV recognise FFV1 in Matroska by content.
 """
 
 import importlib
@@ -21,7 +21,7 @@ import torch
 from tests.helpers import known_clips as clips
 from tests.helpers import stub_backbones as stubs
 
-# A torchvision built for CUDA beside a torch for CPU lacks two operators, which nothing here calls.
+# A torchvision built for CUDA lacks two operators with a CPU build of torch; nothing here calls them.
 LIBRARY: Any = torch.library.Library("torchvision", "DEF")
 for operator in ("nms", "qnms"):
     LIBRARY.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -31,24 +31,24 @@ def module(name: str) -> Any:
     return importlib.import_module(f"vbench.{name}")
 
 
-def moves() -> Any:
-    """VBench's DynamicDegree without its network."""
-    made = module("dynamic_degree").DynamicDegree
-    dynamic = made.__new__(made)
+def dynamic_degree() -> Any:
+    """Return VBench's DynamicDegree without its network."""
+    cls = module("dynamic_degree").DynamicDegree
+    dynamic = cls.__new__(cls)
     dynamic.device = "cpu"
     dynamic.model = lambda first, second, **_: (None, stubs.flow(first, second))
     return dynamic
 
 
 def speeds(path: str) -> float:
-    """Mean over pairs of what VBench compares with its threshold."""
-    dynamic = moves()
-    dynamic.check_move = lambda found: sum(found) / len(found)
+    """Return the mean over pairs of the speed that VBench compares with its threshold."""
+    dynamic = dynamic_degree()
+    dynamic.check_move = lambda speeds: sum(speeds) / len(speeds)
     return float(dynamic.infer(path))
 
 
 def values(path: str) -> dict[str, float]:
-    """Every function on one file."""
+    """Return the values of all functions on one file."""
     picture = SimpleNamespace(encode_image=lambda images: stubs.features(images, 1), eval=lambda: None)
     subject = module("subject_consistency").subject_consistency
     background = module("background_consistency").background_consistency
@@ -58,7 +58,7 @@ def values(path: str) -> dict[str, float]:
         "subject_consistency": subject(lambda images: stubs.features(images, 0), [path], "cpu", False)[0],
         "background_consistency": background(picture, None, [path], "cpu", False)[0],
         "aesthetic_quality": aesthetic(stubs.head(), picture, [path], "cpu")[0],
-        "dynamic_degree": float(moves().infer(path)),
+        "dynamic_degree": float(dynamic_degree().infer(path)),
         "dynamic_degree_speed": float(speeds(path)),
     }
 

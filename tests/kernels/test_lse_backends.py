@@ -10,21 +10,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from vidguide.kernels import lse_backends as sources
-from vidguide.kernels import lse_ops as lse_kernels
-from vidguide.kernels.lse_backends import ALIGNED, EVERY, HALF, SOURCES, Source, candidates
+from vidguide.kernels import lse_backends, lse_ops
+from vidguide.kernels.lse_backends import ALL_DTYPES, HALF, LSE_BACKENDS, MASK_ALIGNMENT, LseBackend, candidates
 
 ALL = ("flash_attn_interface", "flash_attn", "xformers")
-CPU = next(source for source in SOURCES if source.device == "cpu")
-GPU = [source.name for source in SOURCES if source.device == "cuda"]
+CPU = next(backend for backend in LSE_BACKENDS if backend.device == "cpu")
+GPU = [backend.name for backend in LSE_BACKENDS if backend.device == "cuda"]
 TORCHS = ["aten flash", "aten cuDNN", "aten efficient"]
 
 
 @pytest.fixture(autouse=True)
 def _forgetful() -> Iterator[None]:
-    sources.source.cache_clear()
+    lse_backends.select_backend.cache_clear()
     yield
-    sources.source.cache_clear()
+    lse_backends.select_backend.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -48,7 +47,7 @@ def _forgetful() -> Iterator[None]:
 def test_the_order_follows_from_what_is_there(
     device: str, dtype: torch.dtype, width: int, masked: bool, modules: tuple[str, ...], names: list[str]
 ) -> None:
-    assert [source.name for source in candidates(device, dtype, width, masked, modules)] == names
+    assert [backend.name for backend in candidates(device, dtype, width, masked, modules)] == names
 
 
 def softmax_attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,10 +59,10 @@ def softmax_attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("width", [8, 20, 64, 128])
-@pytest.mark.parametrize("dtype", EVERY)
+@pytest.mark.parametrize("dtype", ALL_DTYPES)
 def test_the_cpus_is_right(dtype: torch.dtype, width: int, masked: bool) -> None:
-    assert sources.source("cpu", dtype, width, masked) is CPU
-    assert sources.deviation(CPU, "cpu", dtype, width, masked) < (1e-2 if dtype in HALF else 2e-6)
+    assert lse_backends.select_backend("cpu", dtype, width, masked) is CPU
+    assert lse_backends.deviation(CPU, "cpu", dtype, width, masked) < (1e-2 if dtype in HALF else 2e-6)
 
 
 @pytest.mark.gpu
@@ -72,9 +71,9 @@ def test_the_cpus_is_right(dtype: torch.dtype, width: int, masked: bool) -> None
 @pytest.mark.parametrize("width", [32, 64, 128, 256])
 @pytest.mark.parametrize("dtype", [*HALF, torch.float32])
 def test_every_one_on_this_gpu_is_right_or_refuses(dtype: torch.dtype, width: int, masked: bool) -> None:
-    for found in candidates("cuda", dtype, width, masked, sources.installed()):
+    for found in candidates("cuda", dtype, width, masked, lse_backends.installed()):
         try:
-            off = sources.deviation(found, "cuda", dtype, width, masked)
+            off = lse_backends.deviation(found, "cuda", dtype, width, masked)
         except (RuntimeError, NotImplementedError):
             continue
         assert off < (1e-2 if dtype in HALF else 1e-4), found.name
@@ -89,7 +88,7 @@ def test_where_nothing_is_let_through_the_share_is_nothing() -> None:
         output, sums = CPU.attend(query, key, value, bias)
         return output.masked_fill(torch.isneginf(sums).transpose(1, 2)[..., None], torch.nan), sums
 
-    output, sums = sources.attend(replace(CPU, attend=attention), query, key, value, mask)
+    output, sums = lse_backends.attend(replace(CPU, attend=attention), query, key, value, mask)
     assert torch.isneginf(sums[1, 2:]).all()
     assert torch.equal(output[1, 2:], torch.zeros(3, 3, 8))
     assert torch.isfinite(sums[0]).all()
@@ -98,17 +97,17 @@ def test_where_nothing_is_let_through_the_share_is_nothing() -> None:
 
 def test_masks_are_laid_out_as_the_gpus_kernels_want_them() -> None:
     bias = torch.randn(2, 1, 1, 43, device="meta")
-    wide = sources._aligned(bias, torch.empty(2, 70, 3, 8), torch.empty(2, 43, 3, 8))
+    wide = lse_backends._aligned(bias, torch.empty(2, 70, 3, 8), torch.empty(2, 43, 3, 8))
     assert wide.shape == (2, 3, 70, 43)
-    assert [stride % ALIGNED for stride in wide.stride()[:3]] == [0, 0, 0]
+    assert [stride % MASK_ALIGNMENT for stride in wide.stride()[:3]] == [0, 0, 0]
     assert wide.stride(3) == 1
 
 
-def fake_package(monkeypatch: pytest.MonkeyPatch, attention: Any) -> Source:
+def fake_package(monkeypatch: pytest.MonkeyPatch, attention: Any) -> LseBackend:
     """A package whose kernel is this one, as if it ran on a CPU."""
-    monkeypatch.setattr(lse_kernels, "import_module", lambda name: SimpleNamespace(flash_attn_func=attention))
-    found = next(source for source in SOURCES if source.module == "flash_attn")
-    return replace(found, device="cpu", dtypes=EVERY)
+    monkeypatch.setattr(lse_ops, "import_module", lambda name: SimpleNamespace(flash_attn_func=attention))
+    found = next(backend for backend in LSE_BACKENDS if backend.module == "flash_attn")
+    return replace(found, device="cpu", dtypes=ALL_DTYPES)
 
 
 def new_flash(query: Tensor, key: Tensor, value: Tensor, causal: bool = False, return_attn_probs: bool = False) -> Any:
@@ -120,10 +119,12 @@ def new_flash(query: Tensor, key: Tensor, value: Tensor, causal: bool = False, r
 def test_a_packages_kernel_is_asked_for_its_sums_and_compiles(attention: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.reset()
     found = fake_package(monkeypatch, attention)
-    assert sources.deviation(found, "cpu", torch.float32, 16, False) < 1e-5
+    assert lse_backends.deviation(found, "cpu", torch.float32, 16, False) < 1e-5
     query, key, value = torch.randn(3, 1, 6, 2, 16)
-    compiled = torch.compile(lambda q, k, v: sources.attend(found, q, k, v, None), fullgraph=True, backend="aot_eager")
-    for one, two in zip(compiled(query, key, value), sources.attend(CPU, query, key, value, None), strict=True):
+    compiled = torch.compile(
+        lambda q, k, v: lse_backends.attend(found, q, k, v, None), fullgraph=True, backend="aot_eager"
+    )
+    for one, two in zip(compiled(query, key, value), lse_backends.attend(CPU, query, key, value, None), strict=True):
         torch.testing.assert_close(one, two)
 
 
@@ -138,23 +139,23 @@ def test_what_is_wrong_or_fails_is_passed_over(
         raise RuntimeError("no kernel image")
 
     bad = [replace(CPU, name="binary", attend=wrong), replace(CPU, name="foreign", attend=failing)]
-    monkeypatch.setattr(sources, "SOURCES", (*bad, CPU))
+    monkeypatch.setattr(lse_backends, "LSE_BACKENDS", (*bad, CPU))
     with caplog.at_level(logging.INFO, "vidguide"):
-        assert sources.source("cpu", torch.float32, 16, False) is CPU
+        assert lse_backends.select_backend("cpu", torch.float32, 16, False) is CPU
     assert "binary on cpu in torch.float32 is off by" in caplog.text
     assert "foreign on cpu in torch.float32: no kernel image" in caplog.text
 
 
 def test_two_passes_are_announced_once(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    monkeypatch.setattr(sources, "SOURCES", ())
+    monkeypatch.setattr(lse_backends, "LSE_BACKENDS", ())
     with caplog.at_level(logging.INFO, "vidguide"):
-        assert sources.pair("cpu", torch.float32, 16, True) is None
-        assert sources.pair("cpu", torch.float32, 16, True) is None
+        assert lse_backends.select_pair("cpu", torch.float32, 16, True) is None
+        assert lse_backends.select_pair("cpu", torch.float32, 16, True) is None
     assert [message for message in caplog.messages if "two full passes" in message] == caplog.messages
     assert len(caplog.messages) == 1
 
 
 def test_trying_them_leaves_the_users_random_numbers_alone() -> None:
     state = torch.get_rng_state()
-    sources.source("cpu", torch.float32, 24, True)
+    lse_backends.select_backend("cpu", torch.float32, 24, True)
     assert torch.equal(torch.get_rng_state(), state)

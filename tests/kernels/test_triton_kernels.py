@@ -220,11 +220,11 @@ def test_compiled_the_eager_formulas_are_traced(everywhere: list[str]) -> None:
 def test_what_does_not_fit_is_left_to_the_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "DEVICES", (DEVICE,))
     tensor = features((1, 2, 3, 32), torch.float32)
-    assert kernels.fit(tensor, tensor.half())
-    assert not kernels.fit(tensor, tensor.double())
-    assert not kernels.fit(tensor, tensor.clone().requires_grad_())
+    assert kernels.supports(tensor, tensor.half())
+    assert not kernels.supports(tensor, tensor.double())
+    assert not kernels.supports(tensor, tensor.clone().requires_grad_())
     monkeypatch.setattr(kernels, "DEVICES", ("cuda",))
-    assert not kernels.fit(tensor.cpu())
+    assert not kernels.supports(tensor.cpu())
 
 
 def test_other_values_of_the_variable_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ QUICK: list[Case] = [
     *((WAN, "Ulysses", kind) for kind in ("nothing", "NAG", "NAG by clip", "EMAG")),
     *((WAN, "ring", kind) for kind in ("nothing", "NAG and EMAG")),
 ]
-EVERY: list[Case] = [
+ALL_DTYPES: list[Case] = [
     *((WAN, "Ulysses", kind) for kind in (*GUIDANCES, PROFILE)),
     *((WAN, "ring", kind) for kind in ("nothing", "NAG by clip", "NAG and EMAG")),
     *((LTX, "Ulysses", kind) for kind in ("nothing", "NAG", "VSF", "EMAG", "CFG and CADS")),
@@ -64,8 +64,8 @@ def test_two_ranks_find_what_one_does(found: Found, case: Case) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("found", [EVERY], indirect=True, ids=["two ranks"])
-@pytest.mark.parametrize("case", EVERY, ids="-".join)
+@pytest.mark.parametrize("found", [ALL_DTYPES], indirect=True, ids=["two ranks"])
+@pytest.mark.parametrize("case", ALL_DTYPES, ids="-".join)
 def test_two_ranks_find_what_one_does_whatever_the_guidance(found: Found, case: Case) -> None:
     agree(found, case, 1e-6)
 

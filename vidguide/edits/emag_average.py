@@ -5,7 +5,7 @@ from torch import Tensor
 
 from vidguide.attention.site import AttentionSite, EditedAttention, KernelCall
 from vidguide.attention.video_tokens import VideoTokens
-from vidguide.functional.formulas import attention_gradient, ema
+from vidguide.functional.emag import attention_gradient, blend, ema
 from vidguide.kernels import dispatch as kernels
 from vidguide.transformer.cfg_batch import ALL_CONDITIONAL
 
@@ -61,7 +61,7 @@ class Average:
             dtype = torch.promote_types(live.dtype, torch.float32)
             average = self.averages[sample] = live.to(dtype, copy=True, memory_format=torch.contiguous_format)
             gradient = average.new_zeros(average.shape[self.heads_dim])
-        elif kernels.fit(average, live):
+        elif kernels.supports(average, live):
             gradient = kernels.average(average, live, self.decay, self.heads_dim)
         else:
             ema(average, live, self.decay)
@@ -86,8 +86,7 @@ class Average:
         """Return `(1 - strength) A + strength E`, in the average's dtype."""
         if not self.averages:
             raise RuntimeError("EMAG has no average yet")
-        average = self.averages[self.video.sample(kernel.batch, kernel.index)]
-        return torch.lerp(live.to(average.dtype), average, self.strength)
+        return blend(live, self.averages[self.video.sample(kernel.batch, kernel.index)], self.strength)
 
 
 class AverageQuery(Average):

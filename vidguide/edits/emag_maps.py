@@ -8,21 +8,11 @@ from torch import Tensor
 from vidguide.attention.site import EditedAttention, KernelCall
 from vidguide.calls.call import Call
 from vidguide.edits.emag_average import Average
-from vidguide.functional.masks import additive, masked, rows_of
+from vidguide.functional.attention_map import apply_map, attention_map
+from vidguide.functional.emag import replace_columns
+from vidguide.functional.masks import masked, rows_of
 
 SHARE = 0.5  # of the free memory that maps may take
-
-
-def attention_map(kernel: KernelCall, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
-    """`softmax(q k^T / sqrt(D) + mask)`, `(B, H, Q, K)` in at least float32."""
-    if kernel.kwargs.get("is_causal"):
-        raise ValueError("EMAG(variant='map'): this model's attention is causal; use variant='query'")
-    wide = torch.promote_types(query.dtype, torch.float32)
-    scale = kernel.kwargs.get("scale") or query.shape[-1] ** -0.5
-    logits = torch.einsum("bqhd,bkhd->bhqk", query.to(wide) * scale, key.to(wide))
-    if mask is not None:
-        logits = logits + additive(mask, logits.dtype)
-    return logits.softmax(-1)
 
 
 class AverageMap(Average):
@@ -32,9 +22,11 @@ class AverageMap(Average):
 
     def rows(self, kernel: KernelCall, query: Tensor, key: Tensor) -> Tensor:
         """Return the video's rows of the map, of the conditional rows of a batch."""
+        if kernel.kwargs.get("is_causal"):
+            raise ValueError("EMAG(variant='map'): this model's attention is causal; use variant='query'")
         rows, tokens = self.video.rows(kernel.batch, kernel.index, query.shape[0]), self.video.tokens(query.shape[1])
         mask = masked(rows_of(kernel.mask, rows.start, rows.stop), tokens)
-        return attention_map(kernel, query[rows, tokens], key[rows], mask)
+        return attention_map(query[rows, tokens], key[rows], kernel.kwargs.get("scale"), mask)
 
     def live(self, kernel: KernelCall, query: Tensor, key: Tensor) -> Tensor:
         return self.rows(kernel, query, key)
@@ -45,7 +37,7 @@ class AverageMap(Average):
 
     def perturb(self, attention: EditedAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         weights = self.perturbed(attention.kernel, self.rows(attention.kernel, query, key))
-        output = torch.einsum("bhqk,bkhd->bqhd", weights, value.to(weights.dtype)).to(value.dtype)
+        output = apply_map(weights, value)
         return output if self.video.joint is None else self.video.put(attention(query, key, value), output)
 
 
@@ -57,9 +49,7 @@ class AverageVideoMap(AverageMap):
 
     def perturbed(self, kernel: KernelCall, weights: Tensor) -> Tensor:
         keys = self.video.tokens(weights.shape[-1])
-        mixed = self.mixed(kernel, weights[..., keys])
-        weights = torch.cat([weights[..., : keys.start], mixed, weights[..., keys.stop :]], -1)
-        return weights / weights.sum(-1, keepdim=True)
+        return replace_columns(weights, self.mixed(kernel, weights[..., keys]), keys)
 
 
 def check_maps_fit(call: Call, layers: int) -> None:

@@ -8,9 +8,9 @@ from torch import Tensor
 from vidguide.attention.site import KernelCall
 from vidguide.edits.joint_attention import JointEdit, Parts, two_passes
 from vidguide.edits.nag_combine import Combine, Group, Strength
-from vidguide.functional.lse_merge import Told, merge
+from vidguide.functional.lse_merge import AttentionWithLse, merge
 from vidguide.functional.masks import masked, rows_of
-from vidguide.kernels.lse_backends import Source, attend, pair
+from vidguide.kernels.lse_backends import LseBackend, attend, select_pair
 from vidguide.transformer.text_stream import Stream
 
 
@@ -47,7 +47,9 @@ class SplitAttentionNAG(Combine):
         return self.combine(kernel, positive, kernel(query, key[:, negative], value[:, negative], masks[1]))
 
 
-Both = tuple[Told, Told]  # a name of its own, as torch.compile runs the annotations of nested functions
+Both = tuple[
+    AttentionWithLse, AttentionWithLse
+]  # a name of its own, as torch.compile runs the annotations of nested functions
 
 
 class JointAttentionNAG(JointEdit, Combine):
@@ -57,27 +59,27 @@ class JointAttentionNAG(JointEdit, Combine):
         JointEdit.__init__(self, stream, guides)
         Combine.__init__(self, nag, group)
         self.masked = not stream.joint.ragged and any(mask is not None for mask in stream.masks.values())
-        self.sources = pair(stream.text.device.type, self.dtype, width, self.masked)  # None: two full passes
+        self.backends = select_pair(stream.text.device.type, self.dtype, width, self.masked)  # None: two full passes
 
     def outputs(
         self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if self.sources is not None and self.may_merge(kernel, query):
-            return self.merged(self.sources, kernel, query, key, value, parts, start)
+        if self.backends is not None and self.may_merge(kernel, query):
+            return self.merged(self.backends, kernel, query, key, value, parts, start)
         video, negative_video, prompt, negative = two_passes(kernel, query, key, value, parts, start)
         if self.guides and start < query.shape[0]:
             video = torch.cat([video[:start], self.combine(kernel, video[start:], negative_video)])
         return video, prompt, negative
 
     def may_merge(self, kernel: KernelCall, query: Tensor) -> bool:
-        """Whether this call is what the sources were tried for. None of them passes a log-sum-exp's gradient on."""
+        """Whether this call is what the backends were checked for. None of them passes a log-sum-exp's gradient on."""
         learns = query.requires_grad and torch.is_grad_enabled()
         known = query.dtype == self.dtype and (kernel.mask is None or self.masked)
         return known and plain(kernel) and not learns
 
     def merged(
         self,
-        sources: tuple[Source, Source],
+        backends: tuple[LseBackend, LseBackend],
         kernel: KernelCall,
         query: Tensor,
         key: Tensor,
@@ -86,14 +88,14 @@ class JointAttentionNAG(JointEdit, Combine):
         start: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """The same with the video's keys attended to once, by all queries together."""
-        alone = attend(sources[0], query, key[:, parts.video], value[:, parts.video], None)  # video is never masked
+        alone = attend(backends[0], query, key[:, parts.video], value[:, parts.video], None)  # video is never masked
 
         def both(queries: slice, text: slice, batch: slice) -> Both:
             """Attention of some queries over the video's keys, and over a text's."""
             mask = rows_of(masked(kernel.mask, queries, text), batch.start, batch.stop)
             query_key_value = query[batch, queries], key[batch, text], value[batch, text]
-            beside = attend(sources[mask is not None], *query_key_value, mask)
-            return (alone[0][batch, queries], alone[1][batch, queries]), beside
+            beside = attend(backends[mask is not None], *query_key_value, mask)
+            return AttentionWithLse(alone.output[batch, queries], alone.lse[batch, queries]), beside
 
         every, uncond, cond = slice(0, None), slice(0, start), slice(start, None)
         prompt = merge(*both(parts.prompt, parts.prompt, every))

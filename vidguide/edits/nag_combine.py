@@ -1,5 +1,6 @@
-"""NAG's combination of positive and negative features, and over which tokens its norms are taken."""
+"""NAG's combination of positive and negative features, and the tokens over which its norms are taken."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -7,8 +8,8 @@ import torch
 from torch import Tensor
 
 from vidguide.attention.site import KernelCall
-from vidguide.functional.formulas import l1_norm, nag_extrapolate, nag_limit, norm_limit
-from vidguide.functional.lse_merge import Told, merge
+from vidguide.functional.lse_merge import AttentionWithLse, merge
+from vidguide.functional.nag import l1_norm, nag, norm_limit
 from vidguide.kernels import dispatch as kernels
 from vidguide.transformer.context_parallel import ContextParallel
 
@@ -45,15 +46,20 @@ class Group:
     grid: tuple[int, int, int] = (1, 1, 1)
     parallel: ContextParallel | None = None
 
-    def limit(self, positive: Tensor, guided: Tensor, tau: float) -> Tensor:
-        """NAG's factor for each token of `(B, L, H, D)` features, :func:`vidguide.functional.formulas.nag_limit`."""
+    def limit(self, tau: float) -> Callable[[Tensor, Tensor], Tensor] | None:
+        """Return the limit of norms `(B, L, 1, 1)` whose tokens lie on several ranks, None where all are here."""
         if self.parallel is None:
-            return nag_limit(positive, guided, tau, self.size(positive))
-        bound, norm = (self.parallel.gather(l1_norm(features)) for features in (positive, guided))
-        return self.parallel.shard(norm_limit(bound, norm, tau, self.size(bound)))
+            return None
+        parallel = self.parallel
+
+        def limit(positive: Tensor, guided: Tensor) -> Tensor:
+            norms = parallel.gather(positive), parallel.gather(guided)
+            return parallel.shard(norm_limit(*norms, tau, self.size(norms[0])))
+
+        return limit
 
     def size(self, features: Tensor) -> int:
-        """Consecutive tokens of `(B, L, H, D)` features that share a norm.
+        """Return how many consecutive tokens of features (or norms) `(B, L, H, D)` share a norm.
 
         Raises:
             ValueError: frames are meant, and the queries are more than the frames of the token grid.
@@ -80,23 +86,23 @@ class Combine:
         self.strength, self.group = (self.scale, self.tau, self.alpha), group
 
     def combine(self, kernel: KernelCall, positive: Tensor, negative: Tensor) -> Tensor:
-        """Return guided features `(B, L, H, D)`, from those of the same queries on the prompt and on the negative.
+        """Combine features `(B, L, H, D)` of the same queries on the prompt and on the negative.
 
-        Sets `kernel.measured` to means over the tokens: share held by tau, `|z - z+|_1`, `|z+|_1`.
+        Sets `kernel.measured` to means over the tokens: share limited by tau, `|z - z+|_1`, `|z+|_1`.
         """
-        if self.group.parallel is None and kernels.fit(positive, negative) and kernels.small(positive):
+        if self.group.parallel is None and kernels.supports(positive, negative) and kernels.fits_registers(positive):
             output, kernel.measured = kernels.nag(positive, negative, self.strength, self.group.size(positive))
             return output
-        guided = nag_extrapolate(positive, negative, self.scale)
-        factor = self.group.limit(positive, guided, self.tau)
-        wide = positive.to(guided.dtype)
-        output = torch.lerp(wide, guided * factor, self.alpha)
-        kernel.measured = torch.stack([(factor < 1).float().mean(), *change(wide, output)])
-        return output.to(positive.dtype)
+        group = 1 if self.group.parallel is not None else self.group.size(positive)
+        guided = nag(positive, negative, *self.strength, group, self.group.limit(self.tau))
+        kernel.measured = torch.stack([guided.clamped, *change(positive.to(guided.output.dtype), guided.output)])
+        return guided.output.to(positive.dtype)
 
-    def combine_merged(self, kernel: KernelCall, video: Told, positive: Told, negative: Told) -> Tensor:
-        """The same, from the attention over the video's keys and over either text's."""
-        if kernels.fit(video[0], positive[0], negative[0]) and kernels.small(video[0]):
+    def combine_merged(
+        self, kernel: KernelCall, video: AttentionWithLse, positive: AttentionWithLse, negative: AttentionWithLse
+    ) -> Tensor:
+        """Combine the same features, given as attention over the video's keys and over either text's."""
+        if kernels.supports(video[0], positive[0], negative[0]) and kernels.fits_registers(video[0]):
             group = self.group.size(video[0])
             output, kernel.measured = kernels.nag_merged(video, positive, negative, self.strength, group)
             return output
@@ -104,11 +110,11 @@ class Combine:
 
 
 def sampled(tokens: Tensor) -> Tensor:
-    """At most about SAMPLED_TOKENS of the tokens `(B, L, ...)`, spread evenly."""
+    """Select at most about SAMPLED_TOKENS of the tokens `(B, L, ...)`, evenly spaced."""
     return tokens[:, :: max(tokens.shape[1] // SAMPLED_TOKENS, 1)]
 
 
 def change(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean L1 change of the features and mean L1 norm, over a sample of the tokens."""
+    """Compute the mean L1 change of the features and their mean L1 norm, over a sample of the tokens."""
     before, after = sampled(before), sampled(after)
     return l1_norm(after - before).mean().float(), l1_norm(before).mean().float()

@@ -8,8 +8,8 @@ from torch import Tensor
 from vidguide.attention.site import KernelCall
 from vidguide.edits.joint_attention import JointEdit, Parts
 from vidguide.edits.nag_combine import change, sampled
-from vidguide.functional.formulas import Attended, vsf
 from vidguide.functional.masks import additive, masked, rows_of
+from vidguide.functional.vsf import Attended, vsf
 from vidguide.transformer.context_parallel import ContextParallel
 from vidguide.transformer.text_stream import Stream
 

@@ -1,4 +1,4 @@
-"""Every equation of the library once, as pure functions of tensors; the specification that kernels are checked against.
+"""Every equation of the library once, as pure functions of tensors: edits call them, kernels are checked against them.
 
-No module here knows a model, a guidance or a device; anything with state belongs elsewhere.
+Modules here import torch alone and have no state; models, guidances and devices belong elsewhere.
 """

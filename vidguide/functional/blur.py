@@ -1,4 +1,4 @@
-"""Gaussian blur of tokens over their grid (SEG, arXiv 2408.00760)."""
+"""Gaussian blur of video tokens, of Smoothed Energy Guidance (Hong, arXiv 2408.00760)."""
 
 import math
 

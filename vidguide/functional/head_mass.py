@@ -45,7 +45,8 @@ def attention_mass(
     if mask is not None:
         scores = scores + additive(mask if mask.shape[-1] == 1 else mask[..., video], scores.dtype)
     own = torch.nn.functional.one_hot(positions, frames * pixels).bool()
-    weights = scores.masked_fill(own, -math.inf).softmax(-1).nan_to_num(0).unflatten(-1, (frames, pixels))
+    weights = scores.masked_fill(own, -math.inf).softmax(-1).nan_to_num(0)
+    weights = weights.reshape(*weights.shape[:3], frames, pixels)
     frame = torch.nn.functional.one_hot(positions // pixels, frames).to(weights.dtype)
     pixel = torch.nn.functional.one_hot(positions % pixels, pixels).to(weights.dtype)
     within = torch.einsum("bhqfp,qf->h", weights, frame)

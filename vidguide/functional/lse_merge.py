@@ -1,20 +1,27 @@
-"""Attention over a union of key sets, from the attention over each: exact, by the logarithms of the sums.
+"""Attention over a union of key sets, computed from the attention over each set and the log-sum-exps of its scores.
 
-`softmax` over keys A and B together is the average of the attention over A and that over B, weighted by the sums of
-their exponentials. So an expensive set (the video's keys) is attended to once, however many texts it is joined with.
-Where the logarithms come from is said in :mod:`vidguide.kernels.lse_backends`.
+The softmax over the keys A and B together is the average of the attention over A and that over B, weighted by the sums
+of their exponentials. So an expensive set (the video's keys) is attended to once, for several texts. Backends that
+return the log-sum-exp are in :mod:`vidguide.kernels.lse_backends`.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-Told = tuple[Tensor, Tensor]  # output (B, L, H, D) and log-sum-exp (B, L, H, 1) of an attention
+
+class AttentionWithLse(NamedTuple):
+    """Attention output `(B, L, H, D)` and log-sum-exp of its scores `(B, L, H, 1)`."""
+
+    output: Tensor
+    lse: Tensor
 
 
-def merge(first: Told, second: Told) -> Tensor:
-    """Attention over both key sets, from outputs `(B, L, H, D)` and log-sum-exps `(B, L, H, 1)` over each.
+def merge(first: AttentionWithLse, second: AttentionWithLse) -> Tensor:
+    """Compute attention over both key sets, `(B, L, H, D)` in the dtype of the first output.
 
-    The first set must let something through; the second may be masked altogether.
+    The first set must have an unmasked key in each row; the second may be masked altogether.
     """
-    share = torch.sigmoid(second[1] - first[1])  # of the second set; 0 where it is masked
-    return torch.lerp(first[0].to(share.dtype), second[0].to(share.dtype), share).to(first[0].dtype)
+    share = torch.sigmoid(second.lse - first.lse)  # of the second set; 0 where it is masked
+    return torch.lerp(first.output.to(share.dtype), second.output.to(share.dtype), share).to(first.output.dtype)

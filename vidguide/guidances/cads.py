@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from vidguide.calls.call import Call
-from vidguide.functional.formulas import cads, cads_share
+from vidguide.functional.cads import cads, cads_share
 from vidguide.guidances.base import Guidance
 from vidguide.validation import check_number
 

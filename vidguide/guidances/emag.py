@@ -13,6 +13,7 @@ from vidguide.calls.guided_model import GuidedModel
 from vidguide.edits.emag_average import Average, AverageQuery
 from vidguide.edits.emag_maps import AverageMap, AverageVideoMap, check_maps_fit
 from vidguide.edits.head_selection import HeadSelection
+from vidguide.functional.emag import emag_correction
 from vidguide.guidances.second_pass import SelfGuidance
 from vidguide.transformer.compile import graph_limit
 from vidguide.transformer.context_parallel import ContextParallel
@@ -166,8 +167,7 @@ class EMAG(SelfGuidance):
         perturbed = self.perturbed_prediction(
             call, rerun, layers, lambda layer: averages[layer].perturb, heads, gradients
         )
-        # c~ + w (c - c~), as an addition to c, so that it composes with other corrections in any order.
-        return Correction((self.scale - 1) * (prediction - perturbed), before_cfg=self.before_cfg)
+        return Correction(emag_correction(prediction, perturbed, self.scale), before_cfg=self.before_cfg)
 
     def choose(
         self, averages: Averages, heads: HeadSelection | None, parallel: ContextParallel

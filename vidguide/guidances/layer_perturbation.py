@@ -9,6 +9,7 @@ from vidguide.attention.site import AttentionSite, Perturbation
 from vidguide.calls.call import Call, Correction, Rerun
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.edits.head_selection import HeadSelection
+from vidguide.functional.self_guidance import perturbation_correction
 from vidguide.guidances.second_pass import SelfGuidance
 from vidguide.validation import check_number
 
@@ -48,7 +49,8 @@ class LayerPerturbation(SelfGuidance):
         return AttentionPlan(rerun_from=starts, observers=heads.observers() if heads else {})
 
     def correction(self, call: Call, prediction: Tensor, rerun: Rerun) -> Correction | None:
-        return Correction(self.scale * (prediction - self.perturbed(call, rerun)), self.before_cfg)
+        value = perturbation_correction(prediction, self.perturbed(call, rerun), self.scale)
+        return Correction(value, self.before_cfg)
 
     def perturbed(self, call: Call, rerun: Rerun) -> Tensor:
         """Return the perturbed prediction."""

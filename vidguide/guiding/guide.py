@@ -43,7 +43,7 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
     scheduler = scheduler or getattr(pipe, "scheduler", None)
     check_scheduler(scheduler)
     check_guidances(guidances, scheduler)
-    kernels.choice()
+    kernels.mode()
     run = Run()
     for transformer in transformers:
         check_transformer(transformer)
@@ -112,8 +112,8 @@ def check_guidances(guidances: tuple[Any, ...], scheduler: Any) -> None:
         if scheduler is None and guidance.needs_steps:
             window = f"(start={guidance.start}, stop={guidance.stop})" if guidance.windowed else ""
             raise ValueError(
-                f"{type(guidance).__name__}{window}: its effect depends on the step; a bare transformer needs scheduler= "
-                "as well"
+                f"{type(guidance).__name__}{window}: its effect depends on the step; a bare transformer needs "
+                "scheduler= as well"
             )
     rules = [type(guidance).__name__ for guidance in guidances if isinstance(guidance, CFG)]
     if len(rules) > 1:

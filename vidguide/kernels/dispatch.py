@@ -1,8 +1,8 @@
-"""Whether the Triton kernels of :mod:`vidguide.kernels.triton_launch` take a computation, or the eager formulas.
+"""Choice between the Triton kernels of :mod:`vidguide.kernels.triton_launch` and the eager formulas.
 
-On a GPU with Triton the kernels are chosen by themselves; the environment variable VIDGUIDE_KERNELS=eager switches
-them off. Inside of torch.compile the eager formulas are traced, as Inductor fuses them with what stands around them.
-That the kernels are faster is expected from the memory they move, and not measured: `benchmarks/gpu.py` does that.
+On a GPU with Triton the kernels are used; the environment variable VIDGUIDE_KERNELS=eager disables them. In
+torch.compile the eager formulas are traced, as Inductor fuses them with the surrounding operations. The kernels are
+expected to be faster because they move less memory; `benchmarks/gpu.py` measures it.
 """
 
 import functools
@@ -12,83 +12,86 @@ import torch
 from packaging.version import Version
 from torch import Tensor
 
-from vidguide.functional.lse_merge import Told
+from vidguide.functional.lse_merge import AttentionWithLse
 
 Strength = tuple[float, float, float]  # NAG's scale, tau, alpha
-VARIABLE, CHOICES = "VIDGUIDE_KERNELS", ("auto", "eager")
-DEVICES = ("cuda",)  # types of device; ROCm's GPUs are called so too
+VARIABLE, MODES = "VIDGUIDE_KERNELS", ("auto", "eager")
+DEVICES = ("cuda",)  # types of device; ROCm reports "cuda" too
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-TRITON = "3.3"  # the first whose kernels take tuples; it came with torch 2.7
-CHANNELS = 16384  # most of one token, heads and widths rounded up to powers of two, that a program's registers hold
+MIN_TRITON = "3.3"  # the first whose kernels take tuples; released with torch 2.7
+MAX_CHANNELS = 16384  # of one token in a program's registers, heads and widths rounded up to powers of two
 
 
-def choice() -> str:
-    """What VIDGUIDE_KERNELS asks for.
+def mode() -> str:
+    """Return the value of VIDGUIDE_KERNELS, "auto" where it is unset.
 
     Raises:
-        ValueError: it is none of the choices.
+        ValueError: unknown value.
     """
-    asked = os.environ.get(VARIABLE, "auto")
-    if asked not in CHOICES:
-        raise ValueError(f"{VARIABLE}={asked!r}: must be one of {', '.join(CHOICES)}, or unset")
-    return asked
+    value = os.environ.get(VARIABLE, "auto")
+    if value not in MODES:
+        raise ValueError(f"{VARIABLE}={value!r}: must be one of {', '.join(MODES)}, or unset")
+    return value
 
 
 @functools.cache
-def lacking() -> str | None:
-    """What keeps Triton's kernels from being built here, None where nothing does."""
+def unavailable_reason() -> str | None:
+    """Return why Triton's kernels cannot be built here, None where they can."""
     try:
         import triton
     except ImportError as error:
         return f"Triton is not installed ({error})"
-    if Version(triton.__version__) < Version(TRITON):
-        return f"Triton {triton.__version__} is older than {TRITON}"
+    if Version(triton.__version__) < Version(MIN_TRITON):
+        return f"Triton {triton.__version__} is older than {MIN_TRITON}"
     return None
 
 
-def fit(*tensors: Tensor) -> bool:
-    """Whether the kernels can take these `(B, L, H, D)` tensors, and are to."""
-    return not torch.compiler.is_compiling() and choice() == "auto" and all(map(_fits, tensors)) and lacking() is None
+def supports(*tensors: Tensor) -> bool:
+    """Return whether the kernels are enabled and take these `(B, L, H, D)` tensors."""
+    enabled = not torch.compiler.is_compiling() and mode() == "auto"
+    return enabled and all(map(_supports, tensors)) and unavailable_reason() is None
 
 
-def _fits(tensor: Tensor) -> bool:
-    learns = tensor.requires_grad and torch.is_grad_enabled()  # the kernels have no backward
-    return tensor.device.type in DEVICES and tensor.dtype in DTYPES and not learns
+def _supports(tensor: Tensor) -> bool:
+    needs_gradient = tensor.requires_grad and torch.is_grad_enabled()  # the kernels have no backward
+    return tensor.device.type in DEVICES and tensor.dtype in DTYPES and not needs_gradient
 
 
-def small(tensor: Tensor) -> bool:
-    """Whether a token of `(B, L, H, D)` features fits a program."""
+def fits_registers(tensor: Tensor) -> bool:
+    """Return whether a token of `(B, L, H, D)` features fits the registers of a program."""
     sizes = (1 << (size - 1).bit_length() for size in tensor.shape[2:])
-    return functools.reduce(int.__mul__, sizes) <= CHANNELS
+    return functools.reduce(int.__mul__, sizes) <= MAX_CHANNELS
 
 
 def nag(positive: Tensor, negative: Tensor, strength: Strength, group: int) -> tuple[Tensor, Tensor]:
-    """:func:`vidguide.kernels.triton_launch.nag`."""
-    from vidguide.kernels import triton_launch as fused
+    """Run :func:`vidguide.kernels.triton_launch.nag`."""
+    from vidguide.kernels import triton_launch
 
-    return fused.nag(positive, negative, strength, group)
+    return triton_launch.nag(positive, negative, strength, group)
 
 
-def nag_merged(video: Told, positive: Told, negative: Told, strength: Strength, group: int) -> tuple[Tensor, Tensor]:
-    """:func:`vidguide.kernels.triton_launch.nag_merged`."""
-    from vidguide.kernels import triton_launch as fused
+def nag_merged(
+    video: AttentionWithLse, positive: AttentionWithLse, negative: AttentionWithLse, strength: Strength, group: int
+) -> tuple[Tensor, Tensor]:
+    """Run :func:`vidguide.kernels.triton_launch.nag_merged`."""
+    from vidguide.kernels import triton_launch
 
-    return fused.nag_merged(video, positive, negative, strength, group)
+    return triton_launch.nag_merged(video, positive, negative, strength, group)
 
 
 def average(average: Tensor, live: Tensor, decay: float, heads: int) -> Tensor:
-    """:func:`vidguide.kernels.triton_launch.average`."""
-    from vidguide.kernels import triton_launch as fused
+    """Run :func:`vidguide.kernels.triton_launch.average`."""
+    from vidguide.kernels import triton_launch
 
-    return fused.average(average, live, decay, heads)
+    return triton_launch.average(average, live, decay, heads)
 
 
 def in_use() -> dict[str, str]:
-    """Which kernels are in use, for people."""
-    if choice() == "eager":
+    """Describe which implementation of NAG and EMAG this machine uses."""
+    if mode() == "eager":
         return {"NAG, EMAG": f"eager formulas: {VARIABLE}=eager"}
     if not torch.cuda.is_available():
         return {"NAG, EMAG": "eager formulas: no GPU"}
-    if (missing := lacking()) is not None:
-        return {"NAG, EMAG": f"eager formulas: {missing}"}
-    return {"NAG, EMAG": f"Triton on the GPU; eager formulas inside of torch.compile, and where {VARIABLE}=eager"}
+    if (reason := unavailable_reason()) is not None:
+        return {"NAG, EMAG": f"eager formulas: {reason}"}
+    return {"NAG, EMAG": f"Triton on the GPU; eager formulas in torch.compile, and with {VARIABLE}=eager"}

@@ -1,9 +1,9 @@
-"""Attention that tells the log-sum-exp of its scores: the kernels that do, in the order in which they are asked.
+"""Attention backends that return the log-sum-exp, in order of preference.
 
-diffusers' dispatcher does not hand the log-sum-exp on, so it is asked of the kernels beneath. Which of them are there
-and take a dtype and a head width is a matter of the machine; :func:`candidates` is a pure function of all that, and
-:func:`source` tries its answers once, each against softmax in float64, before one is relied on. The order of those on
-a GPU is one of expectation, and not measured: `benchmarks/gpu.py` does that.
+diffusers' attention dispatcher drops the log-sum-exp, so the kernels are called directly. Which of them are installed
+and support a dtype and a head width depends on the machine: :func:`candidates` is a pure function of all that, and
+:func:`select_backend` checks its answers once against softmax in float64. The order on a GPU is by expected speed, not
+by measurement; `benchmarks/gpu.py` measures it.
 """
 
 import functools
@@ -16,30 +16,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vidguide.functional.lse_merge import Told
+from vidguide.functional.lse_merge import AttentionWithLse
 from vidguide.functional.masks import additive
-from vidguide.kernels.lse_ops import PACKAGED, Call, aten, of_package, of_torch
+from vidguide.kernels.lse_ops import PACKAGES, Attend, aten, package_attention, torch_attention
 
 log = logging.getLogger(__name__)
 HALF = (torch.float16, torch.bfloat16)
-EVERY = (*HALF, torch.float32, torch.float64)
-ALIGNED = 16  # to a multiple of which the rows of a mask are padded, as torch's own kernels want it
+ALL_DTYPES = (*HALF, torch.float32, torch.float64)
+MASK_ALIGNMENT = 16  # torch's kernels require the rows of a mask to be padded to a multiple of this
 
 
 @dataclass(frozen=True)
-class Source:
-    """An attention kernel that tells its log-sum-exp.
+class LseBackend:
+    """An attention kernel that returns its log-sum-exp, and what it supports.
 
     Attributes:
         attend: `(query, key, value, bias)`, of `(B, L, H, D)` and an additive mask `(B, H, L, K)`.
         device: type of device.
-        width, multiple: widest head, and what a width is a multiple of.
-        masks: whether it takes a mask.
-        module: the package it is in, besides torch.
+        width, multiple: largest head width, and the number that a width must be a multiple of.
+        masks: whether it supports a mask.
+        module: the package that provides it, besides torch.
     """
 
     name: str
-    attend: Call
+    attend: Attend
     device: str = "cuda"
     dtypes: Collection[torch.dtype] = HALF
     width: int = 256
@@ -48,29 +48,31 @@ class Source:
     module: str | None = None
 
 
-SOURCES = (
-    Source("flash-attn 3", of_package("flash_attn_interface"), module="flash_attn_interface"),
-    Source("flash-attn 2", of_package("flash_attn"), module="flash_attn"),
-    Source("aten flash", of_torch(lambda q, k, v, _: aten._scaled_dot_product_flash_attention(q, k, v))),
-    Source(
+LSE_BACKENDS = (
+    LseBackend("flash-attn 3", package_attention("flash_attn_interface"), module="flash_attn_interface"),
+    LseBackend("flash-attn 2", package_attention("flash_attn"), module="flash_attn"),
+    LseBackend("aten flash", torch_attention(lambda q, k, v, _: aten._scaled_dot_product_flash_attention(q, k, v))),
+    LseBackend(
         "aten cuDNN",
-        of_torch(lambda q, k, v, bias: aten._scaled_dot_product_cudnn_attention(q, k, v, bias, True)),
+        torch_attention(lambda q, k, v, bias: aten._scaled_dot_product_cudnn_attention(q, k, v, bias, True)),
         width=128,
         masks=True,
     ),
-    Source(
+    LseBackend(
         "aten efficient",
-        of_torch(lambda q, k, v, bias: aten._scaled_dot_product_efficient_attention(q, k, v, bias, True)),
+        torch_attention(lambda q, k, v, bias: aten._scaled_dot_product_efficient_attention(q, k, v, bias, True)),
         dtypes=(*HALF, torch.float32),
         width=1 << 16,
         masks=True,
     ),
-    Source("xformers", of_package("xformers"), module="xformers"),
-    Source(
+    LseBackend("xformers", package_attention("xformers"), module="xformers"),
+    LseBackend(
         "aten CPU",
-        of_torch(lambda q, k, v, bias: aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=bias)),
+        torch_attention(
+            lambda q, k, v, bias: aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=bias)
+        ),
         device="cpu",
-        dtypes=EVERY,
+        dtypes=ALL_DTYPES,
         width=1 << 16,
         multiple=1,
         masks=True,
@@ -80,109 +82,116 @@ SOURCES = (
 
 def candidates(
     device: str, dtype: torch.dtype, width: int, masked: bool, modules: Collection[str]
-) -> tuple[Source, ...]:
-    """The sources that ought to work, best first.
+) -> tuple[LseBackend, ...]:
+    """List the backends that declare support, best first.
 
     Args:
         device: type of device, "cuda" or "cpu".
         width: of a head.
         masked: whether there is a mask.
-        modules: the packages that are installed.
+        modules: installed packages.
     """
     return tuple(
-        source
-        for source in SOURCES
-        if source.device == device
-        and dtype in source.dtypes
-        and width <= source.width
-        and width % source.multiple == 0
-        and (source.masks or not masked)
-        and (source.module is None or source.module in modules)
+        backend
+        for backend in LSE_BACKENDS
+        if backend.device == device
+        and dtype in backend.dtypes
+        and width <= backend.width
+        and width % backend.multiple == 0
+        and (backend.masks or not masked)
+        and (backend.module is None or backend.module in modules)
     )
 
 
 def installed() -> list[str]:
-    """The packages with such kernels that are there."""
-    return [name for name in PACKAGED if find_spec(name) is not None]
+    """List the installed packages with such kernels."""
+    return [name for name in PACKAGES if find_spec(name) is not None]
 
 
 @functools.cache
-def source(device: str, dtype: torch.dtype, width: int, masked: bool) -> Source | None:
-    """The first candidate that works here, None where none does: then attention takes two full passes."""
-    for found in candidates(device, dtype, width, masked, installed()):
+def select_backend(device: str, dtype: torch.dtype, width: int, masked: bool) -> LseBackend | None:
+    """Return the first candidate whose results are right on this machine.
+
+    None where there is none; then joint attention takes two full passes. Cached.
+    """
+    for backend in candidates(device, dtype, width, masked, installed()):
         try:
-            error = deviation(found, device, dtype, width, masked)
+            error = deviation(backend, device, dtype, width, masked)
         except (ImportError, AttributeError, NotImplementedError, RuntimeError, TypeError, ValueError) as failure:
-            log.info("%s on %s in %s: %s", found.name, device, dtype, failure)
+            log.info("%s on %s in %s: %s", backend.name, device, dtype, failure)
             continue
         if error < (1e-2 if dtype in HALF else 1e-4):
-            return found
-        log.warning("%s on %s in %s is off by %g: not used", found.name, device, dtype, error)
+            return backend
+        log.warning("%s on %s in %s is off by %g: not used", backend.name, device, dtype, error)
     under = " under a mask" if masked else ""
     log.info("no attention kernel on %s in %s gives log-sum-exp%s: two full passes instead", device, dtype, under)
     return None
 
 
-def pair(device: str, dtype: torch.dtype, width: int, masked: bool) -> tuple[Source, Source] | None:
-    """A source without a mask, and one with where there is one; None where one is lacking."""
-    plain = source(device, dtype, width, False)
-    if plain is None:
+def select_pair(device: str, dtype: torch.dtype, width: int, masked: bool) -> tuple[LseBackend, LseBackend] | None:
+    """Return a backend for calls without a mask and one for calls with one, None where either is missing."""
+    unmasked = select_backend(device, dtype, width, False)
+    if unmasked is None:
         return None
-    other = source(device, dtype, width, True) if masked else plain
-    return None if other is None else (plain, other)
+    with_mask = select_backend(device, dtype, width, True) if masked else unmasked
+    return None if with_mask is None else (unmasked, with_mask)
 
 
 def in_use() -> dict[str, str]:
-    """Which source serves heads of 128 channels on this machine's devices, for people."""
-    asked = [("cpu", torch.float32)]
+    """Describe which backend serves heads of 128 channels on this machine's devices."""
+    settings = [("cpu", torch.float32)]
     if torch.cuda.is_available():
-        asked += [("cuda", dtype) for dtype in (torch.bfloat16, torch.float32)]
-    told = {}
-    for device, dtype in asked:
-        found = [source(device, dtype, 128, masked) for masked in (False, True)]
-        names = ["two full passes" if one is None else one.name for one in found]
-        key = f"joint attention, {device}, {str(dtype).removeprefix('torch.')}"
-        told[key] = names[0] if names[0] == names[1] else f"{names[0]}; under a mask {names[1]}"
-    return told
+        settings += [("cuda", dtype) for dtype in (torch.bfloat16, torch.float32)]
+    descriptions = {}
+    for device, dtype in settings:
+        backends = [select_backend(device, dtype, 128, masked) for masked in (False, True)]
+        names = ["two full passes" if backend is None else backend.name for backend in backends]
+        label = f"joint attention, {device}, {str(dtype).removeprefix('torch.')}"
+        descriptions[label] = names[0] if names[0] == names[1] else f"{names[0]}; under a mask {names[1]}"
+    return descriptions
 
 
-def deviation(source: Source, device: str, dtype: torch.dtype, width: int, masked: bool) -> float:
-    """How far a source is from softmax in float64, at most: output and log-sum-exp, with a sample masked altogether."""
-    generator = torch.Generator().manual_seed(0)  # the global one is the user's
+def deviation(backend: LseBackend, device: str, dtype: torch.dtype, width: int, masked: bool) -> float:
+    """Return the largest error of a backend's output and log-sum-exp, against softmax in float64.
+
+    With a mask, one sample is masked in part and the other altogether.
+    """
+    generator = torch.Generator().manual_seed(0)  # leaves the user's global generator alone
     shapes = [(2, length, 3, width) for length in (70, 43, 43)]
     query, key, value = (torch.randn(shape, generator=generator).to(device, dtype) for shape in shapes)
     mask = torch.zeros(2, 1, 1, 43, dtype=torch.bool, device=device)
     mask[0, ..., :20] = True
-    output, sums = attend(source, query, key, value, mask if masked else None)
+    output, lse = attend(backend, query, key, value, mask if masked else None)
     scores = torch.einsum("blhd,bkhd->bhlk", query.double(), key.double()) / width**0.5
     if masked:
         scores = scores.masked_fill(~mask, -torch.inf)
     expected = torch.einsum("bhlk,bkhd->blhd", scores.softmax(-1).nan_to_num(0), value.double())
     exact = scores.logsumexp(-1).transpose(1, 2).unsqueeze(-1)
-    off = (output.double() - expected).abs().max(), (sums.double() - exact).masked_fill(sums == exact, 0).abs().max()
+    off = (output.double() - expected).abs().max(), (lse.double() - exact).masked_fill(lse == exact, 0).abs().max()
     return torch.stack(off).nan_to_num(torch.inf).max().item()
 
 
-def attend(source: Source, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Told:
-    """Attention of `(B, L, H, D)` tensors: output `(B, L, H, D)`, and log-sum-exp of the scores `(B, L, H, 1)`.
+def attend(backend: LseBackend, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> AttentionWithLse:
+    """Compute attention of `(B, L, H, D)` tensors: output `(B, L, H, D)`, log-sum-exp of the scores `(B, L, H, 1)`.
 
     Args:
-        mask: boolean (True lets through) or additive, broadcastable to `(B, H, L, K)`. Where it lets nothing through
-            the output is 0 and the log-sum-exp minus infinity.
+        mask: boolean (True attends) or additive, broadcastable to `(B, H, L, K)`. In rows without any unmasked key the
+            output is 0 and the log-sum-exp minus infinity.
     """
     bias = None if mask is None else additive(mask, query.dtype)
-    output, sums = source.attend(query, key, value, None if bias is None else _aligned(bias, query, key))
-    sums = sums[..., : query.shape[1]]
-    if bias is not None:  # of nothing, kernels say what they like
+    output, lse = backend.attend(query, key, value, None if bias is None else _aligned(bias, query, key))
+    lse = lse[..., : query.shape[1]]
+    if bias is not None:  # rows without any unmasked key: backends return arbitrary values
         empty = (bias == -torch.inf).all(-1)
-        sums = sums.masked_fill(empty, -torch.inf)
+        lse = lse.masked_fill(empty, -torch.inf)
         output = output.masked_fill(empty.transpose(1, 2).unsqueeze(-1), 0)
-    return output, sums.transpose(1, 2).unsqueeze(-1)
+    return AttentionWithLse(output, lse.transpose(1, 2).unsqueeze(-1))
 
 
 def _aligned(bias: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    """A mask of full shape `(B, H, L, K)`, without the memory of it, in rows that begin where kernels want them."""
+    """Expand a mask to `(B, H, L, K)` without allocating it, with rows aligned as GPU kernels require."""
     keys = key.shape[1]
     if bias.device.type == "cpu":
         return bias
-    return F.pad(bias, (0, -keys % ALIGNED))[..., :keys].expand(query.shape[0], query.shape[2], query.shape[1], keys)
+    padded = F.pad(bias, (0, -keys % MASK_ALIGNMENT))[..., :keys]
+    return padded.expand(query.shape[0], query.shape[2], query.shape[1], keys)

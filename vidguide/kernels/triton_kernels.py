@@ -1,8 +1,8 @@
-"""NAG and EMAG's average in Triton: one pass over memory each. Launched by :mod:`vidguide.kernels.triton_launch`.
+"""NAG and EMAG's average in Triton, one pass over memory each. Launched by :mod:`vidguide.kernels.triton_launch`.
 
-What they compute is written in :mod:`vidguide.functional.formulas` and `lse_merge`, which stay the specification. A
-program takes one token, or one tile of an average, and computes in float32 whatever the tensors hold. Triton compiles
-these functions from their source, and would take annotations other than `tl.constexpr` for values.
+:mod:`vidguide.functional.nag`, `emag` and `lse_merge` are their specification. A program processes one token, or one
+tile of an average, in float32. Triton compiles these functions from their source and interprets annotations other than
+`tl.constexpr` as values, so there are none.
 """
 
 import triton
@@ -10,21 +10,21 @@ import triton.language as tl
 
 
 @triton.jit
-def load_token(tensor, strides, length, offsets, there):
-    """This program's token `(heads, channels)` in float32, 0 where it is not `there`.
+def load_token(tensor, strides, length, offsets, mask):
+    """Load this program's token `(heads, channels)` in float32, 0 where `mask` is false.
 
     Offsets have 64 bits: a long video of many channels has more than 2**31 elements.
     """
     row = tl.program_id(0)
     start = (row // length).to(tl.int64) * strides[0] + (row % length).to(tl.int64) * strides[1]
-    return tl.load(tensor + start + offsets, mask=there, other=0.0).to(tl.float32)
+    return tl.load(tensor + start + offsets, mask=mask, other=0.0).to(tl.float32)
 
 
 @triton.jit
 def merged_token(first, second, share):
-    """Attention over two key sets from that over each, as `lse_merge.merge`.
+    """Merge attention over two key sets, as `lse_merge.merge`.
 
-    The second has no share where it is masked altogether, and may then hold anything.
+    Where the second is masked altogether its share is 0, and its values may be arbitrary.
     """
     return tl.where(share > 0, first + share * (second - first), first)
 
@@ -34,12 +34,12 @@ def nag_token(
     positive,
     negative,
     video,
-    sums,
+    lses,
     factors,
     output,
     stats,
     strides,
-    sum_strides,
+    lse_strides,
     length,
     heads,
     width,
@@ -49,57 +49,57 @@ def nag_token(
     head_block: tl.constexpr,
     width_block: tl.constexpr,
 ):
-    """NAG of one token, as `formulas.nag`; for the trace whether tau held it, |z - z+|, and |z+|.
+    """Compute NAG of one token, and its statistics: whether tau limits it, |z - z+|, and |z+|.
 
-    With `video`, positive and negative are the attention over each text's keys alone, and `sums` the log-sum-exps of
-    the three. With `factors`, the limit is given. Without `output`, |g| is told in place of |z - z+|.
+    With `video`, positive and negative are the attention over each text's keys alone, and `lses` the log-sum-exps of
+    the three. With `factors`, the limit is read from there. Without `output`, |g| is stored in place of |z - z+|.
     """
     row = tl.program_id(0)
     head, channel = tl.arange(0, head_block)[:, None].to(tl.int64), tl.arange(0, width_block)[None, :]
-    there = (head < heads) & (channel < width)
-    one = load_token(positive, strides[0], length, head * strides[0][2] + channel, there)
-    two = load_token(negative, strides[1], length, head * strides[1][2] + channel, there)
+    mask = (head < heads) & (channel < width)
+    positive_token = load_token(positive, strides[0], length, head * strides[0][2] + channel, mask)
+    negative_token = load_token(negative, strides[1], length, head * strides[1][2] + channel, mask)
     if video is not None:
-        both = load_token(video, strides[2], length, head * strides[2][2] + channel, there)
-        known = load_token(sums[2], sum_strides[2], length, head * sum_strides[2][2], head < heads)
-        beside = load_token(sums[0], sum_strides[0], length, head * sum_strides[0][2], head < heads)
-        one = merged_token(both, one, tl.sigmoid(beside - known))
-        beside = load_token(sums[1], sum_strides[1], length, head * sum_strides[1][2], head < heads)
-        two = merged_token(both, two, tl.sigmoid(beside - known))
-    guided = one + (scale - 1) * (one - two)
-    own, told = tl.sum(tl.abs(one)), tl.sum(tl.abs(guided))
+        video_token = load_token(video, strides[2], length, head * strides[2][2] + channel, mask)
+        video_lse = load_token(lses[2], lse_strides[2], length, head * lse_strides[2][2], head < heads)
+        text_lse = load_token(lses[0], lse_strides[0], length, head * lse_strides[0][2], head < heads)
+        positive_token = merged_token(video_token, positive_token, tl.sigmoid(text_lse - video_lse))
+        text_lse = load_token(lses[1], lse_strides[1], length, head * lse_strides[1][2], head < heads)
+        negative_token = merged_token(video_token, negative_token, tl.sigmoid(text_lse - video_lse))
+    guided = positive_token + (scale - 1) * (positive_token - negative_token)
+    positive_norm, guided_norm = tl.sum(tl.abs(positive_token)), tl.sum(tl.abs(guided))
     if factors is not None:
         factor = tl.load(factors + row)
     else:
-        held = told > tau * own
-        factor = tl.where(held, tau * own / tl.where(held, told, 1.0), 1.0)
+        exceeds = guided_norm > tau * positive_norm
+        factor = tl.where(exceeds, tau * positive_norm / tl.where(exceeds, guided_norm, 1.0), 1.0)
     if output is not None:
-        result = one + alpha * (guided * factor - one)
-        at = output + row.to(tl.int64) * heads * width + head * width + channel
-        tl.store(at, result.to(output.dtype.element_ty), mask=there)
-        told = tl.sum(tl.abs(result - one))
+        result = positive_token + alpha * (guided * factor - positive_token)
+        target = output + row.to(tl.int64) * heads * width + head * width + channel
+        tl.store(target, result.to(output.dtype.element_ty), mask=mask)
+        guided_norm = tl.sum(tl.abs(result - positive_token))
     tl.store(stats + 3 * row, (factor < 1).to(tl.float32))
-    tl.store(stats + 3 * row + 1, told)
-    tl.store(stats + 3 * row + 2, own)
+    tl.store(stats + 3 * row + 1, guided_norm)
+    tl.store(stats + 3 * row + 2, positive_norm)
 
 
 @triton.jit
 def average_tile(
     average, live, partial, strides, live_strides, sizes, share, row_block: tl.constexpr, width_block: tl.constexpr
 ):
-    """`E += share (A - E)` on a tile of one head, and the tile's sum of `|E - A|`.
+    """Update `E += share (A - E)` on a tile of one head, and store the tile's sum of `|E - A|`.
 
-    `sizes` and strides are of the heads, of two dimensions whose pairs are the rows, and of the last one.
+    Dimensions in `sizes` and strides: heads, two dimensions whose pairs are the rows, columns.
     """
     head = tl.program_id(2)
     row = tl.program_id(0) * row_block + tl.arange(0, row_block)[:, None]
     column = tl.program_id(1) * width_block + tl.arange(0, width_block)[None, :]
-    there = (row < sizes[1] * sizes[2]) & (column < sizes[3])
+    mask = (row < sizes[1] * sizes[2]) & (column < sizes[3])
     outer, inner = (row // sizes[2]).to(tl.int64), (row % sizes[2]).to(tl.int64)
-    at = average + head.to(tl.int64) * strides[0] + outer * strides[1] + inner * strides[2] + column
-    seen = live + head.to(tl.int64) * live_strides[0] + outer * live_strides[1] + inner * live_strides[2] + column
-    old, new = tl.load(at, mask=there, other=0.0), tl.load(seen, mask=there, other=0.0).to(tl.float32)
+    target = average + head.to(tl.int64) * strides[0] + outer * strides[1] + inner * strides[2] + column
+    source = live + head.to(tl.int64) * live_strides[0] + outer * live_strides[1] + inner * live_strides[2] + column
+    old, new = tl.load(target, mask=mask, other=0.0), tl.load(source, mask=mask, other=0.0).to(tl.float32)
     mixed = old + share * (new - old)
-    tl.store(at, mixed, mask=there)
+    tl.store(target, mixed, mask=mask)
     tile = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * sizes[0] + head
     tl.store(partial + tile, tl.sum(tl.abs(mixed - new)))

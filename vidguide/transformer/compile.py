@@ -4,6 +4,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -48,7 +49,7 @@ def check_not_compiled_around() -> None:
     Raises:
         RuntimeError: with the cure.
     """
-    frame = sys._getframe(2)  # above this function and the wrapper of `disable`
+    frame: FrameType | None = sys._getframe(2)  # above this function and the wrapper of `disable`
     while frame is not None:
         code = frame.f_code
         if code.co_filename.endswith("eval_frame.py") and _compiles(code.co_name, frame.f_locals):
@@ -56,7 +57,7 @@ def check_not_compiled_around() -> None:
                 "torch.compile was applied to a transformer that is guided already: compile it before guide(...), as "
                 "pipe.transformer = torch.compile(pipe.transformer) or pipe.transformer.compile_repeated_blocks()"
             )
-        frame = frame.f_back  # type: ignore[assignment]
+        frame = frame.f_back
 
 
 def _compiles(function: str, variables: dict[str, Any]) -> bool:

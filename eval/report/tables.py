@@ -1,0 +1,82 @@
+"""The tables and sentences of a report, as plain text for every output format."""
+
+from collections.abc import Sequence
+
+from vidguide.eval.metrics.registry import METRICS
+from vidguide.eval.scoring.notes import PROTOCOL
+from vidguide.eval.scoring.summary import ArmMean, Summary, interval, number
+from vidguide.eval.scoring.verdict import Comparison, MetricComparison
+
+ARROWS = {"higher": "↑", "lower": "↓", "": ""}
+INTERVAL = "95% interval"
+
+
+def metric_label(metric: str) -> str:
+    """Return the id of a metric with an arrow in its better direction."""
+    return f"{metric} {ARROWS[METRICS[metric].better]}".strip()
+
+
+def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the paired table; row i is about `comparison.lines[i]`."""
+    arms = (comparison.reference, comparison.other)
+    header = ["metric", "verdict", *arms, "difference", INTERVAL, "wins", "prompts", "p (Holm)", "noise floor"]
+    return header, [comparison_row(line) for line in comparison.lines]
+
+
+def comparison_row(line: MetricComparison) -> list[str]:
+    """Return the row of one metric in the paired table."""
+    wins = f"{line.wins[0]:.0%} ({line.wins[1]:.0%} to {line.wins[2]:.0%})" if line.wins else ""
+    pair, difference = line.paired, line.paired.difference
+    return [
+        *(metric_label(line.metric), line.verdict, number(pair.reference), number(pair.other)),
+        *(number(difference.mean), interval(difference), wins, str(difference.prompts)),
+        *(number(line.p_holm), number(line.floor)),
+    ]
+
+
+def arm_table(summary: Summary) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the means per arm; a metric that is undefined in a whole arm has no row."""
+    header = ["metric", "arm", "mean", INTERVAL, "prompts", "clips", "undefined", "failed", "why undefined"]
+    return header, [arm_row(mean) for mean in summary.means if not is_unmeasured(mean)]
+
+
+def arm_row(mean: ArmMean) -> list[str]:
+    """Return the row of one metric in one arm."""
+    counts = [str(mean.estimate.prompts), str(mean.scored), str(mean.undefined or ""), str(mean.failed or "")]
+    label = metric_label(mean.metric)
+    return [label, mean.arm, number(mean.estimate.mean), interval(mean.estimate), *counts, mean.reason]
+
+
+def is_unmeasured(mean: ArmMean) -> bool:
+    """Return whether a metric is undefined in every clip of an arm that did not fail."""
+    return not mean.scored and bool(mean.undefined)
+
+
+def unmeasured_notes(summary: Summary) -> list[str]:
+    """Return a sentence per reason for metrics that are undefined in a whole arm."""
+    reasons: dict[str, tuple[dict[str, None], dict[str, None]]] = {}
+    for mean in filter(is_unmeasured, summary.means):
+        metrics, arms = reasons.setdefault(mean.reason, ({}, {}))
+        metrics[mean.metric] = arms[mean.arm] = None
+    return [
+        f"Not measured in {', '.join(arms)}: {', '.join(metrics)}: {reason}."
+        for reason, (metrics, arms) in reasons.items()
+    ]
+
+
+def nonempty_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return the indices of the columns that are not empty in every row."""
+    return [index for index in range(len(header)) if any(row[index] for row in rows)]
+
+
+def protocol(summary: Summary) -> str:
+    """Return how arms were compared; empty without a comparison."""
+    if not summary.comparisons:
+        return ""
+    primary = [line.metric for line in summary.comparisons[0].lines if line.primary]
+    return PROTOCOL.format(primary=", ".join(primary) or "none")
+
+
+def format_versions(summary: Summary) -> str:
+    """Return the library versions as one line."""
+    return ", ".join(f"{name} {version}" for name, version in summary.versions.items())

@@ -1,0 +1,92 @@
+"""Schemas of the JSON that the evaluation reads: manifest entries, result rows and scores written by VBench."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+
+
+def check_encodable(text: str) -> str:
+    """Refuse a NUL character, which no path can contain, and surrogates, which UTF-8 cannot encode."""
+    if any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in text):
+        raise ValueError("must not contain NUL or surrogate characters")
+    return text
+
+
+Text = Annotated[str, AfterValidator(check_encodable)]
+
+
+class ManifestEntry(BaseModel):
+    """Texts, seed and arm of one clip."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    clip: Text | None = None
+    arm: Text | None = None
+    prompt_id: Text | None = None
+    seed: int | None = None
+    prompt: Text | None = None
+    eval_prompt: Text | None = None
+    negative_prompt: Text | None = None
+
+
+class ResultRow(BaseModel):
+    """The fields that every row of results.jsonl must have; a row has more."""
+
+    model_config = ConfigDict(strict=True)
+
+    schema_version: Literal[1] = Field(alias="schema")
+    clip: str
+    arm: str
+    prompt_id: str
+    seed: int | None
+    metric: str
+    value: float | None
+    status: Literal["ok", "undefined", "failed"]
+    config_hash: str
+    file_sha256: str | None
+
+
+class VBenchScore(BaseModel):
+    """Score of one clip in an `*_eval_results.json` of VBench. A yes-or-no dimension has a boolean."""
+
+    model_config = ConfigDict(strict=True)
+
+    video_path: str
+    video_results: FiniteFloat | bool
+
+
+Schema = TypeVar("Schema", bound=BaseModel)
+
+
+def validate(
+    schema: type[Schema], fields: Mapping[str, Any], where: str, error: type[ValueError], cure: str = ""
+) -> Schema:
+    """Validate a JSON object.
+
+    Args:
+        schema: model to validate against.
+        fields: the JSON object.
+        where: file and line, for the error message.
+        error: class of the error to raise.
+        cure: last part of the error message.
+
+    Raises:
+        ValueError: of the class `error`; the message names `where`, the field, its value and what it must be.
+    """
+    try:
+        return schema.model_validate(fields)
+    except ValidationError as failure:
+        first = failure.errors(include_url=False)[0]
+        raise error(f"{where}: {describe(schema, first)}{cure and f'; {cure}'}") from None
+
+
+def describe(schema: type[BaseModel], problem: Mapping[str, Any]) -> str:
+    """Return one of pydantic's errors as a sentence about the field."""
+    field = str(problem["loc"][0]) if problem["loc"] else ""
+    if problem["type"] == "missing":
+        return f"lacks {field!r}"
+    if problem["type"] == "extra_forbidden":
+        return f"unknown field {field!r}; must be one of {', '.join(schema.model_fields)}"
+    requirement = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return f"{field}={problem['input']!r}: {requirement}"
