@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vidguide import CFG, EMAG, NAG, guide
 from vidguide.edits.nag_attention import CrossAttentionNAG
-from vidguide.edits.nag_combine import Combine
+from vidguide.edits.nag_combine import Combination
 from vidguide.functional.nag import nag
 
 STEPS, INSIDE, BEFORE = 10, 5, 1  # steps of the run, one in EMAG's window, one in which it only averages
@@ -104,11 +104,11 @@ def published_attention() -> Iterator[None]:
         return self.combine(kernel, *both.chunk(2))
 
     def combine(self: Any, kernel: Any, positive: Tensor, negative: Tensor) -> Tensor:
-        return nag(positive, negative, self.scale, self.tau, self.alpha).output.to(positive.dtype)
+        return nag(positive, negative, *self.strength).output.to(positive.dtype)
 
     with (
         patch.object(CrossAttentionNAG, "__call__", doubled),
-        patch.object(Combine, "combine", combine),
+        patch.object(Combination, "__call__", combine),
         patch("vidguide.edits.nag_attention.select_pair", lambda *args: None),
     ):
         yield

@@ -32,7 +32,7 @@ from vidguide import NAG, guide
 from vidguide.attention.site import KernelCall
 from vidguide.calls.outputs import prediction_of
 from vidguide.edits.nag_attention import JointAttentionNAG
-from vidguide.edits.nag_combine import Group
+from vidguide.edits.nag_combine import Combination, Group
 from vidguide.functional.lse_merge import merge
 from vidguide.kernels import lse_backends
 from vidguide.transformer.family import Joint
@@ -47,7 +47,8 @@ def _quick() -> Any:
 
 def edit_of(stream: Stream, merges: bool, group: Group | None = None) -> JointAttentionNAG:
     """The edit, merging or in two passes."""
-    edit = JointAttentionNAG(STRENGTH, group or Group(), stream, True, DIM)
+    strength = STRENGTH.scale, STRENGTH.tau, STRENGTH.alpha
+    edit = JointAttentionNAG(Combination(strength, group or Group()), stream, True, DIM)
     assert edit.backends is not None
     if not merges:
         edit.backends = None

@@ -1,6 +1,5 @@
 """HunyuanVideo, Framepack and Mochi with NAG, every block written out for three streams: video, prompt and negative."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -71,7 +70,8 @@ class PlainBlock(nn.Module):
         prompt = torch.ones(lengths[1]) if mask is None else mask.flatten(1)[:, -lengths[1] :]
         masks = [torch.ones(len(streams[0]), lengths[0]), prompt.expand(len(streams[0]), -1), self.negative.seen]
         seen = torch.cat([part.bool() for part in masks], 1)
-        features = [plain_joint(q, k, v, indices, valid) for q, k, v, valid in zip(*joint, seen, strict=True)]
+        samples = zip(joint[0], joint[1], joint[2], seen, strict=True)
+        features = [plain_joint(query, key, value, indices, valid) for query, key, value, valid in samples]
         return list(torch.stack(features).flatten(2).split(lengths, 1))
 
 
@@ -81,11 +81,21 @@ def for_tokens(modulations: Tensor, count: int, tokens: int) -> list[Tensor]:
 
 
 class PlainHunyuan(PlainBlock):
-    """A block of HunyuanVideo; where the first frame is an image, its tokens are modulated by a vector of their own."""
+    """A block of HunyuanVideo; where the first frame is an image, its tokens are modulated by a vector of their own.
+
+    Attributes:
+        count: how many modulations a norm returns.
+    """
 
     count: int
-    norms: Callable[[], list[Any]]
-    outputs: Callable[..., list[Tensor]]
+
+    def norms(self) -> list[Any]:
+        """The norms of video, prompt and negative."""
+        raise NotImplementedError
+
+    def outputs(self, streams: list[Tensor], modulations: list[list[Tensor]], mask: Any, rope: Any) -> list[Tensor]:
+        """The three streams after the block."""
+        raise NotImplementedError
 
     def forward(
         self,
@@ -190,7 +200,9 @@ def plain_prediction(tiny: Tiny, inputs: Values, negative: Values, skipped: int 
     """The guided prediction by module surgery, less one block of those in front."""
     model = tiny.make().to(torch.float64)
     beside = negative_of(model, inputs, negative)
-    kinds: dict[str, Any] = {"transformer_blocks": PlainMochi if tiny.key == "MochiTransformer3DModel" else PlainDual}
+    kinds: dict[str, type[PlainBlock]] = {
+        "transformer_blocks": PlainMochi if tiny.key == "MochiTransformer3DModel" else PlainDual
+    }
     kinds["single_transformer_blocks"] = PlainSingle
     for name, kind in kinds.items():
         blocks = getattr(model, name, nn.ModuleList())

@@ -57,7 +57,7 @@ class Call:
     Attributes:
         model: the transformer's family and attention sites.
         inputs: arguments of the call, by name.
-        batch: which rows are conditional.
+        batch: which rows are conditional. conditional_rows: their number.
         step, steps: index of the step from 0, and the number of steps; None for a bare transformer without scheduler.
         pipeline_guides: whether the pipeline applies classifier-free guidance of its own.
         scheduler: the pipeline's, or the one given for a bare transformer; None without.
@@ -69,6 +69,7 @@ class Call:
     model: GuidedModel
     inputs: Inputs
     batch: Batch
+    conditional_rows: int
     step: int
     steps: int | None
     pipeline_guides: bool
@@ -93,12 +94,6 @@ class Call:
     def grid(self) -> tuple[int, int, int]:
         """The video's token grid (F, H, W)."""
         return grid(self.model.family, self.model.original, self.inputs)
-
-    @property
-    def conditional_rows(self) -> int:
-        """Number of conditional rows in the batch."""
-        rows: int = self.inputs[self.model.family.text_inputs[0]].shape[0]
-        return rows - self.batch.start(rows)
 
     def repeat(self, text: Inputs) -> Inputs:
         """Repeat a text's inputs for every conditional row."""

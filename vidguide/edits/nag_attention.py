@@ -1,5 +1,6 @@
 """What NAG does at an attention: by cross-attention, in joint attention, and where a block splits its text."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -7,19 +8,25 @@ from torch import Tensor
 
 from vidguide.attention.site import KernelCall
 from vidguide.edits.joint_attention import JointEdit, Parts, two_passes
-from vidguide.edits.nag_combine import Combine, Group, Strength
+from vidguide.edits.nag_combine import Combination
 from vidguide.functional.lse_merge import AttentionWithLse, merge
 from vidguide.functional.masks import masked, rows_of
 from vidguide.kernels.lse_backends import LseBackend, attend, select_pair
 from vidguide.transformer.text_stream import Stream
 
 
-class CrossAttentionNAG(Combine):
-    """NAG at one text cross-attention, for negative keys and values `(1 or B, L, H, D)` that are already there."""
+@dataclass(frozen=True, eq=False)
+class CrossAttentionNAG:
+    """NAG at one text cross-attention.
 
-    def __init__(self, nag: Strength, group: Group, key: Tensor, value: Tensor, mask: Tensor | None) -> None:
-        super().__init__(nag, group)
-        self.key, self.value, self.mask = key, value, mask
+    Attributes:
+        key, value: of the negative, `(1 or B, L, H, D)`. mask: of its tokens, or None.
+    """
+
+    combine: Combination
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
 
     def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         positive = kernel(query, key, value, kernel.mask)
@@ -31,12 +38,17 @@ class CrossAttentionNAG(Combine):
         return torch.cat([positive[:start], output]) if start else output
 
 
-class SplitAttentionNAG(Combine):
-    """NAG at an attention that gets the carried texts as its keys, `[prompt | negative]`, less leading image tokens."""
+@dataclass(frozen=True, eq=False)
+class SplitAttentionNAG:
+    """NAG at an attention that gets both texts as its keys, `[prompt | negative]`, less leading image tokens.
 
-    def __init__(self, nag: Strength, group: Group, stream: Stream, guides: bool) -> None:
-        super().__init__(nag, group)
-        self.stream, self.guides = stream, guides
+    Attributes:
+        guides: whether to guide; otherwise only attend to the prompt.
+    """
+
+    combine: Combination
+    stream: Stream
+    guides: bool
 
     def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         prompt, negative = self.stream.split(key.shape[1])
@@ -47,17 +59,15 @@ class SplitAttentionNAG(Combine):
         return self.combine(kernel, positive, kernel(query, key[:, negative], value[:, negative], masks[1]))
 
 
-Both = tuple[
-    AttentionWithLse, AttentionWithLse
-]  # a name of its own, as torch.compile runs the annotations of nested functions
+Both = tuple[AttentionWithLse, AttentionWithLse]  # named here, as torch.compile runs annotations of nested functions
 
 
-class JointAttentionNAG(JointEdit, Combine):
+class JointAttentionNAG(JointEdit):
     """NAG in one joint attention: video queries see each text with the video, and the two are combined."""
 
-    def __init__(self, nag: Strength, group: Group, stream: Stream, guides: bool, width: int) -> None:
-        JointEdit.__init__(self, stream, guides)
-        Combine.__init__(self, nag, group)
+    def __init__(self, combine: Combination, stream: Stream, guides: bool, width: int) -> None:
+        super().__init__(stream, guides)
+        self.combine = combine
         self.masked = not stream.joint.ragged and any(mask is not None for mask in stream.masks.values())
         self.backends = select_pair(stream.text.device.type, self.dtype, width, self.masked)  # None: two full passes
 
@@ -105,7 +115,7 @@ class JointAttentionNAG(JointEdit, Combine):
         if not self.guides:
             return merge(*both(parts.video, parts.prompt, every)), prompt, negative
         video, positive = both(parts.video, parts.prompt, cond)
-        combined = self.combine_merged(kernel, video, positive, both(parts.video, parts.negative, cond)[1])
+        combined = self.combine.merged(kernel, video, positive, both(parts.video, parts.negative, cond)[1])
         if start:
             combined = torch.cat([merge(*both(parts.video, parts.prompt, uncond)), combined])
         return combined, prompt, negative

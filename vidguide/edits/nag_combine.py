@@ -1,8 +1,7 @@
 """NAG's combination of positive and negative features, and the tokens over which its norms are taken."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,19 +14,6 @@ from vidguide.transformer.context_parallel import ContextParallel
 
 SAMPLED_TOKENS = 256  # most tokens per clip whose change is measured for the trace, so that tracing costs no sweep
 NORMS = ("token", "frame", "clip")
-
-
-class Strength(Protocol):
-    """The parameters that an edit takes from NAG."""
-
-    @property
-    def scale(self) -> float: ...
-
-    @property
-    def tau(self) -> float: ...
-
-    @property
-    def alpha(self) -> float: ...
 
 
 @dataclass(frozen=True)
@@ -78,14 +64,19 @@ class Group:
         return height * width
 
 
-class Combine:
-    """NAG's combination of positive and negative features."""
+@dataclass(frozen=True)
+class Combination:
+    """NAG's combination of positive and negative features (arXiv 2505.21179), for the queries of one attention.
 
-    def __init__(self, nag: Strength, group: Group) -> None:
-        self.scale, self.tau, self.alpha = float(nag.scale), float(nag.tau), float(nag.alpha)
-        self.strength, self.group = (self.scale, self.tau, self.alpha), group
+    Attributes:
+        strength: scale, tau and alpha.
+        group: which queries share a norm.
+    """
 
-    def combine(self, kernel: KernelCall, positive: Tensor, negative: Tensor) -> Tensor:
+    strength: tuple[float, float, float]
+    group: Group = field(default_factory=Group)
+
+    def __call__(self, kernel: KernelCall, positive: Tensor, negative: Tensor) -> Tensor:
         """Combine features `(B, L, H, D)` of the same queries on the prompt and on the negative.
 
         Sets `kernel.measured` to means over the tokens: share limited by tau, `|z - z+|_1`, `|z+|_1`.
@@ -94,11 +85,11 @@ class Combine:
             output, kernel.measured = kernels.nag(positive, negative, self.strength, self.group.size(positive))
             return output
         group = 1 if self.group.parallel is not None else self.group.size(positive)
-        guided = nag(positive, negative, *self.strength, group, self.group.limit(self.tau))
+        guided = nag(positive, negative, *self.strength, group, self.group.limit(self.strength[1]))
         kernel.measured = torch.stack([guided.clamped, *change(positive.to(guided.output.dtype), guided.output)])
         return guided.output.to(positive.dtype)
 
-    def combine_merged(
+    def merged(
         self, kernel: KernelCall, video: AttentionWithLse, positive: AttentionWithLse, negative: AttentionWithLse
     ) -> Tensor:
         """Combine the same features, given as attention over the video's keys and over either text's."""
@@ -106,7 +97,7 @@ class Combine:
             group = self.group.size(video[0])
             output, kernel.measured = kernels.nag_merged(video, positive, negative, self.strength, group)
             return output
-        return self.combine(kernel, merge(video, positive), merge(video, negative))
+        return self(kernel, merge(video, positive), merge(video, negative))
 
 
 def sampled(tokens: Tensor) -> Tensor:

@@ -1,11 +1,12 @@
 """Normalized Attention Guidance: negative prompts in attention, where classifier-free guidance cannot go."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vidguide.attention.site import AttentionSite, Edit
 from vidguide.calls.call import Call
 from vidguide.edits.nag_attention import CrossAttentionNAG, JointAttentionNAG, SplitAttentionNAG
-from vidguide.edits.nag_combine import NORMS, Group
+from vidguide.edits.nag_combine import NORMS, Combination, Group
 from vidguide.guidances.negative_prompt import Negative, NegativePromptGuidance
 from vidguide.transformer.text_stream import Stream
 from vidguide.validation import check_number
@@ -59,18 +60,24 @@ class NAG(NegativePromptGuidance):
     def own_vector(self) -> bool:
         return True
 
-    def cross_edit(self, call: Call, site: AttentionSite, negative: Negative) -> Edit:
-        return CrossAttentionNAG(self, self.group(call, site), negative.key, negative.value, negative.mask)
+    def cross_edits(self, call: Call, negatives: Mapping[AttentionSite, Negative]) -> dict[AttentionSite, Edit]:
+        combinations = self.combinations(call)
+        return {
+            site: CrossAttentionNAG(combinations["audio" in site.name], negative.key, negative.value, negative.mask)
+            for site, negative in negatives.items()
+        }
 
     def joint_edit(self, call: Call, site: AttentionSite, stream: Stream, split: bool, guides: bool) -> Edit:
-        group, attention = self.group(call, site), site.attention
+        combination, attention = self.combinations(call)["audio" in site.name], site.attention
         if split:
-            return SplitAttentionNAG(self, group, stream, guides)
-        return JointAttentionNAG(self, group, stream, guides, attention.inner_dim // attention.heads)
+            return SplitAttentionNAG(combination, stream, guides)
+        return JointAttentionNAG(combination, stream, guides, attention.inner_dim // attention.heads)
 
-    def group(self, call: Call, site: AttentionSite) -> Group:
-        """Return which queries of an attention share a norm."""
-        norm = "token" if self.norm == "frame" and "audio" in site.name else self.norm
-        grid = call.grid if norm == "frame" else (1, 1, 1)
-        parallel = call.model.parallel if norm != "token" and call.model.parallel.active else None
-        return Group(norm, call.conditional_rows, grid, parallel)
+    def combinations(self, call: Call) -> tuple[Combination, Combination]:
+        """Return the combination of features at attentions of the video, and of the audio."""
+        strength = float(self.scale), float(self.tau), float(self.alpha)
+        by_frame, rows = self.norm == "frame", call.conditional_rows
+        parallel = call.model.parallel if self.norm != "token" and call.model.parallel.active else None
+        video = Group(self.norm, rows, call.grid if by_frame else (1, 1, 1), parallel)
+        audio = Group("token" if by_frame else self.norm, rows, parallel=None if by_frame else parallel)
+        return Combination(strength, video), Combination(strength, audio)

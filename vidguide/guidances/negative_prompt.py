@@ -78,13 +78,14 @@ class NegativePromptGuidance(Guidance):
         return self.cross_plan(call, text) if call.model.family.joint is None else self.joint_plan(call, text)
 
     def cross_plan(self, call: Call, text: Inputs) -> AttentionPlan:
-        recorded = text_keys_values(call, text)
-        guided = {site: kv for site, kv in recorded.items() if self.layers is None or site.layer in self.layers}
-        return AttentionPlan(
-            edits={site: self.cross_edit(call, site, Negative(*kv, text)) for site, kv in guided.items()}
-        )
+        """Return the plan for a family of cross-attention."""
+        recorded = text_keys_values(call, text).items()
+        chosen = {site: values for site, values in recorded if self.layers is None or site.layer in self.layers}
+        negatives = {site: Negative(*values, text) for site, values in chosen.items()}
+        return AttentionPlan(edits=self.cross_edits(call, negatives))
 
     def joint_plan(self, call: Call, text: Inputs) -> AttentionPlan:
+        """Return the plan for a family of joint attention."""
         stream, joint, edits = text_stream(call, text, self.own_vector), call.model.family.joint, {}
         for site in call.model.text_sites.values():
             guides = self.layers is None or site.layer in self.layers
@@ -92,8 +93,8 @@ class NegativePromptGuidance(Guidance):
             edits[site] = self.joint_edit(call, site, stream, split, guides)
         return AttentionPlan(edits=edits, second_text=stream)
 
-    def cross_edit(self, call: Call, site: AttentionSite, negative: Negative) -> Edit:
-        """Return the edit of a cross-attention."""
+    def cross_edits(self, call: Call, negatives: Mapping[AttentionSite, Negative]) -> Mapping[AttentionSite, Edit]:
+        """Return the edits of some cross-attentions."""
         raise NotImplementedError
 
     def joint_edit(self, call: Call, site: AttentionSite, stream: Stream, split: bool, guides: bool) -> Edit:

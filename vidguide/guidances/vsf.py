@@ -1,5 +1,6 @@
 """Value Sign Flip: a negative prompt whose values count against what attention adds."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -46,7 +47,11 @@ class VSF(NegativePromptGuidance):
         check_number(self, "scale", 0)
         check_number(self, "offset")
 
-    def cross_edit(self, call: Call, site: AttentionSite, negative: Negative) -> Edit:
+    def cross_edits(self, call: Call, negatives: Mapping[AttentionSite, Negative]) -> dict[AttentionSite, Edit]:
+        return {site: self.cross_edit(call, negative) for site, negative in negatives.items()}
+
+    def cross_edit(self, call: Call, negative: Negative) -> Edit:
+        """Return the edit of a cross-attention."""
         family = call.model.family
         padding = None if family.text_masks else zero_rows(negative.text[family.text_inputs[0]])
         return CrossAttentionVSF(self, call.model.parallel, (negative.key, negative.value, negative.mask), padding)

@@ -116,6 +116,7 @@ class GuidedForward:
             model=self.model,
             inputs=inputs,
             batch=batch,
+            conditional_rows=conditional_rows,
             step=self.run.step,
             steps=self.run.steps,
             pipeline_guides=self.branches.pipeline_guides(),

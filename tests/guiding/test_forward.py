@@ -1,0 +1,60 @@
+"""How many files one guided step goes through, and which: what CONTRIBUTING shows to a reader."""
+
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
+from vidguide import NAG, guide
+from vidguide.guiding.forward import GuidedForward
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "vidguide"
+
+
+class FileTracer:
+    """A profile function that stores in which file of the package each call is, without repeats in a row."""
+
+    def __init__(self) -> None:
+        self.visited: list[str] = []
+
+    def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
+        path = Path(frame.f_code.co_filename)
+        if event == "call" and path.is_relative_to(PACKAGE):
+            name = path.relative_to(PACKAGE).as_posix()
+            if not self.visited or self.visited[-1] != name:
+                self.visited.append(name)
+
+
+@pytest.fixture
+def visited(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files that the first preparation of one NAG goes through, in the order of calls."""
+    tracer, plan = FileTracer(), GuidedForward._plan
+
+    def traced(self: GuidedForward, *args: Any) -> Any:
+        sys.setprofile(tracer)
+        try:
+            return plan(self, *args)
+        finally:
+            sys.setprofile(None)
+
+    monkeypatch.setattr(GuidedForward, "_plan", traced)
+    model = tiny_wan()
+    with guide(model, NAG(negative_prompt_embeds=negative_text())):
+        model(**wan_inputs())
+    return tracer.visited
+
+
+def test_the_first_preparation_of_nag_changes_file_a_few_times(visited: list[str]) -> None:
+    text_sites = len(tiny_wan().blocks)
+    assert len(visited) <= 30 + 2 * text_sites
+
+
+def test_contributing_lists_the_files_of_a_step(visited: list[str]) -> None:
+    listed = (ROOT / "CONTRIBUTING.md").read_text().split("<!-- step -->")[1].splitlines()
+    assert [line.split("`")[1].removeprefix("vidguide/") for line in listed if line.startswith("|  ")] == sorted(
+        set(visited), key=visited.index
+    )
