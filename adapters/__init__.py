@@ -1,1 +1,4 @@
-"""One file per model family: where its attention is and how its text gets there."""
+"""One file per model family: a declaration of its attention modules and text inputs.
+
+Code that applies to several families belongs in the core package.
+"""

@@ -1,4 +1,4 @@
-"""Allegro: full 3D self-attention, masked text by cross-attention."""
+"""Allegro: full 3D self-attention, and cross-attention to masked text."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from vidguide.transformer.family import Family, Inputs
 
 
 def two_tokens(transformer: Any, inputs: Inputs, small: Inputs) -> Inputs:
-    """Its blocks take a sequence of one token for an axis to drop."""
+    """Return inputs with two video tokens, because the blocks squeeze a sequence of one token."""
     height, width = small["hidden_states"].shape[-2:]
     return {
         **small,
@@ -21,7 +21,7 @@ FAMILIES = (
         transformers=("AllegroTransformer3DModel",),
         blocks=("transformer_blocks",),
         encode=encoder(*EMBEDS_AND_MASK["text_inputs"], do_classifier_free_guidance=False, clean_caption=True),
-        # Text attention has no rotary embedding, and keys of the text do not depend on the video's.
+        # Text attention has no rotary embedding, so the keys of the text do not depend on the video.
         adjust=two_tokens,
         instead={"attention_mask": None, "image_rotary_emb": None},
         cfg="batched",

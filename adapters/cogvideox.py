@@ -1,6 +1,6 @@
-"""CogVideoX and ConsisID: one joint attention over [text, video], not masked.
+"""CogVideoX and ConsisID: joint attention over [text, video] without a mask.
 
-Blocks modulate text by a vector of the timestep, in CogVideoX 1.5 from an image of `ofs` too: it depends on no text.
+Blocks modulate the text by a vector of the timestep (in CogVideoX 1.5 also of `ofs`), which is independent of the text.
 """
 
 from vidguide.adapters._encode_prompt import embeds_only

@@ -1,7 +1,7 @@
-"""Cosmos 1, 2 and 2.5: full 3D self-attention, text by cross-attention, padded and not masked.
+"""Cosmos 1, 2 and 2.5: full 3D self-attention, and cross-attention to padded text without a mask.
 
-Cosmos 1's video-to-world draws other noise for the given frames in its unconditional call, and with
-`input_frames_guidance` hides them there; our CFG shows both branches the same frames, so the two differ by that.
+In the unconditional call, Cosmos 1's video-to-world pipeline draws new noise for the conditioning frames, and with
+`input_frames_guidance` drops them. Our `CFG` uses the same frames in both branches, so the outputs differ.
 """
 
 from typing import Any
@@ -10,10 +10,10 @@ from vidguide.adapters._encode_prompt import embeds_only
 from vidguide.transformer.family import Family
 
 
-def refuse(transformer: Any) -> str | None:
-    """The models that take a pair of texts in place of one."""
+def refuse_image_context(transformer: Any) -> str | None:
+    """Return the reason why models with image context, whose text input is a pair, are refused; None for others."""
     if getattr(transformer.config, "img_context_dim_in", None):
-        return "its text comes paired with image context (Cosmos 2.5 Transfer), which no guidance here takes apart yet"
+        return "its text input is a pair of text and image context (Cosmos 2.5 Transfer), which is not supported"
     return None
 
 
@@ -25,6 +25,6 @@ FAMILIES = (
         encode=embeds_only,
         cuts={"condition_mask": "BCFHW"},
         instead={"block_controlnet_hidden_states": None},
-        refuse=refuse,
+        refuse=refuse_image_context,
     ),
 )

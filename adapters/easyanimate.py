@@ -1,6 +1,6 @@
-"""EasyAnimate: joint attention over [text, video]; its pipelines make a mask and do not use it.
+"""EasyAnimate: joint attention over [text, video]; its pipelines compute a text mask and do not use it.
 
-Blocks modulate text by a vector of the timestep, which depends on no text.
+Blocks modulate the text by a vector of the timestep, which is independent of the text.
 """
 
 from vidguide.adapters._encode_prompt import embeds_only

@@ -1,7 +1,7 @@
-"""HunyuanVideo, its Framepack and 1.5: joint attention over [video, text]; a refiner mixes the text at each step.
+"""HunyuanVideo, Framepack and 1.5: joint attention over [video, text], which a refiner updates at each step.
 
-Blocks of the first two modulate text by a vector of timestep and pooled embedding, those of 1.5 by one of the timestep,
-which depends on no text.
+Blocks modulate the text by a vector: of timestep and pooled text embedding in the first two; in 1.5 of the timestep, so
+that it is independent of the text.
 """
 
 import inspect
@@ -18,22 +18,22 @@ _encode = encoder(*TEXT)
 
 
 def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
-    """Image-to-video describes the image along with the prompt; for a negative, as its pipeline does, a black one."""
+    """Encode negative prompts as the pipelines do: image-to-video encodes them together with a black image."""
     if "image" not in inspect.signature(pipe.encode_prompt).parameters:
         return _encode(pipe, prompts, inputs)
     from PIL import Image
 
     height, width = (size * pipe.vae_scale_factor_spatial for size in inputs["hidden_states"].shape[-2:])
-    # Of the 576 tokens of the prompt's own image its pipeline keeps a half or a quarter; 4 of the words are cut out.
-    kept = 576 // (4 if pipe.transformer.config.image_condition_type == "token_replace" else 2)
-    length = inputs["encoder_hidden_states"].shape[1] - kept + 4
+    # The pipeline keeps a half or a quarter of the 576 image tokens, and cuts 4 tokens of the template.
+    image_tokens = 576 // (4 if pipe.transformer.config.image_condition_type == "token_replace" else 2)
+    length = inputs["encoder_hidden_states"].shape[1] - image_tokens + 4
     check_length(pipe, prompts, length)
-    answer = pipe.encode_prompt(Image.new("RGB", (width, height)), prompts, max_sequence_length=length)
-    return dict(zip(TEXT, answer, strict=True))
+    values = pipe.encode_prompt(Image.new("RGB", (width, height)), prompts, max_sequence_length=length)
+    return dict(zip(TEXT, values, strict=True))
 
 
 def encode_15(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
-    """Two encoders, each of which pads to a length of the pipeline's own."""
+    """Encode with both text encoders; the pipeline pads each to a fixed length."""
     return dict(zip(TEXT_15, pipe.encode_prompt(prompts, batch_size=len(prompts)), strict=True))
 
 

@@ -1,4 +1,4 @@
-"""Kandinsky 5 and 6: blocks of their own mix and modulate the text before the video's blocks attend to it."""
+"""Kandinsky 5 and 6: separate text blocks with self-attention and modulation precede the video blocks."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ _encode = encoder("encoder_hidden_states", "pooled_projections", max_sequence_le
 
 
 def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
-    """Positions count the tokens of the longest prompt."""
+    """Encode prompts, with the positions 0 to L - 1 of the longest prompt's L tokens."""
     text = _encode(pipe, prompts, inputs)
     length = text["encoder_hidden_states"].shape[1]
     return {**text, "text_rope_pos": torch.arange(length, device=inputs["text_rope_pos"].device)}

@@ -1,4 +1,4 @@
-"""Latte: spatial blocks with text by cross-attention, taking turns with temporal blocks without text."""
+"""Latte: spatial blocks with cross-attention to text, alternating with temporal blocks without text."""
 
 from vidguide.adapters._encode_prompt import encoder
 from vidguide.transformer.family import Family
@@ -10,7 +10,7 @@ FAMILIES = (
         blocks=("transformer_blocks",),
         temporal_blocks="temporal_transformer_blocks",
         extent="spatial",
-        # One prompt is cut to its tokens, of several the padding is zeroed; so are negatives.
+        # A single prompt is trimmed to its tokens; for several, the padding is zeroed. Likewise for negatives.
         encode=encoder(
             "encoder_hidden_states", do_classifier_free_guidance=False, clean_caption=True, max_sequence_length=None
         ),

@@ -1,24 +1,24 @@
-"""LTX-Video and LTX-2: packed tokens, masked text by cross-attention; LTX-2 has a second text for its audio."""
+"""LTX-Video and LTX-2: packed tokens, and cross-attention to masked text; LTX-2 has a second text input for audio."""
 
 from typing import Any
 
 from vidguide.adapters._encode_prompt import EMBEDS_AND_MASK, embeds_and_mask
 from vidguide.transformer.family import Family, Inputs
 
-ONE = dict.fromkeys(("num_frames", "height", "width", "audio_num_frames"), 1)
+ONE_TOKEN = dict.fromkeys(("num_frames", "height", "width", "audio_num_frames"), 1)
 
 
 def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
-    """The text encoder's states go through the connectors, which make one text for the video and one for the audio."""
-    length = inputs[LTX2_TEXT[0]].shape[-2]  # which the connectors keep
+    """Encode prompts, then apply the connectors, which return one text for the video and one for the audio."""
+    length = inputs[LTX2_TEXT[0]].shape[-2]  # unchanged by the connectors
     embeds, mask, *_ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, max_sequence_length=length)
-    side = getattr(getattr(pipe, "tokenizer", None), "padding_side", "left")
-    video, audio, mask = pipe.connectors(embeds, mask, padding_side=side)
+    padding_side = getattr(getattr(pipe, "tokenizer", None), "padding_side", "left")
+    video, audio, mask = pipe.connectors(embeds, mask, padding_side=padding_side)
     return dict(zip(LTX2_TEXT, (video, audio, mask, mask), strict=True))
 
 
 def modulates_text(config: Any) -> bool:
-    """Since 2.3 every block modulates its text by the noise level."""
+    """Return whether every block modulates the text by the noise level, as since LTX-2.3."""
     return bool(getattr(config, "cross_attn_mod", False) or getattr(config, "audio_cross_attn_mod", False))
 
 
@@ -36,8 +36,8 @@ FAMILIES = (
         blocks=("transformer_blocks",),
         encode=embeds_and_mask,
         layout="BLC",
-        cuts={"video_coords": "BCL"},  # all that tells of the grid, where a pipeline conditions on frames
-        instead=ONE,
+        cuts={"video_coords": "BCL"},  # the only input with the grid, where a pipeline conditions on frames
+        instead=ONE_TOKEN,
         cfg="batched",
         stg_layers={28: (19,)},
         **EMBEDS_AND_MASK,
@@ -54,7 +54,7 @@ FAMILIES = (
         text_varies=modulates_text,
         layout="BLC",
         cuts={"audio_hidden_states": "BLC", "audio_timestep": "BL", "video_keyframes_mask": "BLC"},
-        instead={**ONE, "video_coords": None, "audio_coords": None, "video_self_attention_mask": None},
+        instead={**ONE_TOKEN, "video_coords": None, "audio_coords": None, "video_self_attention_mask": None},
         cfg="batched",
         since="0.37",
     ),

@@ -1,6 +1,6 @@
-"""Mochi: joint attention over [video, text], called sample by sample on the valid text tokens.
+"""Mochi: joint attention over [video, text], one kernel call per sample on its valid text tokens.
 
-The text reaches the blocks the same at every step, but they modulate it by a vector of timestep and pooled caption.
+The text that enters the blocks is the same at every step; they modulate it by a vector of timestep and pooled caption.
 """
 
 from vidguide.adapters._encode_prompt import EMBEDS_AND_MASK, embeds_and_mask

@@ -1,6 +1,6 @@
-"""Motif Video: joint attention over [video, text], in some models a text cross-attention on top of it.
+"""Motif Video: joint attention over [video, text], in some models with additional cross-attention to text.
 
-Blocks modulate text by a vector of the timestep, which depends on no text.
+Blocks modulate the text by a vector of the timestep, which is independent of the text.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from vidguide.transformer.family import Family, Joint
 
 
 def text_blocks(transformer: Any) -> int:
-    """Decoder blocks come last; what they get in the text's place is the encoder's video."""
+    """Return the number of blocks with text. The last ones, the decoder, attend to video features instead."""
     single = len(transformer.single_transformer_blocks) - transformer.num_decoder_layers
     return len(transformer.transformer_blocks) + single
 

@@ -1,4 +1,4 @@
-"""Sana-Video: linear self-attention without a softmax kernel, masked text by softmax cross-attention."""
+"""Sana-Video: linear self-attention without a softmax kernel, and softmax cross-attention to masked text."""
 
 from vidguide.adapters._encode_prompt import EMBEDS_AND_MASK, embeds_and_mask
 from vidguide.transformer.family import Family
@@ -9,7 +9,7 @@ FAMILIES = (
         transformers=("SanaVideoTransformer3DModel",),
         blocks=("transformer_blocks",),
         self_softmax=False,
-        # Without the instruction that goes before a prompt: the pipeline gives its own negatives none either.
+        # Without the instruction that precedes a prompt, as the pipeline encodes its negative prompts.
         encode=embeds_and_mask,
         instead={"attention_mask": None, "controlnet_block_samples": None},
         cfg="batched",

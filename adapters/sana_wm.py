@@ -1,4 +1,4 @@
-"""SANA-WM: linear and softmax self-attention outside of processors, masked text by softmax cross-attention."""
+"""SANA-WM: linear and softmax self-attention outside of processors, and softmax cross-attention to masked text."""
 
 from typing import Any
 
@@ -8,20 +8,20 @@ from vidguide.transformer.family import Family, Inputs
 
 
 def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
-    """Without the instruction that goes before a prompt: the pipeline gives its own negatives none either."""
+    """Encode negative prompts without the instruction that precedes a prompt, as the pipeline does."""
     embeds, mask = inputs["encoder_hidden_states"], inputs["mask"]
-    ready = {"prompt_embeds": embeds, "prompt_attention_mask": mask, "max_sequence_length": embeds.shape[-2]}
-    texts = [pipe.encode_prompt("", prompt, **ready)[2:] for prompt in prompts]
+    settings = {"prompt_embeds": embeds, "prompt_attention_mask": mask, "max_sequence_length": embeds.shape[-2]}
+    texts = [pipe.encode_prompt("", prompt, **settings)[2:] for prompt in prompts]
     return {
         name: torch.cat(parts)
         for name, parts in zip(("encoder_hidden_states", "mask"), zip(*texts, strict=True), strict=True)
     }
 
 
-def refuse_other_mask(transformer: Any, inputs: Inputs, small: Inputs) -> Inputs:
-    """Its forward has two names for the text's mask, of which its pipeline uses the shorter."""
+def check_mask_name(transformer: Any, inputs: Inputs, small: Inputs) -> Inputs:
+    """Return `small`, after a check that the text mask is `mask`, the pipeline's choice of the two names in forward."""
     if inputs.get("mask") is None:
-        raise ValueError("encoder_attention_mask: pass it as mask, as SANA-WM's pipeline does")
+        raise ValueError("encoder_attention_mask: must be passed as mask, as SANA-WM's pipeline does")
     return small
 
 
@@ -37,7 +37,7 @@ FAMILIES = (
         text_masks={"mask": "encoder_hidden_states"},
         cuts={"camera_conditions": "BF", "chunk_plucker": "BCFHW", "frame_valid_mask": "BCFLL"},
         instead={"pos_embeds": None, "cam_pos_embeds": None, "raymats": None},
-        adjust=refuse_other_mask,
+        adjust=check_mask_name,
         block_output=("x",),
         cfg="batched",
         since="0.42",

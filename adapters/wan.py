@@ -1,4 +1,4 @@
-"""Wan 2.1 and 2.2, and what is built on them: full 3D self-attention, text by cross-attention, not masked."""
+"""Wan 2.1 and 2.2, and models based on them: full 3D self-attention, and cross-attention to text without a mask."""
 
 from typing import Any
 
@@ -7,13 +7,13 @@ from vidguide.transformer.family import Family, Inputs
 
 
 def two_frames(transformer: Any, inputs: Inputs, small: Inputs) -> Inputs:
-    """Animate adds its poses to all frames but the first, the reference, so it needs one more of those."""
+    """Return inputs with two frames: Animate adds poses to all frames except the first, the reference."""
     height, width = small["hidden_states"].shape[-2:]
     return {**small, "hidden_states": inputs["hidden_states"][:, :, :2, :height, :width]}
 
 
 def blank_face(inputs: Inputs) -> Inputs:
-    """Animate's pipeline shows its unconditional branch no face: black, which is -1."""
+    """Return a black face (-1), which Animate's pipeline passes to the unconditional branch."""
     face = inputs.get("face_pixel_values")
     return {} if face is None else {"face_pixel_values": face * 0 - 1}
 
@@ -51,7 +51,7 @@ FAMILIES = (
         transformers=("HeliosTransformer3DModel",),
         encode=embeds_only,
         cuts={"indices_hidden_states": "BL"},
-        # Without history: attention to text looks at the current frames only, or at each token by itself.
+        # Without history: text attention is per token, or has queries of the current frames only.
         instead={f"latents_history_{span}": None for span in ("short", "mid", "long")},
         since="0.37",
     ),

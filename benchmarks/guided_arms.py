@@ -24,7 +24,7 @@ from vidguide.eval.metrics.sample import Sample
 from vidguide.eval.scoring.score import measure
 from vidguide.eval.scoring.statistics import Estimate, estimate, mean_by_prompt
 from vidguide.eval.scoring.verdict import MetricComparison, compare_metrics, values_by_key
-from vidguide.pipelines.compare import labelled
+from vidguide.pipelines.compare import add_label
 from vidguide.pipelines.loading.load import load
 from vidguide.pipelines.models.spec import SHIPPED
 
@@ -113,7 +113,7 @@ def contact_sheet(results: dict[str, Result], cases: Sequence[Case], columns: in
             clip = results[arm].frames[place]
             cell = np.concatenate([clip[0], clip[len(clip) // 2], clip[-1]]).repeat(2, 0).repeat(2, 1)
             cells.append(np.pad(cell, ((0, 0), (0, 4), (0, 0)), constant_values=255))
-        rows.append(labelled(np.concatenate(cells, axis=1)[None], arm)[0])
+        rows.append(add_label(np.concatenate(cells, axis=1)[None], arm)[0])
     return np.concatenate(rows)
 
 

@@ -18,7 +18,7 @@ from reporting import RESULTS, paired, percent, share, table, write
 from sampling import KINDS, Arm, Case, Result, sample
 
 from vidguide import CFG, NAG, VSF
-from vidguide.pipelines.compare import labelled
+from vidguide.pipelines.compare import add_label
 from vidguide.pipelines.loading.load import load
 from vidguide.pipelines.models.spec import SHIPPED
 
@@ -120,9 +120,9 @@ def contact_sheet(results: dict[str, Result], cases: list[Case], shown: tuple[st
             clip = results[arm].frames[index]
             middle, last = len(clip) // 2, len(clip) - 1
             cell = np.concatenate([clip[0], clip[middle], clip[last]]).repeat(2, 0).repeat(2, 1)
-            marked = labelled(cell[None], f"not {cases[index].negative}")[0]
+            marked = add_label(cell[None], f"not {cases[index].negative}")[0]
             cells.append(np.pad(marked, ((0, 0), (0, 4), (0, 0)), constant_values=255))
-        rows.append(labelled(np.concatenate(cells, axis=1)[None], arm)[0])
+        rows.append(add_label(np.concatenate(cells, axis=1)[None], arm)[0])
     return np.concatenate(rows)
 
 

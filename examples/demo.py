@@ -1,4 +1,4 @@
-"""The whole of vidguide in a minute: one prompt with the shipped model, without and with a negative prompt.
+"""vidguide in a minute: one prompt with the shipped model, without and with a negative prompt.
 
 python examples/demo.py [OUTPUT_FOLDER]
 """
@@ -17,7 +17,7 @@ SEEDS = range(8)
 
 
 def main() -> None:
-    """Find a clip that shows the unwanted colour, and make it again from the same noise with NAG."""
+    """Find a seed whose clip has the unwanted colour, and generate it again from the same noise with NAG."""
     folder, console = Path(sys.argv[1] if len(sys.argv) > 1 else "out"), Console()
     pipe = load("tiny")
     for seed in SEEDS:
@@ -29,8 +29,8 @@ def main() -> None:
     for name, clip in (("without NAG", plain), ("with NAG", guided)):
         stem = folder / name.replace(" ", "-")
         reading = read(clip.frames)
-        seen = ", ".join(f"{attribute} {value or 'none'}" for attribute, value in vars(reading.scene).items())
-        console.print(f"{name}: the oracle sees {seen}; well-formed: {'yes' if reading.well_formed else 'no'}")
+        scene = ", ".join(f"{attribute} {value or 'none'}" for attribute, value in vars(reading.scene).items())
+        console.print(f"{name}: the oracle sees {scene}; well-formed: {'yes' if reading.well_formed else 'no'}")
         for suffix in (".mp4", ".png"):
             console.print(f"  {clip.save(stem.with_suffix(suffix))}", highlight=False)
         console.print(f"  {stem.with_suffix('.json')}", highlight=False)

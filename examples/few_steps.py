@@ -1,8 +1,8 @@
-"""A few-step model on a GPU, with a negative prompt that works without classifier-free guidance.
+"""A negative prompt in a few-step model, which runs without classifier-free guidance. Needs a GPU.
 
 python examples/few_steps.py "a red panda surfing" "blurry, distorted" [wan2.1-14b-lightx2v] [first.png]
 
-`vidguide models` lists the models that may be named.
+`vidguide models` lists the models.
 """
 
 import sys
@@ -15,4 +15,4 @@ image = sys.argv[4] if len(sys.argv) > 4 else None
 
 clip = generate(prompt, model=model, negative_prompt=negative_prompt, image=image)
 print(clip.save("out/few-steps.mp4"))
-print(clip.provenance["trace"])  # what the negative prompt did
+print(clip.provenance["trace"])  # how much the negative prompt changed

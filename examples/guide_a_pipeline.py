@@ -1,4 +1,4 @@
-"""Your own diffusers pipeline, guided for the length of a block; any WanPipeline checkpoint goes in its place."""
+"""Guide a diffusers pipeline inside a `with` block. Any WanPipeline checkpoint can replace the shipped one."""
 
 import torch
 from diffusers import WanPipeline

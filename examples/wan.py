@@ -1,4 +1,4 @@
-"""A real Wan checkpoint on a GPU: a negative prompt by NAG, in four steps without classifier-free guidance or in many.
+"""A negative prompt by NAG in Wan 2.1 1.3B. Needs a GPU.
 
 python examples/wan.py "a red panda surfing" "blurry, distorted"
 """
@@ -17,5 +17,5 @@ pipe = WanPipeline.from_pretrained("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", torch_dty
 with guide(pipe, NAG(negative_prompt=negative_prompt)) as run:
     video = pipe(prompt, height=480, width=832, num_frames=81).frames[0]
 
-print(run.trace)  # what the negative prompt did, step by step and layer by layer
+print(run.trace)  # how much the negative prompt changed, by step and layer
 Clip(frames=to_frames(video), fps=16).save("out/wan.mp4")

@@ -1,7 +1,7 @@
 """NAG and EMAG as guiders of diffusers, for modular pipelines: `pipe.update_components(guider=NAGGuidance())`.
 
-A guider is told the step, and stands before and after each call of the transformer; it is not told of errors. So the
-transformer is guided for one call at a time, which itself ends the guiding however it ends.
+A modular pipeline calls its guider with each step, and before and after each call of the transformer, but not after an
+error. So the transformer is guided for one call at a time, and the call itself ends the guidance, even by an error.
 """
 
 from collections.abc import Callable, Mapping
@@ -23,32 +23,32 @@ from vidguide.transformer.family import Inputs, family_of
 
 
 class OneCall:
-    """Stands around one call of a transformer, which afterwards is of its own class again."""
+    """Guided forward pass of one call, after which the transformer is restored."""
 
-    def __init__(self, calls: GuidedForward, leave: Callable[[], None]) -> None:
-        self.calls, self.contexts, self.leave = calls, calls.contexts, leave
+    def __init__(self, guided: GuidedForward, restore: Callable[[], None]) -> None:
+        self.guided, self.contexts, self.restore = guided, guided.contexts, restore
 
     def __call__(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         try:
-            return self.calls(call, args, kwargs)
+            return self.guided(call, args, kwargs)
         finally:
-            self.leave()
+            self.restore()
 
 
 class Guider(ClassifierFreeGuidance):
-    """Lets a guidance act on the conditional call; classifier-free guidance, on top of it, is diffusers' own."""
+    """Base class of guiders: a guidance on the conditional call, and classifier-free guidance of diffusers."""
 
-    def _set_up(self, guidance_scale: float, enabled: bool) -> None:
+    def _initialise(self, guidance_scale: float, enabled: bool) -> None:
         BaseGuidance.__init__(self, enabled=enabled)
         self._cfg = ClassifierFreeGuidance(guidance_scale=guidance_scale)
         self._guided: GuidedForward | None = None
-        self._uncond: Inputs = {}  # the text inputs of the unconditional branch
-        self._within = ExitStack()
-        self._guidance({})  # refuses bad parameters here and now
+        self._uncond: Inputs = {}  # text inputs of the unconditional branch
+        self._interception = ExitStack()
+        self._guidance({})  # raises on bad parameters
 
     def _guidance(self, uncond: Inputs) -> Guidance:
-        """The guidance that acts, given the text inputs of the unconditional branch."""
-        raise NotImplementedError  # NAG here, EMAG there
+        """Return the guidance to apply, for the text inputs of the unconditional branch."""
+        raise NotImplementedError
 
     def set_state(self, step: int, num_inference_steps: int, timestep: Any) -> None:
         super().set_state(step, num_inference_steps, timestep)
@@ -65,30 +65,30 @@ class Guider(ClassifierFreeGuidance):
 
     def prepare_models(self, denoiser: Any) -> None:
         super().prepare_models(denoiser)
-        self._within.close()
+        self._interception.close()
         if self._enabled and self.is_conditional:
-            guided = self._calls_of(denoiser)
+            guided = self._forward_of(denoiser)
             guided.run.step = self._step
-            call = OneCall(guided, self._within.close)
-            self._within.enter_context(guided.intercepted())
-            self._within.enter_context(swapped_class(denoiser, guided_class, FORWARD, call))
+            call = OneCall(guided, self._interception.close)
+            self._interception.enter_context(guided.intercepted())
+            self._interception.enter_context(swapped_class(denoiser, guided_class, FORWARD, call))
 
     def cleanup_models(self, denoiser: Any) -> None:
-        self._within.close()
+        self._interception.close()
         if self._step == self._num_inference_steps - 1:
-            self._guided = None  # and what was kept for the run
+            self._guided = None  # releases the values cached for the run
 
-    def _calls_of(self, transformer: Any) -> GuidedForward:
-        """The run's own, or at the first step that this guider sees of a run, a new one."""
+    def _forward_of(self, transformer: Any) -> GuidedForward:
+        """Return the guided forward of the run, a new one at the first step of this guider in a run."""
         if self._guided is not None:
             same = self._guided.model.transformer is transformer
             if same and self._guided.run.step < self._step:
                 return self._guided
         text = family_of(getattr(transformer, "_orig_mod", transformer)).text_inputs
-        given = {name: value for name, value in self._uncond.items() if name in text and value is not None}
+        negative = {name: value for name, value in self._uncond.items() if name in text and value is not None}
         run = Run()
         run.begin(self._num_inference_steps)
-        self._guided = GuidedForward(transformer, None, None, (self._guidance(given),), run)
+        self._guided = GuidedForward(transformer, None, None, (self._guidance(negative),), run)
         self._guided.check()
         return self._guided
 
@@ -105,13 +105,12 @@ class Guider(ClassifierFreeGuidance):
 
 
 class NAGGuidance(Guider):
-    """NAG with the pipeline's own `negative_prompt`, in attention, and where `guidance_scale` is above 1 also in
-    classifier-free guidance.
+    """NAG with the pipeline's `negative_prompt`, which also serves classifier-free guidance if `guidance_scale` > 1.
 
     Args:
-        scale, tau, alpha, start, stop, layers: of :class:`vidguide.NAG`.
-        guidance_scale: of classifier-free guidance; 1 is off, so that a step takes one call.
-        enabled: whether anything is done at all.
+        scale, tau, alpha, start, stop, layers: as for :class:`vidguide.NAG`.
+        guidance_scale: scale of classifier-free guidance; 1 switches it off, so that a step takes one call.
+        enabled: False switches the guider off.
     """
 
     @register_to_config
@@ -127,24 +126,24 @@ class NAGGuidance(Guider):
         enabled: bool = True,
     ) -> None:
         self._nag: dict[str, Any] = dict(scale=scale, tau=tau, alpha=alpha, start=start, stop=stop, layers=layers)
-        self._set_up(guidance_scale, enabled)
+        self._initialise(guidance_scale, enabled)
 
     def _guidance(self, uncond: Inputs) -> Guidance:
         return NAG(negative_prompt_embeds=uncond or None, **self._nag)
 
     @property
     def num_conditions(self) -> int:
-        """Two, so that the pipeline encodes the negative prompt also where it is called for one prediction only."""
+        """Two, so that the pipeline encodes the negative prompt even if a step takes one call."""
         return 2 if self._enabled else 1
 
 
 class EMAGGuidance(Guider):
-    """EMAG beside classifier-free guidance.
+    """EMAG together with classifier-free guidance.
 
     Args:
-        scale, decay, layers, select, variant, start, stop: of :class:`vidguide.EMAG`.
-        guidance_scale: of classifier-free guidance; 1 is off.
-        enabled: whether anything is done at all.
+        scale, decay, layers, select, variant, start, stop: as for :class:`vidguide.EMAG`.
+        guidance_scale: scale of classifier-free guidance; 1 switches it off.
+        enabled: False switches the guider off.
     """
 
     @register_to_config
@@ -162,7 +161,7 @@ class EMAGGuidance(Guider):
     ) -> None:
         self._emag: dict[str, Any] = dict(scale=scale, decay=decay, layers=layers, select=select, variant=variant)
         self._emag |= dict(start=start, stop=stop)
-        self._set_up(guidance_scale, enabled)
+        self._initialise(guidance_scale, enabled)
 
     def _guidance(self, uncond: Inputs) -> Guidance:
         return EMAG(**self._emag)

@@ -1,4 +1,4 @@
-"""generate(): from a prompt to a clip in one call, with everything checked before the first step."""
+"""generate(): a clip from a prompt in one call, with every argument checked before the first denoising step."""
 
 import os
 import time
@@ -7,26 +7,27 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL.Image import Image
 
-from vidguide import Clip, guide
+from vidguide.clip import Clip
 from vidguide.guidances.base import Guidance
+from vidguide.guiding.guide import guide
 from vidguide.pipelines.loading.hub import FINGERPRINTS
-from vidguide.pipelines.loading.load import known, label, load, resolve
-from vidguide.pipelines.models.spec import SHIPPED, Model
+from vidguide.pipelines.loading.load import declaration, load, model_name, resolve
+from vidguide.pipelines.models.spec import Model
 from vidguide.pipelines.request.call_settings import (
     call_arguments,
     default_nag,
-    default_of,
     fill_settings,
-    prepared,
-    prompts,
-    warn_of_cfg,
+    prepare_pipeline,
+    text_arguments,
+    warn_about_cfg,
 )
-from vidguide.pipelines.request.guidance_spec import with_negative
-from vidguide.pipelines.request.images import check_use, described, fitted, read_image, takes_image
-from vidguide.pipelines.request.provenance import versions
-from vidguide.pipelines.request.validation import check_lengths, check_numbers, check_size, check_steps, check_texts
-from vidguide.tracing.run import Run
+from vidguide.pipelines.request.guidance_spec import fill_negative_prompt
+from vidguide.pipelines.request.images import check_use, describe_image, fit, read_image, takes_image
+from vidguide.pipelines.request.provenance import describe_preset, versions
+from vidguide.pipelines.request.schema import Request, validate
+from vidguide.pipelines.request.validation import check_lengths, check_size, check_steps
 
 
 def generate(
@@ -55,120 +56,138 @@ def generate(
 
     Args:
         prompt: what the clip shows.
-        model: a shipped name, a preset, a local pipeline folder, a hub id, or a
-            :class:`vidguide.pipelines.models.spec.Model` of your own.
-        image: first image of the clip, for a model that takes one: a path, a PIL image, or an array `(H, W, 3)`, uint8
-            or floating point in 0..1. It is scaled to the clip's size, and cut at its middle to the clip's aspect.
-        negative_prompt: what it should not show; given to every guidance that takes one and has none, and to the
-            pipeline's own classifier-free guidance where that is on.
-        guidance: guidances; None for NAG with the model's own parameters where there is a negative prompt, else none.
-        guidance_scale: of the pipeline's own classifier-free guidance; 1 is off. None for the model's own choice:
-            off for shipped models, presets and with our `CFG`, else the pipeline's default.
-        steps, height, width, frames, fps: None for the model's defaults; pixels, frames per second.
+        model: shipped name, preset, local pipeline folder, Hugging Face repo id, or a
+            :class:`vidguide.pipelines.models.spec.Model`.
+        image: first image of the clip, for a model that takes one: path, PIL image, or array `(H, W, 3)`, uint8 or
+            floating point in 0..1. It is scaled to the size of the clip and centre-cropped to its aspect ratio.
+        negative_prompt: what the clip should not show. Every guidance that takes a negative prompt and has none gets
+            this one, and so does the pipeline's classifier-free guidance if it is on.
+        guidance: guidances; None for NAG with the model's parameters if there is a negative prompt, else none.
+        guidance_scale: scale of the pipeline's classifier-free guidance; 1 switches it off. None for the model's
+            default: 1 for shipped models, presets and with our `CFG`, else the default of the pipeline.
+        steps: number of denoising steps; None for the model's default, as for the following four.
+        height, width: pixels.
+        frames: number of frames.
+        fps: frames per second.
         seed: of the noise, drawn on the CPU so that it is the same on every device.
-        max_sequence_length: text length in tokens; None for the pipeline's default.
+        max_sequence_length: length of the text in tokens; None for the default of the pipeline.
         revision, device, dtype, offload: see :func:`vidguide.pipelines.loading.load.load`.
-        pipe: a pipeline that is loaded already; `model` then only names it and its settings.
-        progress: show the bars of loading and of the steps.
+        pipe: loaded pipeline; `model` then only selects settings and appears in the provenance.
+        progress: show progress bars of loading and of the steps.
 
     Returns:
-        A :class:`vidguide.Clip` whose provenance holds all of this, versions, seconds and the trace's summary.
+        A :class:`vidguide.Clip` with these arguments, versions, seconds and a summary of the trace in its provenance.
 
     Raises:
-        ValueError, TypeError: before any step, naming the argument, its value and what would be right.
+        ValueError, TypeError: before any step, naming the argument, its value and what it must be.
         OSError, ImportError: the image or the model's files cannot be read, or need another package.
-        FloatingPointError: after the steps, where what came out is no picture.
+        FloatingPointError: after the steps, if the frames have NaN.
 
-    Warns of classifier-free guidance on a model that was distilled to run without.
+    Warns:
+        UserWarning: classifier-free guidance on a model that is distilled to run without it; words that are not in the
+            model's vocabulary; a number of steps other than that of the model's noise levels.
     """
-    check_texts(prompt, negative_prompt)
-    asked = dict(steps=steps, height=height, width=width, frames=frames, fps=fps, guidance_scale=guidance_scale)
-    check_numbers(asked, seed)
+    settings: dict[str, Any] = dict(steps=steps, height=height, width=width, frames=frames, fps=fps)
+    settings |= dict(guidance_scale=guidance_scale, max_sequence_length=max_sequence_length)
+    texts: dict[str, str | None] = dict(prompt=prompt, negative_prompt=negative_prompt)
+    validate(Request, {**texts, **settings, "seed": seed})
     picture = None if image is None else read_image(image)
-    chosen = resolve(model) if pipe is None else known(model)
-    guidances = chosen_guidances(guidance, chosen, image is not None, negative_prompt)
+    declared = resolve(model) if pipe is None else declaration(model)
+    guidances = choose_guidances(guidance, declared, image is not None, negative_prompt)
     if pipe is None:
-        placing: dict[str, Any] = dict(device=device, dtype=dtype, offload=offload)
-        pipe = load(model, revision=revision, image=image is not None, progress=progress, **placing)
+        placement: dict[str, Any] = dict(revision=revision, device=device, dtype=dtype, offload=offload)
+        pipe = load(model, image=image is not None, progress=progress, **placement)
     check_use(type(pipe).__name__, takes_image(type(pipe)), image is not None)
-    settings = fill_settings(pipe, chosen, guidances, asked)
-    warn_of_cfg(label(model), chosen, settings, guidances)
-    check_size(pipe, settings)
-    length = max_sequence_length or default_of(pipe, "max_sequence_length")
-    check_lengths(pipe, length, prompt, negative_prompt)
-    arguments = call_arguments(pipe, chosen, {**settings, "max_sequence_length": length})
-    check_steps(pipe, settings["steps"], "sigmas" in arguments or "timesteps" in arguments)
-    arguments |= prompts(pipe, settings, prompt, negative_prompt)
-    if picture is not None:
-        arguments["image"] = fitted(picture, settings["width"], settings["height"])
+    settings = fill_settings(pipe, declared, guidances, settings)
+    warn_about_cfg(model_name(model), declared, settings, guidances)
+    arguments = check_call(pipe, declared, settings, texts, picture)
     pipe.set_progress_bar_config(disable=not progress)
-    started = time.perf_counter()
-    video, run = sample(pipe, arguments, guidances, settings["guidance_scale"], seed)
-    seconds = time.perf_counter() - started
+    video, result = sample(pipe, arguments, guidances, settings["guidance_scale"], seed)
     provenance = {
-        "prompt": prompt,
-        "negative_prompt": negative_prompt,
-        "model": label(model),
+        **texts,
+        "model": model_name(model),
         "revision": revision,
-        "preset": preset_told(pipe, chosen),
-        "image": None if picture is None else described(image, picture),
-        "guidance": [one.describe() for one in guidances],
+        "preset": describe_preset(declared, FINGERPRINTS.get(pipe, {})),
+        "image": None if picture is None else describe_image(image, picture),
+        "guidance": [each.describe() for each in guidances],
         **settings,
         "seed": seed,
-        "max_sequence_length": length,
-        "device": str(pipe._execution_device),
-        "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
         "offload": offload,
-        "seconds": round(seconds, 3),
-        "trace": run.trace.summary(),
-        "versions": versions(),
+        **result,
     }
     return Clip(frames=to_frames(video), fps=settings["fps"], provenance=provenance)
 
 
-def chosen_guidances(
-    guidance: Sequence[Guidance] | None, model: Model, image: bool, negative_prompt: str | None
+def choose_guidances(
+    guidance: Sequence[Guidance] | None, model: Model, has_image: bool, negative_prompt: str | None
 ) -> tuple[Guidance, ...]:
-    """The guidances asked for, or where only a negative prompt was, the model's own NAG; all with that prompt."""
+    """Return the guidances with the negative prompt filled in; None for the model's NAG if there is a negative prompt.
+
+    Args:
+        guidance: as for :func:`generate`.
+        model: declaration, for the parameters of its NAG.
+        has_image: whether the clip has a first image.
+        negative_prompt: as for :func:`generate`.
+    """
     if guidance is None:
-        guidance = () if negative_prompt is None else (default_nag(model, image),)
-    return with_negative(tuple(guidance), negative_prompt)
+        guidance = () if negative_prompt is None else (default_nag(model, has_image),)
+    return fill_negative_prompt(guidance, negative_prompt)
+
+
+def check_call(
+    pipe: Any, model: Model, settings: dict[str, Any], texts: dict[str, str | None], image: Image | None
+) -> dict[str, Any]:
+    """Return the arguments of the pipeline call, after checks of size, text lengths and steps.
+
+    Raises:
+        ValueError: naming the argument, its value and the nearest valid value.
+    """
+    check_size(pipe, settings)
+    check_lengths(pipe, settings["max_sequence_length"], texts)
+    arguments = call_arguments(pipe, model, settings)
+    check_steps(pipe, settings["steps"], "sigmas" in arguments or "timesteps" in arguments)
+    arguments |= text_arguments(pipe, settings, texts)
+    if image is not None:
+        arguments["image"] = fit(image, settings["width"], settings["height"])
+    return arguments
 
 
 def sample(
     pipe: Any, arguments: dict[str, Any], guidances: Sequence[Guidance], scale: float | None, seed: int
-) -> tuple[np.ndarray, Run]:
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Call the pipeline under guidance.
 
     Args:
-        arguments: of its call. scale: of its own classifier-free guidance, for a guider, which takes none by call.
+        pipe: diffusers pipeline.
+        arguments: of its call.
+        guidances: guidances.
+        scale: of its classifier-free guidance, for a pipeline with a guider, whose call does not take a scale.
+        seed: of the noise.
 
     Returns:
-        Frames `(F, H, W, 3)` in 0..1, and the run that made them.
+        Frames `(F, H, W, 3)` in 0..1, and for the provenance: device, dtype, seconds, trace and versions.
     """
-    generator = torch.Generator("cpu").manual_seed(seed)
-    with prepared(pipe, arguments, scale, generator) as call, guide(pipe, *guidances) as run:
-        return pipe(**call, generator=generator, output_type="np").frames[0], run
-
-
-def preset_told(pipe: Any, model: Model) -> dict[str, Any] | None:
-    """For provenance, all values of a preset and the fingerprints of its further files; None for other models."""
-    if model in SHIPPED.values() or model == Model(source=model.source):
-        return None
-    return {"values": model.values(), "files": FINGERPRINTS.get(pipe, {})}
+    generator, started = torch.Generator("cpu").manual_seed(seed), time.perf_counter()
+    with prepare_pipeline(pipe, arguments, scale, generator) as call, guide(pipe, *guidances) as run:
+        video = pipe(**call, generator=generator, output_type="np").frames[0]
+    return video, {
+        "device": str(pipe._execution_device),
+        "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
+        "seconds": round(time.perf_counter() - started, 3),
+        "trace": run.trace.summary(),
+        "versions": versions(),
+    }
 
 
 def to_frames(video: Any) -> np.ndarray:
-    """A pipeline's frames in 0..1 to `(F, H, W, 3)` uint8.
+    """Convert a pipeline's frames in 0..1 to `(F, H, W, 3)` uint8.
 
     Raises:
-        FloatingPointError: there are NaN among them, which would be written as black.
+        FloatingPointError: there are NaN, which would become black.
     """
     values = np.asarray(video)
     if np.isnan(values).any():
         share = np.isnan(values).mean()
-        raise FloatingPointError(
-            f"frames: {share:.0%} of them is NaN: the model or its VAE overflowed; try dtype=float32"
-        )
+        raise FloatingPointError(f"frames: {share:.0%} of the values are NaN; the model overflowed, try dtype=float32")
     frames: np.ndarray = np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
     return frames

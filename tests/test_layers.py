@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ LAYERS = {
         *("functional", "kernels", "tracing", "transformer", "attention", "calls", "edits", "guidances", "guiding"),
     ],
     "eval": ["clips", "encoders", "world", "metrics", "scoring", "report"],
+    "pipelines": ["models", "request", "loading", "sweep", "cli"],
 }
 HEAVY = ("diffusers", "transformers")  # load only when used: only pipelines may need them at import
 MOST_FILES = 20
@@ -76,6 +78,27 @@ def test_layers_import_only_lower_ones(package: str, layer: str) -> None:
         for module in imports(path):
             part = module.removeprefix(prefix).split(".")[0] if module.startswith(prefix) else ""
             assert part not in set(layers) - allowed, f"{path.relative_to(ROOT)} must not import {module}"
+
+
+def all_imports(module: str, modules: set[str]) -> set[str]:
+    """Return the modules that a module imports anywhere, `TYPE_CHECKING` blocks and functions included."""
+    path = ROOT / module.replace("vidguide.pipelines", "pipelines").replace(".", "/")
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+    return names & modules - {module}
+
+
+def test_pipelines_have_no_import_cycle_with_type_checking_and_the_public_names_included() -> None:
+    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files("pipelines")]
+    modules = {f"vidguide.{name.removesuffix('.__init__')}" for name in names} | {"vidguide"}
+    graph = {module: all_imports(module, modules) for module in modules}
+    assert graph["vidguide"] == {"vidguide.pipelines.generate"}
+    assert len(list(TopologicalSorter(graph).static_order())) == len(modules)  # raises CycleError
 
 
 def test_every_folder_of_a_package_is_a_layer_and_none_has_too_many_files() -> None:

@@ -3,6 +3,8 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from vidguide.version import __version__
+
 if TYPE_CHECKING:
     from vidguide.clip import Clip
     from vidguide.guidances.apg import APG
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from vidguide.guiding.locate import locate
     from vidguide.pipelines.generate import generate
 
-__version__ = "0.1.0"
 __all__ = [
     "APG",
     "CADS",
@@ -36,6 +37,7 @@ __all__ = [
     "VSF",
     "CFGZeroStar",
     "Clip",
+    "__version__",
     "generate",
     "guide",
     "locate",

@@ -1,4 +1,4 @@
-"""The command line: options, commands and what they print.
+"""Command line: options, commands and their output.
 
-What a command does is implemented outside, and can be called from Python.
+What a command does is implemented elsewhere and can be called from Python.
 """

@@ -1,13 +1,13 @@
-"""The command line: words in, a call of the library, files and a table out. No logic of its own."""
+"""The command line `vidguide`: parses options, calls the library and prints results."""
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import MofNCompleteColumn, Progress
 
-from vidguide.eval.cli import app as evaluation
+from vidguide.eval.cli import app as evaluate_app
 from vidguide.eval.report.console import console, errors
 from vidguide.pipelines.cli.inspect import doctor, locate, models
 from vidguide.pipelines.cli.options import (
@@ -29,6 +29,10 @@ from vidguide.pipelines.cli.options import (
     show,
 )
 
+if TYPE_CHECKING:
+    from vidguide.eval.scoring.summary import Summary
+    from vidguide.pipelines.sweep.config import Sweep
+
 app = typer.Typer(
     help="Training-free guidance for video diffusion transformers.", no_args_is_help=True, add_completion=False
 )
@@ -40,56 +44,70 @@ def generate(
     model: Model = "tiny",
     image: Image = None,
     negative: Negative = None,
-    guidance: Annotated[str | None, typer.Option("--guidance", "-g", help="nag:scale=11,tau=2.5+cfg:5")] = None,
+    guidance: Annotated[
+        str | None, typer.Option("--guidance", "-g", help="Guidances, such as nag:scale=11,tau=2.5+cfg:5, or none.")
+    ] = None,
     cfg: Scale = None,
     steps: Steps = None,
     frames: Frames = None,
     size: Size = None,
     seed: Seed = 0,
-    output: Annotated[Path, typer.Option("--output", "-o", help=".mp4, .mkv, .gif or .png.")] = Path("clip.mp4"),
-    lossless: Annotated[bool, typer.Option(help="Also write an FFV1 .mkv beside the output.")] = False,
-    again: Annotated[Path | None, typer.Option("--from", help="JSON of a clip, to make it again.")] = None,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="File to write: .mp4, .mkv (lossless), .gif or .png (contact sheet).")
+    ] = Path("clip.mp4"),
+    lossless: Annotated[bool, typer.Option(help="Also write a lossless .mkv (FFV1).")] = False,
+    recorded: Annotated[
+        Path | None, typer.Option("--from", help="JSON of a clip to reproduce, with its settings.")
+    ] = None,
     device: Device = None,
     dtype: Dtype = None,
     offload: Offload = "auto",
-    trace: Annotated[bool, typer.Option("--trace", help="Print what the guidance did, step by step.")] = False,
+    trace: Annotated[bool, typer.Option("--trace", help="Print what the guidance changed.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Generate a guided clip, and write the JSON that makes it again beside it."""
+    """Generate a clip, and write a JSON with everything needed to reproduce it."""
     with plain_errors():
         from vidguide.clip import check_output
         from vidguide.pipelines.generate import generate as run
-        from vidguide.pipelines.request.guidance_spec import parse_or_own
-        from vidguide.pipelines.request.provenance import arguments_from, held_against, load_provenance
+        from vidguide.pipelines.request.guidance_spec import parse_unless_default
+        from vidguide.pipelines.request.provenance import arguments_from, compare_frames, load_provenance
 
         check_output(output)
-        before = None if again is None else load_provenance(again)
-        if before is not None:
-            arguments = arguments_from(before, image)
-        elif prompt is not None:
+        if recorded is None and prompt is None:
+            raise ValueError("prompt: is missing; say what the clip shows, or pass --from clip.json")
+        provenance = None if recorded is None else load_provenance(recorded)
+        if provenance is not None:
+            arguments = arguments_from(provenance, image)
+        else:
             arguments = dict(prompt=prompt, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
             arguments |= dict(image=image, steps=steps, frames=frames, device=device, dtype=dtype, offload=offload)
-            arguments |= dict(guidance=parse_or_own(guidance, negative), **parse_size(size))
-        else:
-            raise ValueError("prompt: is missing; say what the clip shows, or give --from clip.json")
+            arguments |= dict(guidance=parse_unless_default(guidance, negative), **parse_size(size))
         clip = run(**arguments, progress=not (quiet or as_json))
-        paths = [clip.save(output)] + ([clip.save(output.with_suffix(".mkv"))] if lossless else [])
-        written = [str(path) for path in (*paths, output.with_suffix(".json"))]
+        files = write(clip, output, lossless)
         if as_json:
-            typer.echo(json.dumps({**clip.provenance, "sha256": clip.sha256, "files": written}))
+            typer.echo(json.dumps({**clip.provenance, "sha256": clip.sha256, "files": files}))
             return
         if trace:
-            console.print(clip.provenance["trace"] or "no attention was changed in this run")
-        if before is not None:
-            console.print(held_against(before, clip), markup=False)
-        console.print("wrote " + ", ".join(written))
+            console.print(clip.provenance["trace"] or "the guidance changed no attention")
+        if provenance is not None:
+            console.print(compare_frames(provenance, clip), markup=False)
+        console.print("wrote " + ", ".join(files))
+
+
+def write(clip: Any, output: Path, lossless: bool) -> list[str]:
+    """Write a clip, and a lossless copy if asked for; return the paths, including that of the JSON."""
+    paths = [clip.save(output)] + ([clip.save(output.with_suffix(".mkv"))] if lossless else [])
+    return [str(path) for path in (*paths, output.with_suffix(".json"))]
 
 
 @app.command()
 def compare(
     prompt: Annotated[str, typer.Argument(help="What the clips show.")],
-    guidance: Annotated[list[str] | None, typer.Option("--guidance", "-g", help="One per arm.")] = None,
+    guidance: Annotated[
+        list[str] | None,
+        typer.Option("--guidance", "-g", help="Guidances of one clip, such as nag:scale=11; repeat for more clips."),
+    ] = None,
     negative: Negative = None,
     model: Model = "tiny",
     image: Image = None,
@@ -97,14 +115,14 @@ def compare(
     frames: Frames = None,
     size: Size = None,
     seed: Seed = 0,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("comparison"),
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("comparison"),
     device: Device = None,
     dtype: Dtype = None,
     offload: Offload = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Generate with several guidances at one seed: video side by side, contact sheet, table, and their evaluation."""
+    """Generate clips with several guidances at one seed; write them side by side, with a table and an evaluation."""
     with plain_errors():
         from vidguide.pipelines.compare import compare as run
 
@@ -112,56 +130,75 @@ def compare(
         settings: dict[str, Any] = dict(steps=steps, frames=frames, seed=seed, progress=not (quiet or as_json))
         settings |= dict(model=model, image=image, device=device, dtype=dtype, offload=offload, **parse_size(size))
         result = run(prompt, specs, negative_prompt=negative, **settings)
-        written = [str(path) for path in (*result.save(output), output / "report.html")]
+        files = [str(path) for path in (*result.save(output), output / "report.html")]
         rows = result.rows(result.evaluate(output))
         if as_json:
-            typer.echo(json.dumps({"arms": rows, "files": written}))
+            typer.echo(json.dumps({"arms": rows, "files": files}))
             return
         show([{"arm": name, **{row["arm"]: row[name] for row in rows}} for name in rows[0] if name != "arm"])
-        console.print("wrote " + ", ".join(written))
-
-
-app.add_typer(evaluation, name="evaluate")
+        console.print("wrote " + ", ".join(files))
 
 
 @app.command()
 def sweep(
-    config: Annotated[Path, typer.Argument(help="YAML: model, prompts, seeds, arms and settings (README).")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder; what it has already is kept.")] = Path(
-        "sweep"
-    ),
-    part: Annotated[str | None, typer.Option(help="2/4 makes the second of four parts, and scores nothing.")] = None,
-    score: Annotated[bool, typer.Option(help="Score the clips and write the report in the end.")] = True,
+    config: Annotated[Path, typer.Argument(help="YAML with model, prompts, seeds, arms and settings; see README.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder to write to; clips that exist are not generated again.")
+    ] = Path("sweep"),
+    part: Annotated[
+        str | None, typer.Option(help="2/4 generates the second of four parts, without scoring; one per machine.")
+    ] = None,
+    score: Annotated[bool, typer.Option(help="Score the clips and write the report.")] = True,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Generate every prompt and seed in every arm, and hold the arms against the first. Begin again where it ended."""
+    """Generate every prompt and seed in every arm, and compare the arms with the first. Resumes an interrupted run."""
     with plain_errors():
         from vidguide.eval.cli import report
         from vidguide.eval.evaluate import require
         from vidguide.pipelines.sweep.config import read_sweep
-        from vidguide.pipelines.sweep.run import evaluate, run
 
         score = score and part is None
-        asked = read_sweep(config)
+        parsed = read_sweep(config)
         if score:
             require()
-        with Progress(
-            *Progress.get_default_columns(), MofNCompleteColumn(), console=errors, disable=quiet or as_json
-        ) as bar:
-            task = bar.add_task("clips", total=None)
-            made = run(asked, output, part=part, tell=lambda clip, total: bar.update(task, total=total, advance=1))
-            bar.remove_task(task)
-            task = bar.add_task("scores", total=len(made), visible=score)
-            summary = evaluate(asked, output, lambda clip: bar.advance(task)) if score else None
+        paths, summary = run_sweep(parsed, output, part, score, hidden=quiet or as_json)
         if as_json:
-            typer.echo(json.dumps({"clips": [str(path) for path in made], **(summary.to_dict() if summary else {})}))
+            typer.echo(json.dumps({"clips": paths, **(summary.to_dict() if summary else {})}))
         elif summary and not quiet:
             report(summary, output)
         else:
-            console.print(f"wrote {len(made)} clips in {output}", markup=False, soft_wrap=True)
+            console.print(f"wrote {len(paths)} clips to {output}", markup=False, soft_wrap=True)
 
 
+def run_sweep(
+    config: "Sweep", output: Path, part: str | None, score: bool, hidden: bool
+) -> tuple[list[str], "Summary | None"]:
+    """Generate and score the clips of a sweep under a progress bar.
+
+    Args:
+        config: the sweep.
+        output: folder.
+        part: as for :func:`vidguide.pipelines.sweep.run.run`.
+        score: whether to score the clips.
+        hidden: whether to hide the progress bar.
+
+    Returns:
+        Paths of the clips, and the summary of the scores if there are any.
+    """
+    from vidguide.pipelines.sweep.run import evaluate, run
+
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=errors, disable=hidden) as bar:
+        task = bar.add_task("clips", total=None)
+        paths = run(config, output, part=part, on_clip=lambda path, total: bar.update(task, total=total, advance=1))
+        bar.remove_task(task)
+        task = bar.add_task("scores", total=len(paths), visible=score)
+        summary = evaluate(config, output, lambda path: bar.advance(task)) if score else None
+    return [str(path) for path in paths], summary
+
+
+app.add_typer(evaluate_app, name="evaluate")
 for command in (locate, models, doctor):
     app.command()(command)
 

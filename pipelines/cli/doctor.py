@@ -1,11 +1,10 @@
-"""What this machine has that vidguide can use."""
+"""Check of the environment: versions, devices, kernels, video encoders and models."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-from vidguide.kernels import dispatch as kernels
-from vidguide.kernels import lse_backends
+from vidguide.kernels import dispatch, lse_backends
 from vidguide.pipelines.models.spec import SHIPPED
 from vidguide.transformer.family import families
 
@@ -13,8 +12,8 @@ REQUIRED = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "
 OPTIONAL = ("ftfy", "decord", "xformers", "triton", "flash_attn", "peft")
 
 
-def installed(name: str) -> str | None:
-    """The version of a package, None where it is missing."""
+def package_version(name: str) -> str | None:
+    """Return the version of an installed package; None if it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -22,34 +21,35 @@ def installed(name: str) -> str | None:
 
 
 def devices() -> dict[str, str]:
-    """Devices that torch can compute on here."""
+    """Return the devices that torch can use, with a description."""
     import torch
 
-    found = {"cpu": f"{torch.get_num_threads()} threads"}
+    descriptions = {"cpu": f"{torch.get_num_threads()} threads"}
     for index in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(index)
-        found[f"cuda:{index}"] = f"{torch.cuda.get_device_name(index)}, {free >> 20} of {total >> 20} MiB free"
+        name = torch.cuda.get_device_name(index)
+        descriptions[f"cuda:{index}"] = f"{name}, {free >> 20} of {total >> 20} MiB free"
     if torch.backends.mps.is_available():
-        found["mps"] = "Apple GPU"
-    return found
+        descriptions["mps"] = "Apple GPU"
+    return descriptions
 
 
-def codecs() -> dict[str, str]:
-    """Whether the video encoders that clips are written with are there."""
+def video_encoders() -> dict[str, str]:
+    """Return whether PyAV has the video encoders that clips are written with."""
     import av
 
     return {name: "yes" if name in av.codecs_available else "missing" for name in ("libx264", "ffv1")}
 
 
 def report() -> dict[str, dict[str, str]]:
-    """Everything, by topic, as plain text."""
+    """Return the results of all checks as text, by topic and name."""
     return {
         "python": {"version": platform.python_version(), "system": platform.platform()},
-        "packages": {name: installed(name) or "missing: pip install vidguide" for name in REQUIRED},
-        "optional packages": {name: installed(name) or "not installed" for name in OPTIONAL},
+        "packages": {name: package_version(name) or "missing: pip install vidguide" for name in REQUIRED},
+        "optional packages": {name: package_version(name) or "not installed" for name in OPTIONAL},
         "devices": devices(),
-        "kernels": {**kernels.in_use(), **lse_backends.in_use()},
-        "video encoders": codecs(),
+        "kernels": {**dispatch.in_use(), **lse_backends.in_use()},
+        "video encoders": video_encoders(),
         "families": {name: family.name for name, family in sorted(families().items())},
         "shipped models": {
             name: model.about if (model.path / "model_index.json").is_file() else "weights missing"

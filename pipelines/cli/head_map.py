@@ -1,4 +1,4 @@
-"""profile(): the heads of a model as a picture of layers by heads."""
+"""profile(): how much each head of a model attends along time, as a table of layers by heads."""
 
 from collections import Counter
 from contextlib import suppress
@@ -13,10 +13,10 @@ from vidguide.pipelines.generate import generate
 
 COLOURS = ("#2166ac", "#67a9cf", "#d1e5f0", "#fddbc7", "#ef8a62", "#b2182b")  # from within the frame to along time
 MARKS = {"temporal": "T", "spatial": "S", "neither": " "}
-ABOUT = (
-    f"Attention along time as a share of that along time and within the frame, each relative to evenly spread "
-    f"attention, in percent. T: temporal head, S: spatial head (more than {LIFT:g} times even, on the larger of the "
-    "two); unmarked: neither. On 64 queries a layer, in one pass."
+LEGEND = (
+    "Attention along time as a percentage of attention along time plus attention within the frame, each relative to "
+    f"uniform attention. T: temporal head, S: spatial head (the larger of the two, more than {LIFT:g} times uniform); "
+    "unmarked: neither. Measured on 64 queries per layer, in one pass."
 )
 
 
@@ -25,8 +25,8 @@ def profile(prompt: str, at: float = 0.5, **settings: Any) -> list[HeadMass]:
 
     Args:
         prompt: what the clip shows.
-        at: fraction of the run; the rest of it is not run.
-        settings: as for :func:`vidguide.pipelines.generate.generate`: model, steps, pipe, ...
+        at: fraction of the run, 0 to 1; the run ends there.
+        settings: as for :func:`vidguide.pipelines.generate.generate`.
     """
     probe = HeadProbe(start=at)
     with suppress(ProbedError):
@@ -34,19 +34,19 @@ def profile(prompt: str, at: float = 0.5, **settings: Any) -> list[HeadMass]:
     return probe.heads
 
 
-def picture(heads: list[HeadMass]) -> Table:
-    """Layers down, heads across."""
+def head_table(heads: list[HeadMass]) -> Table:
+    """Return a table with a row per layer and a column per head."""
     count = 1 + max(head.head for head in heads)
-    drawn = Table(box=None, padding=(0, 0))
+    table = Table(box=None, padding=(0, 0))
     for name in ("layer", *map(str, range(count))):
-        drawn.add_column(name, min_width=6 if name == "layer" else 4, no_wrap=True)
+        table.add_column(name, min_width=6 if name == "layer" else 4, no_wrap=True)
     for layer in dict.fromkeys(head.layer for head in heads):
-        drawn.add_row(f"{layer:>5} ", *(cell(head) for head in heads if head.layer == layer))
-    return drawn
+        table.add_row(f"{layer:>5} ", *(cell(head) for head in heads if head.layer == layer))
+    return table
 
 
 def cell(head: HeadMass) -> Text:
-    """Draw one head: the share of its lift along time on a colour, and its extent."""
+    """Return the percentage of one head on a colour, and the mark of its extent."""
     within, along = head.lifts
     share = along / max(along + within, 1e-12)
     colour = COLOURS[min(int(share * len(COLOURS)), len(COLOURS) - 1)]
@@ -54,7 +54,7 @@ def cell(head: HeadMass) -> Text:
     return Text(f"{100 * share:3.0f}{MARKS[head.extent]}", style=style)
 
 
-def counts(heads: list[HeadMass]) -> str:
+def count_extents(heads: list[HeadMass]) -> str:
     """Count the heads of each extent, as in `temporal 3, spatial 12, neither 9`."""
-    found = Counter(head.extent for head in heads)
-    return ", ".join(f"{extent} {found[extent]}" for extent in MARKS)
+    counter = Counter(head.extent for head in heads)
+    return ", ".join(f"{extent} {counter[extent]}" for extent in MARKS)

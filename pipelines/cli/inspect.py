@@ -1,4 +1,4 @@
-"""Commands that tell of models and of this machine, and generate nothing."""
+"""Commands that describe models and the environment, and generate no clip."""
 
 import json
 from typing import Annotated, Any
@@ -10,15 +10,18 @@ from vidguide.pipelines.cli.options import AsJson, Device, Frames, Quiet, Size, 
 
 
 def locate(
-    model: Annotated[str, typer.Argument(help="Shipped name, preset, pipeline folder or hub id.")] = "tiny",
-    every: Annotated[
-        bool, typer.Option("--list", help="List the model families there are adapters for instead.")
+    model: Annotated[
+        str, typer.Argument(help="Shipped name, preset, pipeline folder or Hugging Face repo id.")
+    ] = "tiny",
+    list_families: Annotated[bool, typer.Option("--list", help="List the supported model families instead.")] = False,
+    measure_heads: Annotated[
+        bool,
+        typer.Option("--profile", help="Measure instead how much each head attends within its frame and along time."),
     ] = False,
-    heads: Annotated[
-        bool, typer.Option("--profile", help="Measure instead which heads attend within their frame, or along time.")
-    ] = False,
-    prompt: Annotated[str, typer.Option(help="Of the run that --profile measures.")] = "a large circle moving right",
-    at: Annotated[float, typer.Option(help="Fraction of the run at which --profile measures.")] = 0.5,
+    prompt: Annotated[
+        str, typer.Option(help="Prompt of the run that --profile measures.")
+    ] = "a large circle moving right",
+    at: Annotated[float, typer.Option(help="Fraction of the run at which --profile measures, 0 to 1.")] = 0.5,
     steps: Steps = None,
     frames: Frames = None,
     size: Size = None,
@@ -26,39 +29,50 @@ def locate(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """List the attention sites of a model: where text enters, what spans space and time."""
+    """List the attention modules of a model: text attention, and self-attention over space, time or both."""
     with plain_errors():
-        if heads:
+        if measure_heads:
             settings: dict[str, Any] = dict(model=model, steps=steps, frames=frames, device=device, **parse_size(size))
             show_heads(prompt, at, progress=not (quiet or as_json), as_json=as_json, **settings)
             return
-        from vidguide import locate as find
-        from vidguide.guiding.locate import listing
-        from vidguide.pipelines.loading.load import load
-
-        sites = [] if every else find(load(model, device="cpu", progress=not as_json))
-        rows = listing() if every else [{name: str(value) for name, value in vars(site).items()} for site in sites]
+        rows = family_rows() if list_families else site_rows(model, progress=not as_json)
         if as_json:
             typer.echo(json.dumps(rows))
         else:
             show(rows)
 
 
-def show_heads(prompt: str, at: float, as_json: bool, **settings: Any) -> None:
-    """Measure a model's heads and print them as a picture, or as JSON."""
-    from vidguide.pipelines.cli.head_map import ABOUT, counts, picture, profile
+def family_rows() -> list[dict[str, str]]:
+    """Return one row of text cells per supported model family."""
+    from vidguide.guiding.locate import listing
 
-    found = profile(prompt, at, **settings)
+    return listing()
+
+
+def site_rows(model: str, progress: bool) -> list[dict[str, str]]:
+    """Return one row of text cells per attention site of a model."""
+    from vidguide.guiding.locate import locate as locate_sites
+    from vidguide.pipelines.loading.load import load
+
+    sites = locate_sites(load(model, device="cpu", progress=progress))
+    return [{name: str(value) for name, value in vars(site).items()} for site in sites]
+
+
+def show_heads(prompt: str, at: float, as_json: bool, **settings: Any) -> None:
+    """Measure the heads of a model and print them as a table, or as JSON."""
+    from vidguide.pipelines.cli.head_map import LEGEND, count_extents, head_table, profile
+
+    heads = profile(prompt, at, **settings)
     if as_json:
-        typer.echo(json.dumps([{**vars(head), "lifts": head.lifts, "extent": head.extent} for head in found]))
+        typer.echo(json.dumps([{**vars(head), "lifts": head.lifts, "extent": head.extent} for head in heads]))
     else:
-        console.print(picture(found), crop=False)
-        console.print(counts(found))
-        console.print(ABOUT)
+        console.print(head_table(heads), crop=False)
+        console.print(count_extents(heads))
+        console.print(LEGEND)
 
 
 def models(as_json: AsJson = False) -> None:
-    """List the models that ship and the presets of few-step models: what each is, and how it is run."""
+    """List the shipped models and the presets of few-step models, with their settings."""
     with plain_errors():
         from vidguide.pipelines.models.presets import MODELS
         from vidguide.pipelines.models.table import rows
@@ -70,7 +84,7 @@ def models(as_json: AsJson = False) -> None:
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Versions, devices, encoders, families and shipped models: what works here."""
+    """Check the environment: versions, devices, kernels, video encoders, families and shipped models."""
     with plain_errors():
         from vidguide.pipelines.cli.doctor import report
 
@@ -78,5 +92,5 @@ def doctor(as_json: AsJson = False) -> None:
         if as_json:
             typer.echo(json.dumps(topics))
             return
-        for topic, facts in topics.items():
-            show([{topic: name, "": value} for name, value in facts.items()])
+        for topic, results in topics.items():
+            show([{topic: name, "": value} for name, value in results.items()])

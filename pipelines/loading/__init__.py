@@ -1,4 +1,4 @@
-"""Load a pipeline from a folder, a Hugging Face repo id or a preset.
+"""Load a pipeline from a shipped name, a preset, a local folder or a Hugging Face repo id.
 
-What a preset says is in `models`; nothing here samples a clip.
+Declarations of models belong in `models`. Nothing here samples a clip.
 """

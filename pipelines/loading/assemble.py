@@ -1,6 +1,7 @@
-"""A pipeline from what a model's declaration says: weights from a single file, adapters, scheduler, boundary."""
+"""Apply a model's declaration to a pipeline: single-file weights, LoRAs, scheduler and expert boundary."""
 
 import inspect
+from collections import defaultdict
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,28 +12,23 @@ from packaging.version import Version
 
 from vidguide.pipelines.models.spec import Lora, Model
 
-DTYPE = "dtype" if Version(version("diffusers")) >= Version("0.40") else "torch_dtype"  # the argument's name changed
+DTYPE = "dtype" if Version(version("diffusers")) >= Version("0.40") else "torch_dtype"  # argument of from_pretrained
 
 
 def diffusers_class(name: str) -> Any:
-    """A class of diffusers.
-
-    Raises:
-        ImportError: the installed version has none of that name.
-    """
+    """Return a class of diffusers by name; raise ImportError if the installed release does not have it."""
     import diffusers
 
-    found = getattr(diffusers, name, None)
-    if found is None:
+    if not hasattr(diffusers, name):
         raise ImportError(f"diffusers {diffusers.__version__} has no {name}: pip install -U diffusers")
-    return found
+    return getattr(diffusers, name)
 
 
-def check_parts(model: Model) -> None:
-    """Refuse what the installed packages cannot make, before anything is fetched.
+def check_requirements(model: Model) -> None:
+    """Refuse a model that the installed packages cannot run, before anything is downloaded.
 
     Raises:
-        ImportError: peft is missing, or diffusers has no such class or argument.
+        ImportError: peft is missing, or diffusers lacks a class or an argument.
     """
     if model.loras and find_spec("peft") is None:
         raise ImportError(f"{model.loras[0].file}: LoRA needs the package peft: pip install peft")
@@ -42,65 +38,75 @@ def check_parts(model: Model) -> None:
         known = inspect.signature(diffusers_class(model.pipeline).__call__).parameters
         if unknown := sorted(set(model.call) - set(known)):
             name = f"diffusers {version('diffusers')}: {model.pipeline}"
-            raise ImportError(f"{name} takes no {', '.join(unknown)}: pip install -U diffusers")
+            raise ImportError(f"{name} has no argument {', '.join(unknown)}: pip install -U diffusers")
 
 
-def single_file_parts(
-    model: Model, index: dict[str, Any], files: dict[str, Path], precision: torch.dtype
+def single_file_components(
+    model: Model, index: dict[str, Any], files: dict[str, Path], dtype: torch.dtype
 ) -> dict[str, Any]:
-    """The parts of a pipeline that are read from the model's single file; the folder says of which class they are.
+    """Load the components that the model's single checkpoint holds.
+
+    Args:
+        model: declaration.
+        index: content of the folder's `model_index.json`, which names the classes.
+        files: paths of the weight files, the checkpoint first.
+        dtype: of the components, but for the VAE, which is float32.
 
     Raises:
-        ValueError: the folder has no such part.
+        ValueError: the folder has no such component.
     """
     if model.checkpoint is None:
         return {}
     path = next(iter(files.values()))
-    parts = {}
+    components = {}
     for name in model.checkpoint.components:
         if name not in index:
-            raise ValueError(f"{path.name}: {model.source!r} has no part {name!r}")
-        dtype = {DTYPE: torch.float32 if name == "vae" else precision}
+            raise ValueError(f"{path.name}: {model.source!r} has no component {name!r}")
+        settings = {DTYPE: torch.float32 if name == "vae" else dtype}
         config = dict(config=model.source, subfolder=name, revision=model.revision)
-        parts[name] = diffusers_class(index[name][1]).from_single_file(str(path), **config, **dtype)
-    return parts
+        components[name] = diffusers_class(index[name][1]).from_single_file(str(path), **config, **settings)
+    return components
 
 
-def put_loras(pipe: Any, loras: tuple[Lora, ...], files: dict[str, Path]) -> None:
-    """Load adapters, each onto its transformer, at its strength.
+def load_loras(pipe: Any, loras: tuple[Lora, ...], files: dict[str, Path]) -> None:
+    """Load LoRAs into their transformers, each at its strength.
+
+    Args:
+        pipe: diffusers pipeline.
+        loras: declarations.
+        files: paths of the weight files by `source/file`.
 
     Raises:
-        ValueError: the pipeline has no such transformer or takes no adapters, or nothing in the file fits.
+        ValueError: the pipeline has no such transformer or does not support LoRA, or no weight of the file fits.
     """
-    put: dict[str, list[tuple[str, float]]] = {}
+    adapters: dict[str, dict[str, float]] = defaultdict(dict)  # strength by component and adapter name
     for number, lora in enumerate(loras):
-        transformer = getattr(pipe, lora.component, None)
-        if transformer is None or not hasattr(pipe, "load_lora_weights"):
-            raise ValueError(f"{lora.file}: {type(pipe).__name__} takes no LoRA on its {lora.component}")
-        path, name = files[f"{lora.source}/{lora.file}"], f"preset_{number}"
-        second = {"load_into_transformer_2": True} if lora.component == "transformer_2" else {}
-        pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=name, **second)
-        if name not in getattr(transformer, "peft_config", {}):  # diffusers only warns
-            raise ValueError(f"{str(path)!r}: holds no LoRA weights for {type(transformer).__name__}")
-        put.setdefault(lora.component, []).append((name, lora.strength))
-    for component, adapters in put.items():
-        names, strengths = zip(*adapters, strict=True)
-        getattr(pipe, component).set_adapters(list(names), list(strengths))
+        name = f"preset_{number}"
+        load_lora(pipe, lora, files[f"{lora.source}/{lora.file}"], name)
+        adapters[lora.component][name] = lora.strength
+    for component, strengths in adapters.items():
+        getattr(pipe, component).set_adapters(list(strengths), list(strengths.values()))
 
 
-def set_up(pipe: Any, model: Model) -> None:
-    """Scheduler, boundary between experts, tiling, and the scale of a guider, as the model declares them.
+def load_lora(pipe: Any, lora: Lora, path: Path, name: str) -> None:
+    """Load one LoRA under an adapter name; raises as :func:`load_loras`."""
+    transformer = getattr(pipe, lora.component, None)
+    if transformer is None or not hasattr(pipe, "load_lora_weights"):
+        raise ValueError(f"{lora.file}: {type(pipe).__name__} takes no LoRA on its {lora.component}")
+    second = {"load_into_transformer_2": True} if lora.component == "transformer_2" else {}
+    pipe.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=name, **second)
+    if name not in getattr(transformer, "peft_config", {}):  # diffusers only warns
+        raise ValueError(f"{str(path)!r}: has no LoRA weights for {type(transformer).__name__}")
+
+
+def configure(pipe: Any, model: Model) -> None:
+    """Set scheduler, expert boundary, tiling and the scale of a guider as the model declares them.
 
     Raises:
-        ValueError: a boundary where there is one expert.
+        ValueError: a boundary for a pipeline with one transformer.
     """
     if model.scheduler or model.scheduler_settings:
-        own = type(pipe.scheduler)
-        chosen = diffusers_class(model.scheduler) if model.scheduler else own
-        if chosen is own:
-            pipe.scheduler = own.from_config(pipe.scheduler.config, **model.scheduler_settings)
-        else:  # another scheduler's settings mean other things
-            pipe.scheduler = chosen(**model.scheduler_settings)
+        pipe.scheduler = scheduler_for(pipe, model)
     if model.boundary is not None:
         if getattr(pipe, "transformer_2", None) is None:
             raise ValueError(f"boundary={model.boundary}: {model.source!r} has one transformer, not two experts")
@@ -109,3 +115,12 @@ def set_up(pipe: Any, model: Model) -> None:
         pipe.vae.enable_tiling()
     if model.guidance_scale is not None and hasattr(pipe, "guider"):
         pipe.guider = pipe.guider.new(guidance_scale=model.guidance_scale)
+
+
+def scheduler_for(pipe: Any, model: Model) -> Any:
+    """Return the scheduler that a model declares: the pipeline's with changes, or one of another class."""
+    current = type(pipe.scheduler)
+    declared = diffusers_class(model.scheduler) if model.scheduler else current
+    if declared is current:
+        return current.from_config(pipe.scheduler.config, **model.scheduler_settings)
+    return declared(**model.scheduler_settings)  # settings of another class have other meanings

@@ -1,83 +1,93 @@
-"""Files of a model, found on the hub or in a local folder before anything expensive, and their fingerprints."""
+"""Files of a model, from a local folder or the Hugging Face Hub, and their SHA-256."""
 
 import functools
 import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # exported, without `__all__`
+
 from vidguide.pipelines.models.spec import Checkpoint, Lora, Model
 
-HUB_ID = r"[\w.-]+/[\w.-]+"
-BLOCK = 1 << 20  # bytes that are hashed at a time
+BLOCK_BYTES = 1 << 20
 
-# What load() has put into a pipeline beside its own folder: fingerprint by file.
+# SHA-256 of the weight files that load() read besides the pipeline folder, by pipeline and file.
 FINGERPRINTS: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
 
 
+def is_repo_id(name: str) -> bool:
+    """Return whether a name has the form of a Hugging Face repo id with its owner, `owner/name`."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name  # ids without an owner are valid for some legacy models only
+
+
 def find_file(source: str, file: str, revision: str | None = None) -> Path:
-    """A file of a local folder or of a hub id, fetched if need be.
+    """Return the path of a file in a local folder or in a Hugging Face repository, downloaded if necessary.
 
     Raises:
-        OSError: there is no such file or hub id, or the hub cannot be reached and the file is not in its cache.
+        OSError: there is no such file or repository, or the Hub cannot be reached and the file is not cached.
     """
     folder = Path(source).expanduser()
     if folder.is_dir():
         if not (folder / file).is_file():
             raise OSError(f"{source!r}: has no file {file!r}")
         return folder / file
-    if not re.fullmatch(HUB_ID, source):
-        raise OSError(f"{source!r}: is no folder here, and no hub id")
-    return fetched(source, file, revision)
+    if not is_repo_id(source):
+        raise OSError(f"{source!r}: is neither a local folder nor a Hugging Face repo id (owner/name)")
+    return download(source, file, revision)
 
 
-def fetched(source: str, file: str, revision: str | None) -> Path:
-    """A file of a hub id, from the local cache or the hub.
+def download(repo_id: str, file: str, revision: str | None) -> Path:
+    """Return the path of a file of a Hugging Face repository in the local cache.
 
     Raises:
-        OSError: saying what is missing, or that the hub is out of reach.
+        OSError: saying what is missing, or that the Hub cannot be reached.
     """
     from huggingface_hub import errors, hf_hub_download
 
-    reasons: dict[type[Exception], str] = {  # the first that fits: some are kinds of others
-        errors.GatedRepoError: "access must be asked for on its page, then `hf auth login`",
-        errors.RepositoryNotFoundError: "the hub has no such repository, or it is private: `hf auth login`",
+    reasons: dict[type[Exception], str] = {  # subclasses before their base classes
+        errors.GatedRepoError: "access is gated: request it on the repository's page, then run `hf auth login`",
+        errors.RepositoryNotFoundError: "there is no such repository, or it is private: run `hf auth login`",
         errors.RevisionNotFoundError: "the repository has no such revision",
-        errors.LocalEntryNotFoundError: "not in the local cache, and the hub cannot be reached from here",
+        errors.LocalEntryNotFoundError: "the file is not in the local cache, and the Hub cannot be reached",
         errors.EntryNotFoundError: "the repository has no such file",
     }
     try:
-        return Path(hf_hub_download(source, file, revision=revision))
+        return Path(hf_hub_download(repo_id, file, revision=revision))
     except tuple(reasons) as error:
         reason = next(reason for kind, reason in reasons.items() if isinstance(error, kind))
-        at = f" at revision {revision!r}" if revision else ""
-        raise OSError(f"{file!r} of hub id {source!r}{at}: {reason}") from error
+        suffix = f" at revision {revision!r}" if revision else ""
+        raise OSError(f"{file!r} of Hugging Face repo id {repo_id!r}{suffix}: {reason}") from error
 
 
 def read_index(source: str, revision: str | None) -> dict[str, Any]:
-    """What a pipeline folder says of itself: class and parts."""
+    """Return the content of `model_index.json`: the classes of the pipeline and its components."""
     index: dict[str, Any] = json.loads(find_file(source, "model_index.json", revision).read_text(encoding="utf-8"))
     return index
 
 
 def weight_files(model: Model) -> dict[str, Path]:
-    """The files that a model takes beside its folder, by `source/file`, the single checkpoint first."""
+    """Return the paths of the single checkpoint and the LoRAs of a model, in this order, by `source/file`."""
     parts: list[Checkpoint | Lora] = [*([model.checkpoint] if model.checkpoint else []), *model.loras]
     return {f"{part.source}/{part.file}": find_file(part.source, part.file, part.revision) for part in parts}
 
 
 def fingerprints(files: dict[str, Path]) -> dict[str, str]:
-    """SHA-256 of each file."""
+    """Return the SHA-256 of each file."""
     return {name: sha256(path, path.stat().st_size, path.stat().st_mtime_ns) for name, path in files.items()}
 
 
 @functools.cache
-def sha256(path: Path, size: int, changed: int) -> str:
-    """Of a file that has this size and was changed last then."""
+def sha256(path: Path, size: int, modified_ns: int) -> str:
+    """Return the SHA-256 of a file, cached for as long as its size in bytes and modification time are the same."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while block := stream.read(BLOCK):
+        while block := stream.read(BLOCK_BYTES):
             digest.update(block)
     return digest.hexdigest()

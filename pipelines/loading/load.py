@@ -1,8 +1,7 @@
-"""A pipeline from a shipped name, a preset, a local folder or a hub id, on the device and in the dtype that suit."""
+"""Load a pipeline from a shipped name, a preset, a local folder or a Hugging Face repo id."""
 
 import dataclasses
 import os
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,60 +11,62 @@ import torch
 
 from vidguide.pipelines.loading.assemble import (
     DTYPE,
-    check_parts,
+    check_requirements,
+    configure,
     diffusers_class,
-    put_loras,
-    set_up,
-    single_file_parts,
+    load_loras,
+    single_file_components,
 )
-from vidguide.pipelines.loading.hub import FINGERPRINTS, HUB_ID, fingerprints, read_index, weight_files
+from vidguide.pipelines.loading.hub import FINGERPRINTS, fingerprints, is_repo_id, read_index, weight_files
 from vidguide.pipelines.loading.progress_bars import loading_bars
 from vidguide.pipelines.models.presets import MODELS, PRESETS
 from vidguide.pipelines.models.spec import SHIPPED, Model
 from vidguide.pipelines.request.images import check_use, partner, takes_image
+from vidguide.pipelines.request.schema import suggestion
 
 OFFLOADS = ("auto", "none", "model", "sequential")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-ROOM = 1.3  # free device memory a model must have, relative to its weights, to stay there whole
+MEMORY_FACTOR = 1.3  # free device memory, relative to the weights, below which "auto" offloads
 
 
 def resolve(model: str | os.PathLike[str] | Model) -> Model:
-    """The model behind a name; a folder or hub id is one that leaves every choice to its pipeline.
+    """Return the declaration of a model; of a folder or repo id, one without settings.
 
     Raises:
-        ValueError: it is no shipped name, no preset, no folder with a model_index.json and no hub id.
+        ValueError: the name is not a shipped name, a preset, a folder with a model_index.json, or a repo id.
     """
-    name = label(model)
+    name = model_name(model)
     if isinstance(model, Model) or name in MODELS:
-        return known(model)
+        return declaration(model)
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not (folder / "model_index.json").is_file():
-            raise ValueError(f"model={name!r}: a folder without model_index.json; give a diffusers pipeline folder")
+            raise ValueError(f"model={name!r}: must be a diffusers pipeline folder; it has no model_index.json")
         return Model(source=str(folder))
-    if folder.exists() or not re.fullmatch(HUB_ID, name):
+    if folder.exists() or not is_repo_id(name):
         raise ValueError(
-            f"model={name!r}: unknown. Give a shipped name ({', '.join(SHIPPED)}), a preset ({', '.join(PRESETS)}), a "
-            "local pipeline folder, or a hub id like Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
+            f"model={name!r}: unknown{suggestion(name, MODELS)}. Pass a shipped name ({', '.join(SHIPPED)}), a preset "
+            f"({', '.join(PRESETS)}), a local pipeline folder, or a Hugging Face repo id such as "
+            "Wan-AI/Wan2.1-T2V-1.3B-Diffusers"
         )
     return Model(source=name)
 
 
-def known(model: str | os.PathLike[str] | Model) -> Model:
-    """The model of that name; one that leaves every choice to its pipeline where we know none."""
+def declaration(model: str | os.PathLike[str] | Model) -> Model:
+    """Return the declaration of a model by name, without a check; of an unknown name, one without settings."""
     return model if isinstance(model, Model) else MODELS.get(os.fspath(model)) or Model(source=os.fspath(model))
 
 
-def label(model: str | os.PathLike[str] | Model) -> str:
-    """What messages and provenance call a model."""
+def model_name(model: str | os.PathLike[str] | Model) -> str:
+    """Return the name of a model in messages and provenance."""
     return model.source if isinstance(model, Model) else os.fspath(model)
 
 
 def choose_device(device: str | None) -> torch.device:
-    """The device asked for, or the best there is.
+    """Return the device; None for CUDA if available, else MPS, else the CPU.
 
     Raises:
-        ValueError: a device that torch does not know or this machine does not have.
+        ValueError: torch does not know the device, or CUDA is not available.
     """
     if device is None:
         if torch.cuda.is_available():
@@ -74,18 +75,18 @@ def choose_device(device: str | None) -> torch.device:
     try:
         chosen = torch.device(device)
     except RuntimeError:
-        raise ValueError(f"device={device!r}: not a device; give cpu, cuda, cuda:1 or mps") from None
+        raise ValueError(f"device={device!r}: must be cpu, cuda, cuda:1 or mps") from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={device!r}: this machine or this torch build has no CUDA; give cpu")
+        raise ValueError(f"device={device!r}: CUDA is not available on this machine or in this torch build; use cpu")
     return chosen
 
 
 def choose_dtype(dtype: str | None, device: torch.device) -> torch.dtype:
-    """The dtype asked for; else bfloat16 on a GPU and float32 on a CPU."""
+    """Return the dtype, one of `DTYPES`; None for bfloat16 on CUDA and float32 elsewhere."""
     if dtype is None:
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     if dtype not in DTYPES:
-        raise ValueError(f"dtype={dtype!r}: give one of {', '.join(DTYPES)}")
+        raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
     return DTYPES[dtype]
 
 
@@ -102,86 +103,89 @@ def load(
     """Load a diffusers pipeline.
 
     Args:
-        model: a shipped name, a preset, a local pipeline folder, a hub id, or a :class:`Model` of your own.
-        revision: of a hub id: a branch, tag or commit.
-        device: None for CUDA where there is one, else MPS, else the CPU.
-        dtype: "float32", "bfloat16" or "float16"; None for bfloat16 on CUDA and float32 elsewhere. The VAE stays
-            in float32, as Wan's needs.
-        offload: "none", "model" or "sequential" (diffusers' CPU offloads); "auto" offloads by model where the
-            weights do not fit the GPU's free memory.
-        image: True for clips that start from an image: where weights serve a pipeline for text and one for images,
-            this chooses. None for what the folder names.
-        progress: show the bars of downloads and loading.
+        model: shipped name, preset, local pipeline folder, Hugging Face repo id, or a :class:`Model`.
+        revision: branch, tag or commit of a repo id.
+        device: None for CUDA if available, else MPS, else the CPU.
+        dtype: "float32", "bfloat16" or "float16"; None for bfloat16 on CUDA and float32 elsewhere. The VAE is always
+            float32, as Wan's requires.
+        offload: "none", "model" or "sequential" (CPU offloading of diffusers); "auto" offloads by model if the weights
+            do not fit the free memory of the GPU.
+        image: whether clips start from an image; selects the pipeline class where the same weights serve
+            text-to-video and image-to-video. None for the class in `model_index.json`.
+        progress: show progress bars of downloads and loading.
 
     Raises:
-        ValueError: an argument that cannot be, by name. OSError: the model's files cannot be read or fetched.
-        ImportError: the model needs a package, or a newer diffusers. All before the large files are fetched.
+        ValueError: a wrong argument, by name.
+        OSError: the model's files cannot be read or downloaded.
+        ImportError: the model needs another package, or a newer diffusers. All before large files are downloaded.
     """
-    chosen = resolve(model)
+    declared = resolve(model)
     if revision is not None:
-        chosen = dataclasses.replace(chosen, revision=revision)
+        declared = dataclasses.replace(declared, revision=revision)
     if offload not in OFFLOADS:
-        raise ValueError(f"offload={offload!r}: give one of {', '.join(OFFLOADS)}")
+        raise ValueError(f"offload={offload!r}: must be one of {', '.join(OFFLOADS)}")
     target = choose_device(device)
     precision = choose_dtype(dtype, target)
-    if image is not None and chosen.image is not None:
-        check_use(label(model), chosen.image, image)
-    check_parts(chosen)
+    if image is not None and declared.image is not None:
+        check_use(model_name(model), declared.image, image)
+    check_requirements(declared)
     with loading_bars(progress):
-        with told(label(model)):
-            index = read_index(chosen.source, chosen.revision)
-        loader = choose_pipeline(chosen, index, image)
-        with told(label(model)):
-            pipe = build(chosen, loader, index, precision)
-    return place(pipe, target, offload)
+        with errors_naming(model_name(model)):
+            index = read_index(declared.source, declared.revision)
+        pipeline_class = choose_pipeline(declared, index, image)
+        with errors_naming(model_name(model)):
+            pipe = build(declared, pipeline_class, index, precision)
+    return move_to_device(pipe, target, offload)
 
 
 @contextmanager
-def told(name: str) -> Iterator[None]:
-    """Whatever goes wrong in files of a model says which model it was."""
+def errors_naming(model: str) -> Iterator[None]:
+    """Raise errors in the context as OSError with the name of the model."""
     try:
         yield
     except (OSError, ValueError, KeyError) as error:
-        raise OSError(f"model={name!r}: cannot be loaded: {error}") from error
+        raise OSError(f"model={model!r}: cannot be loaded: {error}") from error
 
 
-def build(model: Model, loader: Any, index: dict[str, Any], precision: torch.dtype) -> Any:
-    """The pipeline that a model declares, on the CPU; its further files are found before its folder is fetched."""
+def build(model: Model, pipeline_class: Any, index: dict[str, Any], dtype: torch.dtype) -> Any:
+    """Return the pipeline of a declaration, on the CPU. LoRAs and checkpoints are located before the download."""
     files = weight_files(model)
-    parts = single_file_parts(model, index, files, precision)
-    dtypes = {DTYPE: {"default": precision, "vae": torch.float32}}
-    pipe = loader.from_pretrained(model.source, revision=model.revision, variant=model.variant, **parts, **dtypes)
-    put_loras(pipe, model.loras, files)
-    set_up(pipe, model)
+    components = single_file_components(model, index, files, dtype)
+    dtypes = {DTYPE: {"default": dtype, "vae": torch.float32}}
+    pipe = pipeline_class.from_pretrained(
+        model.source, revision=model.revision, variant=model.variant, **components, **dtypes
+    )
+    load_loras(pipe, model.loras, files)
+    configure(pipe, model)
     FINGERPRINTS[pipe] = fingerprints(files)
     return pipe
 
 
 def choose_pipeline(model: Model, index: dict[str, Any], image: bool | None) -> Any:
-    """The pipeline's class: the model's own choice, else what its folder names, or the partner that takes an image.
+    """Return the pipeline class: the declared one, or that of `model_index.json`, or its image-to-video partner.
 
     Raises:
-        ValueError: an image is given or lacking where that cannot be.
+        ValueError: an image is given or missing, and no pipeline of these weights allows that.
     """
     import diffusers
 
     name = model.pipeline or str(index.get("_class_name"))
-    loader = getattr(diffusers, name, None)
-    if loader is None:
-        return diffusers.DiffusionPipeline  # which knows of code that comes with a folder, and says what it lacks
-    use = takes_image(loader)
+    pipeline_class = getattr(diffusers, name, None)
+    if pipeline_class is None:
+        return diffusers.DiffusionPipeline  # handles code in the repository, and reports a missing class
+    use = takes_image(pipeline_class)
     if image and use == "no" and (other := partner(name, index)):
         return diffusers_class(other)
     if image is not None:
         check_use(name, use, image)
-    return loader
+    return pipeline_class
 
 
-def place(pipe: Any, device: torch.device, offload: str) -> Any:
-    """Put a pipeline on its device, offloaded as asked; "auto" measures."""
+def move_to_device(pipe: Any, device: torch.device, offload: str) -> Any:
+    """Move a pipeline to its device, or set up CPU offloading; "auto" decides by the free memory."""
     if offload == "auto":
         offload = "none"
-        if device.type == "cuda" and weights_bytes(pipe) * ROOM > torch.cuda.mem_get_info(device)[0]:
+        if device.type == "cuda" and weight_bytes(pipe) * MEMORY_FACTOR > torch.cuda.mem_get_info(device)[0]:
             offload = "model"
     if offload == "model":
         pipe.enable_model_cpu_offload(device=device)
@@ -192,7 +196,7 @@ def place(pipe: Any, device: torch.device, offload: str) -> Any:
     return pipe
 
 
-def weights_bytes(pipe: Any) -> int:
-    """Memory of all the weights of a pipeline."""
-    modules = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+def weight_bytes(pipe: Any) -> int:
+    """Return the memory of all weights of a pipeline, in bytes."""
+    modules = [component for component in pipe.components.values() if isinstance(component, torch.nn.Module)]
     return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())

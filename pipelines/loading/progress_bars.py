@@ -1,11 +1,11 @@
-"""Progress bars of the libraries that load models, off for a while."""
+"""Switch the progress bars of the libraries that load models off and on again."""
 
 import importlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-# Module, whether its bars are on, how to put them off, and on again.
+# Module, and the names of its functions: whether bars are shown, hide them, show them.
 LIBRARIES = (
     ("diffusers.utils.logging", "is_progress_bar_enabled", "disable_progress_bar", "enable_progress_bar"),
     ("transformers.utils.logging", "is_progress_bar_enabled", "disable_progress_bar", "enable_progress_bar"),
@@ -15,14 +15,18 @@ HUB = "huggingface_hub.utils"
 
 @contextmanager
 def loading_bars(shown: bool) -> Iterator[None]:
-    """Let diffusers, transformers and the hub show their bars, or none; afterwards they are as they were."""
+    """Leave the progress bars of diffusers, transformers and huggingface_hub as they are, or hide them in the context.
+
+    Args:
+        shown: False to hide them; their state is restored at exit.
+    """
     with ExitStack() as stack:
         if not shown:
-            for name, enabled, off, on in LIBRARIES:
+            for name, is_shown, hide, show in LIBRARIES:
                 library: Any = importlib.import_module(name)
-                if getattr(library, enabled)():
-                    getattr(library, off)()
-                    stack.callback(getattr(library, on))
+                if getattr(library, is_shown)():
+                    getattr(library, hide)()
+                    stack.callback(getattr(library, show))
             hub: Any = importlib.import_module(HUB)
             if not hub.are_progress_bars_disabled():
                 hub.disable_progress_bars()

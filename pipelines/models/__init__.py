@@ -1,4 +1,4 @@
-"""Presets: which weights, scheduler, size and guidance a model is run with, each with its source.
+"""Declarations of models: weights, scheduler, clip size and guidance parameters, each with its source.
 
-Data only; loading it belongs to `loading`.
+Data only. Code that loads a model belongs in `loading`.
 """

@@ -1,15 +1,18 @@
-"""Few-step models of LTX-Video and LTX-2: one pass, at the size of the first of their two."""
+"""Few-step presets of LTX-Video and LTX-2.
+
+Upstream samples in two passes, the second of which upscales. The presets run the first pass only, at its size.
+"""
 
 from typing import Any
 
 from vidguide.pipelines.models.sources import DIFFUSERS, LIGHTRICKS, NAG_NODE, NAG_NODES
 from vidguide.pipelines.models.spec import Checkpoint, Model
 
-# Noise levels as they are given: no shift, whatever the folder's scheduler says.
-AS_GIVEN = {"shift": 1.0, "use_dynamic_shifting": False, "shift_terminal": None}
+# Use the noise levels unchanged: disable every shift in the checkpoint's scheduler config.
+UNSHIFTED = {"shift": 1.0, "use_dynamic_shifting": False, "shift_terminal": None}
 SHARED: dict[str, Any] = dict(
     scheduler="FlowMatchEulerDiscreteScheduler",
-    scheduler_settings=AS_GIVEN,
+    scheduler_settings=UNSHIFTED,
     guidance_scale=1.0,
     distilled=True,
     image="may",
@@ -25,7 +28,7 @@ LTX: dict[str, Any] = dict(
     fps=25,
     call={"decode_timestep": 0.05, "decode_noise_scale": 0.025, "image_cond_noise_scale": 0.0},
 )
-# The first pass of Lightricks' two: the second upscales, which is not done here.
+# First pass of Lightricks' config.
 LTX_TIMESTEPS = (1000.0, 993.7, 987.5, 981.2, 975.0, 909.4, 725.0)
 LTX_098: dict[str, Any] = {**LTX, "steps": 7, "timesteps": LTX_TIMESTEPS}
 LTX2: dict[str, Any] = dict(
@@ -38,21 +41,24 @@ LTX2: dict[str, Any] = dict(
     frames=121,
     fps=24,
     call={"audio_guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0}
-    | {"audio_stg_scale": 0.0, "audio_modality_scale": 1.0},  # on by default, and meant for the full model
+    | {
+        "audio_stg_scale": 0.0,
+        "audio_modality_scale": 1.0,
+    },  # on by default, intended for the model before distillation
     cites=(f"{DIFFUSERS}/ltx2", "https://github.com/Lightricks/LTX-2/blob/main/packages/ltx-pipelines", NAG_NODES),
 )
 
 
-def single(file: str) -> Checkpoint:
-    """One of the files that hold transformer and VAE together."""
+def single_file(file: str) -> Checkpoint:
+    """Return the declaration of a file that holds both the transformer and the VAE."""
     return Checkpoint(source="Lightricks/LTX-Video", file=file, components=("transformer", "vae"))
 
 
 LTX_VIDEO = {
     "ltx-0.9.6-2b-distilled": Model(
         source="Lightricks/LTX-Video-0.9.5",
-        checkpoint=single("ltxv-2b-0.9.6-distilled-04-25.safetensors"),
-        **{**LTX, "scheduler_settings": {**AS_GIVEN, "stochastic_sampling": True}},
+        checkpoint=single_file("ltxv-2b-0.9.6-distilled-04-25.safetensors"),
+        **{**LTX, "scheduler_settings": {**UNSHIFTED, "stochastic_sampling": True}},
         steps=8,
         cites=(f"{LIGHTRICKS}/ltxv-2b-0.9.6-distilled.yaml", f"{DIFFUSERS}/ltx_video", NAG_NODES),
         about="LTX-Video 0.9.6 2B distilled, from its single file",
@@ -67,7 +73,7 @@ LTX_VIDEO = {
     ),
     "ltx-0.9.8-2b-distilled": Model(
         source="Lightricks/LTX-Video-0.9.5",
-        checkpoint=single("ltxv-2b-0.9.8-distilled.safetensors"),
+        checkpoint=single_file("ltxv-2b-0.9.8-distilled.safetensors"),
         **LTX_098,
         cites=(f"{LIGHTRICKS}/ltxv-2b-0.9.8-distilled.yaml", f"{DIFFUSERS}/ltx_video", NAG_NODES),
         about="LTX-Video 0.9.8 2B distilled, from its single file; first pass",
@@ -81,11 +87,11 @@ LTX_VIDEO = {
     "ltx-2-distilled": Model(
         source="rootonchair/LTX-2-19b-distilled",
         **LTX2,
-        about="LTX-2 19B distilled; first stage, the audio is not kept",
+        about="LTX-2 19B distilled; first stage; the audio is discarded",
     ),
     "ltx-2.5-distilled": Model(
         source="Lightricks/LTX-2.5-Diffusers",
         **LTX2,
-        about="LTX-2.5 distilled; first stage, the audio is not kept",
+        about="LTX-2.5 distilled; first stage; the audio is discarded",
     ),
 }

@@ -1,9 +1,8 @@
-"""Presets of few-step video models that people run with diffusers: data, each with the pages its values are from.
+"""Presets of few-step video models for diffusers. Each cites the pages its values come from.
 
-Not one of them has been run here on its real weights; `Model.ran` will say where one has been. What could not be
-documented was left out: FastWan 2.1 needs sparse attention that diffusers lacks, Self-Forcing, rCM and
-TurboDiffusion themselves are published in files that are no safetensors, and of CogVideoX no few-step weights that
-diffusers loads were found.
+No preset has been run in this repository on its real weights; `Model.ran` records where one has been. Omitted: FastWan
+2.1 (needs sparse attention that diffusers lacks); the original Self-Forcing, rCM and TurboDiffusion checkpoints (not
+published as safetensors); CogVideoX (no few-step weights that diffusers loads).
 """
 
 from vidguide.pipelines.models.ltx import LTX_VIDEO
@@ -11,7 +10,7 @@ from vidguide.pipelines.models.sources import DIFFUSERS, FASTVIDEO, NAG_HUNYUAN,
 from vidguide.pipelines.models.spec import SHIPPED, Model
 from vidguide.pipelines.models.wan import WAN
 
-OTHERS = {
+OTHER_FAMILIES = {
     "fasthunyuan": Model(
         source="FastVideo/FastHunyuan-diffusers",
         pipeline="HunyuanVideoPipeline",
@@ -27,7 +26,7 @@ OTHERS = {
         image="no",
         tiling=True,
         nag=NAG_HUNYUAN,
-        call={"guidance_scale": 6.0},  # embedded: an input of the model, no classifier-free guidance
+        call={"guidance_scale": 6.0},  # embedded guidance: an input of the model, not classifier-free guidance
         cites=(
             "https://huggingface.co/FastVideo/FastHunyuan",
             f"{FASTVIDEO}/configs/pipelines/hunyuan.py",
@@ -73,5 +72,5 @@ OTHERS = {
     ),
 }
 
-PRESETS: dict[str, Model] = {**WAN, **LTX_VIDEO, **OTHERS}
+PRESETS: dict[str, Model] = {**WAN, **LTX_VIDEO, **OTHER_FAMILIES}
 MODELS: dict[str, Model] = {**SHIPPED, **PRESETS}

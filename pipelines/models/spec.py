@@ -1,23 +1,29 @@
-"""What a model is to us: its weights, and how it is meant to be called. One form for shipped models and presets."""
+"""`Model`: the declaration of a model's weights and sampling settings, shared by shipped models and presets."""
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
+REJECT_UNKNOWN = ConfigDict(extra="forbid")  # for pydantic, which reads a declaration back from a clip's JSON
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """One safetensors file that takes the place of a pipeline's own weights.
+    """A single safetensors file that replaces weights of a pipeline folder.
 
     Attributes:
-        source: hub id or local folder. file: path of the file in it. revision: of a hub id.
-        components: parts of the pipeline that are read from the file.
+        source: Hugging Face repo id or local folder.
+        file: path of the file in `source`.
+        revision: branch, tag or commit of a repo id.
+        components: pipeline components that are read from the file.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = REJECT_UNKNOWN
     source: str
     file: str
     revision: str | None = None
@@ -26,13 +32,17 @@ class Checkpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Lora:
-    """A low-rank adapter put on a transformer.
+    """A LoRA and the transformer it is loaded into.
 
     Attributes:
-        source: hub id or local folder. file: path of the safetensors file in it. revision: of a hub id.
-        strength: factor of the adapter. component: the transformer it is put on; Wan 2.2's second is transformer_2.
+        source: Hugging Face repo id or local folder.
+        file: path of the safetensors file in `source`.
+        revision: branch, tag or commit of a repo id.
+        strength: factor of the LoRA's weights.
+        component: `transformer`, or `transformer_2` for the second expert of Wan 2.2.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = REJECT_UNKNOWN
     source: str
     file: str
     revision: str | None = None
@@ -42,31 +52,39 @@ class Lora:
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A model and how it is meant to be called; None leaves a choice to the pipeline.
+    """Declaration of a model: its weights and sampling settings. None means the default of the pipeline.
 
     Attributes:
-        source: folder in diffusers' pipeline format, or hub id. revision: of a hub id.
-        variant: of the weight files' names, such as "bf16".
-        pipeline: class name of the diffusers pipeline; None for the one that the folder names.
+        source: local folder in diffusers' pipeline format, or Hugging Face repo id.
+        revision: branch, tag or commit of a repo id.
+        variant: variant in the names of the weight files, such as "bf16".
+        pipeline: class name of the diffusers pipeline; None for the class in `model_index.json`.
         checkpoint: single file that replaces weights of the folder.
-        loras: adapters.
-        scheduler: class name of the scheduler; None for the folder's own. scheduler_settings: changes to its settings.
+        loras: LoRAs to load.
+        scheduler: class name of the scheduler; None for the scheduler of the folder.
+        scheduler_settings: entries of the scheduler config to change.
         sigmas: noise levels in 0..1 as the scheduler's `set_timesteps` takes them, before its shift; one per step.
-        timesteps: the same in 0..1000, for a pipeline whose call takes those.
-        boundary: Wan 2.2, the fraction of the timesteps above which the first expert is at work.
-        height, width: pixels. frames: per clip. fps: frames per second.
-        steps: denoising steps.
-        guidance_scale: of the pipeline's own classifier-free guidance; 1 is off.
-        distilled: made to run without classifier-free guidance.
-        image: whether clips start from an image: "no", "may" or "must"; None to ask the pipeline's class.
-        nag: parameters of the NAG that a negative prompt brings; empty for NAG's own defaults.
-        call: further arguments of the pipeline's call.
-        tiling: decode in tiles, which large sizes need.
-        cites: where these values are from.
-        ran: on real weights, where and with which result; None for not yet.
-        about: one line for people.
+        timesteps: noise levels in 0..1000, for a pipeline whose call takes `timesteps`; one per step.
+        boundary: Wan 2.2: fraction of the timesteps above which the first expert runs.
+        height, width: pixels.
+        frames: number of frames.
+        fps: frames per second.
+        steps: number of denoising steps.
+        guidance_scale: scale of the pipeline's classifier-free guidance; 1 switches it off.
+        distilled: True for a model distilled to run without classifier-free guidance.
+        image: first image: "no", "may" or "must"; None to derive it from the pipeline class.
+        nag: parameters of the NAG that is the default for a negative prompt; empty for NAG's defaults.
+        call: further arguments of the pipeline call.
+        tiling: decode in tiles, to bound memory at large sizes.
+        cites: URLs of the sources of these values.
+        ran: where the model was run on real weights; None if it was not.
+        about: one-line description.
+
+    Raises:
+        ValueError: the number of sigmas or timesteps is not `steps`.
     """
 
+    __pydantic_config__: ClassVar[ConfigDict] = REJECT_UNKNOWN
     source: str
     revision: str | None = None
     variant: str | None = None
@@ -95,34 +113,18 @@ class Model:
 
     def __post_init__(self) -> None:
         for name in ("sigmas", "timesteps"):
-            given = getattr(self, name)
-            if given is not None and len(given) != self.steps:
-                raise ValueError(f"Model({name}=...): has {len(given)} values for steps={self.steps}")
+            levels = getattr(self, name)
+            if levels is not None and len(levels) != self.steps:
+                raise ValueError(f"Model({name}=...): has {len(levels)} values for steps={self.steps}")
 
     @property
     def path(self) -> Path:
-        """Its source as a local folder."""
+        """Local path of `source`."""
         return Path(self.source)
 
     def values(self) -> dict[str, Any]:
-        """All of it as plain values."""
+        """Return all fields as plain values."""
         return dataclasses.asdict(self)
-
-    @classmethod
-    def from_values(cls, values: Mapping[str, Any]) -> "Model":
-        """The model that :meth:`values` told of, also after a way through JSON.
-
-        Raises:
-            TypeError: a value that no model has, by name.
-        """
-        made: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
-        }
-        made["loras"] = tuple(Lora(**lora) for lora in made.get("loras", ()))
-        if made.get("checkpoint"):
-            parts = tuple(made["checkpoint"]["components"])
-            made["checkpoint"] = Checkpoint(**{**made["checkpoint"], "components": parts})
-        return cls(**made)
 
 
 SHIPPED = {
@@ -136,7 +138,7 @@ SHIPPED = {
         guidance_scale=1.0,
         image="no",
         ran="by the tests of this repository",
-        about="text to video in the real Wan format, trained on a world of coloured moving shapes; runs on a laptop",
+        about="text to video in the Wan format, trained on a world of coloured moving shapes; runs on a laptop",
     ),
     "tiny-4step": Model(
         source=str(WEIGHTS / "tiny-4step"),
@@ -149,7 +151,7 @@ SHIPPED = {
         distilled=True,
         image="no",
         ran="by the tests of this repository",
-        nag=dict(tau=1.25, alpha=0.5),  # chosen from benchmarks/negative_prompt.py, as the README tells
-        about="tiny distilled to four steps with its guidance built in, as few-step models are",
+        nag=dict(tau=1.25, alpha=0.5),  # selected by benchmarks/negative_prompt.py; see README
+        about="tiny, distilled to four steps with guidance built in, as few-step models are",
     ),
 }

@@ -1,4 +1,4 @@
-"""Few-step models of the Wan family."""
+"""Few-step presets of the Wan family."""
 
 from typing import Any
 
@@ -21,7 +21,7 @@ FROM_IMAGE: dict[str, Any] = dict(
 )
 AT_480P: dict[str, Any] = dict(height=480, width=832)
 AT_720P: dict[str, Any] = dict(height=720, width=1280)
-# Euler over timesteps 1000, 750, 500, 250 before a shift of 5: how lightx2v's models were distilled.
+# lightx2v's distillation schedule: Euler over timesteps 1000, 750, 500, 250, then a shift of 5.
 FOUR_STEPS: dict[str, Any] = dict(
     steps=4,
     sigmas=(1.0, 0.75, 0.5, 0.25),
@@ -42,7 +42,7 @@ ANYFLOW: dict[str, Any] = {
 
 
 def experts(source: str, file: str) -> tuple[Lora, ...]:
-    """Adapters for Wan 2.2's experts: of high noise, which comes first, and of low; the word goes into `{}`."""
+    """Return the LoRAs of Wan 2.2's two experts; `{}` in `file` stands for `high` (first) and `low` (second expert)."""
     high, low = (file.format(noise) for noise in ("high", "low"))
     return Lora(source=source, file=high), Lora(source=source, file=low, component="transformer_2")
 
@@ -78,7 +78,7 @@ WAN = {
             "https://github.com/ChenDarYen/ComfyUI-NAG/blob/main/workflows/NAG-Wan-Fast-ComfyUI-Workflow.json",
             f"{HUB}/{KIJAI}",
         ),
-        about="Wan 2.1 14B with the CausVid LoRA (v1.5), as in NAG's own workflow",
+        about="Wan 2.1 14B with the CausVid LoRA (v1.5), as in NAG's workflow",
     ),
     "wan2.1-1.3b-causvid": Model(
         source="Wan-AI/Wan2.1-T2V-1.3B-Diffusers",
@@ -107,12 +107,12 @@ WAN = {
             f"{HUB}/{KIJAI}/tree/main/LoRAs",
             NAG_WORKFLOWS,
         ),
-        about="Wan 2.1 1.3B with a LoRA drawn from Self-Forcing (DMD); all frames at once, not causal",
+        about="Wan 2.1 1.3B with a LoRA extracted from Self-Forcing (DMD); all frames at once, not causal",
     ),
     "fastwan2.2-5b": Model(
         source="FastVideo/FastWan2.2-TI2V-5B-FullAttn-Diffusers",
         scheduler="FlowMatchEulerDiscreteScheduler",
-        # DMD: predict the clip, noise it anew to the next level. Timesteps 1000, 757, 522 are levels as they stand.
+        # DMD: predict the clean clip, then add fresh noise at the next level. Timesteps 1000, 757, 522, unshifted.
         scheduler_settings={"shift": 1.0, "stochastic_sampling": True},
         steps=3,
         sigmas=(1.0, 0.757, 0.522),

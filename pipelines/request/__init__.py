@@ -1,4 +1,4 @@
-"""One request for a clip: validation, guidance specifications, input images, and the provenance written beside it.
+"""Arguments of one clip: validation, guidance specs, first images, and the provenance written to the clip's JSON.
 
-Nothing here loads a model or runs one.
+Nothing here loads or runs a model.
 """

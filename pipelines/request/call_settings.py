@@ -1,4 +1,4 @@
-"""How a clip is asked of a pipeline: settings filled up from the model's and the pipeline's own, and its call."""
+"""Settings of a clip, completed from the model and the pipeline, and the arguments of the pipeline call."""
 
 import functools
 import inspect
@@ -9,163 +9,181 @@ from typing import Any
 
 import torch
 
-from vidguide import CFG, NAG
 from vidguide.guidances.base import Guidance
+from vidguide.guidances.cfg import CFG
+from vidguide.guidances.nag import NAG
 from vidguide.pipelines.models.spec import Model
+from vidguide.pipelines.request.schema import Settings
 from vidguide.transformer.class_swap import subclass_of, swapped_class
 
-SETTINGS = ("steps", "height", "width", "frames", "fps", "guidance_scale")
-# What pipelines call them, the first that they know: HunyuanVideo's guidance_scale is an input of the model, and its
-# classifier-free guidance goes by another name.
-NAMES = {
+SETTINGS = tuple(Settings.__annotations__)
+# Names of a setting in pipeline calls, in order of preference. HunyuanVideo's `guidance_scale` is an input of the
+# model; its classifier-free guidance has the scale `true_cfg_scale`.
+ARGUMENT_NAMES = {
     "steps": ("num_inference_steps",),
     "frames": ("num_frames", "frames", "video_length"),
     "fps": ("frame_rate", "fps"),
     "guidance_scale": ("true_cfg_scale", "guidance_scale"),
 }
-# For clips from an image: lower, so that the image is kept, as NAG's authors advise; the numbers are ours, unmeasured.
-# https://github.com/ChenDarYen/ComfyUI-NAG#rule-of-thumb
+DEFAULT_FPS = 16.0
+# Upper limits for clips with a first image, to preserve it. NAG's authors advise lower values; these are our choice
+# and were not measured. https://github.com/ChenDarYen/ComfyUI-NAG#rule-of-thumb
 IMAGE_NAG = {"tau": 2.0, "alpha": 0.125}
-LEVELS, GENERATOR = "_vidguide_levels", "_vidguide_generator"
+NOISE_LEVELS, GENERATOR = "_vidguide_levels", "_vidguide_generator"
 
 
 def parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
-    """Arguments of a pipeline's call."""
+    """Return the parameters of a pipeline's call."""
     return inspect.signature(type(pipe).__call__).parameters
 
 
-def name_in(pipe: Any, setting: str) -> str | None:
-    """What a pipeline's call names a setting; None where it has no such argument."""
+def argument_name(pipe: Any, setting: str) -> str | None:
+    """Return the name of a setting in a pipeline's call; None if the call does not have it."""
     known = parameters(pipe)
-    return next((name for name in NAMES.get(setting, (setting,)) if name in known), None)
+    return next((name for name in ARGUMENT_NAMES.get(setting, (setting,)) if name in known), None)
 
 
-def default_of(pipe: Any, setting: str) -> Any:
-    """The pipeline's own default of a setting; None where it has none."""
-    name = name_in(pipe, setting)
-    if name is None and setting == "guidance_scale":  # some have a guider in place of the argument
+def pipeline_default(pipe: Any, setting: str) -> Any:
+    """Return the pipeline's default of a setting; None if it has none."""
+    name = argument_name(pipe, setting)
+    if name is None and setting == "guidance_scale":  # pipelines with a guider have no such argument
         return getattr(getattr(getattr(pipe, "guider", None), "config", None), "guidance_scale", None)
     default = None if name is None else parameters(pipe)[name].default
     return None if default is inspect.Parameter.empty else default
 
 
-def fill_settings(pipe: Any, model: Model, guidances: tuple[Guidance, ...], asked: dict[str, Any]) -> dict[str, Any]:
-    """What was asked for, filled up from the model's own choice, then from the pipeline's defaults."""
-    settings = {}
-    for name in SETTINGS:
-        own = getattr(model, name)
-        settings[name] = asked[name] if asked[name] is not None else default_of(pipe, name) if own is None else own
-    settings["fps"] = settings["fps"] or 16.0
-    if asked["guidance_scale"] is None and any(isinstance(one, CFG) for one in guidances):
-        settings["guidance_scale"] = 1.0
-    return settings
+def fill_settings(
+    pipe: Any, model: Model, guidances: tuple[Guidance, ...], settings: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Replace settings that are None by the model's, then by the pipeline's default."""
+
+    def fill(name: str) -> Any:
+        choices = (settings[name], getattr(model, name, None))
+        return next((value for value in choices if value is not None), None)
+
+    filled = {name: fill(name) for name in SETTINGS}
+    filled = {name: pipeline_default(pipe, name) if value is None else value for name, value in filled.items()}
+    filled["fps"] = filled["fps"] or DEFAULT_FPS
+    if settings["guidance_scale"] is None and any(isinstance(guidance, CFG) for guidance in guidances):
+        filled["guidance_scale"] = 1.0
+    return filled
 
 
-def default_nag(model: Model, image: bool) -> NAG:
-    """NAG as the model has it; gentler for clips from an image, where the model was not made for those alone."""
+def default_nag(model: Model, has_image: bool) -> NAG:
+    """Return NAG with the model's parameters, limited by `IMAGE_NAG` where the first image is optional and given."""
     values: dict[str, Any] = dict(model.nag)
-    if image and model.image != "must":
-        own = {"tau": NAG.tau, "alpha": NAG.alpha, **values}
-        values |= {name: min(own[name], least) for name, least in IMAGE_NAG.items()}
+    if has_image and model.image != "must":
+        unlimited = {"tau": NAG.tau, "alpha": NAG.alpha, **values}
+        values |= {name: min(unlimited[name], limit) for name, limit in IMAGE_NAG.items()}
     return NAG(**values)
 
 
-def warn_of_cfg(name: str, model: Model, settings: dict[str, Any], guidances: tuple[Guidance, ...]) -> None:
-    """Tell what classifier-free guidance does to a model that was distilled to run without."""
-    rules = [one.scale for one in guidances if isinstance(one, CFG) and not one.neutral]
-    scales = rules + [own for own in [settings["guidance_scale"]] if own is not None and own > 1]
+def warn_about_cfg(name: str, model: Model, settings: dict[str, Any], guidances: tuple[Guidance, ...]) -> None:
+    """Warn about classifier-free guidance on a model that was distilled to run without it."""
+    scales: list[Any] = [each.scale for each in guidances if isinstance(each, CFG) and not each.neutral]
+    if (settings["guidance_scale"] or 1) > 1:
+        scales.append(settings["guidance_scale"])
     if model.distilled and scales:
         scale = f"{scales[0]:g}" if isinstance(scales[0], int | float) else repr(scales[0])
         warnings.warn(
-            f"classifier-free guidance at scale {scale}: {name} is distilled to run without it. Each step takes two "
-            "model calls, and in few steps colours burn out and shapes break. A negative prompt works at "
-            "guidance_scale=1, by NAG",
+            f"classifier-free guidance at scale {scale}: {name} is distilled to run without it. It doubles the model "
+            "calls per step, and with few steps it oversaturates colours and breaks shapes. For a negative prompt, use "
+            "NAG with guidance_scale=1",
             stacklevel=3,
         )
 
 
-def schedule(pipe: Any, model: Model, steps: int) -> dict[str, Any]:
-    """The model's own noise levels as an argument of the pipeline's call, or of its scheduler; for its own number of
-    steps only."""
+def noise_levels(pipe: Any, model: Model, steps: int) -> dict[str, Any]:
+    """Return the model's sigmas or timesteps as an argument; empty, with a warning, for another number of steps."""
     name = "sigmas" if model.sigmas else "timesteps"
     levels = getattr(model, name)
     if levels is None:
         return {}
     if steps != len(levels):
         warnings.warn(
-            f"steps={steps}: the model's own noise levels are for {len(levels)} steps; the scheduler spreads {steps}",
-            stacklevel=4,
+            f"steps={steps}: the model's noise levels are for {len(levels)} steps; using the scheduler's {steps}",
+            stacklevel=5,
         )
         return {}
     return {name: list(levels)}
 
 
 def call_arguments(pipe: Any, model: Model, settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings and the model's further arguments as keyword arguments of the pipeline's call; a setting that it does
-    not know is left out."""
-    named = {name_in(pipe, setting): value for setting, value in settings.items() if value is not None}
+    """Return settings, noise levels and the model's further arguments under the names of the pipeline's call.
+
+    Settings that the call does not have are left out.
+    """
+    named = {argument_name(pipe, setting): value for setting, value in settings.items() if value is not None}
     arguments = {name: value for name, value in named.items() if name is not None}
-    return {**model.call, **arguments, **schedule(pipe, model, settings["steps"])}
+    return {**model.call, **arguments, **noise_levels(pipe, model, settings["steps"])}
 
 
-def prompts(pipe: Any, settings: dict[str, Any], prompt: str, negative: str | None) -> dict[str, Any]:
-    """The texts of a call: the negative prompt only where classifier-free guidance reads it."""
-    texts: dict[str, Any] = {"prompt": prompt}
-    if negative is not None and (settings["guidance_scale"] or 0) > 1 and "negative_prompt" in parameters(pipe):
-        texts["negative_prompt"] = negative
-    return texts
+def text_arguments(pipe: Any, settings: dict[str, Any], texts: dict[str, str | None]) -> dict[str, str]:
+    """Return the texts of a call: the negative prompt only where classifier-free guidance is on and takes it."""
+    takes_negative = (settings["guidance_scale"] or 0) > 1 and "negative_prompt" in parameters(pipe)
+    names = ("prompt", "negative_prompt") if takes_negative else ("prompt",)
+    return {name: text for name in names if (text := texts[name]) is not None}
 
 
 @contextmanager
-def prepared(
+def prepare_pipeline(
     pipe: Any, arguments: dict[str, Any], scale: float | None, generator: torch.Generator
 ) -> Iterator[dict[str, Any]]:
-    """What a call cannot be told by arguments: noise levels that only the scheduler takes, where a scheduler that
-    draws noise at each step gets it from, and a guider's scale.
+    """Set what the call does not take as an argument, for the duration of the context.
+
+    This is: noise levels, passed to the scheduler; the generator of a stochastic scheduler; a guider's scale.
+
+    Args:
+        pipe: diffusers pipeline.
+        arguments: of its call.
+        scale: of its classifier-free guidance, for a guider; None leaves the guider unchanged.
+        generator: of the noise that a stochastic scheduler adds at each step.
 
     Yields:
-        The arguments that are left for the call.
+        The remaining arguments of the call.
     """
     guider, scheduler = getattr(pipe, "guider", None), pipe.scheduler
     levels = {name: arguments[name] for name in ("sigmas", "timesteps") if name in arguments}
-    unknown = {name: value for name, value in levels.items() if name not in parameters(pipe)}
+    for_scheduler = {name: value for name, value in levels.items() if name not in parameters(pipe)}
     if guider is not None and scale is not None and "guidance_scale" in guider.config:
         pipe.guider = guider.new(guidance_scale=scale)
     try:
         with ExitStack() as stack:
-            if unknown:
-                stack.enter_context(swapped_class(scheduler, levelled_class, LEVELS, unknown))
+            if for_scheduler:
+                stack.enter_context(swapped_class(scheduler, fixed_levels_class, NOISE_LEVELS, for_scheduler))
             if getattr(scheduler.config, "stochastic_sampling", False):
                 stack.enter_context(swapped_class(scheduler, seeded_class, GENERATOR, generator))
-            yield {name: value for name, value in arguments.items() if name not in unknown}
+            yield {name: value for name, value in arguments.items() if name not in for_scheduler}
     finally:
         if guider is not None:
             pipe.guider = guider
 
 
 @functools.cache
-def levelled_class(own: Any) -> Any:
-    """A scheduler's class whose noise levels are given, whatever number of steps it is asked for. Made once per
-    class."""
+def fixed_levels_class(base: Any) -> Any:
+    """Return a subclass of a scheduler class with fixed noise levels, whatever number of steps it is asked for."""
 
     def set_timesteps(self: Any, num_inference_steps: int | None = None, device: Any = None, **settings: Any) -> Any:
-        return own.set_timesteps(self, device=device, **{**settings, **vars(self)[LEVELS]})
+        return base.set_timesteps(self, device=device, **{**settings, **vars(self)[NOISE_LEVELS]})
 
-    return subclass_of(own, set_timesteps=set_timesteps)
+    return subclass_of(base, set_timesteps=set_timesteps)
 
 
 @functools.cache
-def seeded_class(own: Any) -> Any:
-    """A scheduler's class whose noise comes from the call's generator, which pipelines keep from it: drawn by it, or
-    from a seed that it draws where this diffusers asks nothing but the global one. Made once per class."""
+def seeded_class(base: Any) -> Any:
+    """Return a subclass of a scheduler class whose step draws its noise from the generator of the call.
 
-    @functools.wraps(own.step)
+    Pipelines do not pass their generator to the scheduler, and some releases of diffusers ignore the argument: so the
+    global generator is seeded from it as well, and restored after the step.
+    """
+
+    @functools.wraps(base.step)
     def step(self: Any, model_output: torch.Tensor, *args: Any, **settings: Any) -> Any:
         generator = vars(self)[GENERATOR]
         seed = int(torch.randint(2**62, (), generator=generator))
         devices = [model_output.device] if model_output.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(seed)
-            return own.step(self, model_output, *args, **{**settings, "generator": generator})
+            return base.step(self, model_output, *args, **{**settings, "generator": generator})
 
-    return subclass_of(own, step=step)
+    return subclass_of(base, step=step)

@@ -1,93 +1,169 @@
-"""Guidance in one word, as the command line takes it: `nag:scale=11,tau=2.5+cfg:5`."""
+"""Guidances from text, as the command line takes them (`nag:scale=11,tau=2.5+cfg:5`), and from a clip's JSON.
+
+The types of the parameters are read from the annotations of the guidance's dataclass.
+"""
 
 import dataclasses
-from dataclasses import fields
-from typing import Any
+import pkgutil
+import re
+from collections.abc import Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from vidguide import APG, CADS, CFG, EMAG, MAMBOG, NAG, PAG, SEG, STG, TCFG, VSF, CFGZeroStar
+from pydantic import TypeAdapter, ValidationError
+
 from vidguide.guidances.base import Guidance
-from vidguide.guidances.emag import SELECTS
+from vidguide.pipelines.request.schema import unknown
 
-KINDS: dict[str, type[Guidance]] = {
-    "nag": NAG,
-    "vsf": VSF,
-    "emag": EMAG,
-    "stg": STG,
-    "pag": PAG,
-    "seg": SEG,
-    "cads": CADS,
-    "cfg": CFG,
-    "apg": APG,
-    "cfgzero": CFGZeroStar,
-    "tcfg": TCFG,
-    "mambog": MAMBOG,
+GUIDANCES = {  # to register a guidance, add its name in a spec and its class
+    "nag": "vidguide.guidances.nag:NAG",
+    "vsf": "vidguide.guidances.vsf:VSF",
+    "emag": "vidguide.guidances.emag:EMAG",
+    "stg": "vidguide.guidances.stg:STG",
+    "pag": "vidguide.guidances.pag:PAG",
+    "seg": "vidguide.guidances.seg:SEG",
+    "cads": "vidguide.guidances.cads:CADS",
+    "cfg": "vidguide.guidances.cfg:CFG",
+    "apg": "vidguide.guidances.apg:APG",
+    "cfgzero": "vidguide.guidances.cfg_zero_star:CFGZeroStar",
+    "tcfg": "vidguide.guidances.tcfg:TCFG",
+    "mambog": "vidguide.guidances.mambo_g:MAMBOG",
 }
-WORDS = ("extent", "mode", "norm", "variant")  # parameters that are words
-WHOLE = ("zero_steps", "seed")  # and whole numbers
-SKIPPED = ("negative_prompt", "negative_prompt_embeds")
+NOT_IN_SPEC = ("negative_prompt", "negative_prompt_embeds")
+EXPECTED = {float: "a number", int: "an integer", bool: "true or false", str: "a word", NoneType: "none"}
+RANGE = re.compile(r"(\d+)-(\d+)")
 
 
 def parse(spec: str) -> tuple[Guidance, ...]:
-    """Guidances from a spec: `name`, `name:value` (its scale) or `name:key=value,...`, joined by `+`; `none` for none.
+    """Parse a guidance spec.
 
-    A scale may be one number per step, as in `cfg:7/5/3/1`.
+    Args:
+        spec: guidances joined by `+`, each `name`, `name:value` (its scale) or `name:key=value,...`; `none` for no
+            guidance. Sequences are `3/5/7`, as in `cfg:7/5/3/1` with a scale per step; ranges of integers are `3-7`.
 
     Raises:
-        ValueError: an unknown name or parameter, or a value that is no number, naming it.
+        ValueError, TypeError: an unknown name or parameter, or a wrong value, by name.
     """
     if spec.strip().lower() == "none":
         return ()
-    return tuple(_parse_one(part.strip(), spec) for part in spec.split("+"))
+    return tuple(parse_guidance(part.strip(), spec) for part in spec.split("+"))
 
 
-def parse_or_own(spec: str | None, negative_prompt: str | None) -> tuple[Guidance, ...] | None:
-    """The same; None, which leaves it to the model, where nothing is asked, or NAG without parameters."""
+def parse_unless_default(spec: str | None, negative_prompt: str | None) -> tuple[Guidance, ...] | None:
+    """Parse a spec, or return None where the model's default guidance applies: no spec, or `nag` for a negative."""
     if spec is None or (negative_prompt is not None and spec.strip().lower() == "nag"):
         return None
     return parse(spec)
 
 
-def _parse_one(part: str, spec: str) -> Guidance:
+def parse_guidance(part: str, spec: str) -> Guidance:
+    """Parse one guidance of a spec.
+
+    Args:
+        part: `name`, `name:value` or `name:key=value,...`.
+        spec: the whole spec, for messages.
+    """
     name, _, arguments = part.partition(":")
-    kind = KINDS.get(name.lower())
-    if kind is None:
-        raise ValueError(f"guidance {spec!r}: no guidance {name!r}; there is none, {', '.join(KINDS)}")
-    known = [field.name for field in fields(kind) if field.name not in SKIPPED]
+    if name.lower() not in GUIDANCES:
+        raise ValueError(f"guidance {spec!r}: {unknown('guidance', name, ('none', *GUIDANCES))}")
+    guidance = guidance_class(name.lower())
+    types = parameter_types(guidance)
     values: dict[str, Any] = {}
     for argument in filter(None, arguments.split(",")):
-        key, equals, value = argument.partition("=")
-        key, value = (key.strip(), value.strip()) if equals else ("scale", key.strip())
-        if key not in known:
-            raise ValueError(f"guidance {spec!r}: {name} has no parameter {key!r}; it has {', '.join(known)}")
-        values[key] = _value(key, value, spec)
-    return kind(**values)
+        key, equals, text = argument.partition("=")
+        key, text = (key.strip(), text.strip()) if equals else ("scale", key.strip())
+        if key not in types:
+            raise ValueError(f"guidance {spec!r}: {unknown(f'{name} parameter', key, types)}")
+        try:
+            values[key] = parse_value(text, types[key])
+        except ValueError as error:
+            raise ValueError(f"guidance {spec!r}: {key}={text!r}: {error}") from None
+    return guidance(**values)
 
 
-def _value(key: str, value: str, spec: str) -> Any:
-    if value == "none" and key in ("extent", "sigma"):
-        return None
-    if key in WORDS or value in ("auto", *SELECTS):
-        return value
-    if value in ("true", "false"):
-        return value == "true"
-    try:
-        if key in ("layers", "select"):  # a range or single blocks: 3-7 or 3/5/7
-            first, dash, last = value.partition("-")
-            return tuple(range(int(first), int(last) + 1)) if dash else tuple(int(v) for v in value.split("/"))
-        if key == "scale" and "/" in value:  # one value per step: 7/5/3/1
-            return tuple(float(one) for one in value.split("/"))
-        return int(value) if key in WHOLE else float(value)
-    except ValueError:
-        raise ValueError(f"guidance {spec!r}: {key}={value!r} is no number") from None
+def guidance_class(name: str) -> type[Guidance]:
+    """Return the class that is registered under a name."""
+    guidance: type[Guidance] = pkgutil.resolve_name(GUIDANCES[name])
+    return guidance
 
 
-def with_negative(guidances: tuple[Guidance, ...], negative_prompt: str | None) -> tuple[Guidance, ...]:
-    """The guidances, those that take a negative prompt and have none given this one."""
+def parameter_types(guidance: type[Guidance]) -> dict[str, tuple[Any, ...]]:
+    """Return the alternatives of each parameter's annotation, by parameter."""
+    hints = get_type_hints(guidance)
+    names = [field.name for field in dataclasses.fields(guidance) if field.name not in NOT_IN_SPEC]
+    return {name: alternatives(hints[name]) for name in names}
+
+
+def alternatives(annotation: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the annotation itself; `str` last, since every text is a `str`."""
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return tuple(sorted(members, key=lambda member: member is str))
+
+
+def parse_value(text: str, types: tuple[Any, ...]) -> Any:
+    """Convert a text to the first type that accepts it.
+
+    Raises:
+        ValueError: no type accepts it; says what the types expect.
+    """
+    for kind in types:
+        if kind is NoneType and text == "none":
+            return None
+        try:
+            return TypeAdapter(kind).validate_python(split(text) if is_sequence(kind) else text)
+        except ValidationError:
+            continue
+    raise ValueError("must be " + " or ".join(filter(None, map(expected, types))))
+
+
+def is_sequence(kind: Any) -> bool:
+    """Return whether a type is a tuple, list or sequence of items."""
+    return get_origin(kind) in (tuple, list, Sequence)
+
+
+def split(text: str) -> list[str]:
+    """Split `3/5/7` into items, and expand a range of integers such as `3-7`."""
+    if match := RANGE.fullmatch(text):
+        return [str(number) for number in range(int(match[1]), int(match[2]) + 1)]
+    return text.split("/")
+
+
+def expected(kind: Any) -> str:
+    """Return what a spec may give for a type, in words; empty where a text cannot give one."""
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(map(str, get_args(kind)))
+    if is_sequence(kind):
+        return f"several, each {expected(get_args(kind)[0])}, such as 3/5/7"
+    return EXPECTED.get(kind, "")
+
+
+def from_json(entry: Mapping[str, Any]) -> Guidance:
+    """Return the guidance whose `describe()` a clip's JSON holds.
+
+    Raises:
+        ValueError: an unknown guidance or parameter, or one that was given embeddings, which the JSON does not hold.
+    """
+    values = {key: value for key, value in entry.items() if key != "name"}
+    classes = {path.rpartition(":")[2]: name for name, path in GUIDANCES.items()}
+    if entry.get("name") not in classes:
+        raise ValueError(f"guidance: {unknown('guidance', entry.get('name'), classes)}")
+    if values.get("negative_prompt_embeds") is not None:
+        raise ValueError(f"{entry['name']}: was given embeddings, which the JSON does not hold")
+    guidance = guidance_class(classes[entry["name"]])
+    types = parameter_types(guidance)
+    for key, value in values.items():
+        if isinstance(value, list) and any(get_origin(kind) is tuple for kind in types.get(key, ())):
+            values[key] = tuple(value)  # JSON has no tuples
+    return guidance(**values)
+
+
+def fill_negative_prompt(guidances: Sequence[Guidance], negative_prompt: str | None) -> tuple[Guidance, ...]:
+    """Return the guidances; those that take a negative prompt and have none get this one."""
 
     def fill(guidance: Any) -> Guidance:
-        takes = negative_prompt is not None and hasattr(guidance, "negative_prompt")
-        empty = takes and guidance.negative_prompt is None and guidance.negative_prompt_embeds is None
-        filled: Guidance = dataclasses.replace(guidance, negative_prompt=negative_prompt) if empty else guidance
+        takes_one = negative_prompt is not None and hasattr(guidance, "negative_prompt")
+        has_none = takes_one and guidance.negative_prompt is None and guidance.negative_prompt_embeds is None
+        filled: Guidance = dataclasses.replace(guidance, negative_prompt=negative_prompt) if has_none else guidance
         return filled
 
     return tuple(fill(guidance) for guidance in guidances)

@@ -1,4 +1,4 @@
-"""First images of clips: how they are read, and which pipelines of diffusers take one."""
+"""First images of clips: reading them, and which diffusers pipelines take one."""
 
 import hashlib
 import inspect
@@ -9,45 +9,61 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# Pipelines for text whose weights serve another for images; Wan's only where a timestep per token is meant.
+# Text-to-video pipelines and the image-to-video pipeline that runs the same weights.
 PARTNERS = {
     "LTXPipeline": "LTXImageToVideoPipeline",
     "LTX2Pipeline": "LTX2ImageToVideoPipeline",
     "WanPipeline": "WanImageToVideoPipeline",
 }
-MUST = ("ImageToVideo", "Image2Video", "I2V")  # in the names of pipelines that cannot do without
+REQUIRES_IMAGE = ("ImageToVideo", "Image2Video", "I2V")  # in class names of pipelines that need a first image
 
 
 def takes_image(pipeline: Any) -> str:
-    """Whether a pipeline class starts from an image: "no", "may" or "must"."""
+    """Return whether a pipeline class takes a first image: "no", "may" or "must"."""
     parameter = inspect.signature(pipeline.__call__).parameters.get("image")
     if parameter is None:
         return "no"
-    named = any(word in pipeline.__name__ for word in MUST)
-    return "must" if named or parameter.default is parameter.empty else "may"
+    by_name = any(word in pipeline.__name__ for word in REQUIRES_IMAGE)
+    return "must" if by_name or parameter.default is parameter.empty else "may"
 
 
 def partner(name: str, index: dict[str, Any]) -> str | None:
-    """The image-to-video pipeline of the same weights, None where there is none; `index` is the folder's own."""
+    """Return the class name of the image-to-video pipeline that runs the same weights.
+
+    Args:
+        name: class name of the text-to-video pipeline.
+        index: content of the folder's `model_index.json`.
+
+    Returns:
+        None if there is none; for Wan, only checkpoints with one timestep per token (`expand_timesteps`) have one.
+    """
     if name == "WanPipeline" and not index.get("expand_timesteps"):
         return None
     return PARTNERS.get(name)
 
 
-def check_use(name: str, use: str, given: bool) -> None:
-    """Refuse an image where none is taken, and none where one is needed.
+def check_use(name: str, use: str, has_image: bool) -> None:
+    """Refuse an image for a model that takes none, and a missing image for a model that needs one.
+
+    Args:
+        name: name of the pipeline or model, for messages.
+        use: "no", "may" or "must".
+        has_image: whether an image was given.
 
     Raises:
         ValueError: naming the pipeline or model.
     """
-    if given and use == "no":
+    if has_image and use == "no":
         raise ValueError(f"image: {name} takes no image; choose an image-to-video model")
-    if not given and use == "must":
-        raise ValueError(f"image=None: {name} makes clips from a first image; give one")
+    if not has_image and use == "must":
+        raise ValueError(f"image=None: {name} needs a first image; pass one")
 
 
 def read_image(image: Any) -> Image.Image:
-    """A picture in RGB from a path, a PIL image or an array `(H, W, 3)`, uint8 or floating point in 0..1.
+    """Return an image in RGB.
+
+    Args:
+        image: path, PIL image, or array `(H, W, 3)`, uint8 or floating point in 0..1.
 
     Raises:
         TypeError, ValueError, OSError: it is none of these, or cannot be read.
@@ -58,37 +74,37 @@ def read_image(image: Any) -> Image.Image:
         try:
             return Image.open(Path(image).expanduser()).convert("RGB")
         except UnidentifiedImageError:
-            raise ValueError(f"image={os.fspath(image)!r}: is no picture") from None
+            raise ValueError(f"image={os.fspath(image)!r}: must be an image file") from None
         except OSError as error:
             raise OSError(f"image={os.fspath(image)!r}: cannot be read: {error}") from None
     if not isinstance(image, np.ndarray):
         raise TypeError(f"image={type(image).__name__}: must be a path, a PIL image or an array (H, W, 3)")
-    return Image.fromarray(pixels(image))
+    return Image.fromarray(to_uint8(image))
 
 
-def pixels(image: np.ndarray) -> np.ndarray:
-    """An array `(H, W, 3)`, uint8 or floating point in 0..1, as uint8.
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """Convert an array `(H, W, 3)`, uint8 or floating point in 0..1, to uint8.
 
     Raises:
-        ValueError: it is no such array.
+        ValueError: another shape or dtype, or values outside 0..1.
     """
     if image.ndim != 3 or image.shape[-1] != 3 or not (image.dtype == np.uint8 or image.dtype.kind == "f"):
         raise ValueError(f"image={image.dtype} {image.shape}: must be (H, W, 3), uint8 or floating point in 0..1")
     if image.dtype == np.uint8:
         return image
     if not (np.isfinite(image).all() and image.min() >= 0 and image.max() <= 1):
-        raise ValueError("image: has values outside of 0..1; give uint8, or scale them")
+        raise ValueError("image: must have values in 0..1 if it is floating point; scale it, or pass uint8")
     return (image * 255).round().astype(np.uint8)
 
 
-def fitted(image: Image.Image, width: int | None, height: int | None) -> Image.Image:
-    """The image at a clip's size: scaled, and cut at its middle to the clip's aspect rather than stretched."""
+def fit(image: Image.Image, width: int | None, height: int | None) -> Image.Image:
+    """Scale an image to a size in pixels, centre-cropped to the aspect ratio; unchanged if the size is None."""
     if width is None or height is None or image.size == (width, height):
         return image
     return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
 
 
-def described(given: Any, image: Image.Image) -> dict[str, Any]:
-    """What provenance keeps of an image: its path, where it has one, and the fingerprint of its pixels."""
-    path = str(Path(given).expanduser().absolute()) if isinstance(given, str | os.PathLike) else None
+def describe_image(source: Any, image: Image.Image) -> dict[str, Any]:
+    """Return the provenance of an image: path, if it was given as one, size and SHA-256 of its pixels."""
+    path = str(Path(source).expanduser().absolute()) if isinstance(source, str | os.PathLike) else None
     return {"path": path, "size": list(image.size), "sha256": hashlib.sha256(image.tobytes()).hexdigest()}

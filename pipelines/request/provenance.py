@@ -1,4 +1,4 @@
-"""What a clip's JSON says, read back into the call that made it."""
+"""Provenance of a clip: the arguments that reproduce it, read back from its JSON, and a comparison of two runs."""
 
 import json
 import os
@@ -7,113 +7,131 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from vidguide import Clip, __version__
-from vidguide.pipelines.models.presets import MODELS
-from vidguide.pipelines.models.spec import Model
-from vidguide.pipelines.request.guidance_spec import KINDS
-from vidguide.pipelines.request.images import described, read_image
+from typing_extensions import Required
 
-# Arguments of generate() that provenance holds under their own names.
-AGAIN = (
-    *("prompt", "model", "negative_prompt", "guidance_scale", "steps", "height", "width", "frames", "fps", "seed"),
-    *("max_sequence_length", "revision", "device", "dtype", "offload"),
-)
-TUPLES = ("layers", "select")  # JSON has lists for them
+from vidguide.clip import Clip
+from vidguide.pipelines.models.presets import MODELS
+from vidguide.pipelines.models.spec import SHIPPED, Model
+from vidguide.pipelines.request.guidance_spec import from_json
+from vidguide.pipelines.request.images import describe_image, read_image
+from vidguide.pipelines.request.schema import Seed, Settings, Text, validate
+from vidguide.version import __version__
+
+
+class Provenance(Settings, total=False):
+    """Fields of a clip's JSON that :func:`arguments_from` reads; further fields are allowed."""
+
+    prompt: Required[Text]
+    negative_prompt: Text | None
+    model: Required[Text]
+    seed: Required[Seed]
+    guidance: Required[list[dict[str, Any]]]
+    revision: str | None
+    device: str | None
+    dtype: str | None
+    offload: str
+    preset: dict[str, Any] | None
+    image: dict[str, Any] | None
+
+
+RECORDED = ("preset", "image", "guidance")  # in a form that arguments_from() converts
+REPRODUCED = tuple(name for name in Provenance.__annotations__ if name not in RECORDED)
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the frames depend on."""
-    found = {name: version(name) for name in ("torch", "diffusers", "transformers")}
-    return {"python": platform.python_version(), "vidguide": __version__, **found}
+    """Return the versions of the packages that the frames depend on."""
+    packages = {name: version(name) for name in ("torch", "diffusers", "transformers")}
+    return {"python": platform.python_version(), "vidguide": __version__, **packages}
+
+
+def describe_preset(model: Model, fingerprints: dict[str, str]) -> dict[str, Any] | None:
+    """Return the values of a preset and the SHA-256 of its weight files; None for shipped models and bare sources."""
+    if model in SHIPPED.values() or model == Model(source=model.source):
+        return None
+    return {"values": model.values(), "files": fingerprints}
 
 
 def load_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the JSON that a clip was written with.
+    """Read the JSON that was written with a clip.
 
     Raises:
-        ValueError, OSError: the file cannot be read or is none of ours.
+        ValueError, TypeError, OSError: the file cannot be read, is not JSON, or a field is missing or wrong.
     """
     try:
         provenance = json.loads(Path(path).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{os.fspath(path)!r}: is not JSON: {error}") from None
-    missing = {"prompt", "model", "seed", "guidance"} - set(provenance if isinstance(provenance, dict) else ())
-    if missing:
-        raise ValueError(f"{os.fspath(path)!r}: lacks {', '.join(sorted(missing))}; give the JSON beside a clip")
+        raise ValueError(f"{os.fspath(path)!r}: must be JSON: {error}") from None
+    try:
+        validate(Provenance, provenance, "content")
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{os.fspath(path)!r}: {error}; pass the JSON that was written with a clip") from None
     return dict(provenance)
 
 
 def arguments_from(provenance: dict[str, Any], image: Any = None) -> dict[str, Any]:
-    """Keyword arguments of :func:`vidguide.generate` that make a clip again from its provenance.
+    """Return the keyword arguments of :func:`vidguide.generate` that reproduce a clip.
 
     Args:
-        provenance: as :func:`load_provenance` reads it.
-        image: the first image, for a clip whose own was no file.
+        provenance: as :func:`load_provenance` returns it.
+        image: the first image, for a clip whose first image was not a file.
 
     Raises:
-        ValueError: a guidance was given ready embeddings, which the JSON does not hold, or the first image is gone
-            or is another one. OSError: the first image cannot be read.
+        ValueError: a guidance was given embeddings, which the JSON does not hold, or the first image is missing or
+            has other pixels.
+        OSError: the first image cannot be read.
     """
-    arguments = {name: provenance[name] for name in AGAIN if name in provenance}
+    arguments = {name: provenance[name] for name in REPRODUCED if name in provenance}
     if provenance.get("preset") is not None:
-        arguments["model"] = remembered(provenance["model"], provenance["preset"]["values"])
+        arguments["model"] = model_of(provenance["model"], provenance["preset"]["values"])
     if provenance.get("image") is not None:
         arguments["image"] = same_image(provenance["image"], image)
-    kinds = {kind.__name__: kind for kind in KINDS.values()}
-    guidances = []
-    for entry in provenance["guidance"]:
-        values = {name: value for name, value in entry.items() if name != "name"}
-        if values.get("negative_prompt_embeds") is not None:
-            raise ValueError(f"{entry['name']}: was given embeddings, which the JSON does not hold")
-        values = {name: tuple(value) if name in TUPLES and value else value for name, value in values.items()}
-        guidances.append(kinds[entry["name"]](**values))
-    return {**arguments, "guidance": guidances}
+    return {**arguments, "guidance": [from_json(entry) for entry in provenance["guidance"]]}
 
 
-def remembered(name: str, values: dict[str, Any]) -> str | Model:
-    """The preset of that name, or, where the table has changed since, a model with the values of then."""
-    then = Model.from_values(values)
-    return name if MODELS.get(name) == then else then
+def model_of(name: str, values: dict[str, Any]) -> str | Model:
+    """Return the name of a preset, or, where the preset has changed since, a model with the recorded values."""
+    recorded: Model = validate(Model, values, "preset")
+    return name if MODELS.get(name) == recorded else recorded
 
 
-def same_image(told: dict[str, Any], given: Any) -> Any:
-    """The image that a clip began with, by its path or as given now.
+def same_image(description: dict[str, Any], image: Any) -> Any:
+    """Return a clip's first image, after a check of its pixels.
+
+    Args:
+        description: of the image, in the clip's provenance.
+        image: path, PIL image or array; None for the recorded path.
 
     Raises:
-        ValueError: there is neither, or its pixels are others. OSError: it cannot be read.
+        ValueError: there is neither, or the pixels differ.
+        OSError: the image cannot be read.
     """
-    image = told["path"] if given is None else given
+    image = description["path"] if image is None else image
     if image is None:
-        raise ValueError("image=None: the clip's first image was no file; give it again")
-    if described(image, read_image(image))["sha256"] != told["sha256"]:
-        raise ValueError(f"image={image!r}: is not the image that the clip began with")
+        raise ValueError("image=None: must be given, since the clip's first image was not a file")
+    if describe_image(image, read_image(image))["sha256"] != description["sha256"]:
+        raise ValueError(f"image={image!r}: must be the clip's first image, but its pixels differ")
     return image
 
 
-def differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What may explain that a clip came out otherwise: versions, device, dtype and weight files that are not the same.
+def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """List the versions, device, dtype and weight files that differ between the provenance of two clips."""
 
-    Args:
-        then, now: provenance of the two.
-    """
-
-    def flat(provenance: dict[str, Any]) -> dict[str, Any]:
+    def environment(provenance: dict[str, Any]) -> dict[str, Any]:
         files = (provenance.get("preset") or {}).get("files", {})
-        placing = {name: provenance.get(name) for name in ("device", "dtype")}
-        return {**provenance.get("versions", {}), **placing, **files}
+        placement = {name: provenance.get(name) for name in ("device", "dtype")}
+        return {**provenance.get("versions", {}), **placement, **files}
 
-    before, after = flat(then), flat(now)
-    names = sorted(set(before) | set(after))
+    old, new = environment(before), environment(after)
     return [
-        f"{name}: {before.get(name)} then, {after.get(name)} now"
-        for name in names
-        if before.get(name) != after.get(name)
+        f"{name}: {old.get(name)} before, {new.get(name)} now"
+        for name in sorted(set(old) | set(new))
+        if old.get(name) != new.get(name)
     ]
 
 
-def held_against(then: dict[str, Any], clip: Clip) -> str:
-    """Whether a clip that was made again has the frames of then, and if not, what may explain it."""
-    if then.get("sha256") == clip.sha256:
+def compare_frames(provenance: dict[str, Any], clip: Clip) -> str:
+    """Return, as text, whether a reproduced clip has the recorded frames, and otherwise what may explain it."""
+    if provenance.get("sha256") == clip.sha256:
         return "the same frames, bit for bit"
-    reasons = differences(then, clip.provenance) or ["nothing that was written down has changed"]
+    reasons = differences(provenance, clip.provenance) or ["no recorded version, device, dtype or file has changed"]
     return "the frames differ from the original's: " + "; ".join(reasons)

@@ -1,4 +1,4 @@
-"""What generate() refuses before the first step, naming the argument, its value and what would be right."""
+"""Checks of a request against the loaded model. Each error names the argument, its value and the nearest valid one."""
 
 import warnings
 from typing import Any
@@ -6,92 +6,90 @@ from typing import Any
 import numpy as np
 
 
-def check_words(name: str, text: Any) -> None:
-    """Refuse what is not a text, or an empty one."""
-    if not isinstance(text, str):
-        raise TypeError(f"{name}={text!r}: must be a text")
-    if not text.strip():
-        raise ValueError(f"{name}={text!r}: is empty; say what the clip {'shows' if name == 'prompt' else 'avoids'}")
-
-
-def check_texts(prompt: Any, negative_prompt: Any) -> None:
-    """Refuse prompts that are no texts, or empty ones; there need be no negative one."""
-    check_words("prompt", prompt)
-    if negative_prompt is not None:
-        check_words("negative_prompt", negative_prompt)
-
-
-def check_numbers(asked: dict[str, Any], seed: Any) -> None:
-    """Refuse settings that cannot be, whatever the model."""
-    for name in ("steps", "height", "width", "frames"):
-        if asked[name] is not None and (type(asked[name]) is not int or asked[name] < 1):
-            raise ValueError(f"{name}={asked[name]!r}: must be a whole number, at least 1")
-    for name, least in (("fps", 0.0), ("guidance_scale", 0.0)):
-        value = asked[name]
-        if value is not None and not (isinstance(value, int | float) and np.isfinite(value) and value > least):
-            raise ValueError(f"{name}={value!r}: must be a finite number above {least:g}")
-    if type(seed) is not int or not 0 <= seed < 2**63:
-        raise ValueError(f"seed={seed!r}: must be a whole number from 0 to 2^63 - 1")
-
-
 def check_size(pipe: Any, settings: dict[str, Any]) -> None:
-    """Refuse a size or frame count that the model cannot make, and name the nearest that it can.
+    """Refuse a size or number of frames that the model cannot generate.
+
+    Args:
+        pipe: diffusers pipeline.
+        settings: with height and width in pixels, and frames; None is not checked.
 
     Raises:
-        ValueError: naming the argument, its value and the nearest allowed.
+        ValueError: naming the argument, its value and the nearest valid value.
     """
     spatial = getattr(pipe, "vae_scale_factor_spatial", None)
     temporal = getattr(pipe, "vae_scale_factor_temporal", None)
     patch = getattr(pipe.transformer.config, "patch_size", None)
     if not spatial or not temporal or not isinstance(patch, list | tuple):
         return
-    most = getattr(pipe.transformer.config, "rope_max_seq_len", None)
+    positions = getattr(pipe.transformer.config, "rope_max_seq_len", None)  # per axis of the token grid
     for name, axis in (("height", 1), ("width", 2)):
-        if settings[name] is None:
-            continue
-        step = int(np.lcm(spatial * patch[axis], 16))  # diffusers' Wan pipelines want multiples of 16 as well
-        nearest = max(round(settings[name] / step), 1) * step
-        largest = most * spatial * patch[axis] // step * step if most else nearest
-        allowed = min(nearest, largest)
-        if settings[name] != allowed:
-            raise ValueError(f"{name}={settings[name]}: this model makes multiples of {step}; nearest is {allowed}")
-    if settings["frames"] is None:
+        step = int(np.lcm(spatial * patch[axis], 16))  # diffusers' Wan pipelines also require multiples of 16
+        largest = positions * spatial * patch[axis] // step * step if positions else None
+        check_multiple(name, settings[name], step, 0, largest)
+    largest = (positions * patch[0] - 1) * temporal + 1 if positions else None
+    check_multiple("frames", settings["frames"], temporal * patch[0], 1, largest)
+
+
+def check_multiple(name: str, value: int | None, step: int, offset: int, largest: int | None) -> None:
+    """Refuse a value that is not `offset` plus a multiple of `step`, is below 1, or exceeds `largest`.
+
+    Raises:
+        ValueError: naming the argument, its value and the nearest valid value.
+    """
+    if value is None:
         return
-    step = temporal * patch[0]
-    nearest = max(round((settings["frames"] - 1) / step), 0) * step + 1
-    largest = (most * patch[0] - 1) * temporal + 1 if most else nearest
-    allowed = min(nearest, largest)
-    if settings["frames"] != allowed:
-        raise ValueError(f"frames={settings['frames']}: this model makes 1 + multiples of {step}; nearest is {allowed}")
+    nearest = max(round((value - offset) / step), 1 - offset) * step + offset
+    valid = min(nearest, largest or nearest)
+    if value != valid:
+        multiple = f"{offset} + a multiple of {step}" if offset else f"a multiple of {step}"
+        raise ValueError(f"{name}={value}: must be {multiple} for this model; the nearest is {valid}")
 
 
-def check_steps(pipe: Any, steps: int, levels: bool) -> None:
-    """Refuse a single step where the scheduler spreads the noise levels between a first and a last: it divides by 0.
+def check_steps(pipe: Any, steps: int, has_noise_levels: bool) -> None:
+    """Refuse a single step where the scheduler stretches its noise levels to a terminal one: it divides by zero.
 
     Args:
-        levels: whether the noise levels are given.
+        pipe: diffusers pipeline.
+        steps: number of denoising steps.
+        has_noise_levels: whether the noise levels are passed explicitly.
+
+    Raises:
+        ValueError: naming the argument.
     """
-    if steps == 1 and not levels and getattr(pipe.scheduler.config, "shift_terminal", None):
-        raise ValueError("steps=1: this model's scheduler spreads its noise levels to a last one; give at least 2")
+    if steps == 1 and not has_noise_levels and getattr(pipe.scheduler.config, "shift_terminal", None):
+        raise ValueError("steps=1: must be at least 2 for this model, whose scheduler has a terminal noise level")
 
 
-def check_lengths(pipe: Any, length: int | None, prompt: str, negative_prompt: str | None) -> None:
-    """Refuse texts that the encoder would cut."""
-    for name, text in (("prompt", prompt), ("negative_prompt", negative_prompt)):
-        check_length(pipe, name, text, length)
+def check_lengths(pipe: Any, length: int | None, texts: dict[str, str | None]) -> None:
+    """Refuse texts that the encoder would truncate; warn about words that are not in a small vocabulary.
 
+    Args:
+        pipe: diffusers pipeline.
+        length: maximum length in tokens; None for no limit.
+        texts: by the name of the argument.
 
-def check_length(pipe: Any, name: str, text: str | None, length: int | None) -> None:
-    """Refuse a text that the encoder would cut, and warn of words that a small vocabulary does not have."""
+    Raises:
+        ValueError: naming the argument, its length and the maximum.
+    """
     tokenizer = getattr(pipe, "tokenizer", None)
-    if text is None or tokenizer is None:
+    if tokenizer is None:
         return
-    ids = tokenizer(text).input_ids
-    if length is not None and len(ids) > length:
-        raise ValueError(f"{name}: has {len(ids)} tokens and the encoder takes {length}; shorten it: {text[:80]!r}...")
+    for name, text in texts.items():
+        if text is not None:
+            ids = tokenizer(text).input_ids
+            if length is not None and len(ids) > length:
+                raise ValueError(
+                    f"{name}={text[:80]!r}...: must be at most {length} tokens, not {len(ids)}; shorten it"
+                )
+            warn_about_unknown_words(tokenizer, name, text, ids)
+
+
+def warn_about_unknown_words(tokenizer: Any, name: str, text: str, ids: list[int]) -> None:
+    """Warn about words of a text that the tokenizer maps to its unknown token."""
     unknown = getattr(tokenizer, "unk_token_id", None)
-    if unknown is not None and unknown in ids:
-        words = [word for word in text.split() if unknown in tokenizer(word).input_ids]
-        vocabulary = sorted(word for word in tokenizer.get_vocab() if word.isalpha())
-        known = f"; it knows {', '.join(vocabulary)}" if len(vocabulary) < 100 else ""
-        warnings.warn(f"{name}: the model does not know {', '.join(words)}{known}", stacklevel=4)
+    if unknown is None or unknown not in ids:
+        return
+    words = [word for word in text.split() if unknown in tokenizer(word).input_ids]
+    vocabulary = sorted(word for word in tokenizer.get_vocab() if word.isalpha())
+    listing = f"; its vocabulary: {', '.join(vocabulary)}" if len(vocabulary) < 100 else ""
+    warnings.warn(f"{name}: the model does not know {', '.join(words)}{listing}", stacklevel=5)

@@ -1,4 +1,4 @@
-"""Many prompts and seeds in every variant, from a YAML file into one resumable report.
+"""Sweeps: many prompts and seeds in every variant (`arm` in the files), from a YAML file to one resumable report.
 
-Making one clip belongs to `generate`, scoring it to `vidguide.eval`.
+Generating one clip belongs in `generate`, scoring it in `vidguide.eval`.
 """

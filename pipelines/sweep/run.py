@@ -1,4 +1,4 @@
-"""sweep(): every prompt and seed in every arm, resumable, divisible among machines, and scored in the end."""
+"""sweep(): every prompt and seed in every variant; resumable, divisible among machines, scored at the end."""
 
 import dataclasses
 import json
@@ -13,16 +13,23 @@ from vidguide.eval.evaluate import assess, write
 from vidguide.eval.scoring.summary import Summary
 from vidguide.pipelines.generate import generate
 from vidguide.pipelines.loading.load import load, resolve
-from vidguide.pipelines.request.guidance_spec import parse_or_own
+from vidguide.pipelines.request.guidance_spec import parse_unless_default
 from vidguide.pipelines.sweep.config import Arm, Prompt, Sweep
 
 CLIPS = "clips"
-REQUEST = "sweep"  # under which a clip's JSON holds what it was asked to be
+REQUEST = "sweep"  # field of a clip's JSON that holds what the sweep requested
+UNSAFE = re.compile(r"[^A-Za-z0-9._=]+")  # characters that are replaced in file names
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One clip of a sweep, and the lossless file it is written to."""
+    """One clip of a sweep.
+
+    Attributes:
+        prompt, seed, arm: what to generate.
+        path: lossless file to write.
+        request: everything that determines the clip, as its JSON records it.
+    """
 
     prompt: Prompt
     seed: int
@@ -31,74 +38,86 @@ class Job:
     request: dict[str, Any]
 
     def done(self) -> bool:
-        """Whether the clip is there; its JSON is written last.
+        """Return whether the clip exists, with its JSON, which is written last.
 
         Raises:
-            ValueError: there is a clip in its place that was asked for otherwise.
+            ValueError: the existing clip was generated for another request.
         """
-        told = self.path.with_suffix(".json")
-        if not (self.path.is_file() and told.is_file()):
+        provenance = self.path.with_suffix(".json")
+        if not (self.path.is_file() and provenance.is_file()):
             return False
-        before = json.loads(told.read_text(encoding="utf-8")).get(REQUEST, {})
-        changed = [name for name in self.request if before.get(name) != self.request[name]]
+        recorded = json.loads(provenance.read_text(encoding="utf-8")).get(REQUEST, {})
+        changed = [name for name in self.request if recorded.get(name) != self.request[name]]
         if changed:
-            then, now = ({name: one.get(name) for name in changed} for one in (before, self.request))
-            raise ValueError(f"output: {self.path} was made with {then}, and is now to be {now}; give another folder")
+            before, now = ({name: request.get(name) for name in changed} for request in (recorded, self.request))
+            raise ValueError(f"output: {self.path} was generated with {before}, not {now}; choose another folder")
         return True
 
 
 def jobs(sweep: Sweep, folder: Path) -> list[Job]:
-    """Every clip of a sweep: the arms of one prompt and seed one after another, so that each is soon a whole pair.
+    """Return every clip of a sweep. The arms of a prompt and seed follow each other, so that pairs complete early.
 
     Raises:
-        ValueError: two arms or prompts would have the same folder or file.
+        ValueError: two arms or prompts would have the same folder or file name.
     """
-    folders = places([arm.name for arm in sweep.arms], "arms")
-    names = places([f"{number:04d} {one.id}" for number, one in enumerate(sweep.prompts)], "prompts")
+    arm_names = file_names([arm.name for arm in sweep.arms], "arms")
+    prompt_names = file_names([f"{number:04d} {prompt.id}" for number, prompt in enumerate(sweep.prompts)], "prompts")
     return [
         Job(
             prompt=prompt,
             seed=seed,
             arm=arm,
-            path=folder / CLIPS / place / f"{name}-{seed}.mkv",
-            request=request(sweep, prompt, seed, arm),
+            path=folder / CLIPS / arm_name / f"{prompt_name}-{seed}.mkv",
+            request=make_request(sweep, prompt, seed, arm),
         )
-        for prompt, name in zip(sweep.prompts, names, strict=True)
+        for prompt, prompt_name in zip(sweep.prompts, prompt_names, strict=True)
         for seed in sweep.seeds
-        for arm, place in zip(sweep.arms, folders, strict=True)
+        for arm, arm_name in zip(sweep.arms, arm_names, strict=True)
     ]
 
 
-def places(names: list[str], what: str) -> list[str]:
-    """Names as files may be called."""
-    found = [re.sub(r"[^A-Za-z0-9._=]+", "-", name)[:60].strip("-.") for name in names]
-    for name, place in zip(names, found, strict=True):
-        if not place or found.count(place) > 1:
-            raise ValueError(f"{what}: {name!r} would be written to {place!r}, as another is; give it a plain name")
-    return found
+def file_names(names: list[str], field: str) -> list[str]:
+    """Convert names to file names.
 
-
-def request(sweep: Sweep, prompt: Prompt, seed: int, arm: Arm) -> dict[str, Any]:
-    """All that was asked of a clip, as its JSON holds it."""
-    placing = {name: value for name, value in sweep.placing.items() if name != "device"}
-    asked = {"model": sweep.model, **placing, "seed": seed, "arm": arm.name, "guidance": arm.guidance}
-    return {**asked, **dataclasses.asdict(prompt), "settings": {**sweep.settings, **arm.settings}}
-
-
-def part_of(listed: list[Job], part: str | None) -> list[Job]:
-    """The jobs of one machine of several; all arms of a prompt and seed are on the same one.
+    Args:
+        names: names of arms or prompts.
+        field: field of the sweep that holds them, for messages.
 
     Raises:
-        ValueError: the part is not as 2/4.
+        ValueError: two names would have the same file name, or one has none.
+    """
+    converted = [UNSAFE.sub("-", name)[:60].strip("-.") for name in names]
+    for name, file_name in zip(names, converted, strict=True):
+        if not file_name or converted.count(file_name) > 1:
+            raise ValueError(f"{field}: the file name {file_name!r} of {name!r} must be unique; rename it")
+    return converted
+
+
+def make_request(sweep: Sweep, prompt: Prompt, seed: int, arm: Arm) -> dict[str, Any]:
+    """Return everything that determines a clip, as its JSON records it; the device does not."""
+    placement = {name: value for name, value in sweep.placement.items() if name != "device"}
+    variant = {"model": sweep.model, **placement, "seed": seed, "arm": arm.name, "guidance": arm.guidance}
+    return {**variant, **dataclasses.asdict(prompt), "settings": {**sweep.settings, **arm.settings}}
+
+
+def part_of(all_jobs: list[Job], part: str | None) -> list[Job]:
+    """Return the jobs of one machine of several; all arms of a prompt and seed are in the same part.
+
+    Args:
+        all_jobs: jobs of the sweep.
+        part: "2/4" for the second of four parts; None for all jobs.
+
+    Raises:
+        ValueError: the part has another form.
     """
     if part is None:
-        return listed
-    number, slash, of = part.partition("/")
-    if not (slash and number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
-        raise ValueError(f"part={part!r}: must be as 2/4, the second part of four")
-    pairs = list(dict.fromkeys((job.prompt.id, job.seed) for job in listed))
-    own = set(pairs[int(number) - 1 :: int(of)])
-    return [job for job in listed if (job.prompt.id, job.seed) in own]
+        return all_jobs
+    number, slash, count = part.partition("/")
+    if not (slash and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
+        raise ValueError(f"part={part!r}: must have the form 2/4, for the second of four parts")
+    pairs = list(dict.fromkeys((job.prompt.id, job.seed) for job in all_jobs))
+    selected = set(pairs[int(number) - 1 :: int(count)])
+    return [job for job in all_jobs if (job.prompt.id, job.seed) in selected]
 
 
 def run(
@@ -106,64 +125,64 @@ def run(
     folder: str | Path,
     *,
     part: str | None = None,
-    tell: Callable[[str, int], None] = lambda clip, total: None,
+    on_clip: Callable[[str, int], None] = lambda path, total: None,
 ) -> list[Path]:
-    """Make the clips of a sweep that are not there yet: `FOLDER/clips/ARM/NUMBER-PROMPT-SEED.mkv`, and its JSON.
+    """Generate the missing clips of a sweep, as `FOLDER/clips/ARM/NUMBER-PROMPT-SEED.mkv` with a JSON each.
 
     Args:
-        sweep: as :func:`vidguide.pipelines.sweep.config.read_sweep` reads it.
-        folder: that an earlier run of the same sweep may have begun.
-        part: "2/4" for the second of four parts of the prompts and seeds, one for each machine.
-        tell: called when a clip is made, with its path and the number of clips to make.
+        sweep: as :func:`vidguide.pipelines.sweep.config.read_sweep` returns it.
+        folder: output folder; an earlier run of the same sweep is continued.
+        part: "2/4" for the second of four parts of the prompts and seeds, one per machine.
+        on_clip: called after each clip with its path and the number of clips to generate.
 
     Returns:
-        The clips of this part, those that were there too.
+        Paths of all clips of this part, including those that existed.
 
     Raises:
-        ValueError, TypeError, OSError, ImportError: before any step, naming the argument, its value and what would be
-            right; also where the folder has clips that were asked for otherwise.
+        ValueError, TypeError, OSError, ImportError: before any step, naming the argument, its value and what it must
+            be; also if the folder has clips of another request.
     """
     resolve(sweep.model)
-    listed = part_of(jobs(sweep, Path(folder)), part)
-    missing = [job for job in listed if not job.done()]
+    selected = part_of(jobs(sweep, Path(folder)), part)
+    missing = [job for job in selected if not job.done()]
     pipe = None
     for job in missing:
         if pipe is None:
-            pipe = load(sweep.model, image=job.prompt.image is not None, progress=False, **sweep.placing)
-        make(sweep, job, pipe)
-        tell(str(job.path), len(missing))
-    return [job.path for job in listed]
+            pipe = load(sweep.model, image=job.prompt.image is not None, progress=False, **sweep.placement)
+        generate_clip(sweep, job, pipe)
+        on_clip(str(job.path), len(missing))
+    return [job.path for job in selected]
 
 
-def make(sweep: Sweep, job: Job, pipe: Any) -> None:
-    """Generate one clip and write it, the JSON last."""
+def generate_clip(sweep: Sweep, job: Job, pipe: Any) -> None:
+    """Generate one clip and write it, its JSON last."""
     prompt = job.prompt
     clip = generate(
         prompt.prompt,
         model=sweep.model,
         image=prompt.image,
         negative_prompt=prompt.negative_prompt,
-        guidance=parse_or_own(job.arm.guidance, prompt.negative_prompt),
+        guidance=parse_unless_default(job.arm.guidance, prompt.negative_prompt),
         seed=job.seed,
         pipe=pipe,
         progress=False,
         **job.request["settings"],
     )
     texts = {"prompt_id": prompt.id, "eval_prompt": prompt.eval_prompt}
-    told = {**clip.provenance, **texts, REQUEST: job.request}
+    provenance = {**clip.provenance, **texts, REQUEST: job.request}
     job.path.parent.mkdir(parents=True, exist_ok=True)
-    dataclasses.replace(clip, provenance=told).save(job.path)
+    dataclasses.replace(clip, provenance=provenance).save(job.path)
 
 
-def evaluate(sweep: Sweep, folder: str | Path, tell: Callable[[str], None] = lambda clip: None) -> Summary:
-    """Score the clips of a sweep in the evaluation room, hold each arm against the first, and write the report.
+def evaluate(sweep: Sweep, folder: str | Path, on_clip: Callable[[str], None] = lambda path: None) -> Summary:
+    """Score the clips of a sweep, compare each arm with the first, and write the report.
 
     Args:
-        sweep, folder: as for :func:`run`, which has made every clip.
-        tell: called before each clip with its path.
+        sweep, folder: as for :func:`run`, which has generated every clip.
+        on_clip: called with the path of each clip before it is scored.
     """
     target = Path(folder)
-    listed = [
+    entries = [
         Entry(
             clip=job.path,
             arm=job.arm.name,
@@ -175,6 +194,6 @@ def evaluate(sweep: Sweep, folder: str | Path, tell: Callable[[str], None] = lam
         )
         for job in jobs(sweep, target)
     ]
-    summary = assess(listed, [arm.name for arm in sweep.arms], target, tell)
+    summary = assess(entries, [arm.name for arm in sweep.arms], target, on_clip)
     write(summary, target)
     return summary

@@ -483,7 +483,7 @@ def test_what_is_left_out_is_refused_with_the_reason(name: str) -> None:
 def test_a_model_with_paired_texts_is_refused() -> None:
     model = SimpleNamespace(config=SimpleNamespace(img_context_dim_in=8))
     paired = type("CosmosTransformer3DModel", (SimpleNamespace,), {})(**vars(model))
-    with pytest.raises(LookupError, match="paired with image context"):
+    with pytest.raises(LookupError, match="a pair of text and image context"):
         family_of(paired)
 
 

@@ -18,7 +18,7 @@ from tests.helpers.tiny_wan import tiny_wan, wan_inputs
 from vidguide import EMAG, NAG, PAG, STG, guide
 from vidguide.functional.head_mass import LIFT, attention_mass, has_extent, lift
 from vidguide.guidances.head_probe import HeadMass, HeadProbe, ProbedError
-from vidguide.pipelines.cli.head_map import counts, picture
+from vidguide.pipelines.cli.head_map import count_extents, head_table
 
 GRID = (3, 2, 4)
 GRIDS = [GRID, (2, 4, 4), (8, 3, 3), (16, 2, 2), (5, 6, 10)]
@@ -264,11 +264,11 @@ def test_a_probe_measures_every_head_in_one_pass_and_ends_the_run() -> None:
         torch.testing.assert_close(torch.tensor(found), expected, atol=1e-5, rtol=0)  # all 32 tokens are sampled
     assert [head.extent for head in probe.heads] == ["spatial", "temporal"] * 3
     Console(width=80, file=(drawn := io.StringIO())).print(
-        picture([*probe.heads, HeadMass(3, 0, 0.5, 0.03, (2, 4, 4))])
+        head_table([*probe.heads, HeadMass(3, 0, 0.5, 0.03, (2, 4, 4))])
     )
     lines = [line for line in drawn.getvalue().splitlines()[1:] if line.strip()]
     assert [(line.count("T"), line.count("S")) for line in lines] == [(1, 1)] * 3 + [(0, 0)]
-    assert counts(probe.heads) == "temporal 3, spatial 3, neither 0"
+    assert count_extents(probe.heads) == "temporal 3, spatial 3, neither 0"
 
 
 def test_the_heads_of_a_doubled_batch_are_those_of_its_conditional_half() -> None:

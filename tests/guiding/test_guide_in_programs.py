@@ -258,7 +258,7 @@ def test_a_negative_longer_than_the_text_is_refused(told: Any) -> None:
 
     tiny = load("tiny", device="cpu")
     settings = dict(num_inference_steps=STEPS, height=16, width=16, num_frames=5, guidance_scale=1.0)
-    message = r"tokens, and the text of this call is 8 long.*max_sequence_length"
+    message = r"must have at most 8 tokens, the text length of this call, not 16;.*max_sequence_length"
     nag = NAG(negative_prompt="a red circle moving left " * 3)
     with pytest.raises(ValueError, match=message) as caught, guide(tiny, nag):
         tiny("a circle", max_sequence_length=8, output_type="latent", **settings)

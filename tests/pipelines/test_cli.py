@@ -1,4 +1,4 @@
-"""The command line: what it writes, what it says, and how it fails."""
+"""Command line: files, output and errors."""
 
 import json
 from pathlib import Path
@@ -11,26 +11,27 @@ from vidguide.pipelines.cli.app import app
 
 
 def invoke(*arguments: str) -> Result:
+    """Run a command of `vidguide`."""
     return CliRunner().invoke(app, list(arguments))
 
 
-def test_generate_writes_the_clip_and_what_makes_it_again(tmp_path: Path) -> None:
+def test_generate_writes_a_clip_and_a_json_that_reproduces_it(tmp_path: Path) -> None:
     output = tmp_path / "clip.mp4"
     done = invoke("generate", "a red circle", "-n", "blue", "--steps", "2", "-q", "-o", str(output), "--lossless")
     assert done.exit_code == 0, done.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.json", "clip.mkv", "clip.mp4"]
-    again = invoke("generate", "--from", str(tmp_path / "clip.json"), "-q", "-o", str(tmp_path / "again.gif"))
-    assert "the same frames, bit for bit" in again.output
+    reproduction = invoke("generate", "--from", str(tmp_path / "clip.json"), "-q", "-o", str(tmp_path / "again.gif"))
+    assert "the same frames, bit for bit" in reproduction.output
 
 
-def test_results_as_json(tmp_path: Path) -> None:
+def test_generate_prints_json(tmp_path: Path) -> None:
     done = invoke("generate", "a red circle", "-g", "none", "--steps", "1", "--json", "-o", str(tmp_path / "clip.png"))
-    told = json.loads(done.stdout)
-    assert told["guidance"] == []
-    assert all(Path(path).is_file() for path in told["files"])
+    output = json.loads(done.stdout)
+    assert output["guidance"] == []
+    assert all(Path(path).is_file() for path in output["files"])
 
 
-def test_compare_writes_video_sheet_and_page(tmp_path: Path) -> None:
+def test_compare_writes_a_video_a_contact_sheet_and_a_report(tmp_path: Path) -> None:
     done = invoke(
         "compare",
         "a large circle",
@@ -50,9 +51,9 @@ def test_compare_writes_video_sheet_and_page(tmp_path: Path) -> None:
     assert {"comparison.mp4", "contact-sheet.png", "report.html", "arm-0.mkv", "arm-1.mkv"} <= {
         path.name for path in tmp_path.iterdir()
     }
-    page = (tmp_path / "report.html").read_text()
-    assert "nag:alpha=0.5 against none" in page
-    assert "<script" not in page
+    report = (tmp_path / "report.html").read_text()
+    assert "nag:alpha=0.5 against none" in report
+    assert "<script" not in report
     rows = results.load(tmp_path)
     assert {row["arm"] for row in rows} == {"none", "nag:alpha=0.5"}
     assert {row["eval_prompt"] for row in rows} == {"a large circle"}
@@ -61,16 +62,16 @@ def test_compare_writes_video_sheet_and_page(tmp_path: Path) -> None:
     }
 
 
-def test_one_arm_alone_is_scored_and_several_are_held_against_the_first(tmp_path: Path) -> None:
+def test_compare_scores_one_arm_and_compares_several_with_the_first(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="prompt: the model does not know car"):
-        alone = invoke("compare", "a car", "--steps", "1", "--json", "-o", str(tmp_path / "one"))
-    (row,) = json.loads(alone.stdout)["arms"]
+        single = invoke("compare", "a car", "--steps", "1", "--json", "-o", str(tmp_path / "one"))
+    (row,) = json.loads(single.stdout)["arms"]
     assert row["arm"] == "none"
     assert row["warping error"]
-    assert "as asked" not in row  # the prompt is not of the shipped world
+    assert "as asked" not in row  # the world metrics do not apply to this prompt
     assert " against " not in (tmp_path / "one" / "report.md").read_text()
-    given = ["-g", "none", "-g", "cfg:2", "-g", "nag", "--steps", "1", "--json", "-o", str(tmp_path / "three")]
-    three = invoke("compare", "a large circle", "-n", "red", *given)
+    arguments = ["-g", "none", "-g", "cfg:2", "-g", "nag", "--steps", "1", "--json", "-o", str(tmp_path / "three")]
+    three = invoke("compare", "a large circle", "-n", "red", *arguments)
     assert [row["arm"] for row in json.loads(three.stdout)["arms"]] == ["none", "cfg:2", "nag"]
     report = (tmp_path / "three" / "report.md").read_text()
     assert "`cfg:2` against `none`" in report
@@ -78,66 +79,66 @@ def test_one_arm_alone_is_scored_and_several_are_held_against_the_first(tmp_path
     assert "not over arms" in report
 
 
-def test_compare_escapes_what_it_shows(tmp_path: Path) -> None:
+def test_compare_escapes_html_in_the_prompt(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="prompt: the model does not know <b>red</b>"):
         done = invoke("compare", "a <b>red</b> circle", "--steps", "1", "-q", "-o", str(tmp_path))
     assert done.exit_code == 0, done.output
     assert "<b>red</b>" not in (tmp_path / "report.html").read_text()
 
 
-def test_locate_lists_the_sites() -> None:
+def test_locate_lists_attention_sites() -> None:
     done = invoke("locate", "tiny", "--json")
     sites = json.loads(done.stdout)
     assert {site["role"] for site in sites} == {"self", "text"}
     assert sites[0]["path"] == "blocks.0.attn1"
 
 
-def test_locate_profiles_the_heads() -> None:
+def test_locate_profiles_heads() -> None:
     small = ("--steps", "2", "--frames", "5", "--size", "32x32")
     heads = json.loads(invoke("locate", "tiny", "--profile", "--json", *small).stdout)
     assert [(head["layer"], head["head"]) for head in heads] == [(i, j) for i in range(5) for j in range(4)]
     assert all(0 < head["within_frame"] <= 1 and head["extent"] in ("spatial", "temporal", "neither") for head in heads)
     done = invoke("locate", "tiny", "--profile", "-q", *small)
     assert done.exit_code == 0
-    assert "Attention along time as a share" in done.stdout
+    assert "Attention along time as a percentage" in done.stdout
     assert all(f"{extent} " in done.stdout for extent in ("temporal", "spatial", "neither"))
 
 
-def test_locate_lists_the_families() -> None:
+def test_locate_lists_families() -> None:
     families = json.loads(invoke("locate", "--list", "--json").stdout)
     wan = next(family for family in families if family["family"] == "Wan")
     assert (wan["transformers"], wan["text"], wan["here"]) == ("WanTransformer3DModel", "cross-attention", "yes")
     assert invoke("locate", "--list").exit_code == 0
 
 
-def test_models_are_listed() -> None:
-    told = json.loads(invoke("models", "--json").stdout)
-    assert told["tiny"]["steps"] == 20
-    assert told["wan2.2-14b-lightning"]["loras"][1]["component"] == "transformer_2"
+def test_models_lists_shipped_models_and_presets() -> None:
+    models = json.loads(invoke("models", "--json").stdout)
+    assert models["tiny"]["steps"] == 20
+    assert models["wan2.2-14b-lightning"]["loras"][1]["component"] == "transformer_2"
     done = invoke("models")
     assert done.exit_code == 0, done.output
 
 
-def test_quiet_is_quiet(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_quiet_prints_nothing_on_standard_error(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     done = invoke("generate", "a red circle", "--steps", "1", "-q", "-o", str(tmp_path / "clip.png"))
     assert done.exit_code == 0, done.output
     assert capfd.readouterr().err + done.stderr == ""
 
 
-def test_doctor_reports() -> None:
-    told = json.loads(invoke("doctor", "--json").stdout)
-    assert told["families"]["WanTransformer3DModel"] == "Wan"
-    assert told["video encoders"] == {"libx264": "yes", "ffv1": "yes"}
-    assert "missing" not in told["shipped models"]["tiny"]
-    assert told["kernels"]["joint attention, cpu, float32"] == "aten CPU"
-    assert told["kernels"]["NAG, EMAG"].startswith(("eager formulas: no GPU", "Triton on the GPU"))
+def test_doctor_checks_the_environment() -> None:
+    topics = json.loads(invoke("doctor", "--json").stdout)
+    assert topics["families"]["WanTransformer3DModel"] == "Wan"
+    assert topics["video encoders"] == {"libx264": "yes", "ffv1": "yes"}
+    assert "missing" not in topics["shipped models"]["tiny"]
+    assert topics["kernels"]["joint attention, cpu, float32"] == "aten CPU"
+    assert topics["kernels"]["NAG, EMAG"].startswith(("eager formulas: no GPU", "Triton on the GPU"))
     assert invoke("doctor").exit_code == 0
 
 
-def test_doctor_says_that_the_kernels_are_off_or_how_to_switch_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_doctor_reports_disabled_kernels_and_a_wrong_switch(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VIDGUIDE_KERNELS", "eager")
-    told = json.loads(invoke("doctor", "--json").stdout)
-    assert told["kernels"]["NAG, EMAG"] == "eager formulas: VIDGUIDE_KERNELS=eager"
+    topics = json.loads(invoke("doctor", "--json").stdout)
+    assert topics["kernels"]["NAG, EMAG"] == "eager formulas: VIDGUIDE_KERNELS=eager"
     monkeypatch.setenv("VIDGUIDE_KERNELS", "fast")
     done = invoke("doctor")
     assert done.exit_code == 2
@@ -147,16 +148,18 @@ def test_doctor_says_that_the_kernels_are_off_or_how_to_switch_them(monkeypatch:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["generate", "a red circle", "-m", "huge"], "model='huge': unknown"),
+        (["generate", "a red circle", "-m", "huge"], "model='huge': unknown. Pass a shipped name (tiny,"),
+        (["generate", "a red circle", "-m", "tiny-4steps"], "unknown (did you mean 'tiny-4step'?)"),
         (["generate", "a red circle", "--size", "64"], "size='64': must be WIDTHxHEIGHT"),
         (["generate", "a red circle", "--size", "60x64"], "width=60"),
-        (["generate", "a red circle", "-g", "magic"], "no guidance 'magic'"),
+        (["generate", "a red circle", "-g", "magic"], "unknown guidance 'magic'"),
+        (["generate", "a red circle", "-g", "nag:taw=2"], "did you mean 'tau'"),
         (["generate"], "prompt: is missing"),
-        (["generate", " "], "is empty"),
+        (["generate", " "], "prompt=' ': must be non-empty text"),
         (["generate", "a red circle", "-o", "clip.avi"], "suffix must be one of"),
     ],
 )
-def test_bad_input_is_one_line_and_leaves_nothing(
+def test_bad_input_prints_one_line_and_writes_no_file(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""NAG and EMAG as guiders of modular pipelines: the same as on the standard pipeline of the same parts."""
+"""NAG and EMAG as guiders of modular pipelines: the same output as `guide()`."""
 
 from functools import partial
 from typing import Any
@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.helpers.common_pipelines import STEPS, SUBJECTS, Subject
 from tests.helpers.snapshots import same
 
-pytest.importorskip("diffusers.modular_pipelines.ltx")  # what came before 0.37 had guiders of another kind
+pytest.importorskip("diffusers.modular_pipelines.ltx")  # before 0.37 the base class of guiders was different
 
 from diffusers.modular_pipelines.ltx.modular_blocks_ltx import LTXCoreDenoiseStep
 from diffusers.modular_pipelines.wan.modular_blocks_wan import WanCoreDenoiseStep
@@ -25,65 +25,72 @@ each_pipeline = pytest.mark.parametrize("name", BLOCKS)
 
 
 @pytest.fixture(autouse=True)
-def _quick() -> Any:
+def _no_grad() -> Any:
     with torch.no_grad():
         yield
 
 
-def modular(subject: Subject, pipe: Any, make: Any) -> Any:
-    """The modular pipeline of a standard one's parts."""
-    made = BLOCKS[subject.name]().init_pipeline()
-    if "transformer_2" in made.components:
-        made.update_components(transformer_2=pipe.transformer_2, guider_2=make(), boundary_ratio=0.5)
-    made.update_components(transformer=pipe.transformer, scheduler=pipe.scheduler, guider=make())
-    return made
+def modular_pipeline(subject: Subject, pipe: Any, make: Any) -> Any:
+    """Return the modular pipeline with the components of a standard one.
+
+    Args:
+        subject: case of `common_pipelines`.
+        pipe: standard pipeline.
+        make: function that returns a guider.
+    """
+    modular = BLOCKS[subject.name]().init_pipeline()
+    if "transformer_2" in modular.components:
+        modular.update_components(transformer_2=pipe.transformer_2, guider_2=make(), boundary_ratio=0.5)
+    modular.update_components(transformer=pipe.transformer, scheduler=pipe.scheduler, guider=make())
+    return modular
 
 
-def sample(subject: Subject, made: Any) -> Tensor:
+def sample(subject: Subject, modular: Any) -> Tensor:
     call = {name: subject.case.call[name] for name in ("height", "width", "num_frames")}
     text, negative = subject.text(1, 7, 2), subject.text(1, 7, 6)
     call |= subject.case.text(text) | subject.case.text(negative, "negative_")
-    if subject.name != "LTX":  # of another size than Wan's own, by which the pipeline makes them
+    if subject.name != "LTX":  # the pipeline would draw latents of the default size of Wan
         call["latents"] = torch.randn(1, 4, 2, 4, 6, generator=torch.Generator().manual_seed(0))
     generator = torch.Generator().manual_seed(0)
-    latents: Tensor = made(**call, num_inference_steps=STEPS, generator=generator, output="latents")
+    latents: Tensor = modular(**call, num_inference_steps=STEPS, generator=generator, output="latents")
     return latents
 
 
-def own(scale: float) -> Any:
+def plain_guider(scale: float) -> Any:
+    """Return a function that makes diffusers' guider for classifier-free guidance."""
     return lambda: diffusers.ClassifierFreeGuidance(guidance_scale=scale)
 
 
 @each_pipeline
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 @pytest.mark.parametrize("kind", ["NAG", "EMAG"])
-def test_a_guider_is_the_guidance_around_the_pipeline(name: str, scale: float, kind: str) -> None:
+def test_a_guider_gives_the_output_of_guide(name: str, scale: float, kind: str) -> None:
     subject = SUBJECTS[name]
     pipe = subject.pipe()
-    plain = modular(subject, pipe, own(scale))
+    plain = modular_pipeline(subject, pipe, plain_guider(scale))
     unguided = sample(subject, plain)
     negative = subject.text(1, 7, 6)
-    around = NAG(scale=5, negative_prompt_embeds=negative) if kind == "NAG" else EMAG(scale=3, decay="auto")
-    with guide(plain, around):
+    guidance = NAG(scale=5, negative_prompt_embeds=negative) if kind == "NAG" else EMAG(scale=3, decay="auto")
+    with guide(plain, guidance):
         expected = sample(subject, plain)
-    make = partial(NAGGuidance if kind == "NAG" else EMAGGuidance, scale=around.scale, guidance_scale=scale)
-    made = modular(subject, pipe, make)
+    make = partial(NAGGuidance if kind == "NAG" else EMAGGuidance, scale=guidance.scale, guidance_scale=scale)
+    modular = modular_pipeline(subject, pipe, make)
     for _ in range(2):
-        torch.testing.assert_close(sample(subject, made), expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(sample(subject, modular), expected, atol=1e-5, rtol=1e-4)
     assert (expected - unguided).abs().mean() > 1e-3
-    assert torch.equal(sample(subject, modular(subject, pipe, own(scale))), unguided)
+    assert torch.equal(sample(subject, modular_pipeline(subject, pipe, plain_guider(scale))), unguided)
 
 
 @each_pipeline
-def test_an_error_leaves_the_transformer_bitwise(name: str, snapshot: Any) -> None:
+def test_an_error_restores_the_transformer(name: str, snapshot: Any) -> None:
     subject = SUBJECTS[name]
     pipe = subject.pipe()
-    made = modular(subject, pipe, NAGGuidance)
-    sample(subject, made)
+    modular = modular_pipeline(subject, pipe, NAGGuidance)
+    sample(subject, modular)
     before = snapshot(pipe.transformer)
     handle = pipe.transformer.proj_out.register_forward_hook(fail)
     with pytest.raises(ZeroDivisionError):
-        sample(subject, made)
+        sample(subject, modular)
     handle.remove()
     assert same(snapshot(pipe.transformer), before)
 
@@ -92,20 +99,20 @@ def fail(*args: Any) -> None:
     raise ZeroDivisionError("in the middle of a call")
 
 
-def test_bad_parameters_and_missing_negatives_are_refused() -> None:
+def test_bad_parameters_and_missing_negative_prompts_are_refused() -> None:
     with pytest.raises(ValueError, match=r"tau=0\.5"):
         NAGGuidance(tau=0.5)
     with pytest.raises(ValueError, match="variant='video'"):
         EMAGGuidance(variant="video")
     subject = SUBJECTS["Wan"]
-    made = modular(subject, subject.pipe(), NAGGuidance)
-    with pytest.raises(ValueError, match="has no encode_prompt"), guide(made, NAG(negative_prompt="blurry")):
+    modular = modular_pipeline(subject, subject.pipe(), NAGGuidance)
+    with pytest.raises(ValueError, match="has no encode_prompt"), guide(modular, NAG(negative_prompt="blurry")):
         pass
 
 
-def test_disabled_it_does_nothing_and_a_copy_has_its_parameters() -> None:
+def test_a_disabled_guider_changes_nothing_and_a_copy_has_the_same_parameters() -> None:
     subject = SUBJECTS["Wan"]
     pipe = subject.pipe()
-    unguided = sample(subject, modular(subject, pipe, own(1.0)))
-    assert torch.equal(sample(subject, modular(subject, pipe, lambda: NAGGuidance(enabled=False))), unguided)
+    unguided = sample(subject, modular_pipeline(subject, pipe, plain_guider(1.0)))
+    assert torch.equal(sample(subject, modular_pipeline(subject, pipe, lambda: NAGGuidance(enabled=False))), unguided)
     assert NAGGuidance(tau=3.0).new(alpha=0.5).config.tau == 3.0

@@ -1,4 +1,4 @@
-"""A negative in words gets exactly what the pipeline would pass to the transformer for it as a prompt."""
+"""`Family.encode` returns what the pipeline passes to the transformer for the same text as its prompt."""
 
 import inspect
 from typing import Any
@@ -13,49 +13,57 @@ from tests.helpers.tiny_pipelines import CASES, Case, name_of
 from vidguide.pipelines.loading.load import load
 from vidguide.transformer.family import family_of
 
-LENGTH = 128  # of the text that the pipeline is asked for, other than any default; longer than any template
-NOT_OURS = {"prompt", "negative_prompt", "max_sequence_length"}
-NO_INSTRUCTION: dict[str, Values] = {  # which goes before prompts, and before no negative
+LENGTH = 128  # text length of the call: no pipeline's default, and longer than any prompt template
+REPLACED = {"prompt", "negative_prompt", "max_sequence_length"}
+NO_INSTRUCTION: dict[str, Values] = {  # prefixes of prompts, which negative prompts do not get
     "SanaVideoPipeline": {"complex_human_instruction": None},
     "SanaWMPipeline": {"chi_prompt": [""]},
 }
 
 
-class SeenError(Exception):
-    """The transformer was called."""
+class CalledError(Exception):
+    """Raised to end the run after the calls of interest."""
 
 
 @pytest.fixture(scope="module")
 def encoders() -> Values:
-    """The shipped model's text encoder and tokenizer, which serve any T5 pipeline."""
+    """Return the text encoder and tokenizer of the shipped model, for any T5 pipeline."""
     tiny = load("tiny", device="cpu")
     return {"text_encoder": tiny.text_encoder, "tokenizer": tiny.tokenizer}
 
 
 def calls_of(pipe: Any, case: Case, prompt: str, number: int = 1, **call: Any) -> list[Values]:
-    """The arguments of the first calls of the transformer."""
-    seen: list[Values] = []
+    """Return the arguments of the first calls of the transformer.
 
-    def keep(module: Any, args: Any, kwargs: Values) -> None:
+    Args:
+        pipe: pipeline of the case.
+        case: settings of the call.
+        prompt: prompt.
+        number: number of calls to record.
+        call: further arguments of the pipeline call.
+    """
+    calls: list[Values] = []
+
+    def record(module: Any, args: Any, kwargs: Values) -> None:
         names = list(type(module).forward.__code__.co_varnames)[1:]
-        seen.append({**dict(zip(names, args, strict=False)), **kwargs})
-        if len(seen) == number:
-            raise SeenError
+        calls.append({**dict(zip(names, args, strict=False)), **kwargs})
+        if len(calls) == number:
+            raise CalledError
 
-    handle = pipe.transformer.register_forward_pre_hook(keep, with_kwargs=True)
-    settings = {name: value for name, value in {**case.call, **case.off}.items() if name not in NOT_OURS}
+    handle = pipe.transformer.register_forward_pre_hook(record, with_kwargs=True)
+    settings = {name: value for name, value in {**case.call, **case.off}.items() if name not in REPLACED}
     settings |= NO_INSTRUCTION.get(case.pipeline, {})
     if "max_sequence_length" in inspect.signature(pipe.__call__).parameters:
         settings["max_sequence_length"] = LENGTH
     settings |= {"prompt": prompt, "generator": torch.Generator().manual_seed(0), **call}
-    with pytest.raises(SeenError), torch.no_grad():
+    with pytest.raises(CalledError), torch.no_grad():
         pipe(**settings, num_inference_steps=2, output_type="latent")
     handle.remove()
-    return seen
+    return calls
 
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
-def test_a_negative_is_encoded_as_a_prompt_is(case: Case, encoders: Values) -> None:
+def test_a_negative_prompt_is_encoded_as_a_prompt(case: Case, encoders: Values) -> None:
     pipe = case.pipe(False)
     pipe.register_modules(**ENCODERS[case.pipeline]() if case.pipeline in ENCODERS else encoders)
     family = family_of(pipe.transformer)
