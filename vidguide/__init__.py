@@ -10,12 +10,15 @@ if TYPE_CHECKING:
     from vidguide.guidances.cfg import CFG
     from vidguide.guidances.cfg_zero_star import CFGZeroStar
     from vidguide.guidances.emag import EMAG
+    from vidguide.guidances.enhance_a_video import EnhanceAVideo
     from vidguide.guidances.mambo_g import MAMBOG
     from vidguide.guidances.nag import NAG
     from vidguide.guidances.pag import PAG
+    from vidguide.guidances.s2_guidance import S2Guidance
     from vidguide.guidances.seg import SEG
     from vidguide.guidances.stg import STG
     from vidguide.guidances.tcfg import TCFG
+    from vidguide.guidances.tpg import TPG
     from vidguide.guidances.vsf import VSF
     from vidguide.guiding.guide import guide
     from vidguide.guiding.locate import locate
@@ -33,9 +36,12 @@ __all__ = [
     "SEG",
     "STG",
     "TCFG",
+    "TPG",
     "VSF",
     "CFGZeroStar",
     "Clip",
+    "EnhanceAVideo",
+    "S2Guidance",
     "generate",
     "guide",
     "locate",
@@ -49,12 +55,15 @@ _HOMES = {
     "CFG": "vidguide.guidances.cfg",
     "CFGZeroStar": "vidguide.guidances.cfg_zero_star",
     "EMAG": "vidguide.guidances.emag",
+    "EnhanceAVideo": "vidguide.guidances.enhance_a_video",
     "MAMBOG": "vidguide.guidances.mambo_g",
     "PAG": "vidguide.guidances.pag",
+    "S2Guidance": "vidguide.guidances.s2_guidance",
     "SEG": "vidguide.guidances.seg",
     "STG": "vidguide.guidances.stg",
     "NAG": "vidguide.guidances.nag",
     "TCFG": "vidguide.guidances.tcfg",
+    "TPG": "vidguide.guidances.tpg",
     "VSF": "vidguide.guidances.vsf",
     "Clip": "vidguide.clip",
     "generate": "vidguide.pipelines.generate",
