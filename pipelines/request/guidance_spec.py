@@ -4,7 +4,23 @@ import dataclasses
 from dataclasses import fields
 from typing import Any
 
-from vidguide import APG, CADS, CFG, EMAG, MAMBOG, NAG, PAG, SEG, STG, TCFG, VSF, CFGZeroStar
+from vidguide import (
+    APG,
+    CADS,
+    CFG,
+    EMAG,
+    MAMBOG,
+    NAG,
+    PAG,
+    SEG,
+    STG,
+    TCFG,
+    TPG,
+    VSF,
+    CFGZeroStar,
+    EnhanceAVideo,
+    S2Guidance,
+)
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.emag import SELECTS
 
@@ -15,6 +31,9 @@ KINDS: dict[str, type[Guidance]] = {
     "stg": STG,
     "pag": PAG,
     "seg": SEG,
+    "tpg": TPG,
+    "s2": S2Guidance,
+    "enhance": EnhanceAVideo,
     "cads": CADS,
     "cfg": CFG,
     "apg": APG,

@@ -1,6 +1,7 @@
 """EMAG, STG and PAG: against their equations written out, and the shared second pass against a whole one."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from tests.helpers.plain_emag import plain_emag
 from tests.helpers.sampling import ALWAYS, clips, cogvideox, sampled, videos
 from tests.helpers.snapshots import same
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
-from vidguide import APG, CFG, EMAG, NAG, PAG, SEG, STG, CFGZeroStar, guide
+from vidguide import APG, CFG, EMAG, NAG, PAG, SEG, STG, TPG, CFGZeroStar, S2Guidance, guide
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.emag import default_layers
 from vidguide.transformer.block_replay import BlockReplay
@@ -83,6 +84,8 @@ WEAK = [
     PAG(layers=(2,)),
     STG(mode="attention", layers=(1, 2)),
     STG(layers=(2,), mode="residual"),
+    TPG(layers=(2,)),
+    S2Guidance(layers=(1,)),
 ]
 
 
@@ -118,7 +121,7 @@ def test_stg_residual_is_the_model_without_the_block(wan: Any) -> None:
     assert torch.allclose(guided, cond + 1.5 * (cond - wan(**inputs)[0]), atol=1e-6)
 
 
-@pytest.mark.parametrize("make", [PAG, STG])
+@pytest.mark.parametrize("make", [PAG, functools.partial(STG, mode="attention")], ids=["PAG", "STG"])
 def test_attention_is_skipped_by_passing_its_values(wan: Any, make: Any) -> None:
     inputs = wan_inputs()
     cond = wan(**inputs)[0]

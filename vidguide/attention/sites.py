@@ -34,7 +34,7 @@ def find_text_sites(family: Family, transformer: Any) -> dict[int, AttentionSite
 
 
 def supports_perturbed_pass(family: Family) -> bool:
-    """Return whether self-guidance (EMAG, STG, PAG, SEG) works on a family: its self-attention is a softmax."""
+    """Return whether self-guidance and EnhanceAVideo work on a family: its self-attention is a softmax."""
     return family.self_softmax
 
 
