@@ -103,7 +103,8 @@ def test_pipelines_have_no_import_cycle_with_type_checking_and_the_public_names_
 
 def test_every_folder_of_a_package_is_a_layer_and_none_has_too_many_files() -> None:
     for package, layers in LAYERS.items():
-        folders = {path.parent.name for path in files(package) if path.parent != ROOT / package}
+        parents = {path.parent.relative_to(ROOT / package).parts for path in files(package)}
+        folders = {parts[0] for parts in parents if parts}
         assert folders == set(layers)
     for package in ALLOWED:
         for folder in {path.parent for path in files(package)}:

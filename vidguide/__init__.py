@@ -7,17 +7,20 @@ from vidguide.version import __version__
 
 if TYPE_CHECKING:
     from vidguide.clip import Clip
-    from vidguide.guidances.apg import APG
     from vidguide.guidances.cads import CADS
-    from vidguide.guidances.cfg import CFG
-    from vidguide.guidances.cfg_zero_star import CFGZeroStar
+    from vidguide.guidances.cfg_rules.apg import APG
+    from vidguide.guidances.cfg_rules.cfg import CFG
+    from vidguide.guidances.cfg_rules.cfg_zero_star import CFGZeroStar
+    from vidguide.guidances.cfg_rules.mambo_g import MAMBOG
+    from vidguide.guidances.cfg_rules.tcfg import TCFG
     from vidguide.guidances.emag import EMAG
-    from vidguide.guidances.mambo_g import MAMBOG
+    from vidguide.guidances.enhance_a_video import EnhanceAVideo
     from vidguide.guidances.nag import NAG
     from vidguide.guidances.pag import PAG
+    from vidguide.guidances.s2_guidance import S2Guidance
     from vidguide.guidances.seg import SEG
     from vidguide.guidances.stg import STG
-    from vidguide.guidances.tcfg import TCFG
+    from vidguide.guidances.tpg import TPG
     from vidguide.guidances.vsf import VSF
     from vidguide.guiding.guide import guide
     from vidguide.guiding.locate import locate
@@ -34,9 +37,12 @@ __all__ = [
     "SEG",
     "STG",
     "TCFG",
+    "TPG",
     "VSF",
     "CFGZeroStar",
     "Clip",
+    "EnhanceAVideo",
+    "S2Guidance",
     "__version__",
     "generate",
     "guide",
@@ -46,17 +52,20 @@ __all__ = [
 # Found when first used, so that `import vidguide` loads neither torch nor diffusers. The core names the rooms that
 # lean on it only here, as strings.
 _HOMES = {
-    "APG": "vidguide.guidances.apg",
+    "APG": "vidguide.guidances.cfg_rules.apg",
     "CADS": "vidguide.guidances.cads",
-    "CFG": "vidguide.guidances.cfg",
-    "CFGZeroStar": "vidguide.guidances.cfg_zero_star",
+    "CFG": "vidguide.guidances.cfg_rules.cfg",
+    "CFGZeroStar": "vidguide.guidances.cfg_rules.cfg_zero_star",
     "EMAG": "vidguide.guidances.emag",
-    "MAMBOG": "vidguide.guidances.mambo_g",
+    "EnhanceAVideo": "vidguide.guidances.enhance_a_video",
+    "MAMBOG": "vidguide.guidances.cfg_rules.mambo_g",
     "PAG": "vidguide.guidances.pag",
+    "S2Guidance": "vidguide.guidances.s2_guidance",
     "SEG": "vidguide.guidances.seg",
     "STG": "vidguide.guidances.stg",
     "NAG": "vidguide.guidances.nag",
-    "TCFG": "vidguide.guidances.tcfg",
+    "TCFG": "vidguide.guidances.cfg_rules.tcfg",
+    "TPG": "vidguide.guidances.tpg",
     "VSF": "vidguide.guidances.vsf",
     "Clip": "vidguide.clip",
     "generate": "vidguide.pipelines.generate",

@@ -18,6 +18,17 @@ def check_number(owner: object, name: str, low: float = -math.inf, high: float =
         raise ValueError(f"{who}{value!r}): must be {above}")
 
 
+def check_whole(owner: object, name: str) -> None:
+    """Refuse a parameter that is not a whole number.
+
+    Raises:
+        TypeError: naming the parameter and its value.
+    """
+    value = getattr(owner, name)
+    if type(value) is not int:
+        raise TypeError(f"{type(owner).__name__}({name}={value!r}): must be a whole number")
+
+
 def check_text(owner: object, name: str, value: Any, empty: bool) -> None:
     """Refuse a prompt that is not text, or a list of texts; and an empty one unless `empty`."""
     who = f"{type(owner).__name__}({name}={value!r})"

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vidguide.guidances.base import Guidance
-from vidguide.guidances.cfg import CFG
+from vidguide.guidances.cfg_rules.cfg import CFG
 from vidguide.guidances.nag import NAG
 from vidguide.pipelines.models.spec import Model
 from vidguide.pipelines.request.schema import Settings

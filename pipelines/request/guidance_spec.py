@@ -22,12 +22,15 @@ GUIDANCES = {  # to register a guidance, add its name in a spec and its class
     "stg": "vidguide.guidances.stg:STG",
     "pag": "vidguide.guidances.pag:PAG",
     "seg": "vidguide.guidances.seg:SEG",
+    "tpg": "vidguide.guidances.tpg:TPG",
+    "s2": "vidguide.guidances.s2:S2Guidance",
+    "enhance": "vidguide.guidances.enhance_a_video:EnhanceAVideo",
     "cads": "vidguide.guidances.cads:CADS",
-    "cfg": "vidguide.guidances.cfg:CFG",
-    "apg": "vidguide.guidances.apg:APG",
-    "cfgzero": "vidguide.guidances.cfg_zero_star:CFGZeroStar",
-    "tcfg": "vidguide.guidances.tcfg:TCFG",
-    "mambog": "vidguide.guidances.mambo_g:MAMBOG",
+    "cfg": "vidguide.guidances.cfg_rules.cfg:CFG",
+    "apg": "vidguide.guidances.cfg_rules.apg:APG",
+    "cfgzero": "vidguide.guidances.cfg_rules.cfg_zero_star:CFGZeroStar",
+    "tcfg": "vidguide.guidances.cfg_rules.tcfg:TCFG",
+    "mambog": "vidguide.guidances.cfg_rules.mambo_g:MAMBOG",
 }
 NOT_IN_SPEC = ("negative_prompt", "negative_prompt_embeds")
 EXPECTED = {float: "a number", int: "an integer", bool: "true or false", str: "a word", NoneType: "none"}

@@ -14,7 +14,7 @@ from tests.helpers.plain_emag import plain_emag
 from tests.helpers.sampling import ALWAYS, clips, cogvideox, sampled, videos
 from tests.helpers.snapshots import same
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
-from vidguide import APG, CFG, EMAG, NAG, PAG, SEG, STG, CFGZeroStar, guide
+from vidguide import APG, CFG, EMAG, NAG, PAG, SEG, STG, TPG, CFGZeroStar, S2Guidance, guide
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.emag import default_layers
 from vidguide.transformer.block_replay import BlockReplay
@@ -84,6 +84,8 @@ WEAK = [
     PAG(layers=(2,)),
     STG(mode="attention", layers=(1, 2)),
     STG(layers=(2,), mode="residual"),
+    TPG(layers=(2,)),
+    S2Guidance(layers=(1,)),
 ]
 
 

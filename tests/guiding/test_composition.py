@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from tests.helpers.tiny_pipelines import CASES, Case
-from vidguide import APG, CFG, EMAG, MAMBOG, NAG, PAG, SEG, STG, TCFG, CFGZeroStar, guide
+from vidguide import APG, CFG, EMAG, MAMBOG, NAG, PAG, SEG, STG, TCFG, TPG, CFGZeroStar, S2Guidance, guide
 from vidguide.functional.cfg import cfg, cfg_zero_star, mambo_g, tcfg
 from vidguide.guidances.base import Guidance
 
@@ -37,6 +37,8 @@ SELF_GUIDANCES: dict[str, Callable[[], Guidance]] = {
     "EMAG": lambda: EMAG(scale=4.0, decay=0.5, select=(1,), start=0.0, stop=1.0),
     "PAG": lambda: PAG(scale=2.0, layers=(1,)),
     "SEG": lambda: SEG(scale=2.0, layers=(1,)),
+    "TPG": lambda: TPG(scale=0.5, layers=(1,)),
+    "S2": lambda: S2Guidance(scale=1.5, layers=(1,)),
     "STG, blocks": lambda: STG(scale=1.5, layers=(1,)),
     "STG, attention": lambda: STG(scale=1.5, mode="attention", layers=(1,)),
 }

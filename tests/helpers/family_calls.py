@@ -7,7 +7,7 @@ import diffusers
 from torch import Tensor
 
 from tests.helpers.tiny_families import Values
-from vidguide import CADS, CFG, EMAG, NAG, PAG, SEG, STG, VSF, guide
+from vidguide import CADS, CFG, EMAG, NAG, PAG, SEG, STG, TPG, VSF, EnhanceAVideo, S2Guidance, guide
 from vidguide.calls.outputs import prediction_of
 from vidguide.guidances.base import Guidance
 
@@ -32,6 +32,9 @@ METHODS: dict[str, Make] = {
     "STG": lambda negative: STG(mode="attention", layers=(1,)),
     "PAG": lambda negative: PAG(layers=(1,)),
     "SEG": lambda negative: SEG(layers=(1,)),
+    "TPG": lambda negative: TPG(layers=(1,)),
+    "S2Guidance": lambda negative: S2Guidance(layers=(1,)),
+    "EnhanceAVideo": lambda negative: EnhanceAVideo(weight=4.0),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from diffusers import WanPipeline
 
-from vidguide import CFG, EMAG, NAG, STG, VSF, Clip, generate, guide
+from vidguide import CFG, EMAG, NAG, STG, VSF, Clip, EnhanceAVideo, S2Guidance, generate, guide
 from vidguide.eval.world.oracle import read
 from vidguide.pipelines.generate import to_frames
 from vidguide.pipelines.loading.load import choose_device, choose_dtype, load, resolve
@@ -261,6 +261,12 @@ def test_specs_are_parsed_by_the_types_of_the_parameters() -> None:
     assert (seg.sigma, seg.over_frames, seg.extent, mean.sigma) == (2.0, True, "temporal", None)
     (cads,) = parse("cads:scale=0.1,seed=3")
     assert (cads.scale, cads.seed) == (0.1, 3)
+    tpg: Any
+    (tpg, s2, enhance) = parse("tpg:2,seed=4,extent=temporal+s2:0.5/0/1+enhance:weight=4")
+    assert (tpg.scale, tpg.seed, tpg.extent) == (2.0, 4, "temporal")
+    assert isinstance(s2, S2Guidance)
+    assert isinstance(enhance, EnhanceAVideo)
+    assert (s2.scale, enhance.weight) == ((0.5, 0.0, 1.0), 4.0)
     (vsf, by_frame) = (*parse("vsf:1.2,offset=0.2"), *parse("nag:norm=frame"))
     assert isinstance(vsf, VSF)
     assert isinstance(by_frame, NAG)

@@ -63,16 +63,26 @@ class Observer(Protocol):
     def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor) -> None: ...
 
 
-class EditedAttention:
-    """A kernel call with its edit applied, or the kernel call alone where there is no edit."""
+class OutputChange(Protocol):
+    """Changes the output of an attention, which may itself be edited; `query` and `key` are the kernel call's."""
 
-    def __init__(self, kernel: KernelCall, edit: Edit | None) -> None:
-        self.kernel, self.edit = kernel, edit
+    def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor, output: Tensor) -> Tensor: ...
+
+
+class EditedAttention:
+    """A kernel call with its edit applied, or the kernel call alone where there is no edit; then its output changed."""
+
+    def __init__(self, kernel: KernelCall, edit: Edit | None, outputs: tuple[OutputChange, ...] = ()) -> None:
+        self.kernel, self.edit, self.outputs = kernel, edit, outputs
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if self.edit is None:
-            return self.kernel(query, key, value, self.kernel.mask)
-        return self.edit(self.kernel, query, key, value)
+            output = self.kernel(query, key, value, self.kernel.mask)
+        else:
+            output = self.edit(self.kernel, query, key, value)
+        for change in self.outputs:
+            output = change(self.kernel, query, key, output)
+        return output
 
 
 class Perturbation(Protocol):
@@ -89,7 +99,7 @@ class AttentionSite:
             order. name: path of the module in its block. execution_index: of its block, in the order in which blocks
             run. extent: what the video's self-attention spans here. per_sample: whether the processor calls the kernel
             once per sample. video: which tokens are the video's; None where no perturbed pass is run.
-        edit, perturbation, observers, batch, recording: installed for one forward pass.
+        edit, outputs, perturbation, observers, batch, recording: installed for one forward pass.
         measured, recorded: results of that pass: statistics of the edit, and `(key, value, mask)` where recorded.
     """
 
@@ -99,6 +109,7 @@ class AttentionSite:
         self.video: VideoTokens | None = None
         self.execution_index, self.extent = layer, "spatiotemporal"
         self.edit: Edit | None = None
+        self.outputs: tuple[OutputChange, ...] = ()
         self.perturbation: Perturbation | None = None
         self.observers: tuple[Observer, ...] = ()
         self.batch = ALL_CONDITIONAL
@@ -110,7 +121,15 @@ class AttentionSite:
     @property
     def idle(self) -> bool:
         """Whether nothing is installed here."""
-        return self.edit is None and self.perturbation is None and len(self.observers) == 0 and not self.recording
+        changes = self.edit is not None or self.perturbation is not None or len(self.outputs) > 0
+        return not changes and len(self.observers) == 0 and not self.recording
+
+    def grid_of(self, clip: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Return the token grid of one row: the clip's (F, H, W), or a frame's or a place's in factorised models."""
+        frames, height, width = clip
+        if self.extent == "spatial":
+            return 1, height, width
+        return (frames, 1, 1) if self.extent == "temporal" else clip
 
     def attend(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Run the attention with its observers, edit and perturbation."""
@@ -121,7 +140,7 @@ class AttentionSite:
             self.recorded = (key, value, kernel.mask)
         for observer in self.observers:
             observer(kernel, query, key)
-        attention = EditedAttention(kernel, self.edit)
+        attention = EditedAttention(kernel, self.edit, self.outputs)
         if self.perturbation is not None:
             return self.perturbation(attention, query, key, value)
         output = attention(query, key, value)

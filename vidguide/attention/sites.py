@@ -34,7 +34,7 @@ def find_text_sites(family: Family, transformer: Any) -> dict[int, AttentionSite
 
 
 def supports_perturbed_pass(family: Family) -> bool:
-    """Return whether self-guidance (EMAG, STG, PAG, SEG) works on a family: its self-attention is a softmax."""
+    """Return whether self-guidance and EnhanceAVideo work on a family: its self-attention is a softmax."""
     return family.self_softmax
 
 
@@ -57,8 +57,8 @@ def find_self_sites(
     """
     if not supports_perturbed_pass(family):
         raise ValueError(
-            f"EMAG, STG, PAG and SEG: {family.name} has linear self-attention, which they cannot perturb; "
-            "leave them out"
+            f"EMAG, STG, PAG, SEG, TPG, S2Guidance and EnhanceAVideo: {family.name} has linear self-attention, which "
+            "they cannot change; leave them out"
         )
     joint = family.joint
     name = family.text_attention[0] if joint else family.self_attention

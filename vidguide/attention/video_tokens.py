@@ -44,6 +44,8 @@ class VideoTokens:
         return tensor[self.rows(batch, index, tensor.shape[0]), self.tokens(tensor.shape[1])]
 
     def put(self, tensor: Tensor, part: Tensor) -> Tensor:
-        """Return `(B, L, H, D)` with other video tokens, in a pass of conditional rows only."""
-        tokens = self.tokens(tensor.shape[1])
-        return torch.cat([tensor[:, : tokens.start], part.to(tensor.dtype), tensor[:, tokens.stop :]], 1)
+        """Return `(B, L, H, D)` with other video tokens in the conditional rows, which are the last ones."""
+        tokens, start = self.tokens(tensor.shape[1]), tensor.shape[0] - part.shape[0]
+        rows = tensor[start:]
+        changed = torch.cat([rows[:, : tokens.start], part.to(tensor.dtype), rows[:, tokens.stop :]], 1)
+        return torch.cat([tensor[:start], changed]) if start else changed

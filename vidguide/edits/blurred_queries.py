@@ -26,17 +26,10 @@ class BlurredQueries:
         if video is None:
             raise RuntimeError("queries are blurred in a perturbed pass")
         tokens = video.parallel.gather(video.take(query, kernel.batch, kernel.index))
-        grid = self.grid_of(tokens.shape[1])
+        grid = self.site.grid_of(self.grid)
         count = math.prod(grid)
         if count > tokens.shape[1]:
             raise ValueError(f"SEG: {tokens.shape[1]} tokens attend here where the clip's grid has {self.grid}")
         history, frames = tokens[:, : tokens.shape[1] - count], tokens[:, tokens.shape[1] - count :]
         blurred = torch.cat([history, blur(frames, grid, self.sigma, self.over_frames)], 1)
         return attention(video.put(query, video.parallel.shard(blurred)), key, value)
-
-    def grid_of(self, length: int) -> tuple[int, int, int]:
-        """Return the grid of one row's tokens: the clip's, or a frame's or a pixel's in factorised models."""
-        frames, height, width = self.grid
-        if self.site.extent == "spatial":
-            return 1, height, width
-        return (frames, 1, 1) if self.site.extent == "temporal" else self.grid

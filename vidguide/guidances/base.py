@@ -60,6 +60,11 @@ class Guidance:
         return self.windowed and not self.neutral
 
     @property
+    def pauses(self) -> bool:
+        """Whether its scale may be off at some steps of its window, so that they make no extra pass."""
+        return False
+
+    @property
     def perturbs(self) -> bool:
         """Whether it needs the sites of the video's self-attention, for a perturbed pass or to measure them."""
         return False

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from vidguide.calls.call import Call
 from vidguide.functional.cads import cads, cads_share
+from vidguide.functional.seeds import generator_at
 from vidguide.guidances.base import Guidance
-from vidguide.validation import check_number
+from vidguide.validation import check_number, check_whole
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,8 +45,7 @@ class CADS(Guidance):
         check_number(self, "full", 0, 1)
         check_number(self, "none", self.full, 1)
         check_number(self, "mixing", 0, 1)
-        if type(self.seed) is not int:
-            raise TypeError(f"CADS(seed={self.seed!r}): must be a whole number")
+        check_whole(self, "seed")
         if self.windowed or self.layers is not None:
             raise ValueError("CADS: full and none say when it acts; leave out start, stop and layers")
 
@@ -68,6 +68,5 @@ class CADS(Guidance):
         """Return the prompt's embeddings with this step's noise on the conditional rows."""
         start = call.batch.start(prompt.shape[0])
         cond = prompt[start:]
-        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + call.step) % 2**63)
-        noise = torch.randn(cond.shape, generator=generator).to(cond.device)
+        noise = torch.randn(cond.shape, generator=generator_at(self.seed, call.step)).to(cond.device)
         return torch.cat([prompt[:start], cads(cond, noise, share, self.scale, self.mixing)])

@@ -14,6 +14,7 @@ from vidguide.edits.emag_average import Average, AverageQuery
 from vidguide.edits.emag_maps import AverageMap, AverageVideoMap, check_maps_fit
 from vidguide.edits.head_selection import HeadSelection
 from vidguide.functional.emag import emag_correction
+from vidguide.guidances.schedule import Schedule, check_run_scale, check_schedule, is_constant, may_be, scale_of
 from vidguide.guidances.second_pass import SelfGuidance
 from vidguide.transformer.compile import graph_limit
 from vidguide.transformer.context_parallel import ContextParallel
@@ -36,7 +37,8 @@ class EMAG(SelfGuidance):
     that: `c~ + scale (c - c~)` (eq. 14). Blocks before the perturbed layer are not run again.
 
     Attributes:
-        scale: w_e; 1 is off. Published: 1.5 with CFG, 5.1 without.
+        scale: w_e; 1 is off; a number, a list per step, or a callable of the progress. Published: 1.5 with CFG, 5.1
+            without.
         decay: beta of the average, 0 to 1, per step; "auto" keeps the share that 0.988 leaves over 250 steps.
         strength: lambda, share of the average in the perturbed attention, 0 to 1; 0 is off.
         layers: candidate layers; None for those from 25% to 35% of the depth, at least three.
@@ -53,7 +55,7 @@ class EMAG(SelfGuidance):
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
     """
 
-    scale: float = 1.5
+    scale: Schedule = 1.5
     decay: float | str = 0.988
     strength: float = 1.0
     select: str | tuple[int, ...] = "largest"
@@ -64,7 +66,7 @@ class EMAG(SelfGuidance):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(self, "scale", 0)
+        check_schedule(self, "scale", 0)
         check_number(self, "strength", 0, 1)
         check_number(self, "average_from", 0, self.start)
         if self.decay != "auto":
@@ -79,7 +81,11 @@ class EMAG(SelfGuidance):
 
     @property
     def neutral(self) -> bool:
-        return self.scale == 1 or self.strength == 0
+        return is_constant(self.scale, 1) or self.strength == 0
+
+    @property
+    def pauses(self) -> bool:
+        return not self.neutral and may_be(self.scale, 1)
 
     @property
     def before_cfg(self) -> bool:
@@ -106,6 +112,7 @@ class EMAG(SelfGuidance):
         self.warn_of_graphs(model)
 
     def check_run(self, call: Call) -> None:
+        check_run_scale(self, call)
         if call.model.parallel.active and self.variant != "query":
             raise ValueError(
                 f"EMAG(variant={self.variant!r}) under context parallel: a map's rows and columns lie on several "
@@ -155,19 +162,19 @@ class EMAG(SelfGuidance):
         plan = AttentionPlan(observers={average.site: (average,) for average in averages.values()})
         if heads is not None:
             plan |= AttentionPlan(observers=heads.observers())
-        if call.progress < self.start:
+        if call.progress < self.start or scale_of(self, call, 0) == 1:
             return plan
         return plan | AttentionPlan(rerun_from=frozenset(a.site.execution_index for a in averages.values()))
 
     def correction(self, call: Call, prediction: Tensor, rerun: Rerun) -> Correction | None:
-        if call.progress < self.start:
+        if call.progress < self.start or (scale := scale_of(self, call, 0)) == 1:
             return None
         averages, heads = self.state(call)
         layers, gradients = self.choose(averages, heads, call.model.parallel)
         perturbed = self.perturbed_prediction(
             call, rerun, layers, lambda layer: averages[layer].perturb, heads, gradients
         )
-        return Correction(emag_correction(prediction, perturbed, self.scale), before_cfg=self.before_cfg)
+        return Correction(emag_correction(prediction, perturbed, scale), before_cfg=self.before_cfg)
 
     def choose(
         self, averages: Averages, heads: HeadSelection | None, parallel: ContextParallel

@@ -1,4 +1,4 @@
-"""Self-guidance by a perturbation of fixed layers: what PAG, STG and SEG share."""
+"""Self-guidance by a perturbation of some layers: what PAG, STG, SEG, TPG and S2Guidance share."""
 
 from dataclasses import dataclass
 
@@ -10,8 +10,8 @@ from vidguide.calls.call import Call, Correction, Rerun
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.edits.head_selection import HeadSelection
 from vidguide.functional.self_guidance import perturbation_correction
+from vidguide.guidances.schedule import Schedule, check_run_scale, check_schedule, is_constant, may_be, scale_of
 from vidguide.guidances.second_pass import SelfGuidance
-from vidguide.validation import check_number
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -21,35 +21,56 @@ class LayerPerturbation(SelfGuidance):
     It is added to the guided prediction, whatever its rule is: with CFG, `u + w (c - u) + scale (c - c_p)`.
 
     Attributes:
-        scale: 0 is off.
+        scale: 0 is off. A list has one value per step; a callable gets the progress, the fraction of the steps that
+            are done. Steps at scale 0 make no second pass.
         layers: perturbed blocks; None for the middle one.
     """
 
-    scale: float = 1.0
+    scale: Schedule = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(self, "scale", 0)
+        check_schedule(self, "scale", 0)
 
     @property
     def neutral(self) -> bool:
-        return self.scale == 0
+        return is_constant(self.scale, 0)
+
+    @property
+    def needs_steps(self) -> bool:
+        return super().needs_steps or not (self.neutral or isinstance(self.scale, int | float))
+
+    @property
+    def pauses(self) -> bool:
+        return not self.neutral and may_be(self.scale, 0)
+
+    def check_run(self, call: Call) -> None:
+        check_run_scale(self, call)
 
     def chosen_layers(self, model: GuidedModel) -> tuple[int, ...]:
-        """Return the blocks to perturb."""
+        """Return the layers to perturb."""
         return self.layers if self.layers else (model.depth // 2,)
+
+    def layers_at(self, call: Call) -> tuple[int, ...]:
+        """Return the layers to perturb at the step of a call."""
+        return self.chosen_layers(call.model)
 
     def selected_heads(self, call: Call) -> HeadSelection | None:
         """Return the selection of the heads to perturb, cached for the run; None for all heads."""
         return call.cached(self, lambda: self.head_selection(call, self.chosen_layers(call.model)))
 
     def plan(self, call: Call) -> AttentionPlan:
-        sites, heads = self.sites(call.model), self.selected_heads(call)
-        starts = frozenset(sites[layer].execution_index for layer in self.chosen_layers(call.model))
-        return AttentionPlan(rerun_from=starts, observers=heads.observers() if heads else {})
+        heads = self.selected_heads(call)
+        observers = heads.observers() if heads else {}
+        if scale_of(self, call, 0) == 0:
+            return AttentionPlan(observers=observers)
+        return AttentionPlan(rerun_from=self.execution_indices(call.model, self.layers_at(call)), observers=observers)
 
     def correction(self, call: Call, prediction: Tensor, rerun: Rerun) -> Correction | None:
-        value = perturbation_correction(prediction, self.perturbed(call, rerun), self.scale)
+        scale = scale_of(self, call, 0)
+        if scale == 0:
+            return None
+        value = perturbation_correction(prediction, self.perturbed(call, rerun), scale)
         return Correction(value, self.before_cfg)
 
     def perturbed(self, call: Call, rerun: Rerun) -> Tensor:

@@ -6,6 +6,7 @@ from vidguide.attention.site import AttentionSite, Perturbation
 from vidguide.calls.call import Call
 from vidguide.edits.identity_attention import IdentityAttention
 from vidguide.guidances.layer_perturbation import LayerPerturbation
+from vidguide.guidances.schedule import Schedule
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -15,7 +16,7 @@ class PAG(LayerPerturbation):
     The perturbed pass has the identity in place of self-attention maps; in joint attention, of the video's rows.
 
     Attributes:
-        scale: 0 is off. Published: 3.
+        scale: 0 is off; a number, a list per step, or a callable of the progress. Published: 3.
         layers: perturbed blocks; None for the middle one.
         start, stop: window in fractions of the steps.
         extent: "spatial" or "temporal" for those heads or modules only; see `SelfGuidance`.
@@ -24,7 +25,7 @@ class PAG(LayerPerturbation):
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
     """
 
-    scale: float = 3.0
+    scale: Schedule = 3.0
 
     def perturbation(self, call: Call, site: AttentionSite) -> Perturbation:
         return IdentityAttention(site)

@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from vidguide.calls.call import Call
+
 Schedule = float | Sequence[float] | Callable[[float], float]
 
 
@@ -39,6 +41,35 @@ def is_constant(scale: Schedule, value: float) -> bool:
     if callable(scale):
         return False
     return all(number == value for number in scale) if isinstance(scale, Sequence) else scale == value
+
+
+def may_be(scale: Schedule, value: float) -> bool:
+    """Return whether a scale is `value` at some step. A callable is assumed to be."""
+    if callable(scale):
+        return True
+    return value in scale if isinstance(scale, Sequence) else scale == value
+
+
+def check_run_scale(owner: Any, call: Call) -> None:
+    """Validate, before the first step of a run, that `owner.scale` has a value for each of its steps.
+
+    Raises:
+        ValueError: as :func:`check_steps`.
+    """
+    begin = getattr(call.scheduler, "begin_index", None) or 0  # video-to-video skips the first steps
+    check_steps(owner, "scale", None if call.steps is None else call.steps - begin)
+
+
+def scale_of(owner: Any, call: Call, low: float) -> float:
+    """Return `owner.scale` at the step of a call.
+
+    Raises:
+        ValueError: a callable returned less than `low`.
+    """
+    scale = scale_at(owner.scale, call.step, call.steps)
+    if scale < low:
+        raise ValueError(f"{type(owner).__name__}: scale={scale!r} at step {call.step}: must be at least {low:g}")
+    return scale
 
 
 def check_steps(owner: Any, name: str, steps: int | None) -> None:

@@ -1,4 +1,4 @@
-"""The base class of self-guidance (EMAG, PAG, STG, SEG): a second forward pass with perturbed attention."""
+"""The base class of self-guidance (EMAG, PAG, STG, SEG, TPG, S2Guidance): a second forward pass, perturbed."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +51,17 @@ class SelfGuidance(Guidance):
             return None
         sites = self.sites(call.model)
         return HeadSelection(self.extent, {layer: sites[layer] for layer in layers}, call.grid, call.device)
+
+    def execution_indices(self, model: GuidedModel, layers: Sequence[int]) -> frozenset[int]:
+        """Return which blocks, in execution order, some layers are."""
+        sites = self.sites(model)
+        return frozenset(sites[layer].execution_index for layer in layers)
+
+    def check_extent_of_blocks(self, model: GuidedModel) -> None:
+        """Refuse an extent that no block of the model has, for guidances that change whole blocks."""
+        if self.extent is not None and self.extent not in model.self_sites:
+            who = f"{type(self).__name__}(extent={self.extent!r})"
+            raise ValueError(f"{who}: {model.family.name} has no {self.extent} blocks; leave extent out")
 
     def perturbed_prediction(
         self,

@@ -6,6 +6,7 @@ from vidguide.attention.site import AttentionSite, Perturbation
 from vidguide.calls.call import Call
 from vidguide.edits.blurred_queries import BlurredQueries
 from vidguide.guidances.layer_perturbation import LayerPerturbation
+from vidguide.guidances.schedule import Schedule
 from vidguide.validation import check_number
 
 
@@ -18,7 +19,7 @@ class SEG(LayerPerturbation):
     scores, as the paper derives.
 
     Attributes:
-        scale: 0 is off. Published: 3.
+        scale: 0 is off; a number, a list per step, or a callable of the progress. Published: 3.
         sigma: of the blur in tokens, above 0; None for an infinite one, the mean. Published: both 10 and infinite.
         over_frames: blur along time as well.
         layers: perturbed blocks; None for the middle one.
@@ -28,7 +29,7 @@ class SEG(LayerPerturbation):
 
     # SmoothedEnergyGuidance of diffusers 0.42.1 (hooks/smoothed_energy_guidance_utils.py) has its branches swapped:
     # finite sigmas take the mean, and "infinite" ones are blurred. It treats all tokens, text too, as a square picture.
-    scale: float = 3.0
+    scale: Schedule = 3.0
     sigma: float | None = 10.0
     over_frames: bool = False
 

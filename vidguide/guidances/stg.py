@@ -11,6 +11,7 @@ from vidguide.calls.call import Call, Rerun
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.edits.identity_attention import IdentityAttention
 from vidguide.guidances.layer_perturbation import LayerPerturbation
+from vidguide.guidances.schedule import Schedule
 
 MODES = ("attention", "residual")
 
@@ -23,7 +24,7 @@ class STG(LayerPerturbation):
     block of one layer, published for CogVideoX (11), HunyuanVideo (2), LTX-Video 2B (19) and Mochi (34).
 
     Attributes:
-        scale: 0 is off. Published: 1.
+        scale: 0 is off; a number, a list per step, or a callable of the progress. Published: 1.
         mode: "residual" skips whole blocks (STG-R), "attention" passes the values of self-attention through (STG-A).
         layers: skipped blocks; None for those that the authors publish for a model of this family and depth, and the
             middle block where they publish none.
@@ -35,7 +36,7 @@ class STG(LayerPerturbation):
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
     """
 
-    scale: float = 1.0
+    scale: Schedule = 1.0
     mode: str = "residual"
 
     def __post_init__(self) -> None:
@@ -62,9 +63,8 @@ class STG(LayerPerturbation):
     def perturbed(self, call: Call, rerun: Rerun) -> Tensor:
         if self.mode == "attention":
             return super().perturbed(call, rerun)
-        layers, sites = self.chosen_layers(call.model), self.sites(call.model)
-        blocks = frozenset(sites[layer].execution_index for layer in layers)
-        return rerun(AttentionPlan(skipped_blocks=blocks), layers)
+        layers = self.layers_at(call)
+        return rerun(AttentionPlan(skipped_blocks=self.execution_indices(call.model, layers)), layers)
 
     def perturbation(self, call: Call, site: AttentionSite) -> Perturbation:
         return IdentityAttention(site)

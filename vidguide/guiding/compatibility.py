@@ -12,6 +12,7 @@ from vidguide.transformer.caches import Caches
 from vidguide.transformer.family import Family
 
 ONE_STATE = {"PyramidAttentionBroadcast", "FasterCache", "SeaCache", "TextKVCache"}  # no state for each context
+COUNTING = {"MagCache", "TaylorSeer"}  # count the steps of each context
 OF_BLOCKS = {"FirstBlockCache", "MagCache"}  # controlled by the first and the last block
 CURE = "call disable_cache() on the transformer"
 
@@ -69,7 +70,7 @@ def _cache_reason(kind: str, guidance: Guidance, model: GuidedModel, hooks: list
         )
     if guidance.extra_pass:
         return _cache_reason_of_extra_pass(kind, guidance, model)
-    if guidance.windowed and model.family.joint is not None:
+    if guidance.windowed and isinstance(guidance, NegativePromptGuidance) and model.family.joint is not None:
         return "cached texts are longer within the window than outside; leave out start and stop"
     return None
 
@@ -79,6 +80,8 @@ def _cache_reason_of_extra_pass(kind: str, guidance: Guidance, model: GuidedMode
     name = type(guidance).__name__
     if kind in ONE_STATE:
         return f"it stores one state for all passes, that of {name}'s extra pass too; use FirstBlockCache"
+    if kind in COUNTING and guidance.pauses:
+        return f"it counts the steps of {name}'s extra pass, which some have not; give a scale that is never off"
     if kind == "TaylorSeer" and guidance.start > 0:
         # In one step one pass would be extrapolated and the other computed, and their difference is scaled.
         return f"it counts the steps of {name}'s extra pass from {name}'s first one on; give start=0"

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from vidguide.guidances.base import Guidance
-from vidguide.guidances.cfg import CFG
+from vidguide.guidances.cfg_rules.cfg import CFG
 from vidguide.guidances.negative_prompt import NegativePromptGuidance
 from vidguide.guiding.forward import GuidedForward
 from vidguide.kernels import dispatch as kernels

@@ -12,7 +12,7 @@ from vidguide.transformer.block_replay import BlockReplay
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.text_stream import carrying
 
-INSTALLED = ("edit", "perturbation", "observers", "batch", "recording", "calls")  # of a site, for one pass
+INSTALLED = ("edit", "outputs", "perturbation", "observers", "batch", "recording", "calls")  # of a site, for one pass
 
 
 class Installation:
@@ -40,6 +40,7 @@ class Installation:
                 stack.enter_context(carrying(plan.second_text, batch))
                 stack.enter_context(self.blocks.recording(plan.rerun_from))
                 stack.enter_context(self.blocks.skipping(plan.skipped_blocks))
+                stack.enter_context(self.blocks.changing(plan.block_inputs))
                 yield
         finally:
             for site, values in zip(self.sites, before, strict=True):
@@ -63,6 +64,6 @@ class Installation:
 
 def _install(site: AttentionSite, plan: AttentionPlan, batch: Batch) -> None:
     site.edit, site.perturbation = plan.edits.get(site), plan.perturbations.get(site)
-    site.observers = plan.observers.get(site, ())
+    site.outputs, site.observers = plan.outputs.get(site, ()), plan.observers.get(site, ())
     site.recording, site.batch = site in plan.recorded, batch
     site.calls, site.measured = 0, None

@@ -53,7 +53,9 @@ def listing() -> list[dict[str, str]]:
                 "transformers": ", ".join(one.transformers),
                 "text": "joint attention" if one.joint else "cross-attention",
                 "NAG, VSF, CFG, CADS": "tested",
-                "EMAG, STG, PAG, SEG": "tested" if supports_perturbed_pass(one) else "no: linear attention",
+                "EMAG, STG, PAG, SEG, TPG, S2Guidance, EnhanceAVideo": "tested"
+                if supports_perturbed_pass(one)
+                else "no: linear attention",
                 "diffusers": f"from {one.since}",
                 "here": f"not in diffusers {diffusers.__version__}" if missing else "yes",
             }

@@ -1,9 +1,11 @@
 """Block replay: record block outputs in one pass, so that a second one starts at the first block that differs."""
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from vidguide.transformer.block_arguments import Arguments
 from vidguide.transformer.cfg_batch import Batch
@@ -12,10 +14,17 @@ from vidguide.transformer.class_swap import subclass_of, swapped_class
 MODE = "_vidguide_block_mode"
 
 
+class InputChange(Protocol):
+    """Returns other video tokens `(B, L, C)` for a block to compute its update from."""
+
+    def __call__(self, tokens: Tensor) -> Tensor: ...
+
+
 class BlockMode:
     """What a block does in the current pass: run, run and record its output, return its input, or replay an output.
 
     Attributes:
+        video: name of the argument that holds the video's tokens. change: of them, for the block's update alone.
         rows, tokens: size of the video in the block's latest call, where text shares its attention.
         record, skip: what is asked for. output: the recorded output. replay: an output to return without running.
     """
@@ -23,11 +32,23 @@ class BlockMode:
     def __init__(self, block: Any, output: tuple[str, ...], joint: bool) -> None:
         self.arguments = Arguments(block)
         self.pass_input = self.arguments.passing(output)
-        self.joint = joint
+        self.video, self.joint = output[0], joint
+        self.change: InputChange | None = None
         self.rows = self.tokens = 0
         self.record = self.skip = False
         self.output: Any = None
         self.replay: Any = None
+
+    def changed(
+        self, change: InputChange, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], Tensor]:
+        """Return arguments with the video's tokens x changed to x', setting them in `kwargs`, and `x - x'`.
+
+        A block computes `x + f(x)`: its output for x' plus that difference is `x + f(x')`.
+        """
+        tokens = self.arguments.get(self.video, args, kwargs)
+        other = change(tokens)
+        return self.arguments.put(self.video, other, args, kwargs), tokens - other
 
 
 @functools.cache
@@ -43,14 +64,26 @@ def block_class(original: Any) -> Any:
             return mode.pass_input(args, kwargs)
         if mode.joint:
             mode.rows, mode.tokens = mode.arguments.get("hidden_states", args, kwargs).shape[:2]
+        change = mode.change
+        if change is not None:
+            args, difference = mode.changed(change, args, kwargs)
         # super(), which Dynamo follows; it takes `original.__call__` for a call of the class.
         output = super(swapped, self).__call__(*args, **kwargs)
+        if change is not None:
+            output = added(output, difference)
         if mode.record:
             mode.output = output
         return output
 
     swapped = subclass_of(original, __call__=call)
     return swapped
+
+
+def added(output: Any, difference: Tensor) -> Any:
+    """Return a block's output with something added to the video's tokens, which are the first of several outputs."""
+    if isinstance(output, tuple):
+        return (output[0] + difference, *output[1:])
+    return output + difference
 
 
 class BlockReplay:
@@ -120,6 +153,18 @@ class BlockReplay:
         finally:
             for mode, skip in zip(modes, before, strict=True):
                 mode.skip = skip
+
+    @contextmanager
+    def changing(self, inputs: Mapping[int, InputChange]) -> Iterator[None]:
+        """Make some blocks compute their update from other video tokens within the block."""
+        before = [(self.modes[index], self.modes[index].change) for index in inputs]
+        try:
+            for index, change in inputs.items():
+                self.modes[index].change = change
+            yield
+        finally:
+            for mode, change in before:
+                mode.change = change
 
     def clear(self) -> None:
         """Release all recorded outputs."""

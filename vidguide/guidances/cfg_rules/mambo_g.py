@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vidguide.calls.call import Call
 from vidguide.functional.cfg import mambo_g
-from vidguide.guidances.cfg import CFG
+from vidguide.guidances.cfg_rules.cfg import CFG
 from vidguide.guidances.schedule import Schedule
 from vidguide.validation import check_number
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vidguide.calls.call import Call
 from vidguide.functional.cfg import cfg_zero_star
-from vidguide.guidances.cfg import CFG
+from vidguide.guidances.cfg_rules.cfg import CFG
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

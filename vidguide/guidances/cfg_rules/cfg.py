@@ -10,7 +10,7 @@ from vidguide.calls.call import Call, Unconditional
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.functional.cfg import cfg, rescale_std
 from vidguide.guidances.base import Guidance
-from vidguide.guidances.schedule import Schedule, check_schedule, check_steps, is_constant, scale_at
+from vidguide.guidances.schedule import Schedule, check_run_scale, check_schedule, is_constant, may_be, scale_of
 from vidguide.transformer.family import Inputs
 from vidguide.transformer.negative_text import check_encodable, check_negative
 from vidguide.validation import check_number
@@ -61,6 +61,10 @@ class CFG(Guidance):
         return super().needs_steps or not isinstance(self.scale, int | float)
 
     @property
+    def pauses(self) -> bool:
+        return not self.neutral and may_be(self.scale, 1)
+
+    @property
     def extra_pass(self) -> bool:
         return not self.neutral
 
@@ -70,8 +74,7 @@ class CFG(Guidance):
     def check_run(self, call: Call) -> None:
         if call.pipeline_guides:
             self.check_pipeline_guides()
-        begin = getattr(call.scheduler, "begin_index", None) or 0  # video-to-video skips the first steps
-        check_steps(self, "scale", None if call.steps is None else call.steps - begin)
+        check_run_scale(self, call)
         self.negative_text(call)
 
     def check_pipeline_guides(self) -> None:
@@ -106,10 +109,7 @@ class CFG(Guidance):
         Raises:
             ValueError: a callable returned less than 1.
         """
-        scale = scale_at(self.scale, call.step, call.steps)
-        if scale < 1:
-            raise ValueError(f"{type(self).__name__}: scale={scale!r} at step {call.step}: must be at least 1")
-        return scale
+        return scale_of(self, call, 1)
 
     def rule(self, call: Call, cond: Tensor, uncond: Tensor) -> Tensor:
         """Combine the conditional and the unconditional prediction `(B, ...)`. Variants override this."""

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from vidguide.calls.call import Call
 from vidguide.functional.cfg import apg, apg_radius
-from vidguide.guidances.cfg import CFG
+from vidguide.guidances.cfg_rules.cfg import CFG
 from vidguide.transformer.prediction_space import X0Conversion, noisy_sample, x0_conversion
 from vidguide.validation import check_number
 
