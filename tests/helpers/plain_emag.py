@@ -1,6 +1,7 @@
 """EMAG by whole passes and the paper's equations: explicit maps, explicit averages, nothing shared."""
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -86,16 +87,20 @@ def plain_emag(model: Any, calls: list[dict[str, Any]], emag: EMAG, layers: tupl
     averages: dict[int, Tensor] = {}
     last: dict[int, float] = {}
     results = []
+
+    def first(fraction: float) -> int:
+        return math.floor(fraction * len(calls))
+
     for step, inputs in enumerate(calls):
-        progress, prediction = step / len(calls), model(**inputs)[0]
-        if emag.average_from <= progress < emag.stop:
+        prediction = model(**inputs)[0]
+        if first(emag.average_from) <= step < math.ceil(emag.stop * len(calls)):
             live = {layer: processor.live for layer, processor in processors.items()}
             decay = float(emag.decay)
             averages = {
                 n: live[n] if n not in averages else decay * averages[n] + (1 - decay) * live[n] for n in layers
             }
             gradients = {n: (averages[n] - live[n]).abs().mean().item() for n in layers}
-            if progress >= emag.start:
+            if step >= first(emag.start):
                 by = last if emag.select == "previous" and last else gradients
                 chosen = emag.select if isinstance(emag.select, tuple) else (max(by, key=by.__getitem__),)
                 assert len(chosen) == 1 or emag.strength == 1, "the second of two layers sees another live value"

@@ -1,5 +1,6 @@
 """NAG and EMAG as guiders of modular pipelines: the same as on the standard pipeline of the same parts."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -63,7 +64,7 @@ def test_a_guider_is_the_guidance_around_the_pipeline(name: str, scale: float, k
     plain = modular(subject, pipe, own(scale))
     unguided = sample(subject, plain)
     negative = subject.text(1, 7, 6)
-    around = NAG(scale=5, negative_prompt_embeds=negative) if kind == "NAG" else EMAG(scale=3, decay="auto")
+    around = NAG(scale=5, negative_prompt_embeds=negative) if kind == "NAG" else EMAG(scale=3)
     with guide(plain, around):
         expected = sample(subject, plain)
     make = partial(NAGGuidance if kind == "NAG" else EMAGGuidance, scale=around.scale, guidance_scale=scale)
@@ -109,3 +110,11 @@ def test_disabled_it_does_nothing_and_a_copy_has_its_parameters() -> None:
     unguided = sample(subject, modular(subject, pipe, own(1.0)))
     assert torch.equal(sample(subject, modular(subject, pipe, lambda: NAGGuidance(enabled=False))), unguided)
     assert NAGGuidance(tau=3.0).new(alpha=0.5).config.tau == 3.0
+
+
+def test_the_guiders_defaults_are_those_of_the_guidance() -> None:
+    for guider, guidance in ((EMAGGuidance(), EMAG()), (NAGGuidance(), NAG(negative_prompt="red"))):
+        defaults = {field.name: getattr(guidance, field.name) for field in dataclasses.fields(guidance)}
+        shared = {name: value for name, value in guider.config.items() if name in defaults}
+        assert {"scale", "start", "stop", "layers"} <= shared.keys()
+        assert shared == {name: defaults[name] for name in shared}
