@@ -12,7 +12,7 @@ from vidguide.transformer.block_replay import BlockReplay
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.text_stream import carrying
 
-INSTALLED = ("edit", "perturbation", "observers", "batch", "recording", "calls")  # of a site, for one pass
+INSTALLED = ("edit", "perturbation", "observers", "batch", "recording", "calls", "rotary")  # of a site, for one pass
 
 
 class Installation:
@@ -65,4 +65,4 @@ def _install(site: AttentionSite, plan: AttentionPlan, batch: Batch) -> None:
     site.edit, site.perturbation = plan.edits.get(site), plan.perturbations.get(site)
     site.observers = plan.observers.get(site, ())
     site.recording, site.batch = site in plan.recorded, batch
-    site.calls, site.measured = 0, None
+    site.calls, site.rotary, site.measured = 0, None, None
