@@ -197,9 +197,7 @@ def route(
     return site.attend(kernel, query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)).transpose(1, 2)
 
 
-def rotate(
-    attention: Any, layout: str, in_place: bool, function: Any, query: Any, *args: Any, **kwargs: Any
-) -> Any:
+def rotate(attention: Any, layout: str, in_place: bool, function: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
     """Replace the rotary embedding of the query in a processor: apply upstream's, and record it where it is read.
 
     Args:
