@@ -56,7 +56,7 @@ class _Reroute(ast.NodeTransformer):
         return node
 
     def _replaced(self, name: str, node: ast.Call, *constants: Any) -> ast.Call:
-        """Return a call of one of our functions with the attention, constants, and upstream's function and arguments."""
+        """Return a call of our function: the attention, constants, and upstream's function and arguments."""
         leading = [ast.Name(self.attention, ast.Load()), *map(ast.Constant, constants)]
         call = ast.Call(ast.Name(name, ast.Load()), [*leading, node.func, *node.args], node.keywords)
         return ast.copy_location(call, node)

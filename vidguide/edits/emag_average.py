@@ -94,7 +94,7 @@ class AverageQuery(Average):
     """EMAG-Q at one layer: the average of its queries `(B, L, H, D)` before their rotary embedding.
 
     Rotation is linear and the same in every step, so the rotated average is the average of rotated queries. The mean
-    absolute difference D is not invariant to rotation: the authors' models have none, so D is that of unrotated queries.
+    absolute difference D is not invariant to rotation; as the authors' models have none, D is of unrotated queries.
     """
 
     def live(self, kernel: KernelCall, query: Tensor, key: Tensor) -> Tensor:
