@@ -8,7 +8,7 @@ A Wan transformer of random weights, 2 heads of 64, 2,048 video tokens, 226 text
 - EMAG as published (github.com/drkkgy/EMAG): both predictions in one batch, and at every step that batch once more,
   all of it, from the first layer to the last; in this second pass the queries of the candidate layers are averaged
   after their norm, and those of the layer that was farthest from its average in the step before are replaced.
-- EMAG here: `guide(model, CFG(...), EMAG(decay="auto"))`; on 6 of 10 steps a second pass, from the chosen layer on.
+- EMAG here: `guide(model, CFG(...), EMAG())`; on 6 of 10 steps a second pass, from the chosen layer on.
 
 The arms take turns step by step, so that whatever else the machine does falls on all; times are the processor's, which
 a busy machine does not stretch. The table has the ratio of their whole runs, its median over the rounds. Peak memory is
@@ -110,7 +110,7 @@ def stepping(arm: str, layers: int, steps: int, stack: ExitStack) -> Step:
 
         return plain
     scheduler = FlowMatchEulerDiscreteScheduler()
-    guidances = (CFG(scale=SCALE, negative_prompt_embeds=negative()), EMAG(decay="auto"))
+    guidances = (CFG(scale=SCALE, negative_prompt_embeds=negative()), EMAG())
     stack.enter_context(guide(model, *guidances, scheduler=scheduler))
 
     def guided(number: int) -> Any:

@@ -31,7 +31,7 @@ class Arms:
         self.cfg = CFG(scale=5, negative_prompt_embeds=negative)
         self.nag = NAG(negative_prompt_embeds=negative)
         depth = len(blocks_of(model))
-        self.emag = EMAG(decay="auto") if whole else EMAG(decay="auto", select=(round(0.25 * depth),))
+        self.emag = EMAG() if whole else EMAG(select=(round(0.25 * depth),))
         self.layers = self.emag.candidates(depth)
 
     def unguided(self) -> Arm:

@@ -13,7 +13,7 @@ from diffusers.guiders.classifier_free_guidance import ClassifierFreeGuidance
 from diffusers.guiders.guider_utils import BaseGuidance
 
 from vidguide.guidances.base import Guidance
-from vidguide.guidances.emag import EMAG
+from vidguide.guidances.emag import EMAG, PUBLISHED_DECAY
 from vidguide.guidances.nag import NAG
 from vidguide.guiding.forward import GuidedForward
 from vidguide.guiding.guide import FORWARD, guided_class
@@ -150,7 +150,7 @@ class EMAGGuidance(Guider):
     def __init__(
         self,
         scale: float = 1.5,
-        decay: float | str = "auto",
+        decay: float | str = PUBLISHED_DECAY,
         layers: tuple[int, ...] | None = None,
         select: str | tuple[int, ...] = "largest",
         variant: str = "query",

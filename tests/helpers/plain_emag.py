@@ -1,6 +1,7 @@
 """EMAG by whole passes and the paper's equations: explicit maps, explicit averages, nothing shared."""
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -17,14 +18,18 @@ class PlainAttention:
         self.variant = variant
         self.live = self.replacement = torch.zeros(0)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor, video: slice) -> Tensor:
-        """`(B, L, H, D)` of which the video's tokens lie in a slice."""
-        told = len(self.replacement) > 0
+    def query(self, query: Tensor, video: slice) -> Tensor:
+        """The query before its rotary embedding, `(B, L, H, D)` of which the video's tokens lie in a slice."""
         if self.variant == "query":
             self.live = query[:, video].clone()
-            if told:
+            if len(self.replacement) > 0:
                 query = query.clone()
                 query[:, video] = self.replacement
+        return query
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, video: slice) -> Tensor:
+        """The output, of the query after its rotary embedding."""
+        told = len(self.replacement) > 0
         weights = torch.einsum("bqhd,bkhd->bhqk", query, key).div(query.shape[-1] ** 0.5).softmax(-1)
         if self.variant == "map":
             self.live = weights[:, :, video].clone()
@@ -44,7 +49,7 @@ class PlainSelfAttention(PlainAttention):
     def __call__(self, attn: Any, hidden_states: Any, text: Any, mask: Any, rotary: Any) -> Tensor:
         query, key = attn.norm_q(attn.to_q(hidden_states)), attn.norm_k(attn.to_k(hidden_states))
         query, key, value = (t.unflatten(2, (attn.heads, -1)) for t in (query, key, attn.to_v(hidden_states)))
-        query, key = self.rotate(query, *rotary), self.rotate(key, *rotary)
+        query, key = self.rotate(self.query(query, slice(None)), *rotary), self.rotate(key, *rotary)
         return attn.to_out[0](self.attend(query, key, value, slice(None)).flatten(2))
 
     @staticmethod
@@ -69,7 +74,7 @@ class PlainJointAttention(PlainAttention):
         query, key, value = (
             project(both).unflatten(2, (attn.heads, -1)) for project in (attn.to_q, attn.to_k, attn.to_v)
         )
-        query, key = attn.norm_q(query), attn.norm_k(key)
+        query, key = self.query(attn.norm_q(query), slice(text, None)), attn.norm_k(key)
         for tensor in (query, key):
             tensor[:, text:] = apply_rotary_emb(tensor[:, text:].transpose(1, 2), image_rotary_emb).transpose(1, 2)
         output = attn.to_out[0](self.attend(query, key, value, slice(text, None)).flatten(2))
@@ -86,16 +91,20 @@ def plain_emag(model: Any, calls: list[dict[str, Any]], emag: EMAG, layers: tupl
     averages: dict[int, Tensor] = {}
     last: dict[int, float] = {}
     results = []
+
+    def first(fraction: float) -> int:
+        return math.floor(fraction * len(calls))
+
     for step, inputs in enumerate(calls):
-        progress, prediction = step / len(calls), model(**inputs)[0]
-        if emag.average_from <= progress < emag.stop:
+        prediction = model(**inputs)[0]
+        if first(emag.average_from) <= step < math.ceil(emag.stop * len(calls)):
             live = {layer: processor.live for layer, processor in processors.items()}
             decay = float(emag.decay)
             averages = {
                 n: live[n] if n not in averages else decay * averages[n] + (1 - decay) * live[n] for n in layers
             }
             gradients = {n: (averages[n] - live[n]).abs().mean().item() for n in layers}
-            if progress >= emag.start:
+            if step >= first(emag.start):
                 by = last if emag.select == "previous" and last else gradients
                 chosen = emag.select if isinstance(emag.select, tuple) else (max(by, key=by.__getitem__),)
                 assert len(chosen) == 1 or emag.strength == 1, "the second of two layers sees another live value"

@@ -29,7 +29,7 @@ def sampled(model: Any, calls: list[dict[str, Any]], *guidances: Guidance) -> tu
         predictions = []
         for inputs, timestep in zip(calls, scheduler.timesteps, strict=True):
             predictions.append(model(**inputs)[0])
-            scheduler.step(predictions[-1], timestep, inputs["hidden_states"])
+            scheduler.step(predictions[-1], timestep, predictions[-1])
         return predictions, run
 
 

@@ -1,5 +1,6 @@
 """NAG and EMAG as guiders of modular pipelines: the same output as `guide()`."""
 
+import dataclasses
 from functools import partial
 from typing import Any
 
@@ -70,7 +71,7 @@ def test_a_guider_gives_the_output_of_guide(name: str, scale: float, kind: str) 
     plain = modular_pipeline(subject, pipe, plain_guider(scale))
     unguided = sample(subject, plain)
     negative = subject.text(1, 7, 6)
-    guidance = NAG(scale=5, negative_prompt_embeds=negative) if kind == "NAG" else EMAG(scale=3, decay="auto")
+    guidance = NAG(scale=5, negative_prompt_embeds=negative) if kind == "NAG" else EMAG(scale=3)
     with guide(plain, guidance):
         expected = sample(subject, plain)
     make = partial(NAGGuidance if kind == "NAG" else EMAGGuidance, scale=guidance.scale, guidance_scale=scale)
@@ -116,3 +117,11 @@ def test_a_disabled_guider_changes_nothing_and_a_copy_has_the_same_parameters() 
     unguided = sample(subject, modular_pipeline(subject, pipe, plain_guider(1.0)))
     assert torch.equal(sample(subject, modular_pipeline(subject, pipe, lambda: NAGGuidance(enabled=False))), unguided)
     assert NAGGuidance(tau=3.0).new(alpha=0.5).config.tau == 3.0
+
+
+def test_the_guiders_defaults_are_those_of_the_guidance() -> None:
+    for guider, guidance in ((EMAGGuidance(), EMAG()), (NAGGuidance(), NAG(negative_prompt="red"))):
+        defaults = {field.name: getattr(guidance, field.name) for field in dataclasses.fields(guidance)}
+        shared = {name: value for name, value in guider.config.items() if name in defaults}
+        assert {"scale", "start", "stop", "layers"} <= shared.keys()
+        assert shared == {name: defaults[name] for name in shared}

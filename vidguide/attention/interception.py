@@ -2,7 +2,8 @@
 
 A processor computes projections, norms and rotary embedding, calls one of two attention kernels, and projects back.
 :func:`intercepted` returns a processor of the same class whose `__call__` is upstream's own source, compiled again with
-those kernel calls replaced by :func:`vidguide.attention.site.route`. The function keeps upstream's globals and
+those kernel calls replaced by :func:`vidguide.attention.site.route`, and the rotary embedding of the query by
+:func:`vidguide.attention.site.rotate`. The function keeps upstream's globals and
 signature: the installed version of diffusers runs as written, `inspect.signature` sees the same arguments, and
 torch.compile traces it like the original. Rebinding names in upstream's module instead would not survive torch.compile,
 which resolves them in the original module.
@@ -17,29 +18,55 @@ from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
-from vidguide.attention.site import route
+from vidguide.attention.site import rotate, route
 from vidguide.transformer.class_swap import subclass_of
 
 LAYOUTS = {"dispatch_attention_fn": "BLHD", "scaled_dot_product_attention": "BHLD"}
 
 
+QUERY, ROTARY = "query", "rotary"  # upstream's name of the query, and a part of its functions' that rotate it
+
+
 class _Reroute(ast.NodeTransformer):
-    """Replace each `kernel(q, k, v, ...)` by `_vidguide_route(attn, index, layout, kernel, q, k, v, ...)`."""
+    """Replace each `kernel(q, k, v, ...)` by `_vidguide_route(attn, index, layout, kernel, q, k, v, ...)`, and each
+    `apply_rotary_emb(query, ...)` by `_vidguide_rotate(attn, layout, in_place, apply_rotary_emb, query, ...)`.
+    """
 
     def __init__(self, attention: str) -> None:
         self.attention, self.count = attention, 0
+        self._query_layout, self._in_place = "BLHD", False
+
+    def visit_Assign(self, node: ast.Assign) -> ast.AST:
+        """Note whether `query[...] = ` is assigned to, and whether `query = ....transpose(1, 2)` changes its layout."""
+        self._in_place = isinstance(node.targets[0], ast.Subscript)
+        self.generic_visit(node)
+        self._in_place = False
+        if _base(node.targets[0]) == QUERY and ".transpose(1, 2)" in ast.unparse(node.value):
+            self._query_layout = "BLHD" if self._query_layout == "BHLD" else "BHLD"
+        return node
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         self.generic_visit(node)
-        function = node.func
-        name = function.id if isinstance(function, ast.Name) else getattr(function, "attr", "")
-        if name not in LAYOUTS:
-            return node
-        leading = [ast.Name(self.attention, ast.Load()), ast.Constant(self.count), ast.Constant(LAYOUTS[name])]
-        self.count += 1
-        return ast.copy_location(
-            ast.Call(ast.Name("_vidguide_route", ast.Load()), [*leading, function, *node.args], node.keywords), node
-        )
+        name = node.func.id if isinstance(node.func, ast.Name) else getattr(node.func, "attr", "")
+        if name in LAYOUTS:
+            self.count += 1
+            return self._replaced("_vidguide_route", node, self.count - 1, LAYOUTS[name])
+        if ROTARY in name and node.args and _base(node.args[0]) == QUERY:
+            return self._replaced("_vidguide_rotate", node, self._query_layout, self._in_place)
+        return node
+
+    def _replaced(self, name: str, node: ast.Call, *constants: Any) -> ast.Call:
+        """Return a call of our function: the attention, constants, and upstream's function and arguments."""
+        leading = [ast.Name(self.attention, ast.Load()), *map(ast.Constant, constants)]
+        call = ast.Call(ast.Name(name, ast.Load()), [*leading, node.func, *node.args], node.keywords)
+        return ast.copy_location(call, node)
+
+
+def _base(node: ast.expr) -> str:
+    """Return the variable's name in `name` and `name[...]`."""
+    while isinstance(node, ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else ""
 
 
 def _parse(call: Callable[..., Any]) -> ast.FunctionDef:
@@ -68,7 +95,7 @@ def _parse(call: Callable[..., Any]) -> ast.FunctionDef:
 def _compile(function: ast.FunctionDef, call: Callable[..., Any]) -> Callable[..., Any]:
     """Compile a rewritten `__call__` with the globals, closure and defaults of the original."""
     cells = call.__code__.co_freevars
-    names = [ast.arg(name) for name in ("_vidguide_route", *cells)]
+    names = [ast.arg(name) for name in ("_vidguide_route", "_vidguide_rotate", *cells)]
     factory = ast.FunctionDef(
         "factory",
         ast.arguments([], names, None, [], [], None, []),
@@ -79,7 +106,7 @@ def _compile(function: ast.FunctionDef, call: Callable[..., Any]) -> Callable[..
     code = compile(module, inspect.getfile(call), "exec", dont_inherit=True)
     make = FunctionType(next(const for const in code.co_consts if inspect.iscode(const)), call.__globals__)
     contents = [cell.cell_contents for cell in call.__closure__ or ()]
-    compiled: Any = functools.wraps(call)(make(route, *contents))
+    compiled: Any = functools.wraps(call)(make(route, rotate, *contents))
     compiled.__defaults__, compiled.__kwdefaults__ = call.__defaults__, copy.copy(call.__kwdefaults__)
     return compiled
 

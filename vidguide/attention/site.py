@@ -12,6 +12,40 @@ from vidguide.transformer.cfg_batch import ALL_CONDITIONAL, Batch
 SITE = "_vidguide_site"  # attribute of an intercepted attention module
 
 
+class Rotary:
+    """The rotary embedding of the query of one attention, as upstream applies it before the kernel call.
+
+    Args:
+        function, args, kwargs: upstream's function and its arguments after the query.
+        layout: "BHLD", or "BLHD" of which the last two dimensions may be one, as upstream's query is.
+        query: the query before it, of all tokens that are rotated.
+    """
+
+    def __init__(
+        self, function: Callable[..., Tensor], layout: str, query: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        self.function, self.layout, self.query, self.args, self.kwargs = function, layout, query, args, kwargs
+
+    def row(self, index: int) -> "Rotary":
+        """Return it for one sample, `index` modulo the number of rows; of a rotation that is the same for all rows."""
+        row = index % self.query.shape[0]
+        return Rotary(self.function, self.layout, self.query[row : row + 1], self.args, self.kwargs)
+
+    def unrotated(self, head_dim: int) -> Tensor:
+        """Return the query before it as `(B, L, H, D)`."""
+        if self.query.dim() == 3:
+            return self.query.unflatten(2, (-1, head_dim))
+        return self.query.transpose(1, 2) if self.layout == "BHLD" else self.query
+
+    def __call__(self, query: Tensor) -> Tensor:
+        """Rotate other queries `(B, L, H, D)` of the same tokens."""
+        if self.layout == "BHLD":
+            return self.function(query.transpose(1, 2), *self.args, **self.kwargs).transpose(1, 2)
+        if self.query.dim() == 3:
+            return self.function(query.flatten(2), *self.args, **self.kwargs).unflatten(2, query.shape[2:])
+        return self.function(query, *self.args, **self.kwargs)
+
+
 class KernelCall:
     """One attention kernel call as upstream would make it, on `(B, L, H, D)` tensors whatever the kernel's layout.
 
@@ -19,6 +53,8 @@ class KernelCall:
         mask: the mask that upstream passes, or None.
         batch: which rows of this forward pass are conditional.
         index: number of this call at its site in this pass, for processors that call the kernel once per sample.
+        rotary: the rotary embedding of the query, of the one sample where the kernel is called once per sample; None
+            where upstream applies none.
         measured: statistics of an edit for the trace, set by the edit; None otherwise.
     """
 
@@ -27,6 +63,7 @@ class KernelCall:
         self.mask = args[0] if args else kwargs.get("attn_mask")
         self.batch: Batch = ALL_CONDITIONAL
         self.index = 0
+        self.rotary: Rotary | None = None
         self.measured: Tensor | None = None
         self.args, self.kwargs = args[1:], {name: value for name, value in kwargs.items() if name != "attn_mask"}
 
@@ -100,6 +137,7 @@ class AttentionSite:
             run. extent: what the video's self-attention spans here. per_sample: whether the processor calls the kernel
             once per sample. video: which tokens are the video's; None where no perturbed pass is run.
         edit, outputs, perturbation, observers, batch, recording: installed for one forward pass.
+        rotary: of the query of the next kernel call, recorded where there is an observer or a perturbation.
         measured, recorded: results of that pass: statistics of the edit, and `(key, value, mask)` where recorded.
     """
 
@@ -115,6 +153,7 @@ class AttentionSite:
         self.batch = ALL_CONDITIONAL
         self.recording = False
         self.calls = 0
+        self.rotary: Rotary | None = None
         self.measured: Tensor | None = None
         self.recorded: tuple[Tensor, Tensor, Tensor | None] | None = None
 
@@ -131,11 +170,17 @@ class AttentionSite:
             return 1, height, width
         return (frames, 1, 1) if self.extent == "temporal" else clip
 
+    @property
+    def reads_queries(self) -> bool:
+        """Whether something installed here may ask for the query before its rotary embedding."""
+        return self.perturbation is not None or len(self.observers) > 0
+
     def attend(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Run the attention with its observers, edit and perturbation."""
         kernel.batch = self.batch
         if self.per_sample:
             kernel.index, self.calls = self.calls, self.calls + 1
+        self.take_rotary(kernel)
         if self.recording:
             self.recorded = (key, value, kernel.mask)
         for observer in self.observers:
@@ -147,6 +192,15 @@ class AttentionSite:
         if kernel.measured is not None:
             self.measured = kernel.measured
         return output
+
+    def take_rotary(self, kernel: KernelCall) -> None:
+        """Move the recorded rotary embedding to the kernel call; of calls once per sample, with the last of them."""
+        rotary = self.rotary
+        if rotary is None:
+            return
+        kernel.rotary = rotary.row(kernel.index) if self.per_sample else rotary
+        if not self.per_sample or (kernel.index + 1) % rotary.query.shape[0] == 0:
+            self.rotary = None
 
 
 def route(
@@ -160,3 +214,15 @@ def route(
     if layout == "BLHD":
         return site.attend(kernel, query, key, value)
     return site.attend(kernel, query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)).transpose(1, 2)
+
+
+def rotate(attention: Any, layout: str, in_place: bool, function: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
+    """Replace the rotary embedding of the query in a processor: apply upstream's, and record it where it is read.
+
+    Args:
+        in_place: whether upstream writes the result over the query, of which a copy is then recorded.
+    """
+    site = getattr(attention, SITE, None)
+    if site is not None and site.reads_queries:
+        site.rotary = Rotary(function, layout, query.clone() if in_place else query, args, kwargs)
+    return function(query, *args, **kwargs)

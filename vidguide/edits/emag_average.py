@@ -90,12 +90,24 @@ class Average:
 
 
 class AverageQuery(Average):
-    """EMAG-Q at one layer: the average of its queries `(B, L, H, D)`."""
+    """EMAG-Q at one layer: the average of its queries `(B, L, H, D)` before their rotary embedding.
+
+    Rotation is linear and the same in every step, so the rotated average is the average of rotated queries. The mean
+    absolute difference D is not invariant to rotation; as the authors' models have none, D is of unrotated queries.
+    """
 
     def live(self, kernel: KernelCall, query: Tensor, key: Tensor) -> Tensor:
-        return self.video.take(query, kernel.batch, kernel.index)
+        return self.video.take(_unrotated(kernel, query).detach(), kernel.batch, kernel.index)
 
     def perturb(self, attention: EditedAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        kernel = attention.kernel
-        live = self.video.take(query, ALL_CONDITIONAL, kernel.index)
-        return attention(self.video.put(query, self.mixed(kernel, live)), key, value)
+        kernel, unrotated = attention.kernel, _unrotated(attention.kernel, query)
+        mixed = self.mixed(kernel, self.video.take(unrotated, ALL_CONDITIONAL, kernel.index))
+        if kernel.rotary is not None:
+            rotated = kernel.rotary(self.video.put(unrotated, mixed))
+            mixed = self.video.take(rotated, ALL_CONDITIONAL, kernel.index)
+        return attention(self.video.put(query, mixed), key, value)
+
+
+def _unrotated(kernel: KernelCall, query: Tensor) -> Tensor:
+    """Return the query `(B, L, H, D)` before its rotary embedding; of the rotated tokens, where there are such."""
+    return query if kernel.rotary is None else kernel.rotary.unrotated(query.shape[-1])

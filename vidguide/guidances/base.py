@@ -9,6 +9,7 @@ from torch import Tensor
 from vidguide.attention.plan import EMPTY, AttentionPlan
 from vidguide.calls.call import Call, Correction, Rerun, Unconditional
 from vidguide.calls.guided_model import GuidedModel
+from vidguide.guidances.schedule import in_window
 from vidguide.validation import check_number
 
 
@@ -20,7 +21,7 @@ class Guidance:
     corrections to its prediction, and combine that with an unconditional one. Every method has a default.
 
     Attributes:
-        start, stop: window in fractions of the steps; it acts at step i of n where `start <= i / n < stop`.
+        start, stop: window in fractions of the steps, see :func:`vidguide.guidances.schedule.in_window`.
         layers: indices of the transformer's blocks it acts in; None for the guidance's own choice.
     """
 
@@ -45,9 +46,9 @@ class Guidance:
         """Whether these parameters change nothing, whatever the model."""
         return False
 
-    def active(self, progress: float) -> bool:
-        """Return whether it acts at this fraction of the run: the one place where a window is tested."""
-        return not self.neutral and self.start <= progress < self.stop
+    def active(self, step: int, steps: int | None) -> bool:
+        """Return whether it acts at a step of a run of `steps` steps (None where their number is not known)."""
+        return not self.neutral and in_window(step, steps, self.start, self.stop)
 
     @property
     def windowed(self) -> bool:

@@ -1,4 +1,4 @@
-"""Guidance scales that change over a run."""
+"""Guidance scales that change over a run, and windows of a run."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -7,6 +7,22 @@ from typing import Any
 from vidguide.calls.call import Call
 
 Schedule = float | Sequence[float] | Callable[[float], float]
+ROUNDING = 1e-9  # steps: `0.29 * 100` is a little less than 29 in float64
+
+
+def in_window(step: int, steps: int | None, start: float, stop: float) -> bool:
+    """Return whether a step overlaps a window: `floor(start * steps) <= step < ceil(stop * steps)`.
+
+    Step i of n spans the fractions i / n to (i + 1) / n of the run. A window of 0.2 to 0.8 has steps 5 to 22 of 28 and
+    50 to 199 of 250, as EMAG's published runs do. (Guiders of diffusers begin alike, and end at `floor(stop * steps)`.)
+
+    Args:
+        step: index of the step, from 0.
+        steps: number of steps of the run; None where it is not known, and every window holds.
+    """
+    if steps is None:
+        return True
+    return math.floor(start * steps + ROUNDING) <= step < math.ceil(stop * steps - ROUNDING)
 
 
 def check_schedule(owner: Any, name: str, low: float = -math.inf, high: float = math.inf) -> None:

@@ -88,7 +88,7 @@ class GuidedForward:
             self.run.begin(None)  # without a scheduler no call is known to continue a run: cache nothing between calls
         if branch == "cond" and self._checked_run != self.run.number:
             self._check_run(args, kwargs)
-        active = [guidance for guidance in self.guidances if guidance.active(self.run.progress)]
+        active = [guidance for guidance in self.guidances if guidance.active(self.run.step, self.run.steps)]
         if branch != "cond":
             self._check_uncond(active)
             return self._shifted(forward(*args, **kwargs))

@@ -12,7 +12,9 @@ from vidguide.transformer.block_replay import BlockReplay
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.text_stream import carrying
 
-INSTALLED = ("edit", "outputs", "perturbation", "observers", "batch", "recording", "calls")  # of a site, for one pass
+INSTALLED = (  # of a site, for one pass
+    *("edit", "outputs", "perturbation", "observers", "batch", "recording", "calls", "rotary"),
+)
 
 
 class Installation:
@@ -66,4 +68,4 @@ def _install(site: AttentionSite, plan: AttentionPlan, batch: Batch) -> None:
     site.edit, site.perturbation = plan.edits.get(site), plan.perturbations.get(site)
     site.outputs, site.observers = plan.outputs.get(site, ()), plan.observers.get(site, ())
     site.recording, site.batch = site in plan.recorded, batch
-    site.calls, site.measured = 0, None
+    site.calls, site.rotary, site.measured = 0, None, None

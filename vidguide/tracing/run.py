@@ -110,7 +110,7 @@ class Trace:
 
 
 class Run:
-    """The step a sampling is at. Guidances read `progress`; the scheduler's own calls move it.
+    """The step a sampling is at. The scheduler's own calls move it.
 
     Attributes:
         steps: steps of this run; None for a bare transformer without a scheduler.
@@ -138,11 +138,6 @@ class Run:
             self.traces.append(Trace())
             self._traced = True
         return self.traces[-1]
-
-    @property
-    def progress(self) -> float:
-        """Fraction of the run that is done, 0 to 1; 0 where the number of steps is not known."""
-        return self.step / self.steps if self.steps else 0.0
 
     def begin(self, steps: int | None) -> None:
         """A new sampling begins: nothing kept from the last one is used again."""
