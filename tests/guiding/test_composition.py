@@ -4,6 +4,7 @@ The scheduler leaves the latents as they are, so that every step sees the same o
 pipeline hands to it can be compared step by step.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+from diffusers.guiders.guider_utils import rescale_noise_cfg
 from torch import Tensor
 
 from tests.helpers.tiny_pipelines import CASES, Case
@@ -184,3 +186,41 @@ def test_what_the_pipelines_rule_would_change_is_refused() -> None:
         guide(pipe, STG()),
     ):
         pipe(**texts, **case.call, num_inference_steps=2, output_type="latent")
+
+
+@pytest.mark.parametrize("name", [name for name in SELF_GUIDANCES if name != "EMAG"])
+def test_rescale_is_of_the_sum_as_in_diffusers_guiders(name: str) -> None:
+    """`rescale` of a self-guidance comes after everything is added, with the conditional prediction's deviation."""
+    case, share = USED["HunyuanVideoPipeline"], 0.7
+    text = {key: value.double() if value.is_floating_point() else value for key, value in case.words(6).items()}
+    guidance = dataclasses.replace(SELF_GUIDANCES[name](), rescale=share)
+    outputs = predictions(case, False, CFG(scale=3.0, negative_prompt_embeds=text), guidance)
+    terms = zip(
+        plain(case.pipeline, False), plain(case.pipeline, False, 6), corrections(case.pipeline, name), strict=True
+    )
+    expected = []
+    for cond, uncond, correction in terms:
+        total = cfg(cond, uncond, 3.0) + correction
+        expected.append(rescale_noise_cfg(total, cond, share))
+    close(case, outputs, expected)
+
+
+def test_emags_rescale_is_of_the_conditional_prediction() -> None:
+    case = USED["HunyuanVideoPipeline"]
+    emag = dataclasses.replace(SELF_GUIDANCES["EMAG"](), rescale=0.5)
+    conds, added = plain(case.pipeline, False), corrections(case.pipeline, "EMAG")
+    expected = [rescale_noise_cfg(cond + d, cond, 0.5) for cond, d in zip(conds, added, strict=True)]
+    close(case, predictions(case, False, emag), expected)
+    combined = predictions(case, True, emag)
+    unconds = plain(case.pipeline, False, prompt=6)
+    close(case, combined, [cfg(cond, uncond, 3.0) for cond, uncond in zip(expected, unconds, strict=True)])
+
+
+def test_rescaling_that_cannot_be_is_refused() -> None:
+    case = USED["WanPipeline"]
+    with pytest.raises(ValueError, match=r"PAG\(rescale=0\.7\), STG\(rescale=0\.0\): .*give all the same"):
+        predictions(case, False, PAG(rescale=0.7), STG())
+    with pytest.raises(ValueError, match=r"PAG\(rescale=0\.7\): .*list CFG"):
+        predictions(case, True, PAG(rescale=0.7))
+    with pytest.raises(ValueError, match=r"SEG\(rescale=2\)"):
+        SEG(rescale=2)

@@ -120,7 +120,10 @@ class Correction:
         value: of the shape of the conditional prediction.
         before_cfg: whether it is added to the conditional prediction before classifier-free guidance scales that (EMAG,
             eq. 15); otherwise it is added to the guided prediction (STG, PAG, SEG): `u + w (c - u) + value`.
+        rescale: how far the sum is rescaled to the standard deviation of the unperturbed conditional prediction, 0 to 1
+            (phi of arXiv 2305.08891).
     """
 
     value: Tensor
     before_cfg: bool = False
+    rescale: float = 0.0

@@ -192,7 +192,9 @@ class EMAG(SelfGuidance):
         perturbed = self.perturbed_prediction(
             call, rerun, layers, lambda layer: averages[layer].perturb, heads, gradients
         )
-        return Correction(emag_correction(prediction, perturbed, scale), before_cfg=self.before_cfg)
+        return Correction(
+            emag_correction(prediction, perturbed, scale), before_cfg=self.before_cfg, rescale=self.rescale
+        )
 
     def choose(
         self, averages: Averages, heads: HeadSelection | None, parallel: ContextParallel

@@ -71,7 +71,7 @@ class LayerPerturbation(SelfGuidance):
         if scale == 0:
             return None
         value = perturbation_correction(prediction, self.perturbed(call, rerun), scale)
-        return Correction(value, self.before_cfg)
+        return Correction(value, self.before_cfg, self.rescale)
 
     def perturbed(self, call: Call, rerun: Rerun) -> Tensor:
         """Return the perturbed prediction."""

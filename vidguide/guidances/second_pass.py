@@ -11,6 +11,7 @@ from vidguide.calls.call import Call, Rerun
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.edits.head_selection import HeadSelection
 from vidguide.guidances.base import Guidance
+from vidguide.validation import check_number
 
 EXTENTS = (None, "spatial", "temporal")
 
@@ -23,12 +24,17 @@ class SelfGuidance(Guidance):
         extent: "spatial" or "temporal" perturbs only the attention of that extent: the modules, where space and time
             have separate ones; otherwise the heads that are of that extent in the run's first guided step, see
             :func:`vidguide.functional.head_mass.has_extent`. None for all heads, and the spatial modules.
+        rescale: phi of Lin et al. (arXiv 2305.08891, eq. 15 and 16), 0 to 1: how far the prediction with the correction
+            is rescaled to the standard deviation of the unperturbed conditional one; 0 is off. With several guidances
+            it is one value, for the sum of their corrections.
     """
 
     extent: str | None = None
+    rescale: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_number(self, "rescale", 0, 1)
         if self.extent not in EXTENTS:
             raise ValueError(f"{type(self).__name__}(extent={self.extent!r}): must be spatial, temporal or None")
 

@@ -21,8 +21,10 @@ def check_together(guidances: tuple[Guidance, ...], model: GuidedModel) -> None:
     """Refuse guidances that do not work together on a model.
 
     Raises:
-        ValueError: EMAG averages maps in joint attention that also carries a negative text.
+        ValueError: EMAG averages maps in joint attention that also carries a negative text, or corrections with
+            different values of `rescale` are added up.
     """
+    check_rescale(guidances)
     texts = [type(guidance).__name__ for guidance in guidances if isinstance(guidance, NegativePromptGuidance)]
     for guidance in guidances:
         if not isinstance(guidance, EMAG) or guidance.variant == "query":
@@ -32,6 +34,19 @@ def check_together(guidances: tuple[Guidance, ...], model: GuidedModel) -> None:
                 f"EMAG(variant={guidance.variant!r}) with {texts[0]} in joint attention: the video has a map for "
                 "each of two texts there; use variant='query'"
             )
+
+
+def check_rescale(guidances: tuple[Guidance, ...]) -> None:
+    """Refuse corrections that are added up and then rescaled by different shares.
+
+    Raises:
+        ValueError: naming the guidances and their values.
+    """
+    added = [guidance for guidance in guidances if isinstance(guidance, SelfGuidance) and not guidance.neutral]
+    outside = [guidance for guidance in added if not guidance.before_cfg]
+    if len({guidance.rescale for guidance in outside}) > 1:
+        listed = ", ".join(f"{type(guidance).__name__}(rescale={guidance.rescale})" for guidance in outside)
+        raise ValueError(f"{listed}: the sum of their corrections is rescaled once; give all the same rescale")
 
 
 def check_caches(guidance: Guidance, model: GuidedModel, caches: Caches) -> None:
@@ -103,12 +118,22 @@ def check_pipeline_cfg(guidance: Guidance, call: Call, pipe: Any) -> None:
     """
     if guidance.neutral or not isinstance(guidance, SelfGuidance) or guidance.before_cfg:
         return
+    if guidance.rescale > 0 and pipeline_combines(call, pipe):
+        raise ValueError(
+            f"{type(guidance).__name__}(rescale={guidance.rescale}): the pipeline's own guidance combines after it; pass "
+            "guidance_scale=1 to the pipeline and list CFG(...) in guide"
+        )
     rule = _other_rule(call, pipe)
     if rule is not None:
         raise ValueError(
             f"{type(guidance).__name__} with {rule}: its correction is added to the guided prediction, which this "
             "would change; switch it off, or switch the pipeline's own guidance off and list CFG(...) in guide"
         )
+
+
+def pipeline_combines(call: Call, pipe: Any) -> bool:
+    """Return whether the pipeline combines predictions: by its own guidance, or by a guider."""
+    return call.pipeline_guides or getattr(getattr(pipe, "guider", None), "num_conditions", 1) > 1
 
 
 def _other_rule(call: Call, pipe: Any) -> str | None:
