@@ -195,9 +195,8 @@ def test_rescale_is_of_the_sum_as_in_diffusers_guiders(name: str) -> None:
     text = {key: value.double() if value.is_floating_point() else value for key, value in case.words(6).items()}
     guidance = dataclasses.replace(SELF_GUIDANCES[name](), rescale=share)
     outputs = predictions(case, False, CFG(scale=3.0, negative_prompt_embeds=text), guidance)
-    terms = zip(
-        plain(case.pipeline, False), plain(case.pipeline, False, 6), corrections(case.pipeline, name), strict=True
-    )
+    conds, unconds = plain(case.pipeline, False), plain(case.pipeline, False, prompt=6)
+    terms = zip(conds, unconds, corrections(case.pipeline, name), strict=True)
     expected = []
     for cond, uncond, correction in terms:
         total = cfg(cond, uncond, 3.0) + correction

@@ -120,8 +120,8 @@ def check_pipeline_cfg(guidance: Guidance, call: Call, pipe: Any) -> None:
         return
     if guidance.rescale > 0 and pipeline_combines(call, pipe):
         raise ValueError(
-            f"{type(guidance).__name__}(rescale={guidance.rescale}): the pipeline's own guidance combines after it; pass "
-            "guidance_scale=1 to the pipeline and list CFG(...) in guide"
+            f"{type(guidance).__name__}(rescale={guidance.rescale}): the pipeline's own guidance combines after it; "
+            "pass guidance_scale=1 to the pipeline and list CFG(...) in guide"
         )
     rule = _other_rule(call, pipe)
     if rule is not None:
