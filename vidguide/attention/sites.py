@@ -57,8 +57,8 @@ def find_self_sites(
     """
     if not supports_perturbed_pass(family):
         raise ValueError(
-            f"EMAG, STG, PAG, SEG, TPG, S2Guidance and EnhanceAVideo: {family.name} has linear self-attention, which "
-            "they cannot change; leave them out"
+            f"EMAG, STG, PAG, SEG, TPG, S2Guidance and EnhanceAVideo: {family.name} has linear attention, which they "
+            "cannot change; leave them out"
         )
     joint = family.joint
     name = family.text_attention[0] if joint else family.self_attention
