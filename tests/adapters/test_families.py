@@ -195,7 +195,8 @@ def test_a_weak_pass_that_begins_late_is_the_whole_pass(tiny: Tiny, weak: Any, m
     inputs["hidden_states"] = inputs["hidden_states"].flip(0)
     plain = prediction_of(model(**inputs))
     if not families()[tiny.key].self_softmax:
-        with pytest.raises(ValueError, match="linear attention"), guide(model, weak):
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+        with pytest.raises(ValueError, match="linear attention"), guide(model, weak, scheduler=scheduler):
             pass
         return
     late = second_of(model, first, inputs, weak, nag(tiny.negative()))
@@ -216,7 +217,8 @@ def test_every_guidance_acts_or_is_refused_as_the_table_says(tiny: Tiny, method:
     first, second = tiny.inputs(2), tiny.inputs(2)
     second["hidden_states"] = second["hidden_states"].flip(0)
     if said != "tested":
-        with pytest.raises(ValueError, match=said.removeprefix("no: ")), guide(model, guidance):
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
+        with pytest.raises(ValueError, match=said.removeprefix("no: ")), guide(model, guidance, scheduler=scheduler):
             pass
         return
     guided, plain = (second_of(model, first, second, *guidances) for guidances in ((guidance,), ()))

@@ -34,6 +34,7 @@ class Enhanced(PlainAttention):
     """Attention whose video part is multiplied by each clip's factor."""
 
     frames, weight = 2, 1.0
+    factors: list[float]
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, video: slice) -> Tensor:
         output = super().attend(query, key, value, video)
@@ -60,7 +61,7 @@ def test_it_is_its_equation_written_out(make: Any, each: Any, weight: float) -> 
     with guide(model, EnhanceAVideo(weight=weight, layers=(0, 2))) as run:
         guided = model(**inputs)[0]
     assert not run.trace.choices
-    wan, factors = hasattr(model, "blocks"), []
+    wan, factors = hasattr(model, "blocks"), list[float]()
     blocks = model.blocks if wan else model.transformer_blocks
     for layer in (0, 2):
         processor = (EnhancedSelfAttention if wan else EnhancedJointAttention)("none")

@@ -92,9 +92,12 @@ def test_history_before_the_clip_keeps_its_order() -> None:
     model, inputs, seen = tiny.make(), tiny.inputs(1), []
     block = model.transformer_blocks[1]
     forward = block.forward
-    block.forward = lambda hidden_states, *args, **kwargs: (
-        seen.append(hidden_states) or forward(hidden_states, *args, **kwargs)
-    )
+
+    def see(hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        seen.append(hidden_states)
+        return forward(hidden_states, *args, **kwargs)
+
+    block.forward = see
     scheduler = FlowMatchEulerDiscreteScheduler()
     with guide(model, TPG(layers=(1,)), scheduler=scheduler):
         scheduler.set_timesteps(1)
