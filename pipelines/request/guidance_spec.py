@@ -23,7 +23,7 @@ GUIDANCES = {  # to register a guidance, add its name in a spec and its class
     "pag": "vidguide.guidances.pag:PAG",
     "seg": "vidguide.guidances.seg:SEG",
     "tpg": "vidguide.guidances.tpg:TPG",
-    "s2": "vidguide.guidances.s2:S2Guidance",
+    "s2": "vidguide.guidances.s2_guidance:S2Guidance",
     "enhance": "vidguide.guidances.enhance_a_video:EnhanceAVideo",
     "cads": "vidguide.guidances.cads:CADS",
     "cfg": "vidguide.guidances.cfg_rules.cfg:CFG",

@@ -1,6 +1,8 @@
 """Rules of classifier-free guidance: against the papers' equations in float64, and against diffusers' guiders."""
 
+import copy
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.guiders.guider_utils import rescale_noise_cfg
 from torch import Tensor
 
+from tests.helpers.common_pipelines import case_of
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import APG, CFG, MAMBOG, STG, TCFG, CFGZeroStar, guide
 from vidguide.functional.cfg import apg, apg_radius, cfg, cfg_zero_star, mambo_g, rescale_std, tcfg
@@ -278,6 +281,19 @@ def test_apg_without_a_scheduler_works_on_the_predictions() -> None:
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-9)
 
 
+def test_apgs_average_goes_on_where_another_transformer_takes_its_turn() -> None:
+    """Two of the same weights, as Wan 2.2 has two, sample what one does."""
+    case, samples = case_of("WanPipeline"), []
+    for _ in range(2):
+        pipe = case.pipe(False)
+        if samples:
+            pipe.register_modules(transformer_2=copy.deepcopy(pipe.transformer))
+            pipe.register_to_config(boundary_ratio=0.5)
+        guidance = APG(scale=4.0, momentum=-0.5, radius=0, negative_prompt_embeds=case.words(6))
+        samples.append(case.sample(pipe, False, guidance))
+    assert torch.equal(*samples)
+
+
 SCALES = (6.0, 1.0, 3.0, 1.0)
 
 
@@ -324,8 +340,10 @@ def test_schedules_that_cannot_be_are_refused() -> None:
         sampled(CFG(scale=(2.0, 3.0), **negative()))
     with pytest.raises(ValueError, match=r"CFG: scale=0\.5 at step 2: must be at least 1"):
         sampled(CFG(scale=lambda progress: 2.0 if progress < 0.5 else 0.5, **negative()))
-    with pytest.raises(TypeError, match=r"scale\(progress=0/4\) = None"):
+    with pytest.raises(TypeError, match=r"CFG: scale\(progress=0/4\) = None: must be a number"):
         sampled(CFG(scale=no_value, **negative()))
+    with pytest.raises(ValueError, match=r"CFG: scale\(progress=3/4\) = nan: must be a finite number"):
+        sampled(CFG(scale=lambda progress: 2.0 if progress < 0.75 else math.nan, **negative()))
     model = tiny_wan().double()
     with pytest.raises(ValueError, match="needs scheduler="), guide(model, CFG(scale=(2.0,), **negative())):
         pass

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from tests.helpers.sampling import ALWAYS, sampled, videos
 from tests.helpers.tiny_wan import negative_text, tiny_wan
@@ -51,12 +52,18 @@ def test_a_schedule_that_is_off_throughout_is_neutral(kind: str) -> None:
 
 @kinds
 def test_lengths_and_values_are_checked_before_the_first_step(kind: str) -> None:
+    scheduler = FlowMatchEulerDiscreteScheduler()
     with pytest.raises(ValueError, match="has 2 values for a run of 4 steps"):
         sampled(tiny_wan(), videos(4), KINDS[kind]([1.5, 2.0]))
     with pytest.raises(ValueError, match="must be at least 0"):
         KINDS[kind]([1.5, -2.0])
     with pytest.raises(ValueError, match=r"scale=-3\.0 at step 0: must be at least 0"):
         sampled(tiny_wan(), videos(2), KINDS[kind](lambda progress: -3.0))
+    later = KINDS[kind](lambda progress: 2.0 if progress < 0.5 else -3.0)
+    with guide(model := tiny_wan(), later, scheduler=scheduler):
+        scheduler.set_timesteps(6)
+        with pytest.raises(ValueError, match=r"scale=-3\.0 at step 3: must be at least 0"):
+            model(**videos(1)[0])
     with pytest.raises(ValueError, match="depends on the step"), guide(tiny_wan(), KINDS[kind]([1.5, 2.0])):
         pass
 

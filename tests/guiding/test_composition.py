@@ -32,6 +32,7 @@ NAMES = {
 USED = {case.pipeline: case for case in CASES if case.pipeline in NAMES}  # of two CogVideoX, the one with dynamic CFG
 IN_FLOAT64 = {"WanPipeline", "HunyuanVideoPipeline", "HunyuanVideo15Pipeline"}  # the others combine in float32
 PIPELINES = list(USED.values())
+LTX2 = next(case for case in CASES if case.pipeline == "LTX2Pipeline")
 BY_US = ["WanPipeline", "HunyuanVideoPipeline", "LTXPipeline", "MochiPipeline"]
 pipelines = pytest.mark.parametrize("case", PIPELINES, ids=lambda case: f"{case.pipeline}, {NAMES[case.pipeline]}")
 
@@ -77,7 +78,7 @@ def predictions(case: Case, on: bool, *guidances: Guidance, prompt: int = 2, **c
     settings = {"num_inference_steps": STEPS, "generator": torch.Generator().manual_seed(0), "output_type": "latent"}
     with guide(pipe, *guidances):
         pipe(**texts, **{**case.call, **({} if on else case.off), **settings, **call})
-    assert len(outputs) == STEPS
+    assert len(outputs) == STEPS * (2 if case is LTX2 else 1)  # another scheduler steps its audio
     return outputs
 
 
@@ -168,6 +169,20 @@ def test_two_self_guidances_and_nag_add_up(case: Case) -> None:
     together = predictions(case, True, stg, nag, pag)
     expected = [b + (p - b) + (s - b) for b, p, s in zip(base, *parts, strict=True)]
     close(case, together, expected)
+
+
+@pytest.mark.parametrize("on", [True, False], ids=["with CFG", "without CFG"])
+def test_ltx2s_weaker_calls_do_not_scale_a_correction(on: bool) -> None:
+    """Beside CFG, LTX-2 adds `s (c - p)` for a call with skipped blocks and one without audio: all move."""
+    weaker = {"stg_scale": 1.0, "modality_scale": 2.0, "guidance_rescale": 0.0, "audio_guidance_rescale": 0.0}
+    pag = SELF_GUIDANCES["PAG"]
+    alone = [predictions(LTX2, False, *guidances, **LTX2.alone) for guidances in ((pag(),), ())]
+    together = [predictions(LTX2, on, *guidances, **weaker) for guidances in ((pag(),), ())]
+    moved, expected = ([one - other for one, other in zip(*pair, strict=True)] for pair in (together, alone))
+    assert max(difference.abs().max() for difference in expected) > 0.1
+    close(LTX2, moved, expected)
+    with pytest.raises(ValueError, match=r"PAG with guidance_rescale=0\.7"):
+        predictions(LTX2, on, pag(), **weaker | {"guidance_rescale": 0.7})
 
 
 def test_what_the_pipelines_rule_would_change_is_refused() -> None:

@@ -41,7 +41,8 @@ def test_every_public_guidance_is_registered_under_its_class() -> None:
 
 @pytest.mark.parametrize("name", GUIDANCES)
 def test_a_guidance_is_read_back_from_its_json(name: str) -> None:
-    (guidance,) = parse(f"{name}:scale=2" + ("" if name == "cads" else ",start=0.25,stop=0.75"))
+    strength = "weight" if name == "enhance" else "scale"
+    (guidance,) = parse(f"{name}:{strength}=2" + ("" if name == "cads" else ",start=0.25,stop=0.75"))
     restored = from_json(json.loads(json.dumps(guidance.describe())))
     assert type(restored) is guidance_class(name)
     assert restored.describe() == guidance.describe()

@@ -64,6 +64,7 @@ class Call:
         encode_negative: encodes a negative prompt; results are cached for the length of `guide`.
         auxiliary_forward: runs a pass that records activations; not to be called while a plan is installed.
         cache, run: cache of the run, and the run's number.
+        shared_cache: the same for all transformers that take turns in a run.
     """
 
     model: GuidedModel
@@ -77,6 +78,7 @@ class Call:
     encode_negative: NegativeText
     auxiliary_forward: AuxiliaryForward
     cache: RunCache
+    shared_cache: RunCache
     run: int
 
     @property
@@ -99,17 +101,21 @@ class Call:
         """Repeat a text's inputs for every conditional row."""
         return {name: repeat_rows(value, self.conditional_rows) for name, value in text.items()}
 
-    def cached(self, owner: object, factory: Callable[[], Cached], text_varies: bool = False) -> Cached:
+    def cached(
+        self, owner: object, factory: Callable[[], Cached], text_varies: bool = False, shared: bool = False
+    ) -> Cached:
         """Cache the factory's result for the run; call it again when a shape, or the prompt's dtype or device, changes.
 
         Args:
             text_varies: also call it again at each step, where the text's keys and values depend on the step.
+            shared: whether transformers that take turns in a run have one value, rather than one each.
         """
         family = self.model.family
         step = self.step if text_varies and family.text_varies(self.model.original.config) else None
         # Not every dtype: HunyuanVideo's pipeline passes its first timestep in another dtype than the others.
         shapes = [tuple(value.shape) for value in self.inputs.values() if isinstance(value, Tensor)]
-        return self.cache.get(owner, (self.run, step, shapes, text_shape(family, self.inputs)), factory)
+        cache = self.shared_cache if shared else self.cache
+        return cache.get(owner, (self.run, step, shapes, text_shape(family, self.inputs)), factory)
 
 
 @dataclass(frozen=True)

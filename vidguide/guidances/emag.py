@@ -129,7 +129,7 @@ class EMAG(SelfGuidance):
         self.warn_of_graphs(model)
 
     def check_run(self, call: Call) -> None:
-        check_run_scale(self, call)
+        check_run_scale(self, call, 0)
         if call.model.parallel.active and self.variant != "query":
             raise ValueError(
                 f"EMAG(variant={self.variant!r}) under context parallel: a map's rows and columns lie on several "

@@ -45,7 +45,7 @@ class LayerPerturbation(SelfGuidance):
         return not self.neutral and may_be(self.scale, 0)
 
     def check_run(self, call: Call) -> None:
-        check_run_scale(self, call)
+        check_run_scale(self, call, 0)
 
     def chosen_layers(self, model: GuidedModel) -> tuple[int, ...]:
         """Return the layers to perturb."""

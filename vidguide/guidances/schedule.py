@@ -66,25 +66,36 @@ def may_be(scale: Schedule, value: float) -> bool:
     return value in scale if isinstance(scale, Sequence) else scale == value
 
 
-def check_run_scale(owner: Any, call: Call) -> None:
+def check_run_scale(owner: Any, call: Call, low: float) -> None:
     """Validate, before the first step of a run, that `owner.scale` has a value for each of its steps.
 
     Raises:
-        ValueError: as :func:`check_steps`.
+        TypeError, ValueError: as :func:`check_steps`, or a callable returns no number from `low` on at some step.
     """
     begin = getattr(call.scheduler, "begin_index", None) or 0  # video-to-video skips the first steps
-    check_steps(owner, "scale", None if call.steps is None else call.steps - begin)
+    steps = None if call.steps is None else call.steps - begin
+    check_steps(owner, "scale", steps)
+    if callable(owner.scale):
+        for step in range(steps or 0):
+            _scale_of(owner, step, steps, low)
 
 
 def scale_of(owner: Any, call: Call, low: float) -> float:
     """Return `owner.scale` at the step of a call.
 
     Raises:
-        ValueError: a callable returned less than `low`.
+        TypeError, ValueError: a callable returned no number, or less than `low`.
     """
-    scale = scale_at(owner.scale, call.step, call.steps)
+    return _scale_of(owner, call.step, call.steps, low)
+
+
+def _scale_of(owner: Any, step: int, steps: int | None, low: float) -> float:
+    try:
+        scale = scale_at(owner.scale, step, steps)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{type(owner).__name__}: {error}") from None
     if scale < low:
-        raise ValueError(f"{type(owner).__name__}: scale={scale!r} at step {call.step}: must be at least {low:g}")
+        raise ValueError(f"{type(owner).__name__}: scale={scale!r} at step {step}: must be at least {low:g}")
     return scale
 
 
@@ -116,11 +127,14 @@ def scale_at(scale: Schedule, step: int, steps: int | None) -> float:
         steps: number of steps of the run; None where it is not known, and a callable gets progress 0.
 
     Raises:
-        ValueError: a list that is shorter, or a callable that returns no finite number.
+        TypeError, ValueError: a list that is shorter, or a callable that returns no finite number.
     """
     if callable(scale):
         value = scale(step / steps if steps else 0.0)
-        _check(f"scale(progress={step}/{steps}) = {value!r}", value, -math.inf, math.inf)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"scale(progress={step}/{steps}) = {value!r}: must be a number")
+        if not math.isfinite(value):
+            raise ValueError(f"scale(progress={step}/{steps}) = {value!r}: must be a finite number")
         return float(value)
     if not isinstance(scale, Sequence):
         return scale

@@ -14,6 +14,7 @@ from vidguide.transformer.family import Family
 ONE_STATE = {"PyramidAttentionBroadcast", "FasterCache", "SeaCache", "TextKVCache"}  # no state for each context
 COUNTING = {"MagCache", "TaylorSeer"}  # count the steps of each context
 OF_BLOCKS = {"FirstBlockCache", "MagCache"}  # controlled by the first and the last block
+WEAKER = ("do_spatio_temporal_guidance", "do_modality_isolation_guidance")  # of LTX-2, which rescales after them too
 CURE = "call disable_cache() on the transformer"
 
 
@@ -144,7 +145,7 @@ def _other_rule(call: Call, pipe: Any) -> str | None:
         if name != "ClassifierFreeGuidance":
             return f"the pipeline's guider {name}"
         return f"the guider's guidance_rescale={rescale}" if rescale > 0 else None
-    if not call.pipeline_guides:
+    if not call.pipeline_guides and not any(getattr(pipe, name, False) for name in WEAKER):
         return None
     rescale = getattr(pipe, "guidance_rescale", 0) or 0
     if rescale > 0:

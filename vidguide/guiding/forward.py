@@ -58,7 +58,7 @@ class GuidedForward:
         self._cache, self._texts = RunCache(), NegativeTexts(pipe, self.model.family)
         self._within_call = False
         self._checked_run = -1  # number of the run that was checked before its first step
-        self._shift: tuple[tuple[int, int], Tensor] | None = None  # of the unconditional call of a run's step
+        self._shift: tuple[tuple[int, int], Tensor] | None = None  # of the other calls of a run's step
 
     def check(self) -> None:
         """Refuse guidances that do not fit the model or each other."""
@@ -125,6 +125,7 @@ class GuidedForward:
             encode_negative=lambda prompt, embeds: self._texts.get(prompt, embeds, inputs, conditional_rows),
             auxiliary_forward=_no_pass if passes is None else passes.auxiliary,
             cache=self._cache,
+            shared_cache=self.peers[0]._cache,
             run=self.run.number,
         )
 
@@ -183,12 +184,15 @@ class GuidedForward:
         return rescale_std(prediction + shift, cond, corrections[0].rescale)
 
     def _shifted(self, output: Any) -> Any:
-        """Return the output of an unconditional call, moved as the conditional one of the same step was."""
-        shift, self._shift = self._shift, None
-        if shift is None or shift[0] != (self.run.number, self.run.step):
+        """Return the output of an unconditional or weaker call, moved as the conditional one of the same step was.
+
+        LTX-2 makes up to two weaker calls a step besides, and adds `s (c - p)` of each: all of them move.
+        """
+        if self._shift is None or self._shift[0] != (self.run.number, self.run.step):
+            self._shift = None
             return output
         predictions = predictions_of(output)
-        return with_predictions(output, [predictions[0] + shift[1], *predictions[1:]])
+        return with_predictions(output, [predictions[0] + self._shift[1], *predictions[1:]])
 
     def _plan(self, active: list[Guidance], call: Call) -> AttentionPlan:
         """Return the plans of all guidances as one."""

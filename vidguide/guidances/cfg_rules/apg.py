@@ -27,7 +27,8 @@ class APG(CFG):
         eta: share of the update parallel to the conditional prediction, 0 to 1; 1 keeps all of it. Published: 0.
         radius: largest L2 norm of the update of 4 x 128 x 128 values, those of the paper's SDXL latents; other sizes
             scale it by the square root of the number of values. 0 for no limit. Published: 15.
-        momentum: beta of the running average over the guided steps, -1 to 1; 0 for none. Published: -0.5.
+        momentum: beta of the running average over the guided steps, -1 to 1; 0 for none. Published: -0.5. Transformers
+            that take turns in a run (Wan 2.2) share the average.
         rescale, negative_prompt, negative_prompt_embeds, start, stop: as in :class:`CFG`.
     """
 
@@ -46,7 +47,7 @@ class APG(CFG):
         return super().needs_steps or (self.momentum != 0 and not self.neutral)
 
     def rule(self, call: Call, cond: Tensor, uncond: Tensor) -> Tensor:
-        average, conversion = call.cached(self, RunningAverage), x0_conversion_of(call, cond)
+        average, conversion = call.cached(self, RunningAverage, shared=True), x0_conversion_of(call, cond)
         radius, scale = apg_radius(self.radius, cond[0].numel()), self.scale_of(call)
         if conversion is not None:
             cond, uncond = conversion.to_x0(cond), conversion.to_x0(uncond)

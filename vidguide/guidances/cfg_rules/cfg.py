@@ -74,7 +74,7 @@ class CFG(Guidance):
     def check_run(self, call: Call) -> None:
         if call.pipeline_guides:
             self.check_pipeline_guides()
-        check_run_scale(self, call)
+        check_run_scale(self, call, 1)
         self.negative_text(call)
 
     def check_pipeline_guides(self) -> None:
