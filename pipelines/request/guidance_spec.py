@@ -144,7 +144,8 @@ def from_json(entry: Mapping[str, Any]) -> Guidance:
     """Return the guidance whose `describe()` a clip's JSON holds.
 
     Raises:
-        ValueError: an unknown guidance or parameter, or one that was given embeddings, which the JSON does not hold.
+        ValueError: an unknown guidance or parameter, or one that was given embeddings or a function, which the JSON
+            does not hold.
     """
     values = {key: value for key, value in entry.items() if key != "name"}
     classes = {path.rpartition(":")[2]: name for name, path in GUIDANCES.items()}
@@ -152,6 +153,9 @@ def from_json(entry: Mapping[str, Any]) -> Guidance:
         raise ValueError(f"guidance: {unknown('guidance', entry.get('name'), classes)}")
     if values.get("negative_prompt_embeds") is not None:
         raise ValueError(f"{entry['name']}: was given embeddings, which the JSON does not hold")
+    if isinstance(values.get("scale"), str):
+        what = f"{entry['name']}(scale={values['scale']!r})"
+        raise ValueError(f"{what}: was given a function, which the JSON does not hold")
     guidance = guidance_class(classes[entry["name"]])
     types = parameter_types(guidance)
     for key, value in values.items():

@@ -48,6 +48,12 @@ def test_a_guidance_is_read_back_from_its_json(name: str) -> None:
     assert restored.describe() == guidance.describe()
 
 
+def test_a_scale_that_is_a_function_is_not_in_the_json() -> None:
+    entry = json.loads(json.dumps(CFG(scale=lambda progress: 5 - progress).describe()))
+    with pytest.raises(ValueError, match=r"CFG\(scale=.*lambda.*\): was given a function"):
+        from_json(entry)
+
+
 def test_sequences_in_json_become_tuples() -> None:
     (emag,) = parse("emag:select=1/3,layers=1-3")
     restored: Any = from_json(json.loads(json.dumps(emag.describe())))

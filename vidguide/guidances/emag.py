@@ -88,7 +88,7 @@ class EMAG(SelfGuidance):
         check_number(self, "average_from", 0, self.start)
         if self.decay != "auto":
             check_number(self, "decay", 0, 1)
-        if self.variant not in VARIANTS:
+        if self.variant not in tuple(VARIANTS):
             raise ValueError(f"EMAG(variant={self.variant!r}): must be one of {', '.join(VARIANTS)}")
         fixed = isinstance(self.select, tuple) and self.select and all(type(layer) is int for layer in self.select)
         if self.select not in SELECTS and not fixed:

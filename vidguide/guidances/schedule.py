@@ -72,12 +72,10 @@ def check_run_scale(owner: Any, call: Call, low: float) -> None:
     Raises:
         TypeError, ValueError: as :func:`check_steps`, or a callable returns no number from `low` on at some step.
     """
-    begin = getattr(call.scheduler, "begin_index", None) or 0  # video-to-video skips the first steps
-    steps = None if call.steps is None else call.steps - begin
-    check_steps(owner, "scale", steps)
+    check_steps(owner, "scale", call.steps)
     if callable(owner.scale):
-        for step in range(steps or 0):
-            _scale_of(owner, step, steps, low)
+        for step in range(call.steps or 0):
+            _scale_of(owner, step, call.steps, low)
 
 
 def scale_of(owner: Any, call: Call, low: float) -> float:

@@ -155,6 +155,19 @@ def _other_rule(call: Call, pipe: Any) -> str | None:
     return None
 
 
+def check_one_step(guidance: Guidance, call: Call) -> None:
+    """Refuse, before the first step of a run, diffusion forcing where the effect depends on the step.
+
+    Raises:
+        ValueError: each frame has a step and a scheduler of its own, so that nothing tells the step of the clip.
+    """
+    if guidance.needs_steps and call.inputs.get("enable_diffusion_forcing"):
+        raise ValueError(
+            f"{type(guidance).__name__} under diffusion forcing: its effect depends on the step, and each frame is at "
+            "a step of its own; leave out start, stop and schedules, or use SkyReelsV2Pipeline"
+        )
+
+
 def check_parallel(guidance: Guidance, model: GuidedModel) -> None:
     """Refuse, before the first step of a run, joint attention under context parallel, and split heads.
 

@@ -20,6 +20,7 @@ from vidguide.guidances.base import Guidance
 from vidguide.guiding.compatibility import (
     check_caches,
     check_caches_of_uncond,
+    check_one_step,
     check_parallel,
     check_pipeline_cfg,
     check_together,
@@ -32,6 +33,7 @@ from vidguide.transformer.caches import Caches
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.cfg_branch import BranchDetector
 from vidguide.transformer.family import Inputs
+from vidguide.transformer.prediction_space import begin_index
 
 
 class GuidedForward:
@@ -137,10 +139,14 @@ class GuidedForward:
             for guidance in peer.guidances:
                 check_caches(guidance, peer.model, peer.caches)
                 check_parallel(guidance, peer.model)
-        call = self._call(self._bind(args, kwargs), None)
+        inputs = self._bind(args, kwargs)
+        if self.run.step == 0 and self.pipe is not None:
+            self.run.skip(begin_index(self.scheduler, inputs.get("timestep")))
+        call = self._call(inputs, None)
         for guidance in self.guidances:
             if not guidance.neutral:
                 check_pipeline_cfg(guidance, call, self.pipe)
+                check_one_step(guidance, call)
                 guidance.check_run(call)
         self._checked_run = self.run.number
 

@@ -158,7 +158,7 @@ def counting_class(original: Any) -> Any:
         result = original.step(self, *args, **kwargs)
         if (run := run_of(self)) is not None:
             # Video-to-video starts at a later timestep; only the steps that are taken count.
-            steps = len(self.timesteps) - (getattr(self, "begin_index", None) or 0)
+            steps = len(self.timesteps) - max(getattr(self, "begin_index", None) or 0, run.skipped)
             run.advance(steps, getattr(self, "step_index", None))
         return result
 

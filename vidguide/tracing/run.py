@@ -115,6 +115,7 @@ class Run:
     Attributes:
         steps: steps of this run; None for a bare transformer without a scheduler.
         step: index of the step at work, from 0.
+        skipped: steps of the schedule that the run leaves out at its beginning, as video-to-video does.
         trace: what was done in this run; `traces` keeps those of all runs within one `guide`.
     """
 
@@ -123,6 +124,7 @@ class Run:
         self.step = 0
         self.number = 0
         self.traces: list[Trace] = []
+        self.skipped = 0
         self._reached: int | None = None
         self._traced = False
 
@@ -141,8 +143,14 @@ class Run:
 
     def begin(self, steps: int | None) -> None:
         """A new sampling begins: nothing kept from the last one is used again."""
-        self.steps, self.step, self._reached, self._traced = steps, 0, None, False
+        self.steps, self.step, self._reached, self._traced, self.skipped = steps, 0, None, False, 0
         self.number += 1
+
+    def skip(self, skipped: int) -> None:
+        """Before the first step: the run begins at this index of its schedule, and has fewer steps."""
+        if self.steps is not None:
+            self.steps += self.skipped - skipped
+            self.skipped = skipped
 
     def advance(self, steps: int, reached: int | None = None) -> None:
         """One of the run's `steps` is done, and the scheduler's own count, where it has one, has `reached` that number.

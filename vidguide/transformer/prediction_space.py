@@ -125,6 +125,28 @@ def _levels(scheduler: Any, timestep: Any) -> Levels | None:
     return alpha, sigma * alpha, scheduler.config.prediction_type
 
 
+def begin_index(scheduler: Any, timestep: Any) -> int:
+    """Return the index of the step at which a run begins in its scheduler's schedule; 0 where that is not known.
+
+    Video-to-video pipelines leave out the first steps. Few of them say so by `set_begin_index`; of the others the first
+    timestep tells, as their transformer gets it.
+
+    Args:
+        timestep: of the first call of the run; one value for all rows, as it is or divided by the number of training
+            timesteps.
+    """
+    if scheduler is None or (index := getattr(scheduler, "begin_index", None)) is not None:
+        return 0 if scheduler is None else int(index)
+    scheduled = getattr(scheduler, "timesteps", None)
+    if not isinstance(timestep, Tensor) or timestep.ndim > 1 or not isinstance(scheduled, Tensor) or not len(scheduled):
+        return 0
+    value, scheduled = timestep.flatten()[0].cpu(), scheduled.cpu()
+    if value.is_floating_point():
+        scheduled = scheduled.to(value.dtype)
+    equal = (scheduled == value) | (scheduled / scheduler.config.get("num_train_timesteps", 1000) == value)
+    return int(equal.int().argmax())
+
+
 def _step_index(scheduler: Any, timestep: Tensor) -> int | None:
     """Return the index of the step in the schedule, which most schedulers know from their first `step` on only.
 
