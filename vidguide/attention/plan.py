@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from vidguide.attention.site import AttentionSite, Edit, Observer, OutputChange, Perturbation
 from vidguide.transformer.block_replay import InputChange
-from vidguide.transformer.text_stream import Stream
+from vidguide.transformer.text_stream import TextStream
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class AttentionPlan:
     perturbations: Mapping[AttentionSite, Perturbation] = field(default_factory=dict)
     observers: Mapping[AttentionSite, tuple[Observer, ...]] = field(default_factory=dict)
     recorded: frozenset[AttentionSite] = frozenset()
-    second_text: Stream | None = None
+    second_text: TextStream | None = None
     block_inputs: Mapping[int, InputChange] = field(default_factory=dict)
     skipped_blocks: frozenset[int] = frozenset()
     rerun_from: frozenset[int] = frozenset()

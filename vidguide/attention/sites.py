@@ -24,7 +24,7 @@ def find_text_sites(family: Family, transformer: Any) -> dict[int, AttentionSite
     names = (*family.text_attention, *(joint.split_attention if joint else ()))
     blocks = blocks_of(family, transformer)
     carriers = joint.text_blocks(transformer) if joint and joint.text_blocks else len(blocks)
-    per_sample = joint is not None and joint.ragged
+    per_sample = joint is not None and joint.per_sample
     sites: list[AttentionSite] = []
     for layer, (_, _, block) in enumerate(blocks[:carriers]):
         modules = dict(block.named_modules())

@@ -21,7 +21,7 @@ class VideoTokens:
 
     def __init__(self, block: BlockMode, joint: Joint | None, parallel: ContextParallel) -> None:
         self.block, self.joint, self.parallel = block, joint, parallel
-        self.per_sample = joint is not None and joint.ragged
+        self.per_sample = joint is not None and joint.per_sample
 
     def sample(self, batch: Batch, index: int) -> int:
         """Return the conditional sample of a per-sample kernel call (negative: unconditional); 0 for a batch."""

@@ -8,7 +8,7 @@ from vidguide.calls.call import Call
 from vidguide.edits.nag_attention import CrossAttentionNAG, JointAttentionNAG, SplitAttentionNAG
 from vidguide.edits.nag_combine import NORMS, Combination, Group
 from vidguide.guidances.negative_prompt import Negative, NegativePromptGuidance
-from vidguide.transformer.text_stream import Stream
+from vidguide.transformer.text_stream import TextStream
 from vidguide.validation import check_number
 
 
@@ -57,7 +57,7 @@ class NAG(NegativePromptGuidance):
         return self.scale == 1 or self.alpha == 0
 
     @property
-    def own_vector(self) -> bool:
+    def negative_modulation(self) -> bool:
         return True
 
     def cross_edits(self, call: Call, negatives: Mapping[AttentionSite, Negative]) -> dict[AttentionSite, Edit]:
@@ -67,7 +67,7 @@ class NAG(NegativePromptGuidance):
             for site, negative in negatives.items()
         }
 
-    def joint_edit(self, call: Call, site: AttentionSite, stream: Stream, split: bool, guides: bool) -> Edit:
+    def joint_edit(self, call: Call, site: AttentionSite, stream: TextStream, split: bool, guides: bool) -> Edit:
         combination, attention = self.combinations(call)["audio" in site.name], site.attention
         if split:
             return SplitAttentionNAG(combination, stream, guides)

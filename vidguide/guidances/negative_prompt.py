@@ -14,7 +14,7 @@ from vidguide.guidances.base import Guidance
 from vidguide.guidances.text_capture import text_keys_values, text_stream
 from vidguide.transformer.family import Inputs
 from vidguide.transformer.negative_text import check_encodable, check_negative
-from vidguide.transformer.text_stream import Stream
+from vidguide.transformer.text_stream import TextStream
 
 
 class Negative(NamedTuple):
@@ -49,7 +49,7 @@ class NegativePromptGuidance(Guidance):
         return True
 
     @property
-    def own_vector(self) -> bool:
+    def negative_modulation(self) -> bool:
         """Whether joint attention modulates the negative's tokens by the negative's pooled embedding, rather than by
         the prompt's."""
         return False
@@ -86,7 +86,7 @@ class NegativePromptGuidance(Guidance):
 
     def joint_plan(self, call: Call, text: Inputs) -> AttentionPlan:
         """Return the plan for a family of joint attention."""
-        stream, joint, edits = text_stream(call, text, self.own_vector), call.model.family.joint, {}
+        stream, joint, edits = text_stream(call, text, self.negative_modulation), call.model.family.joint, {}
         for site in call.model.text_sites.values():
             guides = self.layers is None or site.layer in self.layers
             split = joint is not None and site.name in joint.split_attention
@@ -97,7 +97,7 @@ class NegativePromptGuidance(Guidance):
         """Return the edits of some cross-attentions."""
         raise NotImplementedError
 
-    def joint_edit(self, call: Call, site: AttentionSite, stream: Stream, split: bool, guides: bool) -> Edit:
+    def joint_edit(self, call: Call, site: AttentionSite, stream: TextStream, split: bool, guides: bool) -> Edit:
         """Return the edit of a joint attention.
 
         Args:

@@ -9,7 +9,7 @@ from vidguide.attention.site import AttentionSite, Edit
 from vidguide.calls.call import Call
 from vidguide.edits.vsf_attention import CrossAttentionVSF, JointAttentionVSF, SplitAttentionVSF
 from vidguide.guidances.negative_prompt import Negative, NegativePromptGuidance
-from vidguide.transformer.text_stream import Stream
+from vidguide.transformer.text_stream import TextStream
 from vidguide.validation import check_number
 
 
@@ -56,7 +56,7 @@ class VSF(NegativePromptGuidance):
         padding = None if family.text_masks else zero_rows(negative.text[family.text_inputs[0]])
         return CrossAttentionVSF(self, call.model.parallel, (negative.key, negative.value, negative.mask), padding)
 
-    def joint_edit(self, call: Call, site: AttentionSite, stream: Stream, split: bool, guides: bool) -> Edit:
+    def joint_edit(self, call: Call, site: AttentionSite, stream: TextStream, split: bool, guides: bool) -> Edit:
         return (SplitAttentionVSF if split else JointAttentionVSF)(self, stream, guides)
 
 
