@@ -1,4 +1,4 @@
-"""Intercept attention kernel calls in the processors of diffusers, whatever else a processor does.
+"""Intercept attention kernel calls in the processors of diffusers.
 
 A processor computes projections, norms and rotary embedding, calls one of two attention kernels, and projects back.
 :func:`intercepted` returns a processor of the same class whose `__call__` is upstream's own source, compiled again with

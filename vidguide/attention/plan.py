@@ -1,4 +1,4 @@
-"""What guidances ask for in one forward pass, as a value."""
+"""The changes that guidances make to one forward pass, as a value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ class AttentionPlan:
         perturbations: by site, what a rerun does around the edited attention.
         observers: by site, what reads query and key; in the unperturbed pass only.
         recorded: sites whose keys, values and mask an auxiliary forward returns.
-        second_text: negative text that travels through joint blocks together with the prompt's.
+        second_text: second text stream: a negative's text that passes through joint blocks together with the prompt's.
         block_inputs: by block, in execution order, other video tokens that its update is computed from.
         skipped_blocks: blocks, in execution order, that return their input.
         rerun_from: blocks, in execution order, at which a rerun may begin: the input it needs is recorded.
@@ -71,10 +71,10 @@ Item = TypeVar("Item")
 
 
 def _joined(
-    one: Mapping[AttentionSite, tuple[Item, ...]], other: Mapping[AttentionSite, tuple[Item, ...]]
+    first: Mapping[AttentionSite, tuple[Item, ...]], second: Mapping[AttentionSite, tuple[Item, ...]]
 ) -> dict[AttentionSite, tuple[Item, ...]]:
-    """Return what both have at each site, the first's before the other's."""
-    return {site: (*one.get(site, ()), *other.get(site, ())) for site in {**one, **other}}
+    """Concatenate the values of both at each site."""
+    return {site: (*first.get(site, ()), *second.get(site, ())) for site in {**first, **second}}
 
 
 EMPTY = AttentionPlan()

@@ -82,7 +82,7 @@ class JointAttentionNAG(JointEdit):
         return video, prompt, negative
 
     def may_merge(self, kernel: KernelCall, query: Tensor) -> bool:
-        """Return whether the backends are verified for such a call; none of them propagates gradients of a log-sum-exp."""
+        """Return whether the backends are verified for such a call; they propagate no gradient of a log-sum-exp."""
         needs_gradient = query.requires_grad and torch.is_grad_enabled()
         verified = query.dtype == self.dtype and (kernel.mask is None or self.masked)
         return verified and plain(kernel) and not needs_gradient

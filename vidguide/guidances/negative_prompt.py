@@ -1,4 +1,4 @@
-"""A negative prompt that acts wherever the video attends to text: what NAG and VSF share."""
+"""The base class of guidances with a negative prompt at every text attention: NAG and VSF."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from vidguide.transformer.text_stream import TextStream
 
 
 class Negative(NamedTuple):
-    """A negative at one text cross-attention: keys and values `(1 or B, L, H, D)` and mask as the model's own
+    """A negative at one text cross-attention: keys and values `(1 or B, L, H, D)` and mask as the model's
     processor computed them, and the text inputs that they were computed from."""
 
     key: Tensor
@@ -50,8 +50,7 @@ class NegativePromptGuidance(Guidance):
 
     @property
     def negative_modulation(self) -> bool:
-        """Whether joint attention modulates the negative's tokens by the negative's pooled embedding, rather than by
-        the prompt's."""
+        """Whether joint blocks modulate the negative's tokens by its pooled embedding instead of the prompt's."""
         return False
 
     def check(self, model: GuidedModel, pipe: Any) -> None:
@@ -101,7 +100,7 @@ class NegativePromptGuidance(Guidance):
         """Return the edit of a joint attention.
 
         Args:
-            split: whether the attention gets both texts as its keys, and no video.
-            guides: whether to guide; otherwise only do what carrying the second text takes.
+            split: whether the attention's keys are both texts, without the video.
+            guides: whether to guide; otherwise the edit only attends to the right tokens of both texts.
         """
         raise NotImplementedError

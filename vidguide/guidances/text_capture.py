@@ -25,10 +25,10 @@ def text_keys_values(call: Call, text: Inputs) -> Recorded:
 
 
 def text_stream(call: Call, text: Inputs, negative_modulation: bool) -> TextStream:
-    """Return a text as it reaches the first block of joint attention, to travel through the guided call.
+    """Return a text as the first joint block receives it, as a second text stream for the guided call.
 
     Args:
-        negative_modulation: whether the text's own pooled embedding modulates it; otherwise the prompt's does.
+        negative_modulation: whether the text's pooled embedding modulates it; otherwise the prompt's does.
     """
     inputs = {**call.batch.conditional_inputs(call.inputs), **call.repeat(text)}
     family, transformer = call.model.family, call.model.original

@@ -1,4 +1,4 @@
-"""Cache contexts of a transformer: the pipeline's, whose name tells the CFG branch, and ours for extra passes."""
+"""Cache contexts of a transformer: the pipeline's, whose name has the CFG branch, and ours for extra passes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -28,7 +28,7 @@ class CacheContexts:
 
     @contextmanager
     def pipeline(self, name: str, **kwargs: Any) -> Iterator[None]:
-        """Enter the pipeline's own context."""
+        """Enter the pipeline's context."""
         self.active = (name, kwargs)
         try:
             with nullcontext() if self.open is None else self.open(self.transformer, name, **kwargs):
