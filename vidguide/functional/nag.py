@@ -8,6 +8,8 @@ from torch import Tensor
 
 from vidguide.functional.upcast import upcast
 
+Strength = tuple[float, float, float]  # scale, tau, alpha
+
 
 class NAGOutput(NamedTuple):
     """Guided attention features and the limit of their norms.
