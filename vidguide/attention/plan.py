@@ -39,7 +39,7 @@ class AttentionPlan:
         """Return both plans in one.
 
         Raises:
-            ValueError: both replace or perturb the same attention, change the same block's input, or carry a second
+            ValueError: both replace or perturb the same attention, change the same block's input, or have a second
                 text.
         """
         if self.edits.keys() & other.edits.keys() or self.perturbations.keys() & other.perturbations.keys():
@@ -47,7 +47,7 @@ class AttentionPlan:
         if self.block_inputs.keys() & other.block_inputs.keys():
             raise ValueError("two guidances change the input of the same block: keep one of them")
         if self.second_text is not None and other.second_text is not None:
-            raise ValueError("two guidances carry a second text through the blocks: keep one of them")
+            raise ValueError("two guidances have a second text stream in the blocks: keep one of them")
         return AttentionPlan(
             edits={**self.edits, **other.edits},
             perturbations={**self.perturbations, **other.perturbations},

@@ -19,7 +19,7 @@ def attention_site(layer: int, attention: Any, kernel: int, name: str, per_sampl
 
 
 def find_text_sites(family: Family, transformer: Any) -> dict[int, AttentionSite]:
-    """Return the sites where text is attended to, numbered; blocks after the last that carries text have none."""
+    """Return the sites where text is attended to, numbered; blocks after the last one that processes text have none."""
     joint = family.joint
     names = (*family.text_attention, *(joint.split_attention if joint else ()))
     blocks = blocks_of(family, transformer)

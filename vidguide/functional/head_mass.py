@@ -25,8 +25,8 @@ def attention_mass(
 ) -> Tensor:
     """Measure how much of the attention to other video tokens stays in the query's frame and in its pixel column.
 
-    The quantities of Sparse-VideoGen (Xi et al., arXiv 2502.01776), by attention mass. Text, history and the query's
-    own token are excluded, as it belongs to both sets.
+    The quantities of Sparse-VideoGen (Xi et al., arXiv 2502.01776), by attention mass. Text and history are excluded,
+    and the query's token, which belongs to both sets.
 
     Args:
         query: `(B, Q, H, D)`, of some video tokens. key: `(B, K, H, D)`, of all tokens.

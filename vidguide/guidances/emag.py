@@ -169,7 +169,7 @@ class EMAG(SelfGuidance):
         return {layer: kind(sites[layer], decay, self.strength) for layer in layers}
 
     def state(self, call: Call) -> tuple[Averages, HeadSelection | None]:
-        """Return the averages of this run, and what selects the heads of the extent asked for."""
+        """Return the averages of this run, and the selection of the heads of `extent`, None for all heads."""
         layers = self.candidates(call.model.depth)
         return call.cached(self, lambda: (self.averages(call), self.head_selection(call, layers)))
 

@@ -22,8 +22,8 @@ PUBLISHED = (6 / 70, 24 / 70)  # of SDXL's blocks in the order in which they run
 class TPG(LayerPerturbation):
     """Token Perturbation Guidance (Rajabi et al., arXiv 2506.10036): `c + scale (c - c_p)`.
 
-    The perturbed pass shuffles the video's tokens before each chosen block; text keeps its order. Each block has a
-    different random order at each step, the same for all clips. With classifier-free guidance, `u + w (c - u) +
+    The perturbed pass shuffles the video's tokens before each chosen block; the order of text is unchanged. Each block
+    has a different random order at each step, the same for all clips. With classifier-free guidance, `u + w (c - u) +
     scale (c - c_p)`, as in the authors' pipeline (github TaatiTeam/Token-Perturbation-Guidance).
 
     What differs from that: it perturbs a U-Net, whose skip connections carry the unshuffled tokens x around each

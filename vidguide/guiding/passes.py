@@ -27,7 +27,7 @@ class Passes:
     """The extra passes of a guided transformer.
 
     Attributes:
-        forward: the transformer's own call.
+        forward: the transformer's original call.
     """
 
     model: GuidedModel

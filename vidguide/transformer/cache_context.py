@@ -6,7 +6,7 @@ from typing import Any
 
 
 class CacheContexts:
-    """The cache context that a transformer is in; the caches of diffusers keep a state for each.
+    """The cache context that a transformer is in; the caches of diffusers have one state per context.
 
     Attributes:
         active: name and arguments of the pipeline's context, while it is in one; None otherwise.
@@ -50,6 +50,8 @@ class CacheContexts:
             with open_context(self.transformer, name, **(self.active[1] if self.active else {})):
                 yield
         finally:
-            if self.active is not None:  # diffusers leaves no context after a nested one; its own exit clears this
+            if (
+                self.active is not None
+            ):  # diffusers leaves no context after a nested one; the pipeline's exit clears this
                 self.reopened = open_context(self.transformer, self.active[0], **self.active[1])  # closed when released
                 self.reopened.__enter__()

@@ -1,4 +1,4 @@
-"""Detect which branch of classifier-free guidance a pipeline asks a transformer for, and whether it applies CFG."""
+"""Detect which branch of classifier-free guidance a call of a pipeline is, and whether the pipeline applies CFG."""
 
 from typing import Any
 

@@ -2,7 +2,7 @@
 
 The text is captured where the first block receives it, in an auxiliary forward whose blocks return their input; so
 everything before the blocks (refiners, pooling, positions, reordering) processes it like a prompt. In the guided call
-the first block gets `[prompt | negative]` as its text, every block processes both, and the last one returns the
+the first block receives `[prompt | negative]` as its text, every block processes both, and the last one returns the
 prompt's alone. There is one video stream. Which tokens attend to which is defined by the attention edit. Where blocks
 modulate text by a vector that depends on the text, the auxiliary forward captures the negative's vector too.
 """
