@@ -22,8 +22,8 @@ FAMILIES = (
         blocks=("transformer_blocks",),
         encode=encoder(*EMBEDS_AND_MASK["text_inputs"], do_classifier_free_guidance=False, clean_caption=True),
         # Text attention has no rotary embedding, so the keys of the text do not depend on the video.
-        adjust=two_tokens,
-        instead={"attention_mask": None, "image_rotary_emb": None},
+        adjust_one_token=two_tokens,
+        one_token_inputs={"attention_mask": None, "image_rotary_emb": None},
         cfg="batched",
         **EMBEDS_AND_MASK,
     ),

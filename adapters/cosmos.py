@@ -23,8 +23,8 @@ FAMILIES = (
         transformers=("CosmosTransformer3DModel",),
         blocks=("transformer_blocks",),
         encode=embeds_only,
-        cuts={"condition_mask": "BCFHW"},
-        instead={"block_controlnet_hidden_states": None},
+        grid_axes={"condition_mask": "BCFHW"},
+        one_token_inputs={"block_controlnet_hidden_states": None},
         refuse=refuse_image_context,
     ),
 )

@@ -30,7 +30,7 @@ FAMILIES = (
         text_extras=("pooled_projections", "text_rope_pos"),
         text_varies=by_step,
         layout="BFHWC",
-        instead={"visual_rope_pos": (torch.arange(1),) * 3, "sparse_params": None},
+        one_token_inputs={"visual_rope_pos": (torch.arange(1),) * 3, "sparse_params": None},
     ),
     Family(
         name="Kandinsky 6",
@@ -50,8 +50,8 @@ FAMILIES = (
         text_extras=("pooled_projections",),
         text_varies=by_step,
         layout="BFHWC",
-        cuts={"audio_hidden_states": "BLC", "visual_token_type_ids": "BF"},
-        instead={"visual_rope_pos": None},
-        since="0.42",
+        grid_axes={"audio_hidden_states": "BLC", "visual_token_type_ids": "BF"},
+        one_token_inputs={"visual_rope_pos": None},
+        min_diffusers="0.42",
     ),
 )

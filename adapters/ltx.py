@@ -36,8 +36,8 @@ FAMILIES = (
         blocks=("transformer_blocks",),
         encode=embeds_and_mask,
         layout="BLC",
-        cuts={"video_coords": "BCL"},  # the only input with the grid, where a pipeline conditions on frames
-        instead=ONE_TOKEN,
+        grid_axes={"video_coords": "BCL"},  # the only input with the grid, where a pipeline conditions on frames
+        one_token_inputs=ONE_TOKEN,
         cfg="batched",
         stg_layers={28: (19,)},
         **EMBEDS_AND_MASK,
@@ -53,9 +53,9 @@ FAMILIES = (
         text_masks={LTX2_TEXT[2]: LTX2_TEXT[0], LTX2_TEXT[3]: LTX2_TEXT[1]},
         text_varies=modulates_text,
         layout="BLC",
-        cuts={"audio_hidden_states": "BLC", "audio_timestep": "BL", "video_keyframes_mask": "BLC"},
-        instead={**ONE_TOKEN, "video_coords": None, "audio_coords": None, "video_self_attention_mask": None},
+        grid_axes={"audio_hidden_states": "BLC", "audio_timestep": "BL", "video_keyframes_mask": "BLC"},
+        one_token_inputs={**ONE_TOKEN, "video_coords": None, "audio_coords": None, "video_self_attention_mask": None},
         cfg="batched",
-        since="0.37",
+        min_diffusers="0.37",
     ),
 )

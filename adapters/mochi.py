@@ -14,7 +14,7 @@ FAMILIES = (
         transformers=("MochiTransformer3DModel",),
         blocks=("transformer_blocks",),
         text_attention=("attn1",),
-        joint=Joint(block_masks=("encoder_attention_mask",), ragged=True, modulation=MODULATION),
+        joint=Joint(block_masks=("encoder_attention_mask",), per_sample=True, modulation=MODULATION),
         encode=embeds_and_mask,
         cfg="batched",
         stg_layers={48: (34,)},

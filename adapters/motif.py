@@ -24,6 +24,6 @@ FAMILIES = (
         joint=Joint(block_masks=("attention_mask",), text_blocks=text_blocks, split_attention=("cross_attn",)),
         encode=encoder("encoder_hidden_states", None, "encoder_attention_mask"),
         **EMBEDS_AND_MASK,
-        since="0.39",
+        min_diffusers="0.39",
     ),
 )

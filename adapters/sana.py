@@ -11,7 +11,7 @@ FAMILIES = (
         self_softmax=False,
         # Without the instruction that precedes a prompt, as the pipeline encodes its negative prompts.
         encode=embeds_and_mask,
-        instead={"attention_mask": None, "controlnet_block_samples": None},
+        one_token_inputs={"attention_mask": None, "controlnet_block_samples": None},
         cfg="batched",
         **EMBEDS_AND_MASK,
     ),

@@ -47,7 +47,7 @@ class Comparison:
         """Write comparison.mp4, contact-sheet.png and each clip as lossless FFV1; return the paths."""
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        labelled = [add_label(clip.viewing(), spec) for spec, clip in self.clips.items()]
+        labelled = [add_label(clip.upscaled_frames(), spec) for spec, clip in self.clips.items()]
         video = Clip(frames=np.concatenate(labelled, axis=2), fps=next(iter(self.clips.values())).fps)
         paths = [video.save(target / "comparison.mp4"), target / "contact-sheet.png"]
         replace_whole(paths[1], lambda temporary: Image.fromarray(self.contact_sheet()).save(temporary))

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-PACKAGES = ("adapters", "pipelines", "eval")
+from tests.helpers.source_files import PACKAGES, ROOT, files
+
 # What each package may import of ours; "vidguide" is the core and its public names.
 ALLOWED = {
     "vidguide": {"vidguide"},
@@ -30,19 +30,10 @@ HEAVY = ("diffusers", "transformers")  # load only when used: only pipelines may
 MOST_FILES = 20
 
 
-def files(package: str) -> list[Path]:
-    below = [path for path in (ROOT / package).rglob("*.py") if not any(p.is_symlink() for p in path.parents)]
-    return sorted(below)
-
-
 def imports(path: Path) -> list[str]:
-    """Modules that a file imports, but for those that only type checkers see."""
-    tree = ast.parse(path.read_text())
-    for node in ast.walk(tree):
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
-            node.body = []
+    """Return the modules that a file imports anywhere, in functions and under `TYPE_CHECKING` too."""
     names = []
-    for node in ast.walk(tree):
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
@@ -80,25 +71,23 @@ def test_layers_import_only_lower_ones(package: str, layer: str) -> None:
             assert part not in set(layers) - allowed, f"{path.relative_to(ROOT)} must not import {module}"
 
 
-def all_imports(module: str, modules: set[str]) -> set[str]:
-    """Return the modules that a module imports anywhere, `TYPE_CHECKING` blocks and functions included."""
-    path = ROOT / module.replace("vidguide.pipelines", "pipelines").replace(".", "/")
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
-    return names & modules - {module}
+def module_of(path: Path) -> str:
+    """Return the dotted name of a file of a package."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    return name if parts[0] == "vidguide" else f"vidguide.{name}"
 
 
-def test_pipelines_have_no_import_cycle_with_type_checking_and_the_public_names_included() -> None:
-    names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files("pipelines")]
-    modules = {f"vidguide.{name.removesuffix('.__init__')}" for name in names} | {"vidguide"}
-    graph = {module: all_imports(module, modules) for module in modules}
-    assert graph["vidguide"] == {"vidguide.pipelines.generate"}
-    assert len(list(TopologicalSorter(graph).static_order())) == len(modules)  # raises CycleError
+def test_there_is_no_import_cycle_in_all_packages_with_public_names_and_type_checking_included() -> None:
+    paths = {module_of(path): path for package in ALLOWED for path in files(package)}
+    graph = {module: set(imports(path)) & paths.keys() - {module} for module, path in paths.items()}
+    assert "vidguide.pipelines.generate" in graph["vidguide"]  # under TYPE_CHECKING
+    assert len(list(TopologicalSorter(graph).static_order())) == len(paths)  # raises CycleError
+
+
+def test_the_core_has_no_imports_for_type_checking_but_for_its_public_names() -> None:
+    users = [path for path in files("vidguide") if "TYPE_CHECKING" in path.read_text()]
+    assert users == [ROOT / "vidguide" / "__init__.py"]
 
 
 def test_every_folder_of_a_package_is_a_layer_and_none_has_too_many_files() -> None:

@@ -49,9 +49,9 @@ __all__ = [
     "locate",
 ]
 
-# Found when first used, so that `import vidguide` loads neither torch nor diffusers. The core names the rooms that
-# lean on it only here, as strings.
-_HOMES = {
+# Imported on first use, so that `import vidguide` loads neither torch nor diffusers. Only here does the core name
+# packages that depend on it, as strings.
+_MODULES = {
     "APG": "vidguide.guidances.cfg_rules.apg",
     "CADS": "vidguide.guidances.cads",
     "CFG": "vidguide.guidances.cfg_rules.cfg",
@@ -75,6 +75,6 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'vidguide' has no attribute {name!r}; it has {', '.join(__all__)}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)

@@ -1,4 +1,4 @@
-"""A clip: frames, their rate, and all that made them; it writes the files that people look at."""
+"""A clip: frames, frame rate and provenance; writes video files, contact sheets and JSON."""
 
 import hashlib
 import json
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-VIEWING_SIDE = 384  # viewing copies of smaller frames are scaled up by whole numbers to about this many pixels
-SHEET_WIDTH = 1024  # contact sheets are scaled up by whole numbers to about this
+UPSCALED_SIZE = 384  # smaller frames are upscaled by whole numbers to about this many pixels for MP4 and GIF
+SHEET_WIDTH = 1024  # contact sheets are upscaled by whole numbers to about this
 SUFFIXES = {".mp4": "H.264 for viewing", ".mkv": "FFV1, lossless", ".gif": "animation", ".png": "contact sheet"}
 
 
@@ -25,10 +25,10 @@ class Clip:
     Attributes:
         frames: `(F, H, W, 3)` uint8.
         fps: frames per second.
-        provenance: everything that made it, as plain values; written as JSON beside each file.
+        provenance: the settings and versions that produced it, as plain values; written as JSON next to each file.
 
     Raises:
-        ValueError: the frames are not such an array, or the rate is not positive.
+        ValueError: the frames are no such array, or fps is not positive.
     """
 
     frames: NDArray[np.uint8]
@@ -38,8 +38,8 @@ class Clip:
     def __post_init__(self) -> None:
         frames = self.frames
         if not isinstance(frames, np.ndarray) or frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
-            got = f"{frames.dtype} {frames.shape}" if isinstance(frames, np.ndarray) else type(frames).__name__
-            raise ValueError(f"Clip(frames={got}): must be a numpy array (F, H, W, 3) of uint8")
+            actual = f"{frames.dtype} {frames.shape}" if isinstance(frames, np.ndarray) else type(frames).__name__
+            raise ValueError(f"Clip(frames={actual}): must be a numpy array (F, H, W, 3) of uint8")
         if not len(frames):
             raise ValueError("Clip(frames=...): has no frame")
         if not self.fps > 0:
@@ -47,20 +47,22 @@ class Clip:
 
     @property
     def sha256(self) -> str:
-        """Fingerprint of the frames: equal exactly where every pixel is."""
+        """SHA-256 of the frames: equal if and only if all pixels are."""
         return hashlib.sha256(np.ascontiguousarray(self.frames).tobytes()).hexdigest()
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the clip by its suffix (.mp4 to view, .mkv lossless, .gif, .png contact sheet), and its JSON beside it.
+        """Write the clip in the suffix's format (.mp4 to view, .mkv lossless, .gif, .png contact sheet), and its JSON.
 
-        Each file appears whole or not at all.
+        Files are written atomically.
 
         Raises:
-            ValueError, OSError: before anything is encoded, when the suffix or the folder will not do.
+            ValueError, OSError: before anything is encoded, for an unknown suffix or a folder that cannot be written.
         """
         target = check_output(path)
         writers: dict[str, Callable[[Path], None]] = {
-            ".mp4": lambda temporary: _encode(temporary, self.viewing(), self.fps, "libx264", "yuv420p", {"crf": "12"}),
+            ".mp4": lambda temporary: _encode(
+                temporary, self.upscaled_frames(), self.fps, "libx264", "yuv420p", {"crf": "12"}
+            ),
             ".mkv": lambda temporary: _encode(temporary, self.frames, self.fps, "ffv1", "bgr0", {}),
             ".gif": self._write_gif,
             ".png": self._write_sheet,
@@ -70,24 +72,24 @@ class Clip:
         return target
 
     def save_json(self, path: Path) -> None:
-        """Write the provenance and the fingerprint of the frames."""
+        """Write the provenance and the SHA-256 of the frames."""
         text = json.dumps({**self.provenance, "fps": self.fps, "sha256": self.sha256}, indent=2) + "\n"
         replace_whole(path, lambda temporary: temporary.write_text(text))
 
-    def viewing(self) -> NDArray[np.uint8]:
-        """The frames, small ones scaled up by a whole number, so that a pixel stays a pixel."""
-        factor = max(VIEWING_SIDE // max(self.frames.shape[1:3]), 1)
+    def upscaled_frames(self) -> NDArray[np.uint8]:
+        """Return the frames, small ones upscaled by a whole number (nearest neighbour)."""
+        factor = max(UPSCALED_SIZE // max(self.frames.shape[1:3]), 1)
         return self.frames.repeat(factor, 1).repeat(factor, 2)
 
     def contact_sheet(self, columns: int = 7) -> NDArray[np.uint8]:
-        """Frames spread evenly over the clip, side by side: `(H, columns * W, 3)` uint8."""
-        picked = np.linspace(0, len(self.frames) - 1, min(columns, len(self.frames))).round().astype(int)
-        return np.concatenate(list(self.frames[picked]), axis=1)
+        """Return evenly spaced frames in one row, `(H, columns * W, 3)` uint8."""
+        indices = np.linspace(0, len(self.frames) - 1, min(columns, len(self.frames))).round().astype(int)
+        return np.concatenate(list(self.frames[indices]), axis=1)
 
     def _write_gif(self, path: Path) -> None:
         import imageio.v3 as iio
 
-        iio.imwrite(path, self.viewing(), duration=1000 / self.fps, loop=0)
+        iio.imwrite(path, self.upscaled_frames(), duration=1000 / self.fps, loop=0)
 
     def _write_sheet(self, path: Path) -> None:
         import imageio.v3 as iio
@@ -98,10 +100,10 @@ class Clip:
 
 
 def check_output(path: str | os.PathLike[str]) -> Path:
-    """A path that a clip can be written to; its folder is made.
+    """Validate a path that a clip is written to, and create its folder.
 
     Raises:
-        ValueError: a suffix that is none of ours. OSError: the folder cannot be made or written to.
+        ValueError: an unknown suffix. OSError: the folder cannot be created or written.
     """
     target = Path(path)
     if target.suffix.lower() not in SUFFIXES:
@@ -117,7 +119,7 @@ def check_output(path: str | os.PathLike[str]) -> Path:
 
 
 def replace_whole(target: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside the target, then put it in place at once."""
+    """Write a file atomically: `write` fills a temporary file in the same folder, which then replaces the target."""
     handle, name = tempfile.mkstemp(suffix=target.suffix, prefix=f".{target.stem}-", dir=target.parent)
     os.close(handle)
     temporary = Path(name)
@@ -133,10 +135,10 @@ def _encode(path: Path, frames: NDArray[np.uint8], fps: float, codec: str, pixel
     import av
 
     even = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
-    shown = even if codec == "libx264" else frames  # 4:2:0 colour needs even sides
+    encoded = even if codec == "libx264" else frames  # 4:2:0 colour needs even sides
     with av.open(str(path), "w") as container:
         stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
-        stream.height, stream.width, stream.pix_fmt = shown.shape[1], shown.shape[2], pixels
-        for frame in shown:
+        stream.height, stream.width, stream.pix_fmt = encoded.shape[1], encoded.shape[2], pixels
+        for frame in encoded:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

@@ -1,11 +1,11 @@
-"""Validation of parameters: clear errors that name the owner, the parameter and its value."""
+"""Validation of parameters; errors name the class, the parameter and its value."""
 
 import math
 from typing import Any
 
 
 def check_number(owner: object, name: str, low: float = -math.inf, high: float = math.inf) -> None:
-    """Refuse a parameter that is not a finite number between `low` and `high`.
+    """Validate that a parameter is a finite number from `low` to `high`.
 
     Raises:
         TypeError, ValueError: naming the parameter, its value and what would be right.
@@ -19,7 +19,7 @@ def check_number(owner: object, name: str, low: float = -math.inf, high: float =
 
 
 def check_whole(owner: object, name: str) -> None:
-    """Refuse a parameter that is not a whole number.
+    """Validate that a parameter is a whole number.
 
     Raises:
         TypeError: naming the parameter and its value.
@@ -30,7 +30,11 @@ def check_whole(owner: object, name: str) -> None:
 
 
 def check_text(owner: object, name: str, value: Any, empty: bool) -> None:
-    """Refuse a prompt that is not text, or a list of texts; and an empty one unless `empty`."""
+    """Validate that a prompt is a text or a list of texts, and not empty unless `empty`.
+
+    Raises:
+        TypeError, ValueError: naming the parameter and its value.
+    """
     who = f"{type(owner).__name__}({name}={value!r})"
     texts = value if isinstance(value, list) else [value]
     if not texts or not all(isinstance(text, str) for text in texts):

@@ -471,7 +471,7 @@ def test_tables_of_families_and_their_lines_are_as_the_declarations_say() -> Non
 
 @pytest.mark.parametrize("name", sorted(families()))
 def test_a_family_is_where_its_release_of_diffusers_has_it(name: str) -> None:
-    since = Version(families()[name].since)
+    since = Version(families()[name].min_diffusers)
     assert hasattr(diffusers, name) == (Version(diffusers.__version__).release >= since.release)
 
 

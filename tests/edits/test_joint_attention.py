@@ -36,7 +36,7 @@ from vidguide.edits.nag_combine import Combination, Group
 from vidguide.functional.lse_merge import AttentionWithLse, merge
 from vidguide.kernels import lse_backends
 from vidguide.transformer.family import Joint
-from vidguide.transformer.text_stream import Stream
+from vidguide.transformer.text_stream import TextStream
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def _quick() -> Any:
         yield
 
 
-def edit_of(stream: Stream, merges: bool, group: Group | None = None) -> JointAttentionNAG:
+def edit_of(stream: TextStream, merges: bool, group: Group | None = None) -> JointAttentionNAG:
     """The edit, merging or in two passes."""
     strength = STRENGTH.scale, STRENGTH.tau, STRENGTH.alpha
     edit = JointAttentionNAG(Combination(strength, group or Group()), stream, True, DIM)

@@ -1,4 +1,4 @@
-"""How many files one guided step goes through, and which: what CONTRIBUTING shows to a reader."""
+"""The files that run in one guided step, which CONTRIBUTING.md lists."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ PACKAGE = ROOT / "vidguide"
 
 
 class FileTracer:
-    """A profile function that stores in which file of the package each call is, without repeats in a row."""
+    """A profile function that stores the file of each call in the package, without consecutive duplicates."""
 
     def __init__(self) -> None:
         self.visited: list[str] = []
@@ -31,7 +31,7 @@ class FileTracer:
 
 @pytest.fixture
 def visited(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that the first preparation of one NAG goes through, in the order of calls."""
+    """Return the files in which the first plan of one NAG is made, in the order of calls."""
     tracer, plan = FileTracer(), GuidedForward._plan
 
     def traced(self: GuidedForward, *args: Any) -> Any:
@@ -48,13 +48,12 @@ def visited(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return tracer.visited
 
 
-def test_the_first_preparation_of_nag_changes_file_a_few_times(visited: list[str]) -> None:
+def test_the_first_plan_of_nag_moves_between_few_files(visited: list[str]) -> None:
     text_sites = len(tiny_wan().blocks)
     assert len(visited) <= 30 + 2 * text_sites
 
 
 def test_contributing_lists_the_files_of_a_step(visited: list[str]) -> None:
-    listed = (ROOT / "CONTRIBUTING.md").read_text().split("<!-- step -->")[1].splitlines()
-    assert [line.split("`")[1].removeprefix("vidguide/") for line in listed if line.startswith("|  ")] == sorted(
-        set(visited), key=visited.index
-    )
+    table = (ROOT / "CONTRIBUTING.md").read_text().split("<!-- step -->")[1].split("<!-- /step -->")[0]
+    listed = [line.split("`")[1].removeprefix("vidguide/") for line in table.splitlines() if line.startswith("| `")]
+    assert listed == sorted(set(visited), key=visited.index)

@@ -11,7 +11,7 @@ from vidguide import NAG
 from vidguide.attention.site import KernelCall
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.family import Joint
-from vidguide.transformer.text_stream import Stream
+from vidguide.transformer.text_stream import TextStream
 
 VIDEO, PROMPT, NEGATIVE = 12, 5, 4
 
@@ -62,9 +62,9 @@ def tensors(dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     return query, key, value
 
 
-def stream_of(joint: Joint, dtype: torch.dtype) -> Stream:
-    stream = Stream(joint, Batch(), [])
-    stream.text, stream.prompt = torch.zeros(BATCH, NEGATIVE, 1, dtype=dtype), PROMPT
+def stream_of(joint: Joint, dtype: torch.dtype) -> TextStream:
+    stream = TextStream(joint, Batch(), [])
+    stream.text, stream.prompt_length = torch.zeros(BATCH, NEGATIVE, 1, dtype=dtype), PROMPT
     return stream
 
 

@@ -124,7 +124,7 @@ def test_where_pooled_embeddings_are_equal_it_is_as_by_the_prompts(tiny: Tiny, m
     negative["pooled_projections"] = inputs["pooled_projections"]
     without = {name: value for name, value in negative.items() if name != "pooled_projections"}
     own, ready = guided(tiny, inputs, nag(negative)), guided(tiny, inputs, nag(without))
-    monkeypatch.setattr(NAG, "own_vector", False)
+    monkeypatch.setattr(NAG, "negative_modulation", False)
     by_prompt = guided(tiny, inputs, nag(negative))
     torch.testing.assert_close(own, by_prompt, atol=1e-12, rtol=0)
     torch.testing.assert_close(ready, by_prompt, atol=1e-12, rtol=0)

@@ -1,12 +1,12 @@
-"""Intercept attention kernel calls in the processors of diffusers, whatever else a processor does.
+"""Intercept attention kernel calls in the processors of diffusers.
 
 A processor computes projections, norms and rotary embedding, calls one of two attention kernels, and projects back.
-:func:`intercepted` returns a processor of the same class whose `__call__` is upstream's own source, compiled again with
+:func:`intercepted` returns a processor of the same class whose `__call__` is upstream's source, compiled again with
 those kernel calls replaced by :func:`vidguide.attention.site.route`, and the rotary embedding of the query by
-:func:`vidguide.attention.site.rotate`. The function keeps upstream's globals and
-signature: the installed version of diffusers runs as written, `inspect.signature` sees the same arguments, and
-torch.compile traces it like the original. Rebinding names in upstream's module instead would not survive torch.compile,
-which resolves them in the original module.
+:func:`vidguide.attention.site.rotate`. The function has upstream's globals and signature: the installed version of
+diffusers runs as written, `inspect.signature` returns the same arguments, and torch.compile traces it like the
+original. Rebinding names in upstream's module instead would not survive torch.compile, which resolves them in the
+original module.
 """
 
 import ast

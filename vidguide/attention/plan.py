@@ -1,4 +1,4 @@
-"""What guidances ask for in one forward pass, as a value."""
+"""The changes that guidances make to one forward pass, as a value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from vidguide.attention.site import AttentionSite, Edit, Observer, OutputChange, Perturbation
 from vidguide.transformer.block_replay import InputChange
-from vidguide.transformer.text_stream import Stream
+from vidguide.transformer.text_stream import TextStream
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class AttentionPlan:
         perturbations: by site, what a rerun does around the edited attention.
         observers: by site, what reads query and key; in the unperturbed pass only.
         recorded: sites whose keys, values and mask an auxiliary forward returns.
-        second_text: negative text that travels through joint blocks together with the prompt's.
+        second_text: second text stream: a negative's text that passes through joint blocks together with the prompt's.
         block_inputs: by block, in execution order, other video tokens that its update is computed from.
         skipped_blocks: blocks, in execution order, that return their input.
         rerun_from: blocks, in execution order, at which a rerun may begin: the input it needs is recorded.
@@ -30,7 +30,7 @@ class AttentionPlan:
     perturbations: Mapping[AttentionSite, Perturbation] = field(default_factory=dict)
     observers: Mapping[AttentionSite, tuple[Observer, ...]] = field(default_factory=dict)
     recorded: frozenset[AttentionSite] = frozenset()
-    second_text: Stream | None = None
+    second_text: TextStream | None = None
     block_inputs: Mapping[int, InputChange] = field(default_factory=dict)
     skipped_blocks: frozenset[int] = frozenset()
     rerun_from: frozenset[int] = frozenset()
@@ -39,7 +39,7 @@ class AttentionPlan:
         """Return both plans in one.
 
         Raises:
-            ValueError: both replace or perturb the same attention, change the same block's input, or carry a second
+            ValueError: both replace or perturb the same attention, change the same block's input, or have a second
                 text.
         """
         if self.edits.keys() & other.edits.keys() or self.perturbations.keys() & other.perturbations.keys():
@@ -47,7 +47,7 @@ class AttentionPlan:
         if self.block_inputs.keys() & other.block_inputs.keys():
             raise ValueError("two guidances change the input of the same block: keep one of them")
         if self.second_text is not None and other.second_text is not None:
-            raise ValueError("two guidances carry a second text through the blocks: keep one of them")
+            raise ValueError("two guidances have a second text stream in the blocks: keep one of them")
         return AttentionPlan(
             edits={**self.edits, **other.edits},
             perturbations={**self.perturbations, **other.perturbations},
@@ -71,10 +71,10 @@ Item = TypeVar("Item")
 
 
 def _joined(
-    one: Mapping[AttentionSite, tuple[Item, ...]], other: Mapping[AttentionSite, tuple[Item, ...]]
+    first: Mapping[AttentionSite, tuple[Item, ...]], second: Mapping[AttentionSite, tuple[Item, ...]]
 ) -> dict[AttentionSite, tuple[Item, ...]]:
-    """Return what both have at each site, the first's before the other's."""
-    return {site: (*one.get(site, ()), *other.get(site, ())) for site in {**one, **other}}
+    """Concatenate the values of both at each site."""
+    return {site: (*first.get(site, ()), *second.get(site, ())) for site in {**first, **second}}
 
 
 EMPTY = AttentionPlan()

@@ -1,4 +1,4 @@
-"""One intercepted attention kernel call: the call as a value, and the site that decides what happens in its place."""
+"""One intercepted attention kernel call: the call as a value, and the site that handles it."""
 
 import copy
 from collections.abc import Callable

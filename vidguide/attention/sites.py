@@ -19,12 +19,12 @@ def attention_site(layer: int, attention: Any, kernel: int, name: str, per_sampl
 
 
 def find_text_sites(family: Family, transformer: Any) -> dict[int, AttentionSite]:
-    """Return the sites where text is attended to, numbered; blocks after the last that carries text have none."""
+    """Return the sites where text is attended to, numbered; blocks after the last one that processes text have none."""
     joint = family.joint
     names = (*family.text_attention, *(joint.split_attention if joint else ()))
     blocks = blocks_of(family, transformer)
     carriers = joint.text_blocks(transformer) if joint and joint.text_blocks else len(blocks)
-    per_sample = joint is not None and joint.ragged
+    per_sample = joint is not None and joint.per_sample
     sites: list[AttentionSite] = []
     for layer, (_, _, block) in enumerate(blocks[:carriers]):
         modules = dict(block.named_modules())

@@ -16,12 +16,12 @@ class VideoTokens:
     where the kernel is called once per sample.
 
     Attributes:
-        parallel: the ranks on which the sequence lies; what is taken and put is this rank's shard.
+        parallel: the ranks over which the sequence is split; `take` and `put` operate on this rank's shard.
     """
 
     def __init__(self, block: BlockMode, joint: Joint | None, parallel: ContextParallel) -> None:
         self.block, self.joint, self.parallel = block, joint, parallel
-        self.per_sample = joint is not None and joint.ragged
+        self.per_sample = joint is not None and joint.per_sample
 
     def sample(self, batch: Batch, index: int) -> int:
         """Return the conditional sample of a per-sample kernel call (negative: unconditional); 0 for a batch."""
@@ -34,7 +34,7 @@ class VideoTokens:
         return slice(0, rows if self.sample(batch, index) >= 0 else 0)
 
     def tokens(self, length: int) -> slice:
-        """Return where the video lies in a sequence of `length` tokens."""
+        """Return the video's slice of a sequence of `length` tokens."""
         if self.joint is None:
             return slice(0, length)
         return slice(length - self.block.tokens, length) if self.joint.text_first else slice(0, self.block.tokens)

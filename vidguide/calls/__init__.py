@@ -1,4 +1,4 @@
-"""One guided call of a transformer: what guidances may know of it and ask of it.
+"""One guided call of a transformer, as guidances see and use it.
 
 No guidance lives here; running the call belongs to `guiding`.
 """

@@ -1,4 +1,4 @@
-"""One conditional call of a guided transformer, as a value: what a guidance may know of it and ask of it."""
+"""One conditional call of a guided transformer, as a value: its inputs, and the passes that a guidance may run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,7 +59,7 @@ class Call:
         inputs: arguments of the call, by name.
         batch: which rows are conditional. conditional_rows: their number.
         step, steps: index of the step from 0, and the number of steps; None for a bare transformer without scheduler.
-        pipeline_guides: whether the pipeline applies classifier-free guidance of its own.
+        pipeline_guides: whether the pipeline applies classifier-free guidance.
         scheduler: the pipeline's, or the one given for a bare transformer; None without.
         encode_negative: encodes a negative prompt; results are cached for the length of `guide`.
         auxiliary_forward: runs a pass that records activations; not to be called while a plan is installed.
@@ -83,7 +83,7 @@ class Call:
 
     @property
     def progress(self) -> float:
-        """Fraction of the run that is done, 0 to 1; 0 where the number of steps is not known."""
+        """Completed fraction of the run, 0 to 1; 0 where the number of steps is unknown."""
         return self.step / self.steps if self.steps else 0.0
 
     @property

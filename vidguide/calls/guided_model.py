@@ -18,7 +18,7 @@ class GuidedModel:
 
     Attributes:
         transformer: as the pipeline holds it. original: the module itself, where `transformer` is a compiled module.
-        family: its declaration. depth: number of its blocks. parallel: the ranks on which its sequence lies.
+        family: its declaration. depth: number of its blocks. parallel: the ranks over which its sequence is split.
         text_sites: where the video attends to text, numbered.
         self_sites: where the video attends to itself, by extent and layer; empty where no guidance needs them.
     """

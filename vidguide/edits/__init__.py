@@ -1,4 +1,4 @@
-"""What guidances do at one attention: edits, perturbations and observers of a kernel call.
+"""Edits, perturbations and observers of an attention kernel call.
 
 Equations belong to `functional`, parameters and their validation to `guidances`.
 """

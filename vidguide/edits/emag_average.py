@@ -28,7 +28,7 @@ class Average:
         self.averages: dict[int, Tensor] = {}
         self.latest: list[Tensor] = []  # D of each head in the latest observed step, of each kernel call
         self.previous: list[Tensor] = []  # and in the step before
-        self.step_begun = False  # whether a step began of which nothing was observed yet
+        self.step_begun = False  # whether a step has begun and nothing was observed in it yet
 
     @property
     def video(self) -> VideoTokens:

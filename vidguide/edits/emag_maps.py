@@ -72,7 +72,7 @@ def check_maps_fit(call: Call, layers: int) -> None:
 
 
 def free_memory(device: torch.device) -> int:
-    """Bytes free on a device."""
+    """Return the free memory of a device in bytes."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     import psutil

@@ -1,4 +1,4 @@
-"""Which heads of a full 3D attention attend within their frame, and which along time, measured in a run."""
+"""Selection of the heads of a full 3D attention that attend within their frame or along time, measured in a run."""
 
 from collections.abc import Mapping
 
@@ -13,7 +13,7 @@ SAMPLES = 64  # queries measured, of each sample: their scores cost SAMPLES / L 
 
 
 def sampled_positions(tokens: int, device: torch.device) -> Tensor:
-    """At most SAMPLES positions among some tokens, at random but always the same."""
+    """Draw at most SAMPLES of the positions of some tokens, with a fixed seed."""
     generator = torch.Generator().manual_seed(0)
     return torch.randperm(tokens, generator=generator)[:SAMPLES].sort().values.to(device)
 
@@ -37,7 +37,7 @@ class HeadObserver:
             raise RuntimeError("heads are measured where a perturbed pass may run")
         query, key = video.parallel.gather(query), video.parallel.gather(key)
         rows, tokens = video.rows(kernel.batch, kernel.index, query.shape[0]), video.tokens(query.shape[1])
-        first = tokens.stop - self.tokens  # history, where there is any, comes before the frames that are generated
+        first = tokens.stop - self.tokens  # history, if any, precedes the generated frames
         chosen = first + self.positions
         mask = masked(rows_of(kernel.mask, rows.start, rows.stop), chosen)
         if query[rows].shape[0]:
@@ -87,13 +87,13 @@ class HeadSelection:
         Raises:
             ValueError: none has.
         """
-        having = tuple(layer for layer in self._observers if self.chosen(layer).any())
-        if not having:
+        layers = tuple(layer for layer in self._observers if self.chosen(layer).any())
+        if not layers:
             raise ValueError(
                 f"extent={self.extent!r}: layers {tuple(self._observers)} have no {self.extent} head in this model; "
                 "choose others by `vidguide locate --profile`"
             )
-        return having
+        return layers
 
     def restrict(self, layer: int, perturbation: Perturbation) -> Perturbation:
         """Return a perturbation of those heads alone."""

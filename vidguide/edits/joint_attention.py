@@ -1,4 +1,4 @@
-"""What NAG and VSF share in joint attention: video, prompt and carried negative in one sequence, and who sees whom."""
+"""Joint attention over video, prompt and a second text stream in one sequence: what NAG and VSF share."""
 
 import torch
 import torch.nn.functional as F
@@ -6,46 +6,49 @@ from torch import Tensor
 
 from vidguide.attention.site import KernelCall
 from vidguide.functional.masks import rows_of
-from vidguide.transformer.text_stream import Stream
+from vidguide.transformer.text_stream import TextStream
 
 
 class JointEdit:
-    """An edit of one joint attention over the video, the prompt and a carried negative.
+    """Base class of edits of one joint attention over the video, the prompt and a negative text stream.
 
-    Prompt tokens see [video, prompt], negative tokens see [video, negative]; what the video's queries make of the two
-    is the guidance's. The unconditional half of a batch sees no negative.
+    Prompt tokens attend to [video, prompt], negative tokens to [video, negative]; subclasses define the attention of
+    the video's tokens. The unconditional half of a batch does not attend to the negative.
+
+    Args:
+        stream: the second text stream. guides: whether to guide; otherwise video tokens attend to [video, prompt].
     """
 
-    def __init__(self, stream: Stream, guides: bool) -> None:
+    def __init__(self, stream: TextStream, guides: bool) -> None:
         self.stream, self.guides, self.dtype = stream, guides, stream.text.dtype
 
     def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         lengths, start = self.lengths_and_start(kernel, query.shape[0])
         parts = Parts(query.shape[1], *lengths, self.stream.joint.text_first)
         video, prompt, negative = self.outputs(kernel, query, key, value, parts, start)
-        unseen = torch.zeros_like(query[:start, parts.negative])
-        if self.stream.joint.ragged:  # the padding that was left out of the call, so that the negative is in its place
-            prompt = F.pad(prompt, (0, 0, 0, 0, 0, self.stream.prompt - lengths[0]))
-        return parts.join(video, prompt, torch.cat([unseen, negative]))
+        uncond_negative = torch.zeros_like(query[:start, parts.negative])
+        if self.stream.joint.per_sample:  # pad the prompt to the length of the text, which places the negative after it
+            prompt = F.pad(prompt, (0, 0, 0, 0, 0, self.stream.prompt_length - lengths[0]))
+        return parts.join(video, prompt, torch.cat([uncond_negative, negative]))
 
     def outputs(
         self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor, parts: "Parts", start: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Attention outputs of video, prompt, and (from row `start` on) negative."""
-        raise NotImplementedError  # what NAG and VSF differ in
+        """Return the attention outputs of video, prompt, and (from row `start` on) negative."""
+        raise NotImplementedError
 
     def lengths_and_start(self, kernel: KernelCall, rows: int) -> tuple[tuple[int, int], int]:
-        """Lengths of prompt and negative in a kernel call on some rows, and the first conditional row."""
+        """Return the lengths of prompt and negative in a kernel call on `rows` rows, and its first conditional row."""
         stream = self.stream
-        if not stream.joint.ragged:
-            return (stream.prompt, stream.negative), kernel.batch.start(rows)
-        samples = len(stream.valid)  # one call per sample, in their order
+        if not stream.joint.per_sample:
+            return (stream.prompt_length, stream.negative_length), kernel.batch.start(rows)
+        samples = len(stream.valid_lengths)  # one call per sample, in their order
         sample = kernel.index % samples
-        return stream.valid[sample], int(sample < kernel.batch.start(samples))
+        return stream.valid_lengths[sample], int(sample < kernel.batch.start(samples))
 
 
 class Parts:
-    """Where video, prompt and negative lie in a joint sequence."""
+    """Slices of video, prompt and negative in a joint sequence."""
 
     def __init__(self, length: int, prompt: int, negative: int, text_first: bool) -> None:
         video = length - prompt - negative
@@ -56,18 +59,18 @@ class Parts:
         self.negative = slice(begin + prompt, begin + prompt + negative)
 
     def join(self, video: Tensor, prompt: Tensor, negative: Tensor) -> Tensor:
-        """Parts of a sequence in their order."""
+        """Concatenate the parts of a sequence in their order."""
         return torch.cat([prompt, negative, video] if self.text_first else [video, prompt, negative], 1)
 
     def pick(self, tensor: Tensor, text: slice, dim: int = 1) -> Tensor:
-        """The video and one text of a sequence, in their order."""
-        if tensor.shape[dim] == 1:  # a mask that serves all queries
+        """Return the video and one text of a sequence, in their order."""
+        if tensor.shape[dim] == 1:  # a mask with one row for all queries
             return tensor
         pieces = [tensor.narrow(dim, part.start, part.stop - part.start) for part in (self.video, text)]
         return torch.cat(pieces[::-1] if self.text_first else pieces, dim)
 
     def split(self, output: Tensor, text: int) -> tuple[Tensor, Tensor]:
-        """Video and text of the output for :meth:`pick`ed queries."""
+        """Return video and text of the output for queries that :meth:`pick` returned."""
         if self.text_first:
             return output[:, text:], output[:, :text]
         return output[:, : output.shape[1] - text], output[:, output.shape[1] - text :]
@@ -77,7 +80,7 @@ Outputs = tuple[Tensor, Tensor, Tensor, Tensor]  # video with prompt, video with
 
 
 def two_passes(kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int) -> Outputs:
-    """Full attention over video and prompt, and from row `start` on over video and negative."""
+    """Run full attention over video and prompt, and from row `start` on over video and negative."""
     outputs = []
     for text, first in ((parts.prompt, 0), (parts.negative, start)):
         mask = kernel.mask

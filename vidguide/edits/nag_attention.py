@@ -1,4 +1,4 @@
-"""What NAG does at an attention: by cross-attention, in joint attention, and where a block splits its text."""
+"""The attention edits of NAG: in cross-attention, joint attention, and attention to text alone in joint blocks."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from vidguide.edits.nag_combine import Combination
 from vidguide.functional.lse_merge import AttentionWithLse, merge
 from vidguide.functional.masks import masked, rows_of
 from vidguide.kernels.lse_backends import LseBackend, attend, select_pair
-from vidguide.transformer.text_stream import Stream
+from vidguide.transformer.text_stream import TextStream
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class CrossAttentionNAG:
 
     def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         positive = kernel(query, key, value, kernel.mask)
-        start = kernel.batch.start(query.shape[0])  # before it, the pipeline's unconditional half
+        start = kernel.batch.start(query.shape[0])  # rows before it are the pipeline's unconditional half
         repeats = (query.shape[0] - start) // self.key.shape[0]
         key, value = (tensor.repeat_interleave(repeats, 0) for tensor in (self.key, self.value))
         mask = None if self.mask is None else self.mask.repeat_interleave(repeats, 0)
@@ -40,14 +40,14 @@ class CrossAttentionNAG:
 
 @dataclass(frozen=True, eq=False)
 class SplitAttentionNAG:
-    """NAG at an attention that gets both texts as its keys, `[prompt | negative]`, less leading image tokens.
+    """NAG at an attention whose keys are both texts, `[prompt | negative]`, without leading image tokens.
 
     Attributes:
-        guides: whether to guide; otherwise only attend to the prompt.
+        guides: whether to guide; otherwise queries attend to the prompt only.
     """
 
     combine: Combination
-    stream: Stream
+    stream: TextStream
     guides: bool
 
     def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -59,16 +59,16 @@ class SplitAttentionNAG:
         return self.combine(kernel, positive, kernel(query, key[:, negative], value[:, negative], masks[1]))
 
 
-Both = tuple[AttentionWithLse, AttentionWithLse]  # named here, as torch.compile runs annotations of nested functions
+Both = tuple[AttentionWithLse, AttentionWithLse]  # torch.compile evaluates annotations of nested functions: an alias
 
 
 class JointAttentionNAG(JointEdit):
-    """NAG in one joint attention: video queries see each text with the video, and the two are combined."""
+    """NAG in one joint attention: the video attends to itself with either text, and the two outputs are combined."""
 
-    def __init__(self, combine: Combination, stream: Stream, guides: bool, width: int) -> None:
+    def __init__(self, combine: Combination, stream: TextStream, guides: bool, width: int) -> None:
         super().__init__(stream, guides)
         self.combine = combine
-        self.masked = not stream.joint.ragged and any(mask is not None for mask in stream.masks.values())
+        self.masked = not stream.joint.per_sample and any(mask is not None for mask in stream.masks.values())
         self.backends = select_pair(stream.text.device.type, self.dtype, width, self.masked)  # None: two full passes
 
     def outputs(
@@ -82,10 +82,10 @@ class JointAttentionNAG(JointEdit):
         return video, prompt, negative
 
     def may_merge(self, kernel: KernelCall, query: Tensor) -> bool:
-        """Whether this call is what the backends were checked for. None of them passes a log-sum-exp's gradient on."""
-        learns = query.requires_grad and torch.is_grad_enabled()
-        known = query.dtype == self.dtype and (kernel.mask is None or self.masked)
-        return known and plain(kernel) and not learns
+        """Return whether the backends are verified for such a call; they propagate no gradient of a log-sum-exp."""
+        needs_gradient = query.requires_grad and torch.is_grad_enabled()
+        verified = query.dtype == self.dtype and (kernel.mask is None or self.masked)
+        return verified and plain(kernel) and not needs_gradient
 
     def merged(
         self,
@@ -97,15 +97,17 @@ class JointAttentionNAG(JointEdit):
         parts: Parts,
         start: int,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The same with the video's keys attended to once, by all queries together."""
-        alone = attend(backends[0], query, key[:, parts.video], value[:, parts.video], None)  # video is never masked
+        """Return the same outputs from attention to the video's keys computed once, for all queries."""
+        # The video is never masked.
+        video_attention = attend(backends[0], query, key[:, parts.video], value[:, parts.video], None)
 
         def both(queries: slice, text: slice, batch: slice) -> Both:
-            """Attention of some queries over the video's keys, and over a text's."""
+            """Return the attention of some queries over the video's keys, and over a text's."""
             mask = rows_of(masked(kernel.mask, queries, text), batch.start, batch.stop)
             query_key_value = query[batch, queries], key[batch, text], value[batch, text]
-            beside = attend(backends[mask is not None], *query_key_value, mask)
-            return AttentionWithLse(alone.output[batch, queries], alone.lse[batch, queries]), beside
+            text_attention = attend(backends[mask is not None], *query_key_value, mask)
+            output, lse = video_attention
+            return AttentionWithLse(output[batch, queries], lse[batch, queries]), text_attention
 
         every, uncond, cond = slice(0, None), slice(0, start), slice(start, None)
         prompt = merge(*both(parts.prompt, parts.prompt, every))
@@ -122,7 +124,7 @@ class JointAttentionNAG(JointEdit):
 
 
 def plain(kernel: KernelCall) -> bool:
-    """Whether a kernel call is softmax attention as torch does it, with nothing that only its own backend knows."""
+    """Return whether a kernel call is plain softmax attention, without settings of another backend."""
     settings: dict[str, Any] = {**kernel.kwargs}
     backend = getattr(settings.pop("backend", None), "value", None) or "native"
     return backend == "native" and not kernel.args and not any(settings.values())

@@ -1,4 +1,4 @@
-"""A block's video tokens in random order."""
+"""Shuffled video tokens as a block's input."""
 
 import torch
 from torch import Tensor
@@ -7,11 +7,11 @@ from vidguide.transformer.context_parallel import ContextParallel
 
 
 class ShuffledTokens:
-    """A change of a block's input that moves the video's tokens (TPG, arXiv 2506.10036).
+    """An input change that permutes a block's video tokens (TPG, arXiv 2506.10036).
 
     Args:
-        order: `(N,)`, where each of the last `N` tokens comes from; history that comes before them stays.
-        parallel: the ranks on which the tokens lie.
+        order: `(N,)`, the source index of each of the last `N` tokens; history before them is not permuted.
+        parallel: the ranks over which the tokens are split.
     """
 
     def __init__(self, order: Tensor, parallel: ContextParallel) -> None:

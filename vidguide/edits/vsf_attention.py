@@ -1,4 +1,4 @@
-"""What VSF does at an attention: by cross-attention, in joint attention, and where a block splits its text."""
+"""The attention edits of VSF: in cross-attention, joint attention, and attention to text alone in joint blocks."""
 
 from typing import Any, Protocol
 
@@ -11,11 +11,11 @@ from vidguide.edits.nag_combine import change, sampled
 from vidguide.functional.masks import additive, masked, rows_of
 from vidguide.functional.vsf import Attended, vsf
 from vidguide.transformer.context_parallel import ContextParallel
-from vidguide.transformer.text_stream import Stream
+from vidguide.transformer.text_stream import TextStream
 
 
 class Strength(Protocol):
-    """The parameters that an edit takes from VSF."""
+    """The parameters of VSF that its edits use."""
 
     @property
     def scale(self) -> float: ...
@@ -25,13 +25,13 @@ class Strength(Protocol):
 
 
 class Flip:
-    """Attention with a negative's values flipped; nothing limits the result."""
+    """Attention with a negative's values flipped, without a limit on the result."""
 
     def __init__(self, strength: Strength) -> None:
         self.scale, self.offset = float(strength.scale), float(strength.offset)
 
     def flipped(self, kernel: KernelCall, query: Tensor, positive: Attended, negative: Attended) -> Tensor:
-        """Attention of `(B, L, H, D)` queries to the prompt's side and the negative with its sign flipped."""
+        """Return the attention of `(B, L, H, D)` queries to `positive` and to `negative` with its values flipped."""
         output = kernel(query, *vsf(positive, negative, self.scale, self.offset))
         key, value, mask = positive
         if mask is not None and mask.ndim > 2 and mask.shape[-2] > 1:
@@ -43,12 +43,12 @@ class Flip:
 
 
 class CrossAttentionVSF(Flip):
-    """VSF at one text cross-attention, for a negative that is already there.
+    """VSF at one text cross-attention.
 
     Args:
-        parallel: the ranks on which the prompt may lie.
+        parallel: the ranks over which the prompt may be split.
         negative: keys and values `(1 or B, L, H, D)`, and mask.
-        padding: `(1 or B, L)`, tokens to leave out besides those that the model masks.
+        padding: `(1 or B, L)`, tokens to mask in addition to the model's mask.
     """
 
     def __init__(
@@ -62,21 +62,21 @@ class CrossAttentionVSF(Flip):
             key, value, padding = key[:, :length], value[:, :length], padding[:, :length]
             mask = None if mask is None else mask[..., :length]
             if padding.any():
-                shut = additive(~padding[:, None, None], key.dtype)
-                mask = shut if mask is None else additive(mask, key.dtype) + shut
+                excluded = additive(~padding[:, None, None], key.dtype)
+                mask = excluded if mask is None else additive(mask, key.dtype) + excluded
         self.negative: Attended = (key, value, mask)
 
     def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         if not kernel.shared:
             return self.attend(kernel, query, key, value)
-        local = kernel.local()  # every rank has the negative whole: gather the prompt too
+        local = kernel.local()  # every rank has the whole negative: gather the prompt too
         local.mask = None if kernel.mask is None else self.parallel.gather(kernel.mask, -1)
         output = self.attend(local, query, self.parallel.gather(key), self.parallel.gather(value))
         kernel.measured = local.measured
         return output
 
     def attend(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Attend to the prompt and the flipped negative, for keys that this rank has whole."""
+        """Attend to the whole prompt and the flipped negative, without an exchange between ranks."""
         start = kernel.batch.start(query.shape[0])  # rows before it are the pipeline's unconditional half
         repeats = (query.shape[0] - start) // self.negative[0].shape[0]
         negative: Any = tuple(None if part is None else part.repeat_interleave(repeats, 0) for part in self.negative)
@@ -88,51 +88,48 @@ class CrossAttentionVSF(Flip):
 
 
 class SplitAttentionVSF(Flip):
-    """VSF at an attention that gets the carried texts as its keys, `[prompt | negative]`, less leading image tokens."""
+    """VSF at an attention whose keys are both texts, `[prompt | negative]`, without leading image tokens."""
 
-    def __init__(self, strength: Strength, stream: Stream, guides: bool) -> None:
+    def __init__(self, strength: Strength, stream: TextStream, guides: bool) -> None:
         super().__init__(strength)
         self.stream, self.guides = stream, guides
 
     def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         prompt, negative = self.stream.split(key.shape[1])
-        sides = [
+        texts = [
             (key[:, part], value[:, part], None if kernel.mask is None else kernel.mask[..., part])
             for part in (prompt, negative)
         ]
-        return self.flipped(kernel, query, *sides) if self.guides else kernel(query, *sides[0])
+        return self.flipped(kernel, query, *texts) if self.guides else kernel(query, *texts[0])
 
 
 class JointAttentionVSF(JointEdit, Flip):
-    """VSF in one joint attention: the video's queries see the video, the prompt, and the negative flipped.
+    """VSF in one joint attention: the video attends to itself, the prompt, and the flipped negative in one softmax."""
 
-    Each query is asked once, so nothing is to be merged.
-    """
-
-    def __init__(self, strength: Strength, stream: Stream, guides: bool) -> None:
+    def __init__(self, strength: Strength, stream: TextStream, guides: bool) -> None:
         JointEdit.__init__(self, stream, guides)
         Flip.__init__(self, strength)
 
     def outputs(
         self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        def side(queries: slice, text: slice, batch: slice) -> Attended:
-            """The video and one text, for some queries of some rows."""
+        def keys_values(queries: slice, text: slice, batch: slice) -> Attended:
+            """Return keys, values and mask of the video and one text, for some queries of some rows."""
             mask = rows_of(masked(kernel.mask, queries, slice(None)), batch.start, batch.stop)
             mask = None if mask is None else parts.pick(mask, text, mask.ndim - 1)
             return parts.pick(key[batch], text), parts.pick(value[batch], text), mask
 
         every, uncond, cond = slice(0, None), slice(0, start), slice(start, None)
-        prompt = kernel(query[:, parts.prompt], *side(parts.prompt, parts.prompt, every))
-        negative = kernel(query[cond, parts.negative], *side(parts.negative, parts.negative, cond))
+        prompt = kernel(query[:, parts.prompt], *keys_values(parts.prompt, parts.prompt, every))
+        negative = kernel(query[cond, parts.negative], *keys_values(parts.negative, parts.negative, cond))
         if not self.guides:
-            return kernel(query[:, parts.video], *side(parts.video, parts.prompt, every)), prompt, negative
+            return kernel(query[:, parts.video], *keys_values(parts.video, parts.prompt, every)), prompt, negative
         video = []
         if start:
-            video.append(kernel(query[uncond, parts.video], *side(parts.video, parts.prompt, uncond)))
+            video.append(kernel(query[uncond, parts.video], *keys_values(parts.video, parts.prompt, uncond)))
         if start < query.shape[0]:
             mask = rows_of(masked(kernel.mask, parts.video, parts.negative), start)
-            against = key[cond, parts.negative], value[cond, parts.negative], mask
-            seen = side(parts.video, parts.prompt, cond)
-            video.append(self.flipped(kernel, query[cond, parts.video], seen, against))
+            flipped = key[cond, parts.negative], value[cond, parts.negative], mask
+            positive = keys_values(parts.video, parts.prompt, cond)
+            video.append(self.flipped(kernel, query[cond, parts.video], positive, flipped))
         return torch.cat(video), prompt, negative

@@ -17,8 +17,8 @@ def attention_map(query: Tensor, key: Tensor, scale: float | None = None, mask: 
     Returns:
         `(B, H, Q, K)`.
     """
-    wide = torch.promote_types(query.dtype, torch.float32)
-    scores = torch.einsum("bqhd,bkhd->bhqk", query.to(wide) * (scale or query.shape[-1] ** -0.5), key.to(wide))
+    dtype = torch.promote_types(query.dtype, torch.float32)
+    scores = torch.einsum("bqhd,bkhd->bhqk", query.to(dtype) * (scale or query.shape[-1] ** -0.5), key.to(dtype))
     if mask is not None:
         scores = scores + additive(mask, scores.dtype)
     return scores.softmax(-1)

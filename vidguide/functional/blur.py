@@ -26,7 +26,7 @@ def blur_weights(size: int, sigma: float | None) -> Tensor:
 
 
 def blur(tokens: Tensor, grid: tuple[int, int, int], sigma: float | None, over_frames: bool) -> Tensor:
-    """Blur tokens `(B, L, H, D)` over height and width of each frame, and if asked over the frames.
+    """Blur tokens `(B, L, H, D)` over height and width of each frame, and optionally over frames.
 
     Args:
         grid: token grid (F, H, W), in row-major order; `L` is its product.

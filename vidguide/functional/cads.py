@@ -25,9 +25,9 @@ def cads(prompt: Tensor, noise: Tensor, share: float, scale: float, mixing: floa
         scale: s.
         mixing: psi, share of the result rescaled to each sample's mean and standard deviation before the noise.
     """
-    clean, dims = upcast(prompt), list(range(1, prompt.ndim))
-    noisy = share**0.5 * clean + scale * (1 - share) ** 0.5 * noise.to(clean.dtype)
+    original, dims = upcast(prompt), list(range(1, prompt.ndim))
+    noisy = share**0.5 * original + scale * (1 - share) ** 0.5 * noise.to(original.dtype)
     deviation, mean = torch.std_mean(noisy, dims, keepdim=True)
-    clean_deviation, clean_mean = torch.std_mean(clean, dims, keepdim=True)
-    rescaled = (noisy - mean) / deviation * clean_deviation + clean_mean
+    original_deviation, original_mean = torch.std_mean(original, dims, keepdim=True)
+    rescaled = (noisy - mean) / deviation * original_deviation + original_mean
     return torch.lerp(noisy, rescaled, mixing).to(prompt.dtype)

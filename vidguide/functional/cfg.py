@@ -31,11 +31,11 @@ def rescale_std(guided: Tensor, cond: Tensor, share: float) -> Tensor:
     """
     if share == 0:
         return guided
-    own, reference, dims = upcast(guided), upcast(cond), _sample_dims(guided)
-    deviation, target = own.std(dims, keepdim=True), reference.std(dims, keepdim=True)
+    upcast_guided, reference, dims = upcast(guided), upcast(cond), _sample_dims(guided)
+    deviation, target = upcast_guided.std(dims, keepdim=True), reference.std(dims, keepdim=True)
     # A constant prediction (CFG-Zero*'s first steps) has no deviation to rescale.
     factor = torch.where(deviation > 0, target / torch.where(deviation > 0, deviation, 1), 1)
-    return (own * (1 + share * (factor - 1))).to(guided.dtype)
+    return (upcast_guided * (1 + share * (factor - 1))).to(guided.dtype)
 
 
 def apg(
@@ -58,15 +58,19 @@ def apg(
     Returns:
         The guided prediction, and the running average for the next step in the computation dtype.
     """
-    wide, dims = upcast(cond), _sample_dims(cond)
-    average = wide - upcast(uncond) if average is None else wide - upcast(uncond) + momentum * average
+    conditional, dims = upcast(cond), _sample_dims(cond)
+    average = conditional - upcast(uncond) if average is None else conditional - upcast(uncond) + momentum * average
     update = average
     if radius > 0:
         norm = torch.linalg.vector_norm(update, dim=dims, keepdim=True)
         update = update * (radius / norm).clamp(max=1)
-    parallel = _dot(update, wide) / _dot(wide, wide).clamp_min(torch.finfo(wide.dtype).tiny) * wide
+    parallel = (
+        _dot(update, conditional)
+        / _dot(conditional, conditional).clamp_min(torch.finfo(conditional.dtype).tiny)
+        * conditional
+    )
     update = update - (1 - eta) * parallel
-    return (wide + (scale - 1) * update).to(cond.dtype), average
+    return (conditional + (scale - 1) * update).to(cond.dtype), average
 
 
 def apg_radius(radius: float, values: int) -> float:
@@ -88,9 +92,9 @@ def cfg_zero_star(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     `s = <c, u> / |u|^2` is the projection of the conditional prediction on the unconditional one, over the whole
     sample. diffusers' `cfg_zero_star_scale` adds 1e-8 to `|u|^2` and takes flattened predictions.
     """
-    wide, other = upcast(cond), upcast(uncond)
-    optimal = _dot(wide, other) / (_dot(other, other) + 1e-8)
-    return cfg(wide, optimal * other, scale).to(cond.dtype)
+    conditional, unconditional = upcast(cond), upcast(uncond)
+    optimal = _dot(conditional, unconditional) / (_dot(unconditional, unconditional) + 1e-8)
+    return cfg(conditional, optimal * unconditional, scale).to(cond.dtype)
 
 
 def tcfg(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
@@ -101,27 +105,31 @@ def tcfg(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
     singular vector of two rows is `(cos a, sin a)` with `tan 2a = 2 <c, u> / (<c, c> - <u, u>)`, so no singular value
     decomposition of long rows is needed.
     """
-    wide, other = upcast(cond), upcast(uncond)
-    angle = 0.5 * torch.atan2(2 * _dot(wide, other), _dot(wide, wide) - _dot(other, other))
-    shared = angle.cos() * wide + angle.sin() * other
-    length = _dot(shared, shared).clamp_min(torch.finfo(wide.dtype).tiny)
-    return cfg(wide, _dot(other, shared) / length * shared, scale).to(cond.dtype)
+    conditional, unconditional = upcast(cond), upcast(uncond)
+    angle = 0.5 * torch.atan2(
+        2 * _dot(conditional, unconditional), _dot(conditional, conditional) - _dot(unconditional, unconditional)
+    )
+    shared = angle.cos() * conditional + angle.sin() * unconditional
+    length = _dot(shared, shared).clamp_min(torch.finfo(conditional.dtype).tiny)
+    return cfg(conditional, _dot(unconditional, shared) / length * shared, scale).to(cond.dtype)
 
 
 def mambo_g(cond: Tensor, uncond: Tensor, scale: float, alpha: float) -> Tensor:
     """Compute MAMBO-G, magnitude-aware guidance (Zhu et al., arXiv 2508.03442).
 
     CFG at the scale `1 + (w - 1) exp(-alpha r)` with `r = |c - u|_2 / |u|_2` per sample: where guidance would change
-    the prediction by much of its own size, as in the first steps, it is damped.
+    the prediction by a large part of its norm, as in the first steps, it is damped.
 
     Args:
         alpha: strength of the damping; 0 is CFG. Published: 8.
     """
-    wide, other, dims = upcast(cond), upcast(uncond), _sample_dims(cond)
-    difference = torch.linalg.vector_norm(wide - other, dim=dims, keepdim=True)
-    norm = torch.linalg.vector_norm(other, dim=dims, keepdim=True)
-    ratio = difference / norm.clamp_min(torch.finfo(wide.dtype).tiny)
-    return (other + (1 + (scale - 1) * torch.exp(-alpha * ratio)) * (wide - other)).to(cond.dtype)
+    conditional, unconditional, dims = upcast(cond), upcast(uncond), _sample_dims(cond)
+    difference = torch.linalg.vector_norm(conditional - unconditional, dim=dims, keepdim=True)
+    norm = torch.linalg.vector_norm(unconditional, dim=dims, keepdim=True)
+    ratio = difference / norm.clamp_min(torch.finfo(conditional.dtype).tiny)
+    return (unconditional + (1 + (scale - 1) * torch.exp(-alpha * ratio)) * (conditional - unconditional)).to(
+        cond.dtype
+    )
 
 
 def _sample_dims(tensor: Tensor) -> list[int]:
@@ -129,6 +137,6 @@ def _sample_dims(tensor: Tensor) -> list[int]:
     return list(range(1, tensor.ndim))
 
 
-def _dot(one: Tensor, other: Tensor) -> Tensor:
+def _dot(first: Tensor, second: Tensor) -> Tensor:
     """Compute the inner product of each sample, `(B, 1, ...)`."""
-    return (one * other).sum(_sample_dims(one), keepdim=True)
+    return (first * second).sum(_sample_dims(first), keepdim=True)

@@ -8,7 +8,7 @@ from vidguide.functional.upcast import upcast
 
 
 def cross_frame_intensity(query: Tensor, key: Tensor, frames: int, scale: float | None = None) -> Tensor:
-    """Return the mean attention of a place to itself in the other frames: CFI of Enhance-A-Video, for each row.
+    """Return the mean attention of a position to itself in the other frames: CFI of Enhance-A-Video, for each row.
 
     At each place of the picture and in each head, attention over the frames is an `(F, F)` map; the intensity is the
     mean of its `F (F - 1)` elements off the diagonal (github NUS-HPC-AI-Lab/Enhance-A-Video, `enhance.py`). Evenly
@@ -24,8 +24,8 @@ def cross_frame_intensity(query: Tensor, key: Tensor, frames: int, scale: float 
     """
     query, key = (rearrange(upcast(tensor), "b (f s) h d -> b s h f d", f=frames) for tensor in (query, key))
     scores = torch.matmul(query, key.transpose(-1, -2)) * (query.shape[-1] ** -0.5 if scale is None else scale)
-    own = scores.softmax(-1).diagonal(dim1=-2, dim2=-1)  # the rows of a map sum to 1: the rest is off the diagonal
-    return (1 - own).mean((1, 2, 3)) / (frames - 1)
+    diagonal = scores.softmax(-1).diagonal(dim1=-2, dim2=-1)  # the rows of a map sum to 1: the rest is off the diagonal
+    return (1 - diagonal).mean((1, 2, 3)) / (frames - 1)
 
 
 def enhancement(intensity: Tensor, frames: int, weight: float) -> Tensor:

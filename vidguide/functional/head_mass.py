@@ -25,8 +25,8 @@ def attention_mass(
 ) -> Tensor:
     """Measure how much of the attention to other video tokens stays in the query's frame and in its pixel column.
 
-    The quantities of Sparse-VideoGen (Xi et al., arXiv 2502.01776), by attention mass. Text, history and the query's
-    own token are left out: the own token lies in both sets and says nothing of either.
+    The quantities of Sparse-VideoGen (Xi et al., arXiv 2502.01776), by attention mass. Text and history are excluded,
+    and the query's token, which belongs to both sets.
 
     Args:
         query: `(B, Q, H, D)`, of some video tokens. key: `(B, K, H, D)`, of all tokens.
@@ -44,8 +44,8 @@ def attention_mass(
     scores = torch.einsum("bqhd,bkhd->bhqk", query.float() * (scale or query.shape[-1] ** -0.5), key[:, video].float())
     if mask is not None:
         scores = scores + additive(mask if mask.shape[-1] == 1 else mask[..., video], scores.dtype)
-    own = torch.nn.functional.one_hot(positions, frames * pixels).bool()
-    weights = scores.masked_fill(own, -math.inf).softmax(-1).nan_to_num(0)
+    diagonal = torch.nn.functional.one_hot(positions, frames * pixels).bool()
+    weights = scores.masked_fill(diagonal, -math.inf).softmax(-1).nan_to_num(0)
     weights = weights.reshape(*weights.shape[:3], frames, pixels)
     frame = torch.nn.functional.one_hot(positions // pixels, frames).to(weights.dtype)
     pixel = torch.nn.functional.one_hot(positions % pixels, pixels).to(weights.dtype)
@@ -66,8 +66,8 @@ def lift(mass: Tensor, grid: Grid) -> Tensor:
         `(..., 2)`; 1 is chance, 0 where the frame or the column has no other token.
     """
     frames, pixels = grid[0], grid[1] * grid[2]
-    others = frames * pixels - 1
-    factors = [others / count if count else 0.0 for count in (pixels - 1, frames - 1)]
+    other_tokens = frames * pixels - 1
+    factors = [other_tokens / count if count else 0.0 for count in (pixels - 1, frames - 1)]
     return mass * mass.new_tensor(factors)
 
 

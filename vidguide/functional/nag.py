@@ -8,9 +8,11 @@ from torch import Tensor
 
 from vidguide.functional.upcast import upcast
 
+Strength = tuple[float, float, float]  # scale, tau, alpha
+
 
 class NAGOutput(NamedTuple):
-    """Guided attention features and the limit that held them.
+    """Guided attention features and the limit of their norms.
 
     Attributes:
         output: `(B, L, H, D)`, not rounded to the dtype of the inputs yet.
@@ -50,10 +52,10 @@ def nag(
         limit: replaces :func:`norm_limit` where tokens that share a norm are on several devices: from the norms of
             `z+` and `g`, `(B, L, 1, 1)` each, to the factor.
     """
-    guided, wide = nag_extrapolate(positive, negative, scale), upcast(positive)
+    guided, upcast_positive = nag_extrapolate(positive, negative, scale), upcast(positive)
     norms = l1_norm(positive), l1_norm(guided)
     factor = norm_limit(*norms, tau, group) if limit is None else limit(*norms)
-    return NAGOutput(torch.lerp(wide, guided * factor, alpha), factor)
+    return NAGOutput(torch.lerp(upcast_positive, guided * factor, alpha), factor)
 
 
 def l1_norm(features: Tensor) -> Tensor:

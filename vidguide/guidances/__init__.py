@@ -1,4 +1,4 @@
-"""The guidance methods: parameters, their validation, and which edits and corrections they ask for.
+"""The guidance methods: parameters, their validation, and their edits and corrections.
 
 Tensor equations belong to `functional`, the order of events in a step to `guiding`.
 """

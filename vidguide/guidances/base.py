@@ -1,4 +1,4 @@
-"""The base class of all guidances: frozen, keyword-only parameters and the places where a guidance may act."""
+"""The base class of all guidances: frozen, keyword-only parameters and the methods by which a guidance acts."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -15,14 +15,14 @@ from vidguide.validation import check_number
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Guidance:
-    """A guidance acts in a window of the run, on some layers.
+    """Base class of guidances, which act in a window of the run, on some layers.
 
     In each conditional call, guidances change the inputs, return an `AttentionPlan` for the unperturbed pass, add
     corrections to its prediction, and combine that with an unconditional one. Every method has a default.
 
     Attributes:
         start, stop: window in fractions of the steps, see :func:`vidguide.guidances.schedule.in_window`.
-        layers: indices of the transformer's blocks it acts in; None for the guidance's own choice.
+        layers: indices of the transformer's blocks it acts in; None for the guidance's default.
     """
 
     start: float = 0.0
@@ -62,7 +62,7 @@ class Guidance:
 
     @property
     def pauses(self) -> bool:
-        """Whether its scale may be off at some steps of its window, so that they make no extra pass."""
+        """Whether its scale may be off at some steps of its window, which then make no extra pass."""
         return False
 
     @property
@@ -94,7 +94,7 @@ class Guidance:
         """Refuse, before the first step of a run, a call that these parameters do not fit, though they act later."""
 
     def check_pipeline_guides(self) -> None:
-        """Refuse, if that cannot be, a pipeline that applies classifier-free guidance of its own."""
+        """Refuse a pipeline that applies classifier-free guidance, for guidances that apply it themselves."""
 
     def change_inputs(self, call: Call) -> Call:
         """Return the call with other inputs, for its pass and all reruns of it."""
@@ -105,7 +105,7 @@ class Guidance:
         return EMPTY
 
     def correction(self, call: Call, prediction: Tensor, rerun: Rerun) -> Correction | None:
-        """Return what to add to the conditional prediction, given as the model made it: so order does not matter."""
+        """Return what to add to the conditional prediction, given without corrections: their order does not matter."""
         return None
 
     def combine(self, call: Call, predictions: list[Any], unconditional: Unconditional) -> list[Any]:

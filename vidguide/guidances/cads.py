@@ -1,4 +1,4 @@
-"""Condition-Annealed Diffusion Sampling: noise on the prompt, less and less, for clips that differ more."""
+"""Condition-Annealed Diffusion Sampling: annealed noise on the prompt's embeddings, for more diverse clips."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from vidguide.validation import check_number, check_whole
 class CADS(Guidance):
     """Condition-Annealed Diffusion Sampling (Sadat et al., arXiv 2310.17347).
 
-    The prompt's embeddings get noise, all of it at first, until at a fraction of the run none is left. All passes
-    of a step see the same noise; negatives and unconditional branches see none. Where a model takes
-    several texts, it is the first, which :class:`vidguide.transformer.family.Family` names, that gets it.
+    Noise is added to the prompt's embeddings, at full strength at first and annealed to none at a fraction of the run.
+    All passes of a step use the same noise; negatives and unconditional branches have none. Where a model has several
+    text inputs, it is added to the first of `text_inputs` in :class:`vidguide.transformer.family.Family`.
 
     Attributes:
-        scale: s, standard deviation of the noise beside the embeddings'; 0 is off. Published: 0.25 for text.
+        scale: s, standard deviation of the noise; 0 is off. Published: 0.25 for text.
         full, none: the fractions of the run until which the prompt is all noise and from which on there is none; the
             paper's `1 - tau_2` and `1 - tau_1`, published 0.1 and 0.4.
         mixing: psi, share of the noisy embeddings brought back to the prompt's mean and deviation, 0 to 1.
-        seed: of the noise; give each clip its own.
+        seed: of the noise; use a different one for each clip.
         start, stop, layers: not used by this guidance.
 
     Raises:

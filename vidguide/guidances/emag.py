@@ -1,4 +1,4 @@
-"""Exponential Moving Average Guidance: away from the model whose attention is an average of its own past."""
+"""Exponential Moving Average Guidance: away from the model whose attention is an average over earlier steps."""
 
 import warnings
 from dataclasses import dataclass
@@ -42,8 +42,8 @@ class EMAG(SelfGuidance):
     """Exponential Moving Average Guidance (Yadav, Ta, Liu, arXiv 2512.17303).
 
     Self-attentions of the candidate layers are averaged over the steps in the unperturbed conditional pass. Within the
-    window a second pass puts the average in place of the live attention at one layer; the prediction moves away from
-    that: `c~ + scale (c - c~)` (eq. 14). Blocks before the perturbed layer are not run again.
+    window a second pass replaces the live attention of one layer by the average; the prediction moves away from that
+    of the second pass: `c~ + scale (c - c~)` (eq. 14). Blocks before the perturbed layer are not run again.
 
     The defaults are those of the authors' text-to-image runs (SD3, CFG 7, 28 steps): scale, decay, layers and window.
 
@@ -113,11 +113,11 @@ class EMAG(SelfGuidance):
         return not self.neutral  # the average is over the steps
 
     def active(self, step: int, steps: int | None) -> bool:
-        """Averaging counts: it begins before the window of the second pass."""
+        """Return whether it averages or guides at a step: averaging begins before the window of the second pass."""
         return not self.neutral and in_window(step, steps, self.average_from, self.stop)
 
     def candidates(self, depth: int) -> tuple[int, ...]:
-        """The layers whose attention is averaged."""
+        """Return the layers whose attention is averaged."""
         if isinstance(self.select, tuple):
             return self.select
         return self.layers if self.layers is not None else default_layers(depth)
@@ -158,8 +158,8 @@ class EMAG(SelfGuidance):
         decay = self.decay_for(steps)
         if decay**steps > STALLED and not isinstance(self.decay, str):
             warnings.warn(
-                f"EMAG(decay={decay}) over {steps} steps: after the last the average is still {decay**steps:.0%} the "
-                "first step's, and differs little from it; published are 71% (SD3, 28 steps) and 5% (DiT-XL/2, 250 "
+                f"EMAG(decay={decay}) over {steps} steps: after the last one, {decay**steps:.0%} of the average is "
+                "still the first step's; published are 71% (SD3, 28 steps) and 5% (DiT-XL/2, 250 "
                 f"steps), here decay={PUBLISHED_DECAY ** (SD3_STEPS / steps):.3f} and decay='auto'",
                 stacklevel=2,
             )
@@ -169,7 +169,7 @@ class EMAG(SelfGuidance):
         return {layer: kind(sites[layer], decay, self.strength) for layer in layers}
 
     def state(self, call: Call) -> tuple[Averages, HeadSelection | None]:
-        """Return the averages of this run, and what selects the heads of the extent asked for."""
+        """Return the averages of this run, and the selection of the heads of `extent`, None for all heads."""
         layers = self.candidates(call.model.depth)
         return call.cached(self, lambda: (self.averages(call), self.head_selection(call, layers)))
 
@@ -204,7 +204,9 @@ class EMAG(SelfGuidance):
         by_layer = [averages[layer].gradients[self.select == "previous"] for layer in layers]
         gradients = [gradient for gradient in by_layer if gradient is not None]
         if len(gradients) < len(by_layer):
-            raise RuntimeError("EMAG saw no attention in this step: a cache skipped the blocks; switch the cache off")
+            raise RuntimeError(
+                "EMAG observed no attention in this step: a cache skipped the blocks; switch the cache off"
+            )
         if heads is not None:
             gradients = [gradient[heads.chosen(layer)] for layer, gradient in zip(layers, gradients, strict=True)]
         means = torch.stack([gradient.mean() for gradient in gradients])
@@ -216,7 +218,7 @@ class EMAG(SelfGuidance):
 
 
 def default_layers(depth: int) -> tuple[int, ...]:
-    """From 25% to 35% of the depth, as published for SD3 (6 to 8 of 24), at least three where there are three."""
+    """Return the layers from 25% to 35% of the depth, as for SD3 (6 to 8 of 24), at least three if possible."""
     first = round(0.25 * depth)
     last = min(max(round(0.35 * depth), first + 2), depth - 1)
     return tuple(range(max(min(first, last - 2), 0), last + 1))

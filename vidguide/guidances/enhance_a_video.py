@@ -1,4 +1,4 @@
-"""Enhance-A-Video: self-attention that is stronger where frames attend to each other, without a second pass."""
+"""Enhance-A-Video: self-attention scaled by the attention between frames, without a second pass."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,17 @@ from vidguide.validation import check_number
 class EnhanceAVideo(Guidance):
     """Enhance-A-Video (Luo et al., arXiv 2502.07508): `max(1, (F + weight) CFI) * attention`.
 
-    CFI, the cross-frame intensity, is the mean attention of a place to itself in the other frames, over all places and
-    heads of a self-attention; F is the number of latent frames. In joint attention, of the video's tokens alone. The
-    attention may also be edited by NAG or VSF: the edited output is enhanced. Clips of one frame are left as they are.
+    CFI, the cross-frame intensity, is the mean attention of a position to itself in the other frames, over all
+    positions and heads of a self-attention; F is the number of latent frames. In joint attention, only the video's
+    tokens count. The attention may also be edited by NAG or VSF: the edited output is enhanced. Clips of one frame are
+    not changed.
 
     What differs from the authors' code (github NUS-HPC-AI-Lab/Enhance-A-Video): each clip of a batch has its own
     intensity; the output is enhanced before the attention's last linear layer, whose bias stays as it is; and where
     classifier-free guidance is on, the unconditional prediction is not enhanced.
 
     Attributes:
-        weight: enhance temperature beside F; -1 is off, as `(F - 1) CFI` is at most 1. Published: 1 for CogVideoX, 4
+        weight: enhance temperature, added to F; -1 is off, as `(F - 1) CFI` is at most 1. Published: 1 for CogVideoX, 4
             for HunyuanVideo (the repository's `cogvideox.py` and `hunyuanvideo.py`).
         start, stop: window in fractions of the steps.
         layers: blocks it acts in; None for all. Where space and time have separate blocks, of the temporal ones.

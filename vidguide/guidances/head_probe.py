@@ -1,4 +1,4 @@
-"""Which heads of a model look within their frame and which along time, measured in one clean pass of a run."""
+"""Measurement of which heads attend within their frame and which along time, in one unperturbed pass of a run."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +15,12 @@ from vidguide.guidances.base import Guidance
 
 
 class ProbedError(Exception):
-    """Ends a run that was only to be measured; the measurements are in the probe's `heads`."""
+    """Ends a run once it is measured; the measurements are in the probe's `heads`."""
 
 
 @dataclass(frozen=True)
 class HeadMass:
-    """How one head of full 3D attention spreads its attention: see :func:`vidguide.functional.head_mass`.
+    """Distribution of one head's attention in full 3D attention: see :mod:`vidguide.functional.head_mass`.
 
     Attributes:
         within_frame, within_column: shares of the mass on other video tokens, means over sampled queries.
@@ -35,7 +35,7 @@ class HeadMass:
 
     @property
     def lifts(self) -> tuple[float, float]:
-        """Shares within the frame and within the column, divided by those of evenly spread attention."""
+        """Shares within the frame and within the column, divided by those of uniform attention."""
         within, along = lift(torch.tensor([self.within_frame, self.within_column]), self.grid).tolist()
         return within, along
 
@@ -48,7 +48,7 @@ class HeadMass:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class HeadProbe(Guidance):
-    """Measures every head of the video's attention to itself in one clean pass, at `start` of a run, and ends the run.
+    """Measures every head of the video's self-attention in one unperturbed pass, at `start` of a run, and ends the run.
 
     ::
 
@@ -57,16 +57,16 @@ class HeadProbe(Guidance):
             pipe("a red panda surfing")
         probe.heads
 
-    It costs the scores of 64 queries a layer, 64 / L of those of its attention over L tokens, beside the run until
-    there. With two transformers, the one at work is measured.
+    It costs the scores of 64 queries per layer, 64 / L of those of its attention over L tokens, and the run until then.
+    Of two transformers, the one that is called at that step is measured.
 
     Attributes:
         start: fraction of the run at which to measure.
-        heads: what was found, one entry per layer and head.
+        heads: the measurements, one entry per layer and head.
         stop, layers: not used.
 
     Raises:
-        ValueError: in `guide`, for a model whose attention spans space and time by modules of their own.
+        ValueError: in `guide`, for a model with separate attention modules for space and time.
     """
 
     heads: list[HeadMass] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""Self-guidance by a perturbation of some layers: what PAG, STG, SEG, TPG and S2Guidance share."""
+"""The base class of self-guidance with perturbed layers: PAG, STG, SEG, TPG and S2Guidance."""
 
 from dataclasses import dataclass
 
@@ -18,11 +18,11 @@ from vidguide.guidances.second_pass import SelfGuidance
 class LayerPerturbation(SelfGuidance):
     """`scale (c - c_p)`, where `c_p` is predicted with the attention of some layers perturbed.
 
-    It is added to the guided prediction, whatever its rule is: with CFG, `u + w (c - u) + scale (c - c_p)`.
+    It is added to the guided prediction, whatever the CFG rule: with plain CFG, `u + w (c - u) + scale (c - c_p)`.
 
     Attributes:
-        scale: 0 is off. A list has one value per step; a callable gets the progress, the fraction of the steps that
-            are done. Steps at scale 0 make no second pass.
+        scale: 0 is off. A list has one value per step; a callable receives the progress, the fraction of completed
+            steps. Steps at scale 0 make no second pass.
         layers: perturbed blocks; None for the middle one.
     """
 

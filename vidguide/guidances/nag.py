@@ -1,4 +1,4 @@
-"""Normalized Attention Guidance: negative prompts in attention, where classifier-free guidance cannot go."""
+"""Normalized Attention Guidance: negative prompts in attention, without classifier-free guidance."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from vidguide.calls.call import Call
 from vidguide.edits.nag_attention import CrossAttentionNAG, JointAttentionNAG, SplitAttentionNAG
 from vidguide.edits.nag_combine import NORMS, Combination, Group
 from vidguide.guidances.negative_prompt import Negative, NegativePromptGuidance
-from vidguide.transformer.text_stream import Stream
+from vidguide.transformer.text_stream import TextStream
 from vidguide.validation import check_number
 
 
@@ -16,22 +16,22 @@ from vidguide.validation import check_number
 class NAG(NegativePromptGuidance):
     """Normalized Attention Guidance (Chen et al. 2025, arXiv 2505.21179).
 
-    At every text attention the video's queries meet the negative prompt's keys and values too; the two outputs
-    are extrapolated, held to `tau` times the positive one's L1 norm per token, and blended. No second model
-    evaluation, so it works on few-step and guidance-distilled models. Where text and video share one attention, the
-    negative travels through the blocks as a second text, modulated by its own pooled embedding where there is one
-    (HunyuanVideo, Framepack, Mochi), and the video's keys are attended to once for both.
+    At every text attention the video's queries also attend to the negative prompt; the two outputs are extrapolated,
+    limited to `tau` times the positive one's L1 norm per token, and blended. There is no second model evaluation, so it
+    works on few-step and guidance-distilled models. In joint attention the negative passes through the blocks as a
+    second text stream, modulated by its pooled embedding where there is one (HunyuanVideo, Framepack, Mochi), and
+    attention to the video's keys is computed once for both.
 
     Attributes:
         negative_prompt: what the clip should not show; a text, or one per prompt.
         negative_prompt_embeds: `(1 or B, L, C)`, ready embeddings in place of the text; or a dict of all the text
             inputs of the transformer (embeddings, masks, pooled ones) by the names of its arguments.
         scale: extrapolation s; 1 is off. Published for Wan: 11.
-        tau: most that the L1 norm may grow, as a multiple; at least 1.
+        tau: largest ratio of the L1 norms after and before; at least 1.
         alpha: share of the guided features in the result, 0 to 1; 0 is off.
-        norm: what shares one norm: each "token" (the paper), the tokens of a "frame", or those of the "clip", so that
-            the limit does not change from frame to frame; measured on the shipped model, clips flicker no less for
-            it (README). An audio stream has one token a frame, and is one clip.
+        norm: the tokens that share a norm: each "token" (the paper), a "frame", or the "clip", so that the limit is the
+            same for all frames. On the shipped model this does not reduce flicker (README). An audio stream has one
+            token per frame, and is one clip.
         start, stop: window in fractions of the steps.
         layers: blocks it acts in; None for all.
 
@@ -57,7 +57,7 @@ class NAG(NegativePromptGuidance):
         return self.scale == 1 or self.alpha == 0
 
     @property
-    def own_vector(self) -> bool:
+    def negative_modulation(self) -> bool:
         return True
 
     def cross_edits(self, call: Call, negatives: Mapping[AttentionSite, Negative]) -> dict[AttentionSite, Edit]:
@@ -67,7 +67,7 @@ class NAG(NegativePromptGuidance):
             for site, negative in negatives.items()
         }
 
-    def joint_edit(self, call: Call, site: AttentionSite, stream: Stream, split: bool, guides: bool) -> Edit:
+    def joint_edit(self, call: Call, site: AttentionSite, stream: TextStream, split: bool, guides: bool) -> Edit:
         combination, attention = self.combinations(call)["audio" in site.name], site.attention
         if split:
             return SplitAttentionNAG(combination, stream, guides)

@@ -1,4 +1,4 @@
-"""A negative prompt that acts wherever the video attends to text: what NAG and VSF share."""
+"""The base class of guidances with a negative prompt at every text attention: NAG and VSF."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,11 +14,11 @@ from vidguide.guidances.base import Guidance
 from vidguide.guidances.text_capture import text_keys_values, text_stream
 from vidguide.transformer.family import Inputs
 from vidguide.transformer.negative_text import check_encodable, check_negative
-from vidguide.transformer.text_stream import Stream
+from vidguide.transformer.text_stream import TextStream
 
 
 class Negative(NamedTuple):
-    """A negative at one text cross-attention: keys and values `(1 or B, L, H, D)` and mask as the model's own
+    """A negative at one text cross-attention: keys and values `(1 or B, L, H, D)` and mask as the model's
     processor computed them, and the text inputs that they were computed from."""
 
     key: Tensor
@@ -49,9 +49,8 @@ class NegativePromptGuidance(Guidance):
         return True
 
     @property
-    def own_vector(self) -> bool:
-        """Whether joint attention modulates the negative's tokens by the negative's pooled embedding, rather than by
-        the prompt's."""
+    def negative_modulation(self) -> bool:
+        """Whether joint blocks modulate the negative's tokens by its pooled embedding instead of the prompt's."""
         return False
 
     def check(self, model: GuidedModel, pipe: Any) -> None:
@@ -86,7 +85,7 @@ class NegativePromptGuidance(Guidance):
 
     def joint_plan(self, call: Call, text: Inputs) -> AttentionPlan:
         """Return the plan for a family of joint attention."""
-        stream, joint, edits = text_stream(call, text, self.own_vector), call.model.family.joint, {}
+        stream, joint, edits = text_stream(call, text, self.negative_modulation), call.model.family.joint, {}
         for site in call.model.text_sites.values():
             guides = self.layers is None or site.layer in self.layers
             split = joint is not None and site.name in joint.split_attention
@@ -97,11 +96,11 @@ class NegativePromptGuidance(Guidance):
         """Return the edits of some cross-attentions."""
         raise NotImplementedError
 
-    def joint_edit(self, call: Call, site: AttentionSite, stream: Stream, split: bool, guides: bool) -> Edit:
+    def joint_edit(self, call: Call, site: AttentionSite, stream: TextStream, split: bool, guides: bool) -> Edit:
         """Return the edit of a joint attention.
 
         Args:
-            split: whether the attention gets both texts as its keys, and no video.
-            guides: whether to guide; otherwise only do what carrying the second text takes.
+            split: whether the attention's keys are both texts, without the video.
+            guides: whether to guide; otherwise the edit only attends to the right tokens of both texts.
         """
         raise NotImplementedError

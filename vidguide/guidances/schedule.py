@@ -122,7 +122,7 @@ def scale_at(scale: Schedule, step: int, steps: int | None) -> float:
 
     Args:
         step: index of the step, from 0.
-        steps: number of steps of the run; None where it is not known, and a callable gets progress 0.
+        steps: number of steps of the run; None where it is unknown, and a callable receives progress 0.
 
     Raises:
         TypeError, ValueError: a list that is shorter, or a callable that returns no finite number.

@@ -48,11 +48,11 @@ class SelfGuidance(Guidance):
         return False
 
     def sites(self, model: GuidedModel) -> Mapping[int, AttentionSite]:
-        """Return the sites of the video's self-attention, by layer; of the extent asked for, where it has modules."""
+        """Return the sites of the video's self-attention, by layer: those of `extent` where it has separate modules."""
         return model.self_sites.get(self.extent or "") or model.self_sites[model.family.extent]
 
     def head_selection(self, call: Call, layers: Sequence[int]) -> HeadSelection | None:
-        """Return what selects the heads of the extent asked for, where one attention spans both; None otherwise."""
+        """Return the selection of the heads of `extent` where one attention spans space and time; None otherwise."""
         if self.extent is None or self.extent in call.model.self_sites:
             return None
         sites = self.sites(call.model)

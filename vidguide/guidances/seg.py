@@ -1,4 +1,4 @@
-"""Smoothed Energy Guidance: away from the model whose queries are blurred over the picture."""
+"""Smoothed Energy Guidance: away from the model with blurred queries."""
 
 from dataclasses import dataclass
 
@@ -15,8 +15,8 @@ class SEG(LayerPerturbation):
     """Smoothed Energy Guidance (Hong, arXiv 2408.00760): `c + scale (c - c_p)`.
 
     The perturbed pass blurs the queries of self-attention over each frame; of the video alone, where text shares the
-    attention. The queries are blurred as the kernel takes them, after any rotary embedding: so the blur is one of the
-    scores, as the paper derives.
+    attention. Queries are blurred as the kernel receives them, after any rotary embedding; this blurs the scores, as
+    derived in the paper.
 
     Attributes:
         scale: 0 is off; a number, a list per step, or a callable of the progress. Published: 3.
@@ -28,7 +28,7 @@ class SEG(LayerPerturbation):
     """
 
     # SmoothedEnergyGuidance of diffusers 0.42.1 (hooks/smoothed_energy_guidance_utils.py) has its branches swapped:
-    # finite sigmas take the mean, and "infinite" ones are blurred. It treats all tokens, text too, as a square picture.
+    # finite sigmas take the mean, and "infinite" ones are blurred. It treats all tokens, text too, as a square image.
     scale: Schedule = 3.0
     sigma: float | None = 10.0
     over_frames: bool = False

@@ -5,7 +5,7 @@ from functools import partial
 from vidguide.attention.plan import EMPTY, AttentionPlan
 from vidguide.calls.call import Call, Recorded
 from vidguide.transformer.family import Inputs
-from vidguide.transformer.text_stream import Stream, capture_stream
+from vidguide.transformer.text_stream import TextStream, capture_stream
 from vidguide.transformer.token_grid import one_token
 
 
@@ -24,13 +24,13 @@ def text_keys_values(call: Call, text: Inputs) -> Recorded:
     return recorded
 
 
-def text_stream(call: Call, text: Inputs, own_vector: bool) -> Stream:
-    """Return a text as it reaches the first block of joint attention, to travel through the guided call.
+def text_stream(call: Call, text: Inputs, negative_modulation: bool) -> TextStream:
+    """Return a text as the first joint block receives it, as a second text stream for the guided call.
 
     Args:
-        own_vector: whether the text's own pooled embedding modulates it; otherwise the prompt's does.
+        negative_modulation: whether the text's pooled embedding modulates it; otherwise the prompt's does.
     """
     inputs = {**call.batch.conditional_inputs(call.inputs), **call.repeat(text)}
     family, transformer = call.model.family, call.model.original
     forward = partial(call.auxiliary_forward, EMPTY, inputs)
-    return capture_stream(family, transformer, call.batch, forward, own_vector)
+    return capture_stream(family, transformer, call.batch, forward, negative_modulation)

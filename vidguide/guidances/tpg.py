@@ -1,4 +1,4 @@
-"""Token Perturbation Guidance: away from the model whose blocks see the video's tokens in random order."""
+"""Token Perturbation Guidance: away from the model with shuffled video tokens."""
 
 from dataclasses import dataclass
 
@@ -22,14 +22,14 @@ PUBLISHED = (6 / 70, 24 / 70)  # of SDXL's blocks in the order in which they run
 class TPG(LayerPerturbation):
     """Token Perturbation Guidance (Rajabi et al., arXiv 2506.10036): `c + scale (c - c_p)`.
 
-    The perturbed pass shuffles the video's tokens before each chosen block; text keeps its order. Each block has a
-    random order of its own at each step, one for all clips. With classifier-free guidance, `u + w (c - u) +
+    The perturbed pass shuffles the video's tokens before each chosen block; the order of text is unchanged. Each block
+    has a different random order at each step, the same for all clips. With classifier-free guidance, `u + w (c - u) +
     scale (c - c_p)`, as in the authors' pipeline (github TaatiTeam/Token-Perturbation-Guidance).
 
     What differs from that: it perturbs a U-Net, whose skip connections carry the unshuffled tokens x around each
     transformer, so that it never restores the order. A video transformer has no such connection, and its prediction
     would be the video's noise in another order. So a block's update f is computed from shuffled tokens, and is added to
-    the tokens as they were: `x + f(P x)`.
+    the unshuffled tokens: `x + f(P x)`.
 
     Attributes:
         scale: 0 is off; a number, a list per step, or a callable of the progress. Published: 3.

@@ -1,4 +1,4 @@
-"""Which guidances work with which caches of diffusers and forms of parallelism, and refusals of the others."""
+"""Refusal of guidances that do not work with a cache of diffusers, a form of parallelism, or each other."""
 
 from typing import Any
 
@@ -51,7 +51,7 @@ def check_rescale(guidances: tuple[Guidance, ...]) -> None:
 
 
 def check_caches(guidance: Guidance, model: GuidedModel, caches: Caches) -> None:
-    """Refuse, before the first step of a run, a guidance that an installed cache would answer wrongly.
+    """Refuse, before the first step of a run, a guidance whose result an installed cache would make wrong.
 
     Raises:
         ValueError: naming the guidance, the cache, the reason and the cure.
@@ -72,7 +72,7 @@ def check_caches_of_uncond(guidance: Guidance, family: Family, caches: Caches) -
     if shared and family.joint is not None:
         raise ValueError(
             f"{type(guidance).__name__} with {shared.pop()}: it stores one state for conditional and unconditional "
-            "calls, whose texts differ in length here; switch off the pipeline's own guidance (true_cfg_scale=1, "
+            "calls, whose texts differ in length here; switch off the pipeline's guidance (true_cfg_scale=1, "
             f"or guidance_scale=1), or {CURE}"
         )
 
@@ -109,7 +109,7 @@ def _cache_reason_of_extra_pass(kind: str, guidance: Guidance, model: GuidedMode
 
 
 def check_pipeline_cfg(guidance: Guidance, call: Call, pipe: Any) -> None:
-    """Refuse, before the first step of a run, a correction that the pipeline's own CFG would change.
+    """Refuse, before the first step of a run, a correction that the pipeline's CFG would change.
 
     A correction `d` is added to both predictions that the pipeline combines: `u + w (c - u)` then moves by `d` at any
     scale. Other rules may not.
@@ -128,7 +128,7 @@ def check_pipeline_cfg(guidance: Guidance, call: Call, pipe: Any) -> None:
     if rule is not None:
         raise ValueError(
             f"{type(guidance).__name__} with {rule}: its correction is added to the guided prediction, which this "
-            "would change; switch it off, or switch the pipeline's own guidance off and list CFG(...) in guide"
+            "would change; switch it off, or switch the pipeline's guidance off and list CFG(...) in guide"
         )
 
 

@@ -1,4 +1,4 @@
-"""The conductor: runs each call of a guided transformer with what the guidances ask for."""
+"""The conductor: runs each call of a guided transformer with the plans and corrections of its guidances."""
 
 import functools
 import inspect
@@ -43,10 +43,10 @@ class GuidedForward:
         transformer: as the pipeline holds it, possibly compiled.
         pipe, scheduler: the pipeline and the scheduler that steps its runs, or None.
         guidances: all of this `guide`.
-        run: the step that the sampling is at.
+        run: the sampling run.
 
     Attributes:
-        peers: the conductors of all transformers that take turns in a run, this one among them.
+        peers: the conductors of all transformers of the run, including this one.
     """
 
     def __init__(self, transformer: Any, pipe: Any, scheduler: Any, guidances: Sequence[Guidance], run: Run) -> None:
@@ -70,7 +70,7 @@ class GuidedForward:
 
     @contextmanager
     def intercepted(self) -> Iterator[None]:
-        """Intercept attention and blocks within the block; leave modules, blocks and caches as they were."""
+        """Intercept attention and blocks within the block; restore modules, blocks and caches afterwards."""
         try:
             with self.installation.intercepted():
                 yield
@@ -83,9 +83,9 @@ class GuidedForward:
             self.caches.release()
 
     def __call__(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one call of the transformer; `forward` is its own call."""
+        """Run one call of the transformer; `forward` is its original call."""
         if self._within_call:
-            return forward(*args, **kwargs)  # an extra pass of ours
+            return forward(*args, **kwargs)  # an extra pass
         branch, _ = self.branches.next_branch(), self.branches.pipeline_guides()
         if self.pipe is None and self.run.steps is None:
             self.run.begin(None)  # without a scheduler no call is known to continue a run: cache nothing between calls
@@ -132,7 +132,7 @@ class GuidedForward:
         )
 
     def _check_run(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Refuse, before the first step of a run, what would fail or be wrong in the middle of it."""
+        """Refuse, before the first step of a run, what would fail or be wrong at a later step."""
         for peer in self.peers:
             peer.caches.refresh()
             peer.caches.release()
@@ -165,17 +165,17 @@ class GuidedForward:
         with self.installation.installed(plan, call.batch):
             output = forward(**call.inputs)
             self._trace()
-        untouched = prediction_of(output)
-        cond = call.batch.conditional(untouched)
+        original = prediction_of(output)
+        cond = call.batch.conditional(original)
         corrections = self._corrections(active, passes, call, plan, cond)
         inside = [correction for correction in corrections if correction.before_cfg]
         outside = [correction for correction in corrections if not correction.before_cfg]
-        predictions = [_add(untouched, inside), *predictions_of(output)[1:]]
+        predictions = [_add(original, inside), *predictions_of(output)[1:]]
         for guidance in active:
             predictions = guidance.combine(call, predictions, functools.partial(passes.unconditional, call))
         if outside:
             predictions[0] = self._add_to_guided(predictions[0], outside, cond)
-        return output if predictions[0] is untouched else with_predictions(output, predictions)
+        return output if predictions[0] is original else with_predictions(output, predictions)
 
     def _add_to_guided(self, prediction: Tensor, corrections: list[Correction], cond: Tensor) -> Tensor:
         """Return the prediction with corrections that are not scaled by classifier-free guidance.
@@ -232,4 +232,4 @@ def _add(prediction: Tensor, corrections: list[Correction]) -> Tensor:
 
 
 def _no_pass(plan: AttentionPlan, inputs: Inputs) -> Any:
-    raise RuntimeError("the model can be asked for a pass only during a guided call")
+    raise RuntimeError("extra passes can be run only during a guided call")

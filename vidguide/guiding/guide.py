@@ -1,4 +1,4 @@
-"""guide(): guidance for the length of a `with` block, on a pipeline or a bare transformer that stays as it is."""
+"""guide(): a context manager that applies guidances to a pipeline or a bare transformer, and restores it afterwards."""
 
 import functools
 from collections.abc import Iterator
@@ -26,17 +26,17 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
     Args:
         model: a diffusers pipeline with a video transformer, or such a transformer by itself.
         guidances: any number, each kind once; their order does not matter.
-        scheduler: for a bare transformer, the scheduler of your own loop: it tells the step. Without one a
-            guidance must act over the whole run, and nothing is kept from call to call.
+        scheduler: for a bare transformer, the scheduler of the sampling loop, which defines the step. Without one a
+            guidance must act over the whole run, and nothing is cached between calls.
 
     Yields:
-        The :class:`vidguide.tracing.run.Run`: the step at work, and a trace of what was done.
+        The :class:`vidguide.tracing.run.Run`: the current step, and a trace of the guidances' effects.
 
     Raises:
-        TypeError, ValueError, LookupError: before anything is changed, when the model is of no known family, is
-            guided already, or does not fit the guidances' parameters.
+        TypeError, ValueError, LookupError: before anything is changed, if the model is of no known family, is already
+            guided, or does not fit the guidances' parameters.
 
-    Leaving the block, also by an exception, leaves the model and the pipeline bitwise as they were.
+    On exit, also by an exception, the model and the pipeline are restored bit for bit.
     """
     pipe = None if isinstance(model, nn.Module) else model
     transformers = [model] if pipe is None else transformers_of(pipe)
@@ -61,7 +61,7 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
 
 
 def check_transformer(transformer: nn.Module) -> None:
-    """Refuse one that is guided already.
+    """Refuse a transformer that is already guided.
 
     Raises:
         ValueError: with the cure.
@@ -71,20 +71,24 @@ def check_transformer(transformer: nn.Module) -> None:
 
 
 def transformers_of(pipe: Any) -> list[nn.Module]:
-    """The denoising transformers of a pipeline: one, or two where experts take turns.
+    """Return the denoising transformers of a pipeline: one, or two in a mixture of experts over timesteps.
 
     Raises:
         TypeError: the object has none.
     """
-    found = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
-    transformers = [module for module in found if isinstance(module, nn.Module)]
+    candidates = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
+    transformers = [module for module in candidates if isinstance(module, nn.Module)]
     if not transformers:
         raise TypeError(f"model={type(pipe).__name__}: give a diffusers pipeline with a transformer, or a transformer")
     return transformers
 
 
 def check_scheduler(scheduler: Any) -> None:
-    """Refuse what is no scheduler, and one whose steps another `guide` counts."""
+    """Validate: a scheduler of diffusers, or None, that no other `guide` uses.
+
+    Raises:
+        TypeError, ValueError: with the cure.
+    """
     if scheduler is None:
         return
     if not (hasattr(scheduler, "set_timesteps") and hasattr(scheduler, "step")):
@@ -95,7 +99,7 @@ def check_scheduler(scheduler: Any) -> None:
 
 
 def run_of(scheduler: Any) -> Run | None:
-    """The run whose steps a scheduler counts; None for a copy, which a pipeline may have made of it."""
+    """Return the run that a scheduler advances; None for a copy of the scheduler, which pipelines may make."""
     run, owner = vars(scheduler).get(RUN, (None, None))
     return run if owner == id(scheduler) else None
 
@@ -129,7 +133,7 @@ def check_guidances(guidances: tuple[Any, ...], scheduler: Any) -> None:
 
 @functools.cache
 def guided_class(original: Any) -> Any:
-    """Return a subclass of a transformer's class whose calls and cache contexts a `GuidedForward` sees. Cached."""
+    """Return a subclass of a transformer's class whose calls and cache contexts use a `GuidedForward`. Cached."""
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         check_not_compiled_around()

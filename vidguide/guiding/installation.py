@@ -10,7 +10,7 @@ from vidguide.calls.call import Recorded
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.transformer.block_replay import BlockReplay
 from vidguide.transformer.cfg_batch import Batch
-from vidguide.transformer.text_stream import carrying
+from vidguide.transformer.text_stream import installed_stream
 
 INSTALLED = (  # of a site, for one pass
     *("edit", "outputs", "perturbation", "observers", "batch", "recording", "calls", "rotary"),
@@ -39,7 +39,7 @@ class Installation:
             for site in self.sites:
                 _install(site, plan, batch)
             with ExitStack() as stack:
-                stack.enter_context(carrying(plan.second_text, batch))
+                stack.enter_context(installed_stream(plan.second_text, batch))
                 stack.enter_context(self.blocks.recording(plan.rerun_from))
                 stack.enter_context(self.blocks.skipping(plan.skipped_blocks))
                 stack.enter_context(self.blocks.changing(plan.block_inputs))

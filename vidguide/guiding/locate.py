@@ -1,4 +1,4 @@
-"""locate(): where the attention of a video transformer is, and what it spans."""
+"""locate(): the attention modules of a video transformer, and what they span."""
 
 import importlib
 from dataclasses import dataclass
@@ -13,8 +13,13 @@ from vidguide.transformer.family import Family, blocks_of, families, family_of
 
 @dataclass(frozen=True)
 class Location:
-    """An attention module: its block, its dotted path, what it attends to ("self", "text", or "joint" for both), what
-    the queries span, its heads, and in joint attention the order of the sequence."""
+    """An attention module of a transformer.
+
+    Attributes:
+        layer: index of its block. path: its dotted path. role: what it attends to, "self", "text" or "joint" (both).
+        extent: what the queries span. heads: number of heads. processor: class name of its processor.
+        order: order of the sequence in joint attention, else empty.
+    """
 
     layer: int
     path: str
@@ -26,10 +31,10 @@ class Location:
 
 
 def locate(model: Any) -> list[Location]:
-    """The attention sites of a transformer, or of a pipeline's (the paths of a second one begin with its name).
+    """List the attention modules of a transformer, or of a pipeline's; paths of a second one begin with its name.
 
     Raises:
-        LookupError: the transformer is of no registered family; the message lists those that are.
+        LookupError: the transformer is of no registered family; the message lists the registered ones.
     """
     transformers = [model] if isinstance(model, nn.Module) else transformers_of(model)
     prefixes = ["", "transformer_2."]
@@ -41,22 +46,22 @@ def locate(model: Any) -> list[Location]:
 
 
 def listing() -> list[dict[str, str]]:
-    """The registered families, each with its transformer classes, how text gets in, which guidances are tested on it,
-    the first release of diffusers that has it, and whether the installed one has."""
+    """List the registered families: transformer classes, kind of text attention, tested guidances, the first release of
+    diffusers that has them, and whether the installed one has."""
     diffusers = importlib.import_module("diffusers")
     rows = []
-    for one in {known.name: known for known in families().values()}.values():
-        missing = [name for name in one.transformers if not hasattr(diffusers, name)]
+    for family in {known.name: known for known in families().values()}.values():
+        missing = [name for name in family.transformers if not hasattr(diffusers, name)]
         rows.append(
             {
-                "family": one.name,
-                "transformers": ", ".join(one.transformers),
-                "text": "joint attention" if one.joint else "cross-attention",
+                "family": family.name,
+                "transformers": ", ".join(family.transformers),
+                "text": "joint attention" if family.joint else "cross-attention",
                 "NAG, VSF, CFG, CADS": "tested",
                 "EMAG, STG, PAG, SEG, TPG, S2Guidance, EnhanceAVideo": "tested"
-                if supports_perturbed_pass(one)
+                if supports_perturbed_pass(family)
                 else "no: linear attention",
-                "diffusers": f"from {one.since}",
+                "diffusers": f"from {family.min_diffusers}",
                 "here": f"not in diffusers {diffusers.__version__}" if missing else "yes",
             }
         )
@@ -66,7 +71,7 @@ def listing() -> list[dict[str, str]]:
 def _locate(transformer: Any, prefix: str) -> list[Location]:
     family = family_of(transformer)
     orders = {"joint": "text, video" if family.joint and family.joint.text_first else "video, text"}
-    found = []
+    locations = []
     for layer, (stack, index, block) in enumerate(blocks_of(family, transformer)):
         modules = dict(block.named_modules())
         for name, role in _roles(family):
@@ -74,21 +79,23 @@ def _locate(transformer: Any, prefix: str) -> list[Location]:
             if attention is not None:
                 heads = getattr(attention, "heads", None) or attention.num_heads
                 path, processor = f"{prefix}{stack}.{index}.{name}", processor_of(attention)
-                found.append(Location(layer, path, role, family.extent, int(heads), processor, orders.get(role, "")))
+                locations.append(
+                    Location(layer, path, role, family.extent, int(heads), processor, orders.get(role, ""))
+                )
     for index, block in enumerate(transformer.get_submodule(family.temporal_blocks) if family.temporal_blocks else ()):
         attention = block.get_submodule(family.self_attention)
         path = f"{prefix}{family.temporal_blocks}.{index}.{family.self_attention}"
-        found.append(Location(index, path, "self", "temporal", int(attention.heads), processor_of(attention)))
-    return found
+        locations.append(Location(index, path, "self", "temporal", int(attention.heads), processor_of(attention)))
+    return locations
 
 
 def processor_of(attention: Any) -> str:
-    """Class of an attention's processor, or where it does without one, its own."""
+    """Return the class name of an attention's processor, or of the attention if it has none."""
     return type(getattr(attention, "processor", attention)).__name__
 
 
 def _roles(family: Family) -> list[tuple[str, str]]:
-    """Attention modules of a block, each with what it attends to."""
+    """Return the attention modules of a block, each with its role."""
     if family.joint is not None:
         return [(name, "joint") for name in family.text_attention] + [
             (name, "text") for name in family.joint.split_attention

@@ -13,7 +13,7 @@ from vidguide.calls.call import Call, Recorded
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.calls.outputs import prediction_of, predictions_of
 from vidguide.guiding.installation import Installation
-from vidguide.tracing.run import Choice, Run
+from vidguide.tracing.run import PerturbedPass, Run
 from vidguide.tracing.stopwatch import Stopwatch
 from vidguide.transformer.cache_context import CacheContexts
 from vidguide.transformer.caches import PREFIX, Caches
@@ -27,7 +27,7 @@ class Passes:
     """The extra passes of a guided transformer.
 
     Attributes:
-        forward: the transformer's own call.
+        forward: the transformer's original call.
     """
 
     model: GuidedModel
@@ -40,7 +40,7 @@ class Passes:
     def auxiliary(self, plan: AttentionPlan, inputs: Inputs) -> Recorded:
         """Run an eager pass that records activations; return the keys, values and masks of the plan's recorded sites.
 
-        Eager, because a call with shapes of its own would cost a compiled model a compilation, or turn it dynamic.
+        Eager, because a call with new shapes would recompile a compiled model, or make it dynamic.
         """
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
@@ -59,9 +59,9 @@ class Passes:
     def unconditional(self, call: Call, text: Inputs) -> list[Any]:
         """Run the call with another text and nothing installed; return all predictions."""
         family = call.model.family
-        other = family.uncond(call.inputs) if family.uncond is not None else {}
+        changes = family.uncond(call.inputs) if family.uncond is not None else {}
         with self.contexts.extra("uncond"):
-            return predictions_of(self.forward(**{**call.inputs, **other, **call.repeat(text)}))
+            return predictions_of(self.forward(**{**call.inputs, **changes, **call.repeat(text)}))
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +88,6 @@ class Rerunner:
             stack.enter_context(passes.installation.installed(self.edits | plan, ALL_CONDITIONAL))
             stack.enter_context(passes.contexts.extra(f"{PREFIX}{self.name}"))
             output = passes.forward(**self.call.batch.conditional_inputs(self.call.inputs))
-        choice = Choice(self.call.step, self.name, tuple(layers), dict(gradients or {}), stopwatch)
-        passes.run.current.choices.append(choice)
+        record = PerturbedPass(self.call.step, self.name, tuple(layers), dict(gradients or {}), stopwatch)
+        passes.run.current.choices.append(record)
         return prediction_of(output)

@@ -13,8 +13,8 @@ from packaging.version import Version
 from torch import Tensor
 
 from vidguide.functional.lse_merge import AttentionWithLse
+from vidguide.functional.nag import Strength
 
-Strength = tuple[float, float, float]  # NAG's scale, tau, alpha
 VARIABLE, MODES = "VIDGUIDE_KERNELS", ("auto", "eager")
 DEVICES = ("cuda",)  # types of device; ROCm reports "cuda" too
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

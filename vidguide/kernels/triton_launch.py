@@ -5,7 +5,7 @@ import triton
 from torch import Tensor
 
 from vidguide.functional.lse_merge import AttentionWithLse
-from vidguide.kernels.dispatch import Strength
+from vidguide.functional.nag import Strength
 from vidguide.kernels.triton_kernels import average_tile, nag_token
 
 TILE = 4096  # elements of an average per program

@@ -1,4 +1,4 @@
-"""Which step a sampling run is at, and the record of what guidances did in it.
+"""The current step of a sampling run, and the trace of what guidances did in it.
 
-What is recorded is plain data; how it is measured belongs to the guidances.
+Traces are plain data; measuring belongs to the edits.
 """

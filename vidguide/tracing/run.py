@@ -1,4 +1,4 @@
-"""A run is one sampling of one video: which step it is at, and a record of what the guidances did."""
+"""A run samples one batch of videos: its current step, and a trace of what the guidances did."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,11 @@ from vidguide.tracing.stopwatch import Stopwatch
 
 @dataclass(frozen=True)
 class Record:
-    """What a guidance did at one layer in one step: share of tokens held by tau, relative change of the features."""
+    """Effect of NAG or VSF at one layer in one step.
+
+    Attributes:
+        clamped: share of the tokens whose norm tau limits. change: relative L1 change of the features.
+    """
 
     step: int
     layer: int
@@ -20,8 +24,13 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Which layers a weak pass perturbed in a step, `D` of every candidate layer where it was measured, its time."""
+class PerturbedPass:
+    """One perturbed pass.
+
+    Attributes:
+        step: index of the step. guidance: class name of the guidance. layers: the perturbed layers.
+        gradients: EMAG's `D` of every candidate layer; empty for other guidances. stopwatch: measured its time.
+    """
 
     step: int
     guidance: str
@@ -31,24 +40,24 @@ class Choice:
 
     @property
     def seconds(self) -> float:
-        """What the weak pass took; on CUDA, waits for it."""
+        """Time of the pass in seconds; on CUDA, waits for it."""
         return self.stopwatch.seconds
 
 
 class Trace:
-    """What the guidances of one run did, step by step and layer by layer.
+    """Effects of the guidances in one run, by step and layer.
 
-    Measurements stay on their device as tensors until they are read, so that tracing never waits for the GPU. Under
+    Measurements remain tensors on their device until they are read, so that tracing never waits for the GPU. Under
     context parallel they are of this rank's tokens, except for D.
 
     Attributes:
-        steps: how many steps of the run are done.
+        steps: number of completed steps. choices: the perturbed passes, with the layers chosen for each.
     """
 
     def __init__(self) -> None:
         self._measured: list[tuple[int, int, Tensor]] = []
         self.steps = 0
-        self.choices: list[Choice] = []
+        self.choices: list[PerturbedPass] = []
 
     def add(self, step: int, layer: int, measured: Tensor) -> None:
         self._measured.append((step, layer, measured.detach()))
@@ -62,15 +71,15 @@ class Trace:
         return len(self._measured)
 
     def summary(self) -> dict[str, Any]:
-        """Means over steps and layers, and how many steps and layers were guided; of weak passes, how many there were
-        and their time; empty when nothing was done."""
-        records, found = list(self), {}
+        """Return means over steps and layers, the numbers of guided steps and layers, and the number and time of the
+        perturbed passes; an empty dict where nothing was done."""
+        records, passes = list(self), {}
         if self.choices:
             seconds = sum(choice.seconds for choice in self.choices)
-            found = {"weak_passes": len(self.choices), "weak_seconds": round(seconds, 3)}
+            passes = {"weak_passes": len(self.choices), "weak_seconds": round(seconds, 3)}
         if not records:
-            return found
-        return found | {
+            return passes
+        return passes | {
             "steps": len({record.step for record in records}),
             "layers": len({record.layer for record in records}),
             "clamped": sum(record.clamped for record in records) / len(records),
@@ -78,11 +87,11 @@ class Trace:
         }
 
     def __str__(self) -> str:
-        """A line per step: relative change of the attention features in each layer, and the share held by tau; then a
-        line per weak pass."""
+        """Format a line per step, the relative change of features in each layer and the share limited by tau, then a
+        line per perturbed pass."""
         if not self._measured and not self.choices:
             return "no attention was changed in this run"
-        return "\n".join([*self._features(), *self._weak_passes()])
+        return "\n".join([*self._features(), *self._perturbed_passes()])
 
     def _features(self) -> list[str]:
         records = list(self)
@@ -91,17 +100,17 @@ class Trace:
         layers = sorted({record.layer for record in records})
         lines = ["step  clamped  change in layer " + " ".join(f"{layer:>6}" for layer in layers)]
         for step in sorted({record.step for record in records}):
-            here = {record.layer: record for record in records if record.step == step}
-            clamped = sum(record.clamped for record in here.values()) / len(here)
-            cells = " ".join(f"{here[layer].change:6.2f}" if layer in here else "     -" for layer in layers)
+            by_layer = {record.layer: record for record in records if record.step == step}
+            clamped = sum(record.clamped for record in by_layer.values()) / len(by_layer)
+            cells = " ".join(f"{by_layer[layer].change:6.2f}" if layer in by_layer else "     -" for layer in layers)
             lines.append(f"{step:>4}  {clamped:>6.0%}   {'':15} {cells}")
         return lines
 
-    def _weak_passes(self) -> list[str]:
-        """One line per weak pass: which layers, its time, and D of the candidates where it was measured."""
+    def _perturbed_passes(self) -> list[str]:
+        """Format a line per perturbed pass: its layers, its time, and D of the candidates where it was measured."""
         if not self.choices:
             return []
-        lines = ["step  weak pass  layers   seconds  D of the candidates"]
+        lines = ["step  perturbed  layers   seconds  D of the candidates"]
         for choice in self.choices:
             layers = ",".join(str(layer) for layer in choice.layers)
             gradients = "  ".join(f"{layer}: {value:.4f}" for layer, value in choice.gradients.items())
@@ -110,13 +119,13 @@ class Trace:
 
 
 class Run:
-    """The step a sampling is at. The scheduler's own calls move it.
+    """The current step of a sampling run. Calls of the scheduler advance it.
 
     Attributes:
         steps: steps of this run; None for a bare transformer without a scheduler.
-        step: index of the step at work, from 0.
+        step: index of the current step, from 0. number: number of the run within one `guide`.
         skipped: steps of the schedule that the run leaves out at its beginning, as video-to-video does.
-        trace: what was done in this run; `traces` keeps those of all runs within one `guide`.
+        traces: traces of all runs within one `guide`.
     """
 
     def __init__(self) -> None:
@@ -130,35 +139,39 @@ class Run:
 
     @property
     def trace(self) -> Trace:
-        """What the guidances did in the latest run of which a step was taken."""
+        """Trace of the latest run that completed a step or recorded something."""
         return self.traces[-1] if self.traces else Trace()
 
     @property
     def current(self) -> Trace:
-        """The trace of the run at work. Pipelines may begin a run at their end of which they take no step."""
+        """Trace of the current run, created on first use: pipelines may begin a run without taking a step of it."""
         if not self._traced:
             self.traces.append(Trace())
             self._traced = True
         return self.traces[-1]
 
     def begin(self, steps: int | None) -> None:
-        """A new sampling begins: nothing kept from the last one is used again."""
+        """Begin a new run, for which nothing cached in the previous one is valid."""
         self.steps, self.step, self._reached, self._traced, self.skipped = steps, 0, None, False, 0
         self.number += 1
 
     def skip(self, skipped: int) -> None:
-        """Before the first step: the run begins at this index of its schedule, and has fewer steps."""
+        """Begin the run at this index of its schedule, before its first step; it has fewer steps then."""
         if self.steps is not None:
             self.steps += self.skipped - skipped
             self.skipped = skipped
 
     def advance(self, steps: int, reached: int | None = None) -> None:
-        """One of the run's `steps` is done, and the scheduler's own count, where it has one, has `reached` that number.
-        Cosmos' pipelines let it take each step twice and turn the count back in between."""
+        """Complete one of the run's `steps`.
+
+        Args:
+            reached: the scheduler's step index, None where it has none. Cosmos' pipelines take each step twice and
+                reset the index in between; the second one is not counted.
+        """
         if reached is None or reached != self._reached:
             self.steps, self.step, self._reached = steps, self.step + 1, reached
             self.current.steps = self.step
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Run":
-        # Some pipelines copy their scheduler, which points here; a copy of the run would count on its own.
+        # Some pipelines copy their scheduler, which refers to the run; a copy of the run would count separately.
         return self

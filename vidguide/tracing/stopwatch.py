@@ -1,4 +1,4 @@
-"""How long something took, without waiting for the device."""
+"""Time of a block of code, measured without waiting for the device."""
 
 import time
 from types import TracebackType
@@ -8,7 +8,7 @@ import torch
 
 
 class Stopwatch:
-    """Measures the time of a `with` block on a device; on CUDA by events, which are read when `seconds` is."""
+    """Measures the time of a `with` block on a device; on CUDA by events, which are read with `seconds`."""
 
     def __init__(self, device: torch.device) -> None:
         make: Any = torch.cuda.Event

@@ -1,4 +1,4 @@
-"""A diffusers transformer seen from outside: its family, blocks, text inputs, caches, cache contexts and parallelism.
+"""A diffusers transformer: its family, blocks, text inputs, caches, cache contexts and parallelism.
 
-Knows no guidance and changes no attention; interception points belong to `attention`.
+No guidances and no attention here; interception points belong to `attention`.
 """

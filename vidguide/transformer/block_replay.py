@@ -15,7 +15,7 @@ MODE = "_vidguide_block_mode"
 
 
 class InputChange(Protocol):
-    """Returns other video tokens `(B, L, C)` for a block to compute its update from."""
+    """Returns the video tokens `(B, L, C)` from which a block computes its update."""
 
     def __call__(self, tokens: Tensor) -> Tensor: ...
 
@@ -24,9 +24,9 @@ class BlockMode:
     """What a block does in the current pass: run, run and record its output, return its input, or replay an output.
 
     Attributes:
-        video: name of the argument that holds the video's tokens. change: of them, for the block's update alone.
+        video: name of the argument that holds the video's tokens. change: input change of the block, or None.
         rows, tokens: size of the video in the block's latest call, where text shares its attention.
-        record, skip: what is asked for. output: the recorded output. replay: an output to return without running.
+        record, skip: the mode. output: the recorded output. replay: an output to return without running.
     """
 
     def __init__(self, block: Any, output: tuple[str, ...], joint: bool) -> None:
@@ -47,8 +47,8 @@ class BlockMode:
         A block computes `x + f(x)`: its output for x' plus that difference is `x + f(x')`.
         """
         tokens = self.arguments.get(self.video, args, kwargs)
-        other = change(tokens)
-        return self.arguments.put(self.video, other, args, kwargs), tokens - other
+        new_tokens = change(tokens)
+        return self.arguments.put(self.video, new_tokens, args, kwargs), tokens - new_tokens
 
 
 @functools.cache
@@ -156,7 +156,7 @@ class BlockReplay:
 
     @contextmanager
     def changing(self, inputs: Mapping[int, InputChange]) -> Iterator[None]:
-        """Make some blocks compute their update from other video tokens within the block."""
+        """Change the video tokens from which some blocks compute their update, within the block."""
         before = [(self.modes[index], self.modes[index].change) for index in inputs]
         try:
             for index, change in inputs.items():

@@ -1,4 +1,4 @@
-"""Cache contexts of a transformer: the pipeline's, whose name tells the CFG branch, and ours for extra passes."""
+"""Cache contexts of a transformer: the pipeline's, whose name has the CFG branch, and ours for extra passes."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class CacheContexts:
-    """The cache context that a transformer is in; the caches of diffusers keep a state for each.
+    """The cache context that a transformer is in; the caches of diffusers have one state per context.
 
     Attributes:
         active: name and arguments of the pipeline's context, while it is in one; None otherwise.
@@ -28,7 +28,7 @@ class CacheContexts:
 
     @contextmanager
     def pipeline(self, name: str, **kwargs: Any) -> Iterator[None]:
-        """Enter the pipeline's own context."""
+        """Enter the pipeline's context."""
         self.active = (name, kwargs)
         try:
             with nullcontext() if self.open is None else self.open(self.transformer, name, **kwargs):
@@ -50,6 +50,8 @@ class CacheContexts:
             with open_context(self.transformer, name, **(self.active[1] if self.active else {})):
                 yield
         finally:
-            if self.active is not None:  # diffusers leaves no context after a nested one; its own exit clears this
+            if (
+                self.active is not None
+            ):  # diffusers leaves no context after a nested one; the pipeline's exit clears this
                 self.reopened = open_context(self.transformer, self.active[0], **self.active[1])  # closed when released
                 self.reopened.__enter__()

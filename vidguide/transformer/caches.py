@@ -1,4 +1,4 @@
-"""The caches of diffusers on a transformer, which skip parts of it at some steps.
+"""Caches of diffusers on a transformer, which skip parts of it at some steps.
 
 A cache is a set of hooks around modules, whether it was installed by `enable_cache` or by an `apply_...` function.
 """

@@ -33,7 +33,7 @@ class Batch:
         rows = inputs["hidden_states"].shape[0]
 
         def cut(value: Any) -> Any:
-            if isinstance(value, list):  # ConsisID's face features; tuples lie on the grid, not in the batch
+            if isinstance(value, list):  # ConsisID's face features; tuples are on the grid, not in the batch
                 return [cut(item) for item in value]
             return self.conditional(value) if isinstance(value, Tensor) and value.shape[:1] == (rows,) else value
 

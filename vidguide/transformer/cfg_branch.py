@@ -1,4 +1,4 @@
-"""Detect which branch of classifier-free guidance a pipeline asks a transformer for, and whether it applies CFG."""
+"""Detect which branch of classifier-free guidance a call of a pipeline is, and whether the pipeline applies CFG."""
 
 from typing import Any
 
@@ -35,10 +35,10 @@ class BranchDetector:
         return "uncond"
 
     def pipeline_guides(self) -> bool:
-        """Return whether the pipeline applies classifier-free guidance of its own in this run."""
+        """Return whether the pipeline applies classifier-free guidance in this run."""
         guides = getattr(self.pipe, "do_classifier_free_guidance", None)
         if guides is None and self.family.cfg == "batched":
-            # Only the scale tells, which CogVideoX changes from step to step: the first one of the run decides.
+            # Known from the scale only, which CogVideoX changes from step to step: use the run's first one.
             if self._guides[0] != self.run.number:
                 self._guides = (self.run.number, (getattr(self.pipe, "_guidance_scale", None) or 1) > 1)
             guides = self._guides[1]

@@ -6,7 +6,7 @@ from typing import Any
 
 
 def subclass_of(base: Any, **members: Any) -> Any:
-    """Return a subclass with some members overridden, that keeps the name, module and docstring of its base."""
+    """Return a subclass with some members overridden, with the name, module and docstring of its base."""
     return type(base.__name__, (base,), {"__module__": base.__module__, "__doc__": base.__doc__, **members})
 
 

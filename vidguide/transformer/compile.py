@@ -13,8 +13,8 @@ import torch
 class _EagerStance:
     """Reference-counted `force_eager` stance.
 
-    PyTorch has one stance per process, and `set_stance` restores what it found: of two threads that overlap, the last
-    one would leave everything eager. So the first thread sets it and the last one restores it.
+    PyTorch has one stance per process, and `set_stance` restores the previous one: of two overlapping threads, the
+    second would restore `force_eager`. So the first thread sets the stance and the last one restores it.
     """
 
     def __init__(self) -> None:
@@ -43,7 +43,7 @@ def graph_limit(transformer: Any) -> int | None:
 
 
 def _check_not_compiled_around() -> None:
-    """Refuse a call that torch.compile traces from outside, where a guided transformer's own calls would be traced.
+    """Refuse a call that torch.compile traces from outside, as it would trace the guided transformer's calls.
 
     Raises:
         RuntimeError: with the cure.
@@ -74,8 +74,8 @@ _stance = _EagerStance()
 
 @contextmanager
 def force_eager() -> Iterator[None]:
-    """Compile nothing within the block, on any thread: a call with shapes of its own would cost a compiled model a
-    compilation, or turn it dynamic."""
+    """Compile nothing within the block, on any thread: a call with new shapes would recompile a compiled model, or make
+    it dynamic."""
     _stance.enter()
     try:
         yield

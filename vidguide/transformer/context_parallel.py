@@ -1,8 +1,8 @@
-"""Context parallel: a sequence split over several ranks, and what a guidance measures over all of it.
+"""Context parallel: a sequence split over several ranks, and measurements over the whole sequence.
 
-Diffusers decides what is split, and between which modules (`_cp_plan` of each model): attention sites see this rank's
-shard of the queries, with all heads. Every rank has a negative's keys and values whole, so their attention needs no
-exchange; what is measured over frames, clips or the whole sequence is gathered here.
+Diffusers defines what is split, and between which modules (`_cp_plan` of each model): attention sites receive this
+rank's shard of the queries, with all heads. Every rank has all keys and values of a negative, so their attention needs
+no exchange; measurements over frames, clips or the whole sequence are gathered here.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ HOOKS = ("context_parallel",)  # the module of diffusers whose hooks split and g
 
 
 class ContextParallel:
-    """The ranks on which a transformer's sequence lies: one, or those of `enable_parallelism`."""
+    """The ranks over which a transformer's sequence is split: one, or those of `enable_parallelism`."""
 
     def __init__(self, transformer: nn.Module) -> None:
         self.transformer = transformer
@@ -62,12 +62,12 @@ class ContextParallel:
 
     @contextmanager
     def disabled(self) -> Iterator[None]:
-        """Run the model on every rank by itself, within the block."""
+        """Run the model on every rank independently within the block."""
         if not self.active:
             yield
             return
-        found = [parallel_processor(module) for module in self.transformer.modules()]
-        processors = {id(processor): processor for processor in found if processor is not None}
+        parallel = [parallel_processor(module) for module in self.transformer.modules()]
+        processors = {id(processor): processor for processor in parallel if processor is not None}
         configs = [(processor, processor._parallel_config) for processor in processors.values()]
         with ExitStack() as stack:
             stack.enter_context(disabled_hooks(hooks_of(self.transformer, HOOKS)))

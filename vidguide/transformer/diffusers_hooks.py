@@ -1,4 +1,4 @@
-"""Hooks of diffusers around modules: list them, and disable them for a while.
+"""Hooks of diffusers around modules: list them, and disable them temporarily.
 
 Hooks are recognised by the module of diffusers that defines their class, so that it does not matter which function
 installed them, and nothing of diffusers is imported.

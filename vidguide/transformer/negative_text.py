@@ -1,4 +1,4 @@
-"""Text inputs of a negative prompt, brought to the shape, dtype and device of the prompt's."""
+"""Text inputs of a negative prompt, in the dtype and on the device of the prompt's, with validation."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -16,26 +16,27 @@ def text_shape(family: Family, inputs: Inputs) -> tuple[tuple[int, ...], torch.d
     return tuple(prompt.shape), prompt.dtype, prompt.device
 
 
-def ready_text(family: Family, given: Tensor | Mapping[str, Any], inputs: Inputs, rows: int) -> Inputs:
+def ready_text(family: Family, negative_text: Tensor | Mapping[str, Any], inputs: Inputs, rows: int) -> Inputs:
     """Return all text inputs of a negative, in the prompt's dtype and on its device.
 
     Args:
-        given: embeddings `(1 or B, L, C)`, or tensors by the names of the transformer's arguments. A mask that is
-            missing lets everything through.
+        negative_text: embeddings `(1 or B, L, C)`, or tensors by the names of the transformer's arguments. A missing
+            mask is all ones.
         inputs: arguments of the call to be guided.
         rows: the conditional rows in it.
 
     Raises:
         ValueError: an input is missing or of another width, or the number of negatives does not divide the rows.
     """
-    text: Inputs = dict(given) if isinstance(given, Mapping) else {family.text_inputs[0]: given}
+    embeddings = family.text_inputs[0]
+    text: Inputs = dict(negative_text) if isinstance(negative_text, Mapping) else {embeddings: negative_text}
     if unknown := sorted(set(text) - set(family.text_inputs)):
         raise ValueError(f"negative_prompt_embeds: {family.name} takes {', '.join(family.text_inputs)}, not {unknown}")
     for name in family.text_inputs:
         if text.get(name) is None:
             text[name] = _missing(family, name, text, inputs, rows)
     text = {name: _like(value, inputs.get(name)) for name, value in text.items() if value is not None}
-    prompt, negative = inputs[family.text_inputs[0]], text[family.text_inputs[0]]
+    prompt, negative = inputs[embeddings], text[embeddings]
     if negative.shape[-1] != prompt.shape[-1]:
         shape = tuple(negative.shape)
         raise ValueError(f"negative_prompt_embeds {shape}: the model's text is {prompt.shape[-1]} wide")
@@ -71,7 +72,7 @@ def repeat_rows(value: Any, rows: int) -> Any:
 
 
 def check_encodable(guidance: Any, pipe: Any) -> None:
-    """Refuse a negative in words where there is nothing to encode it.
+    """Refuse a negative prompt without an encoder.
 
     Raises:
         ValueError: naming the guidance, its negative and what is missing.

@@ -58,8 +58,8 @@ def x0_conversion(scheduler: Any, sample: Tensor, timestep: Any) -> X0Conversion
 
     Args:
         scheduler: a scheduler of diffusers, at the step of the prediction; None for none.
-        sample: `(B, ...)`, x_t as the transformer gets it, scaled as the scheduler asks.
-        timestep: as the transformer gets it, a tensor `()` or `(B,)`.
+        sample: `(B, ...)`, x_t as the transformer receives it, scaled by the scheduler.
+        timestep: as the transformer receives it, a tensor `()` or `(B,)`.
 
     Returns:
         None where the scheduler does not determine it: an unknown class, timesteps per token or none, a timestep that
@@ -68,14 +68,14 @@ def x0_conversion(scheduler: Any, sample: Tensor, timestep: Any) -> X0Conversion
     levels = _levels(scheduler, timestep)
     if levels is None:
         return None
-    wide = upcast(sample)
+    noisy = upcast(sample)
     shape = -1, *[1] * (sample.ndim - 1)  # one level for all rows, or one per row
-    alpha, sigma = (level.to(wide.device, wide.dtype).reshape(shape) for level in levels[:2])
+    alpha, sigma = (level.to(noisy.device, noisy.dtype).reshape(shape) for level in levels[:2])
     conversions = {
-        "epsilon": X0Conversion(wide / alpha, -sigma / alpha),
-        "v_prediction": X0Conversion(alpha * wide, -sigma),
-        "flow_prediction": X0Conversion(wide, -sigma),
-        "sample": X0Conversion(torch.zeros_like(wide), torch.ones_like(sigma)),
+        "epsilon": X0Conversion(noisy / alpha, -sigma / alpha),
+        "v_prediction": X0Conversion(alpha * noisy, -sigma),
+        "flow_prediction": X0Conversion(noisy, -sigma),
+        "sample": X0Conversion(torch.zeros_like(noisy), torch.ones_like(sigma)),
     }
     return conversions.get(levels[2])
 
@@ -151,7 +151,7 @@ def _step_index(scheduler: Any, timestep: Tensor) -> int | None:
     """Return the index of the step in the schedule, which most schedulers know from their first `step` on only.
 
     Before that: where an image-to-image pipeline begins, or the timestep's, which some models get divided by the
-    number of training timesteps. A timestep of 1 may mean the first step or the last, and is taken for the first.
+    number of training timesteps. A timestep of 1 may be the first step or the last; the first is assumed.
     """
     for name in ("step_index", "begin_index"):
         index: int | None = getattr(scheduler, name, None)

@@ -1,10 +1,10 @@
-"""Joint attention: a second text travels through the blocks beside the prompt's, with one single video stream.
+"""Joint attention: the second text stream, a negative's text that passes through the blocks together with the prompt's.
 
-The negative text is captured where the first block receives it, in a forward whose blocks do nothing; so whatever
-comes before the blocks (refiners, pooling, positions, reordering) has seen it as it would see a prompt. In the guided
-call the first block gets `[prompt | negative]` as its text, every block carries both, and the last one returns the
-prompt's alone. What sees what is up to the attention edit. Where blocks modulate text by a vector that depends on the
-text, the capturing forward gives the negative's vector too.
+The text is captured where the first block receives it, in an auxiliary forward whose blocks return their input; so
+everything before the blocks (refiners, pooling, positions, reordering) processes it like a prompt. In the guided call
+the first block receives `[prompt | negative]` as its text, every block processes both, and the last one returns the
+prompt's alone. There is one video stream. Which tokens attend to which is defined by the attention edit. Where blocks
+modulate text by a vector that depends on the text, the auxiliary forward captures the negative's vector too.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,72 +17,80 @@ from torch import Tensor, nn
 from vidguide.transformer.block_arguments import Arguments
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.family import Family, Joint, blocks_of
-from vidguide.transformer.text_modulation import modulating, norms_of
+from vidguide.transformer.text_modulation import modulated_norms, norm_calls
 
 TEXT = "encoder_hidden_states"  # the name of the text among a block's arguments, in every family of joint attention
 
+BlockSlot = tuple[nn.ModuleList, int]  # a list of blocks, and an index in it
 
-class Stream:
-    """A second text `(B, L, C)` in the blocks, for the conditional rows, its masks, and how long the two texts are.
+
+class TextStream:
+    """A second text `(B, L, C)` in the joint blocks, for the conditional rows.
 
     Attributes:
-        prompt: length of the prompt's text in the call at work.
-        vector: `(B, C)`, what modulates the second text, where that is not what modulates the prompt's.
-        valid: where the kernel is called per sample, on valid tokens only: both lengths of each sample.
+        slots: the blocks that process text. batch: which rows of the pass are conditional.
+        text, masks: the second text as the first block receives it, and its block masks by argument name.
+        prompt_length: length of the prompt's text in the current call.
+        vector: `(B, C)`, modulates the second text; None where the prompt's vector modulates both.
+        valid_lengths: for kernels called per sample, the numbers of valid prompt and negative tokens of each sample.
     """
 
-    def __init__(self, joint: Joint, batch: Batch, carriers: list[tuple[nn.ModuleList, int]]) -> None:
-        self.joint, self.batch, self.carriers = joint, batch, carriers
+    def __init__(self, joint: Joint, batch: Batch, slots: list[BlockSlot]) -> None:
+        self.joint, self.batch, self.slots = joint, batch, slots
         self.text = torch.empty(0)
         self.masks: dict[str, Tensor | None] = {}
         self.vector: Tensor | None = None
-        self.prompt = 0
-        self.valid: list[tuple[int, int]] = []
-        last, blocks = len(carriers) - 1, [stack[i] for stack, i in carriers]
-        self.stand_ins = [Carry(block, self, n == 0, n == last) for n, block in enumerate(blocks)]
-        self.norms = norms_of(blocks, self)
+        self.prompt_length = 0
+        self.valid_lengths: list[tuple[int, int]] = []
+        last, blocks = len(slots) - 1, [stack[i] for stack, i in slots]
+        self.wrappers = [TwoTextBlock(block, self, n == 0, n == last) for n, block in enumerate(blocks)]
+        self.norms = norm_calls(blocks, joint.modulation, self)
 
     @property
-    def negative(self) -> int:
+    def negative_length(self) -> int:
         """Length of the second text."""
         return self.text.shape[1]
 
-    def begin(self, text: Tensor, masks: list[Tensor | None]) -> Tensor:
-        """The first block's text: the prompt's, followed by the negative's."""
-        self.prompt, own = text.shape[1], [self.filled(mask) for mask in self.masks.values() if mask is not None]
-        if self.joint.ragged:
-            prompts, negatives = ([m.bool().sum(-1).tolist() for m in s if m is not None] for s in (masks, own))
-            self.valid = list(zip(prompts[0], negatives[0], strict=True))
-        return torch.cat([text, self.filled(self.text).to(text.dtype)], 1)
+    def begin_call(self, text: Tensor, masks: list[Tensor | None]) -> Tensor:
+        """Return the first block's text, `[prompt | negative]`, and store the lengths of both."""
+        self.prompt_length = text.shape[1]
+        negative_masks = [self.expand_rows(mask) for mask in self.masks.values() if mask is not None]
+        if self.joint.per_sample:
+            prompts, negatives = (
+                [m.bool().sum(-1).tolist() for m in group if m is not None] for group in (masks, negative_masks)
+            )
+            self.valid_lengths = list(zip(prompts[0], negatives[0], strict=True))
+        return torch.cat([text, self.expand_rows(self.text).to(text.dtype)], 1)
 
-    def filled(self, tensor: Tensor) -> Tensor:
-        """With as many rows before it for an unconditional half, which never sees them."""
+    def expand_rows(self, tensor: Tensor) -> Tensor:
+        """Prepend rows for an unconditional half of the batch, which never attends to them."""
         return torch.cat([tensor, tensor]) if self.batch.halved else tensor
 
     def vector_like(self, vector: Tensor) -> Tensor:
-        """Return what modulates the second text, for a call where `vector` modulates the prompt's."""
+        """Return the vector that modulates the second text, in the dtype and on the device of the prompt's `vector`."""
         assert self.vector is not None
-        return self.filled(self.vector).to(vector)
+        return self.expand_rows(self.vector).to(vector)
 
     def split(self, keys: int) -> tuple[slice, slice]:
-        """Prompt and negative among so many keys of an attention to the texts alone.
+        """Return the slices of prompt and negative among the `keys` of an attention to the texts alone.
 
-        Its block drops the prompt's leading image tokens; the negative has as many of its own, which are dropped here.
+        Its block drops the prompt's leading image tokens; as many leading tokens of the negative are dropped here.
         """
-        return slice(0, keys - self.negative), slice(self.prompt, None)
+        return slice(0, keys - self.negative_length), slice(self.prompt_length, None)
 
-    def extend(self, name: str, mask: Tensor | None) -> Tensor | None:
-        """A block's mask of keys, longer by the negative's."""
-        own = self.masks[name]
-        if mask is None or own is None:
+    def extend_mask(self, name: str, mask: Tensor | None) -> Tensor | None:
+        """Append the negative's part to a block's key mask."""
+        negative = self.masks[name]
+        if mask is None or negative is None:
             return mask
-        return torch.cat([mask, self.filled(own)[..., own.shape[-1] - self.negative :].to(mask.dtype)], -1)
+        part = self.expand_rows(negative)[..., negative.shape[-1] - self.negative_length :]
+        return torch.cat([mask, part.to(mask.dtype)], -1)
 
 
-class Carry(nn.Module):
-    """Stands in for a block while a second text is carried: the block itself, with longer text and masks."""
+class TwoTextBlock(nn.Module):
+    """Wraps a block while a second text stream is installed, and passes it longer text and masks."""
 
-    def __init__(self, block: Any, stream: Stream, first: bool, last: bool) -> None:
+    def __init__(self, block: Any, stream: TextStream, first: bool, last: bool) -> None:
         super().__init__()
         self.block, self.stream, self.first, self.last = block, stream, first, last
         self.arguments = Arguments(block)
@@ -92,18 +100,18 @@ class Carry(nn.Module):
         stream, arguments = self.stream, self.arguments
         masks = [arguments.get(name, args, kwargs) for name in stream.joint.block_masks]
         if self.first:
-            text = stream.begin(arguments.get(TEXT, args, kwargs), masks)
+            text = stream.begin_call(arguments.get(TEXT, args, kwargs), masks)
             args = arguments.put(TEXT, text, args, kwargs)
         for name, mask in zip(stream.joint.block_masks, masks, strict=True):
-            args = arguments.put(name, stream.extend(name, mask), args, kwargs)
+            args = arguments.put(name, stream.extend_mask(name, mask), args, kwargs)
         hidden, text = self.block(*args, **kwargs)
-        return hidden, text[:, : stream.prompt] if self.last else text
+        return hidden, text[:, : stream.prompt_length] if self.last else text
 
 
-class Listen(nn.Module):
-    """Stands in for a block in the capturing forward: does nothing, and the first one keeps the text it is given."""
+class TextRecorder(nn.Module):
+    """Replaces a block in the auxiliary forward: returns its input; the first one records the text it receives."""
 
-    def __init__(self, block: Any, stream: Stream, first: bool) -> None:
+    def __init__(self, block: Any, stream: TextStream, first: bool) -> None:
         super().__init__()
         self.stream, self.first, self.arguments = stream, first, Arguments(block)
 
@@ -118,49 +126,52 @@ class Listen(nn.Module):
 
 
 @contextmanager
-def standing_in(places: list[tuple[nn.ModuleList, int]], stand_ins: list[Any]) -> Iterator[None]:
-    """Put modules in the place of blocks; on leaving, the blocks are back."""
-    blocks = [(stack, i, stack[i]) for stack, i in places]
+def replaced_blocks(slots: list[BlockSlot], modules: list[Any]) -> Iterator[None]:
+    """Replace blocks by other modules within the block; restore them afterwards."""
+    originals = [(stack, i, stack[i]) for stack, i in slots]
     try:
-        for (stack, i), module in zip(places, stand_ins, strict=True):
+        for (stack, i), module in zip(slots, modules, strict=True):
             stack[i] = module
         yield
     finally:
-        for stack, i, block in blocks:
+        for stack, i, block in originals:
             stack[i] = block
 
 
 def capture_stream(
-    family: Family, transformer: Any, batch: Batch, forward: Callable[[], object], own_vector: bool
-) -> Stream:
-    """What the first block receives as text in `forward`, as a stream to be carried.
+    family: Family, transformer: Any, batch: Batch, forward: Callable[[], object], negative_modulation: bool
+) -> TextStream:
+    """Return the text that the first block receives in `forward`, as a second text stream.
 
     Args:
-        own_vector: whether the vector that the first block receives there modulates the text; otherwise the prompt's
-            does.
+        negative_modulation: whether the vector that the first block receives there modulates the text; otherwise the
+            prompt's does.
+
+    Raises:
+        ValueError: the family has no joint attention.
     """
     if family.joint is None:
         raise ValueError(f"{family.name} has no joint attention")
-    places = [(transformer.get_submodule(path), i) for path, i, _ in blocks_of(family, transformer)]
-    carriers = family.joint.text_blocks(transformer) if family.joint.text_blocks else len(places)
-    stream = Stream(family.joint, batch, places[:carriers])
-    with standing_in(places, [Listen(stack[i], stream, n == 0) for n, (stack, i) in enumerate(places)]):
+    slots = [(transformer.get_submodule(path), i) for path, i, _ in blocks_of(family, transformer)]
+    count = family.joint.text_blocks(transformer) if family.joint.text_blocks else len(slots)
+    stream = TextStream(family.joint, batch, slots[:count])
+    with replaced_blocks(slots, [TextRecorder(stack[i], stream, n == 0) for n, (stack, i) in enumerate(slots)]):
         forward()
-    if not own_vector:
+    if not negative_modulation:
         stream.vector = None
     return stream
 
 
 @contextmanager
-def carrying(stream: Stream | None, batch: Batch) -> Iterator[None]:
-    """Make the model's blocks carry the stream within the block, in a pass whose rows are those of `batch`."""
+def installed_stream(stream: TextStream | None, batch: Batch) -> Iterator[None]:
+    """Make the model's blocks process the stream within the block, in a pass whose rows are those of `batch`."""
     if stream is None:
         yield
         return
     before, norms = stream.batch, stream.norms if stream.vector is not None else []
     try:
         stream.batch = batch
-        with standing_in(stream.carriers, stream.stand_ins), modulating(norms):
+        with replaced_blocks(stream.slots, stream.wrappers), modulated_norms(norms):
             yield
     finally:
         stream.batch = before

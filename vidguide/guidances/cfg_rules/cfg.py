@@ -18,14 +18,14 @@ from vidguide.validation import check_number
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class CFG(Guidance):
-    """Classifier-free guidance `u + scale (c - u)` (Ho and Salimans, arXiv 2207.12598), at one more model call a step.
+    """Classifier-free guidance `u + scale (c - u)` (Ho and Salimans, arXiv 2207.12598), one more model call per step.
 
     Call the pipeline with `guidance_scale=1`: using both at once is refused. Other predictions of the model (audio) are
     combined by plain CFG at the same scale and rescale, as their pipelines do.
 
     Attributes:
-        scale: guidance scale, at least 1; 1 is off. A list has one value per step; a callable gets the progress, the
-            fraction of the steps that are done. Steps at scale 1 make no unconditional call.
+        scale: guidance scale, at least 1; 1 is off. A list has one value per step; a callable receives the progress,
+            the fraction of completed steps. Steps at scale 1 make no unconditional call.
         rescale: phi of Lin et al. (arXiv 2305.08891, eq. 15 and 16), 0 to 1: how far the guided prediction is rescaled
             to the standard deviation of the conditional one; 0 is off. Published: 0.7.
         negative_prompt: text of the unconditional branch; None for the empty text.
@@ -80,7 +80,7 @@ class CFG(Guidance):
     def check_pipeline_guides(self) -> None:
         name = type(self).__name__
         raise ValueError(
-            f"{name} is in the list and the pipeline's own guidance_scale is above 1: pass guidance_scale=1 (or "
+            f"{name} is in the list and the pipeline's guidance_scale is above 1: pass guidance_scale=1 (or "
             f"true_cfg_scale=1, where there is one) to the pipeline, or take {name} out of the list"
         )
 
@@ -95,10 +95,10 @@ class CFG(Guidance):
             return predictions
         (cond, *extra), (uncond, *uncond_extra) = predictions, unconditional(self.negative_text(call))
         guided_extra = [
-            rescale_std(cfg(output, other, scale), output, self.rescale)
-            if isinstance(output, Tensor) and isinstance(other, Tensor)
+            rescale_std(cfg(output, uncond_output, scale), output, self.rescale)
+            if isinstance(output, Tensor) and isinstance(uncond_output, Tensor)
             else output
-            for output, other in zip(extra, uncond_extra, strict=True)
+            for output, uncond_output in zip(extra, uncond_extra, strict=True)
         ]
         guided = self.rule(call, cond, uncond).to(cond.dtype)
         return [rescale_std(guided, cond, self.rescale), *guided_extra]
