@@ -11,7 +11,7 @@ from torch import Tensor
 from tests.helpers.compilation import compile_blocks
 from tests.helpers.plain_emag import PlainAttention, PlainJointAttention, PlainSelfAttention
 from tests.helpers.sampling import ALWAYS, clips, cogvideox, sampled, videos
-from tests.helpers.snapshots import same
+from tests.helpers.snapshots import snapshots_equal
 from tests.helpers.tiny_families import BY_NAME
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import CFG, EMAG, NAG, PAG, TPG, EnhanceAVideo, guide
@@ -169,7 +169,7 @@ def test_an_exception_leaves_the_model_as_it_was(wan: Any, snapshot: Any) -> Non
     assert torch.equal(wan(**wan_inputs())[0], plain)
     with guide(wan, EnhanceAVideo()):
         wan(**wan_inputs())
-    assert same(before, snapshot(wan))
+    assert snapshots_equal(before, snapshot(wan))
 
 
 def test_compiled_blocks_agree() -> None:

@@ -12,7 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 
 from tests.helpers.plain_emag import plain_emag
 from tests.helpers.sampling import ALWAYS, clips, cogvideox, sampled, videos
-from tests.helpers.snapshots import same
+from tests.helpers.snapshots import snapshots_equal
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import APG, CFG, EMAG, NAG, PAG, SEG, STG, TPG, CFGZeroStar, S2Guidance, guide
 from vidguide.guidances.base import Guidance
@@ -231,7 +231,7 @@ def test_leaving_restores_everything(wan: Any, snapshot: Callable[..., Any], gui
     scheduler.set_timesteps(3)
     wan(**wan_inputs())
     assert context.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None) is False
-    assert same(before, snapshot(wan))
+    assert snapshots_equal(before, snapshot(wan))
 
 
 @pytest.mark.parametrize("guidance", [*WEAK, SEG(layers=(1,))], ids=repr)
@@ -255,7 +255,7 @@ def test_an_exception_within_a_weak_pass_leaves_nothing(
     with pytest.raises(ZeroDivisionError):
         sampled(model, calls, guidance)
     handle.remove()
-    assert same(before, snapshot(model))
+    assert snapshots_equal(before, snapshot(model))
     assert torch.equal(model(**calls[1])[0], plain)
 
 

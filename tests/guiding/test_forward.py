@@ -1,4 +1,4 @@
-"""How many files one guided step goes through, and which: what CONTRIBUTING shows to a reader."""
+"""The files that one guided step executes, and their list in CONTRIBUTING.md."""
 
 import sys
 from pathlib import Path
@@ -16,7 +16,7 @@ PACKAGE = ROOT / "vidguide"
 
 
 class FileTracer:
-    """A profile function that stores in which file of the package each call is, without repeats in a row."""
+    """Profile function that records the package file of each call, without consecutive repeats."""
 
     def __init__(self) -> None:
         self.visited: list[str] = []
@@ -31,7 +31,7 @@ class FileTracer:
 
 @pytest.fixture
 def visited(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that the first preparation of one NAG goes through, in the order of calls."""
+    """Return the files executed by the first plan of one NAG, in order of the calls."""
     tracer, plan = FileTracer(), GuidedForward._plan
 
     def traced(self: GuidedForward, *args: Any) -> Any:
@@ -48,7 +48,7 @@ def visited(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return tracer.visited
 
 
-def test_the_first_preparation_of_nag_changes_file_a_few_times(visited: list[str]) -> None:
+def test_the_first_plan_of_nag_switches_files_a_bounded_number_of_times(visited: list[str]) -> None:
     text_sites = len(tiny_wan().blocks)
     assert len(visited) <= 30 + 2 * text_sites
 

@@ -12,7 +12,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
 from tests.helpers.compilation import compile_whole
 from tests.helpers.joint_attention import STRENGTH
 from tests.helpers.plain_streams import plain_prediction
-from tests.helpers.snapshots import same
+from tests.helpers.snapshots import snapshots_equal
 from tests.helpers.tiny_families import BY_NAME, TINY, Tiny, Values, noise, row
 from vidguide import EMAG, NAG, STG, VSF, guide
 from vidguide.calls.outputs import prediction_of
@@ -162,13 +162,13 @@ def test_modules_are_as_they_were(tiny: Tiny, snapshot: Any) -> None:
     with guide(model, nag(tiny.negative()), emag, scheduler=scheduler):
         scheduler.set_timesteps(2)
         model(**inputs)
-    assert same(snapshot(model), before)
+    assert snapshots_equal(snapshot(model), before)
     (norm,) = (module for name, module in model.named_modules() if name == "transformer_blocks.1.norm1_context")
     handle = norm.register_forward_hook(fail)
     with pytest.raises(ZeroDivisionError), guide(model, nag(tiny.negative())):
         model(**inputs)
     handle.remove()
-    assert same(snapshot(model), before)
+    assert snapshots_equal(snapshot(model), before)
 
 
 def fail(*args: Any) -> None:
