@@ -188,7 +188,7 @@ SELF_GUIDANCES = [
 ]
 
 
-@pytest.mark.parametrize("weak", SELF_GUIDANCES, ids=["EMAG", "PAG", "STG"])
+@pytest.mark.parametrize("guidance", SELF_GUIDANCES, ids=["EMAG", "PAG", "STG"])
 @every_family
 def test_a_perturbed_pass_with_block_replay_equals_the_full_pass(
     tiny: Tiny, guidance: Any, monkeypatch: pytest.MonkeyPatch
@@ -282,7 +282,7 @@ def smaller_clip(tiny: Tiny, inputs: Values) -> Values:
     return small
 
 
-@pytest.mark.parametrize("weak", SELF_GUIDANCES, ids=["EMAG", "PAG", "STG"])
+@pytest.mark.parametrize("guidance", SELF_GUIDANCES, ids=["EMAG", "PAG", "STG"])
 @batched
 def test_a_perturbed_pass_runs_on_the_cond_samples_of_a_cfg_batch_only(tiny: Tiny, guidance: Any) -> None:
     if not families()[tiny.key].self_softmax:
