@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers.family_calls import METHODS, samplings
+from tests.helpers.family_calls import METHODS, sample_clips
 from tests.helpers.tiny_families import BY_NAME, Tiny, Values
 from vidguide.calls.outputs import prediction_of
 from vidguide.transformer.family import families
@@ -45,11 +45,11 @@ def test_compiled_guidance_equals_eager_guidance(name: str, method: str) -> None
     if method == "EMAG" and not families()[tiny.key].self_softmax:
         pytest.skip("linear attention: no perturbed pass")
     inputs, guidance = tiny.exact(tiny.inputs(2)), METHODS[method](tiny.exact(tiny.negative()))
-    eager, _ = samplings(tiny.make().to(tiny.dtype), (guidance,), inputs)
-    unguided, _ = samplings(tiny.make().to(tiny.dtype), (), inputs)
+    eager, _ = sample_clips(tiny.make().to(tiny.dtype), (guidance,), inputs)
+    unguided, _ = sample_clips(tiny.make().to(tiny.dtype), (), inputs)
     model = tiny.make().to(tiny.dtype)
     compiled: Any = torch.compile(model, fullgraph=is_one_graph(tiny, inputs), backend="aot_eager")
-    result, _ = samplings(compiled, (guidance,), inputs)
-    tiny.agree(result, eager)
+    result, _ = sample_clips(compiled, (guidance,), inputs)
+    tiny.assert_equal(result, eager)
     assert (result - unguided).abs().max() > 1e-3
-    tiny.agree(prediction_of(compiled(**inputs)), prediction_of(model(**inputs)))
+    tiny.assert_equal(prediction_of(compiled(**inputs)), prediction_of(model(**inputs)))

@@ -18,7 +18,7 @@ import torch
 from packaging.version import Version
 from torch import Tensor
 
-from tests.helpers.family_calls import METHODS, Make, nag, other_video, samplings, vsf
+from tests.helpers.family_calls import METHODS, Make, nag, other_video, sample_clips, vsf
 from tests.helpers.snapshots import snapshots_equal
 from tests.helpers.tiny_families import ALL, BY_NAME, TINY, Tiny, Values, cast, row
 from vidguide import CFG, EMAG, NAG, PAG, STG, guide, locate
@@ -72,14 +72,14 @@ def test_neutral_settings_do_not_change_the_output_bitwise(tiny: Tiny) -> None:
 def test_the_prompt_as_negative_prompt_does_not_change_the_output(tiny: Tiny) -> None:
     inputs = tiny.exact(tiny.inputs(2))
     prompt = {name: inputs[name] for name in tiny.negative()}
-    tiny.agree(predict(tiny, inputs, nag(prompt)), predict(tiny, inputs))
+    tiny.assert_equal(predict(tiny, inputs, nag(prompt)), predict(tiny, inputs))
 
 
 @every_family
 def test_vsf_with_a_large_offset_does_not_change_the_output(tiny: Tiny) -> None:
     inputs = tiny.exact(tiny.inputs(2))
     guided = predict(tiny, inputs, vsf(tiny.exact(tiny.negative()), offset=1e4))
-    tiny.agree(guided, predict(tiny, inputs))
+    tiny.assert_equal(guided, predict(tiny, inputs))
 
 
 @every_negative
@@ -105,7 +105,7 @@ def test_a_batch_of_two_equals_two_single_samples(tiny: Tiny, make: Make) -> Non
         return
     batched = predict(tiny, inputs, make(negative))
     single = [predict(tiny, row(inputs, i, 2), make(row(negative, i, 2))) for i in range(2)]
-    tiny.agree(batched, torch.cat(single))
+    tiny.assert_equal(batched, torch.cat(single))
 
 
 @every_negative
@@ -113,7 +113,7 @@ def test_a_batch_of_two_equals_two_single_samples(tiny: Tiny, make: Make) -> Non
 def test_a_single_negative_is_broadcast_over_the_batch(tiny: Tiny, make: Make) -> None:
     inputs, negative = tiny.exact(tiny.inputs(2)), tiny.exact(tiny.negative(1))
     repeated = {name: torch.cat([value] * 2) if value.ndim > 1 else value for name, value in negative.items()}
-    tiny.agree(predict(tiny, inputs, make(negative)), predict(tiny, inputs, make(repeated)))
+    tiny.assert_equal(predict(tiny, inputs, make(negative)), predict(tiny, inputs, make(repeated)))
 
 
 @every_negative
@@ -146,7 +146,7 @@ def test_padding_of_the_negative_does_not_change_the_output(tiny: Tiny, make: Ma
         length = int(negative[name].sum())
         assert length < negative[name].shape[1]
         unpadded[name], unpadded[embeds] = negative[name][:, :length], negative[embeds].narrow(-2, 0, length)
-    tiny.agree(predict(tiny, inputs, make(unpadded)), predict(tiny, inputs, make(negative)))
+    tiny.assert_equal(predict(tiny, inputs, make(unpadded)), predict(tiny, inputs, make(negative)))
 
 
 @every_negative
@@ -177,8 +177,8 @@ def test_only_the_cond_samples_of_a_cfg_batch_are_guided(tiny: Tiny, make: Make)
     pipe = SimpleNamespace(transformer=model, do_classifier_free_guidance=True)
     with guide(pipe, make(negative)):
         branches = prediction_of(model(**concatenate_branches(uncond, cond))).chunk(2)
-    tiny.agree(branches[0], predict(tiny, uncond))
-    tiny.agree(branches[1], predict(tiny, cond, make(negative)))
+    tiny.assert_equal(branches[0], predict(tiny, uncond))
+    tiny.assert_equal(branches[1], predict(tiny, cond, make(negative)))
 
 
 SELF_GUIDANCES = [
@@ -233,7 +233,7 @@ def test_cfg_equals_its_equation(tiny: Tiny) -> None:
     black = {name: torch.full_like(value, -1) for name, value in inputs.items() if name == "face_pixel_values"}
     cond, uncond = predict(tiny, inputs), predict(tiny, {**inputs, **negative, **black})
     guided = predict(tiny, inputs, CFG(scale=3, negative_prompt_embeds=negative))
-    tiny.agree(guided, uncond + 3 * (cond - uncond))
+    tiny.assert_equal(guided, uncond + 3 * (cond - uncond))
 
 
 @batched
@@ -242,7 +242,7 @@ def test_cfg_equals_cfg_in_one_batch(tiny: Tiny) -> None:
     model = model_of(tiny.name, tiny.dtype)
     branches = prediction_of(model(**concatenate_branches({**cond, **negative}, cond))).chunk(2)
     guided = predict(tiny, cond, CFG(scale=3, negative_prompt_embeds=negative))
-    tiny.agree(guided, branches[0] + 3 * (branches[1] - branches[0]))
+    tiny.assert_equal(guided, branches[0] + 3 * (branches[1] - branches[0]))
 
 
 def predict_second_step(model: Any, first: Values, second: Values, *guidances: Guidance) -> Tensor:
@@ -264,9 +264,11 @@ def test_earlier_runs_do_not_affect_a_run_bitwise(tiny: Tiny) -> None:
         (nag(text), *self_guidances) for text in (tiny.negative(), tiny.text(1, tiny.length, 8))
     )
     model, inputs, prompt = tiny.make(), tiny.inputs(2), tiny.text(2, 7, 6)
-    earlier, _ = samplings(model, earlier_guidances, inputs)
-    again = samplings(model, guidances, smaller_clip(tiny, inputs), {**inputs, **prompt, **other_video(inputs)}, inputs)
-    fresh = samplings(tiny.make(), guidances, inputs)
+    earlier, _ = sample_clips(model, earlier_guidances, inputs)
+    again = sample_clips(
+        model, guidances, smaller_clip(tiny, inputs), {**inputs, **prompt, **other_video(inputs)}, inputs
+    )
+    fresh = sample_clips(tiny.make(), guidances, inputs)
     assert torch.equal(again[0], fresh[0])
     assert again[1] == fresh[1]
     assert (earlier - fresh[0]).abs().max() > 1e-4
@@ -303,9 +305,9 @@ def test_a_perturbed_pass_runs_on_the_cond_samples_of_a_cfg_batch_only(tiny: Tin
             scheduler.step(branches[0], scheduler.timesteps[step], branches[0])
     hook.remove()
     assert rows[-2:] == [4, 2]
-    tiny.agree(branches[0], predict(tiny, uncond))
+    tiny.assert_equal(branches[0], predict(tiny, uncond))
     first = {**cond, "hidden_states": cond["hidden_states"].flip(0)}
-    tiny.agree(branches[1], predict_second_step(model, first, cond, guidance, nag(negative)))
+    tiny.assert_equal(branches[1], predict_second_step(model, first, cond, guidance, nag(negative)))
 
 
 def concatenate_branches(uncond: Values, cond: Values) -> Values:

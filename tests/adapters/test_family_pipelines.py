@@ -14,8 +14,8 @@ def test_only_the_conditional_branch_is_guided(case: Case, cfg_on: bool) -> None
     """The prompt as negative prompt has no effect, though the unconditional branch has another text."""
     pipe = case.pipe(cfg_on)
     unguided = case.sample(pipe, cfg_on)
-    prompt_as_negative = case.sample(pipe, cfg_on, NAG(negative_prompt_embeds=case.words(2)))
-    guided = case.sample(pipe, cfg_on, NAG(negative_prompt_embeds=case.words(5)))
+    prompt_as_negative = case.sample(pipe, cfg_on, NAG(negative_prompt_embeds=case.text_inputs(2)))
+    guided = case.sample(pipe, cfg_on, NAG(negative_prompt_embeds=case.text_inputs(5)))
     torch.testing.assert_close(prompt_as_negative, unguided, atol=1e-4, rtol=1e-3)
     assert guided.isfinite().all()
     assert (guided - unguided).abs().max() > 1e-3
@@ -40,8 +40,8 @@ def test_cfg_equals_the_pipelines_cfg(case: Case) -> None:
 
     Pipelines with dynamic scales are excluded.
     """
-    pipeline_cfg = case.exact(True, **case.alone)
-    vidguide_cfg = case.exact(False, CFG(scale=3.0, negative_prompt_embeds=case.words(6)))
+    pipeline_cfg = case.exact(True, **case.cfg_only)
+    vidguide_cfg = case.exact(False, CFG(scale=3.0, negative_prompt_embeds=case.text_inputs(6)))
     unguided = case.exact(False)
     torch.testing.assert_close(vidguide_cfg, pipeline_cfg, atol=1e-5, rtol=0)
     assert (pipeline_cfg - unguided).abs().max() > 1e-3

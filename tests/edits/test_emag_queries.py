@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers.sampling import sampled, videos
+from tests.helpers.sampling import sample, videos
 from tests.helpers.tiny_families import BY_NAME, Tiny, noise
 from tests.helpers.tiny_wan import tiny_wan
 from vidguide import EMAG
@@ -45,7 +45,7 @@ def test_the_observed_rotation_gives_the_query_of_the_kernel_call(name: str, mon
         return live(average, kernel, query, key)
 
     monkeypatch.setattr(AverageQuery, "live", compare)
-    sampled(model_of(tiny), calls_of(tiny, 1), EMAG(**EMAG_Q))
+    sample(model_of(tiny), calls_of(tiny, 1), EMAG(**EMAG_Q))
     assert set(has_rotary) == {name not in WITHOUT_ROTARY}
 
 
@@ -55,19 +55,19 @@ def test_averages_before_and_after_the_rotation_give_equal_predictions(
 ) -> None:
     tiny = BY_NAME[name]
     emag = EMAG(**EMAG_Q, strength=0.7, select=(1,))
-    before = sampled(model_of(tiny), calls_of(tiny), emag)[0]
+    before = sample(model_of(tiny), calls_of(tiny), emag)[0]
     monkeypatch.setattr(AttentionSite, "take_rotary", lambda site, kernel: None)
-    after = sampled(model_of(tiny), calls_of(tiny), emag)[0]
+    after = sample(model_of(tiny), calls_of(tiny), emag)[0]
     for unrotated, rotated in zip(before, after, strict=True):
-        tiny.agree(unrotated, rotated)
+        tiny.assert_equal(unrotated, rotated)
     assert not torch.equal(before[-1], model_of(tiny)(**calls_of(tiny)[-1])[0])
 
 
 def test_averages_before_and_after_the_rotation_agree_to_rounding_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     emag, calls = EMAG(**EMAG_Q, select=(0, 1)), videos(5, torch.float64)
-    before = sampled(tiny_wan().double(), calls, emag)[0]
+    before = sample(tiny_wan().double(), calls, emag)[0]
     monkeypatch.setattr(AttentionSite, "take_rotary", lambda site, kernel: None)
-    after = sampled(tiny_wan().double(), calls, emag)[0]
+    after = sample(tiny_wan().double(), calls, emag)[0]
     for unrotated, rotated in zip(before, after, strict=True):
         torch.testing.assert_close(unrotated, rotated, atol=1e-12, rtol=0)
 
@@ -122,7 +122,7 @@ def test_d_and_the_chosen_layer_use_queries_before_the_rotation(name: str) -> No
         model(**inputs)
     depth = len(plain.steps[0])
     assert depth >= 2
-    run = sampled(model_of(tiny), calls, EMAG(**EMAG_Q, layers=tuple(range(depth))))[1]
+    run = sample(model_of(tiny), calls, EMAG(**EMAG_Q, layers=tuple(range(depth))))[1]
     for choice, expected in zip(run.trace.choices, plain.gradients(0.6), strict=True):
         gradients = [choice.gradients[layer] for layer in range(depth)]
         torch.testing.assert_close(torch.tensor(gradients), torch.tensor(expected), atol=1e-7, rtol=1e-6)
@@ -130,7 +130,7 @@ def test_d_and_the_chosen_layer_use_queries_before_the_rotation(name: str) -> No
 
 
 def chosen_layers(model: Any, calls: list[dict[str, Any]]) -> list[tuple[int, ...]]:
-    return [choice.layers for choice in sampled(model, calls, EMAG(**EMAG_Q, layers=(0, 1, 2)))[1].trace.choices]
+    return [choice.layers for choice in sample(model, calls, EMAG(**EMAG_Q, layers=(0, 1, 2)))[1].trace.choices]
 
 
 def test_queries_after_the_rotation_choose_different_layers(monkeypatch: pytest.MonkeyPatch) -> None:

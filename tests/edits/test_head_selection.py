@@ -12,7 +12,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from rich.console import Console
 
 from tests.helpers.plain_emag import PlainSelfAttention
-from tests.helpers.sampling import ALWAYS, sampled, videos
+from tests.helpers.sampling import ALWAYS, sample, videos
 from tests.helpers.tiny_families import BY_NAME, row
 from tests.helpers.tiny_wan import tiny_wan, wan_inputs
 from vidguide import EMAG, NAG, PAG, STG, guide
@@ -179,18 +179,18 @@ def test_emag_with_an_extent_averages_only_heads_of_that_extent(monkeypatch: pyt
     """If every head has one extent, EMAG of that extent equals EMAG without one, and the other extent raises."""
     emag: dict[str, Any] = dict(decay=0.5, layers=(0, 1), **ALWAYS)
     gradients = [
-        sampled(spatial_and_temporal_wan(), videos(3), EMAG(extent=extent, **emag))[1].trace.choices[1].gradients[0]
+        sample(spatial_and_temporal_wan(), videos(3), EMAG(extent=extent, **emag))[1].trace.choices[1].gradients[0]
         for extent in (None, "spatial", "temporal")
     ]
     assert gradients[1] != gradients[2]
     assert gradients[0] == pytest.approx((gradients[1] + gradients[2]) / 2)  # one head of each
     patch_head_mass(monkeypatch, 1.0, 0.0)
-    all_heads, _ = sampled(tiny_wan(), videos(3), EMAG(**emag))
-    spatial, _ = sampled(tiny_wan(), videos(3), EMAG(extent="spatial", **emag))
+    all_heads, _ = sample(tiny_wan(), videos(3), EMAG(**emag))
+    spatial, _ = sample(tiny_wan(), videos(3), EMAG(extent="spatial", **emag))
     for expected, result in zip(all_heads, spatial, strict=True):
         torch.testing.assert_close(expected, result, atol=1e-6, rtol=0)
     with pytest.raises(ValueError, match="have no temporal head"):
-        sampled(tiny_wan(), videos(3), EMAG(extent="temporal", **emag))
+        sample(tiny_wan(), videos(3), EMAG(extent="temporal", **emag))
 
 
 def patch_head_mass(monkeypatch: pytest.MonkeyPatch, within: float, along: float) -> None:
@@ -259,7 +259,7 @@ def test_the_probe_measures_every_head_in_one_pass_and_ends_the_run() -> None:
     probe, runs = HeadProbe(start=0.5), []
     handle = model.register_forward_hook(lambda *args: runs.append(1))
     with pytest.raises(ProbedError):
-        sampled(model, calls, probe)
+        sample(model, calls, probe)
     handle.remove()
     assert len(runs) == 3  # the probe ends the run in the third of four steps
     assert [(head.layer, head.head) for head in probe.heads] == [(layer, head) for layer in range(3) for head in (0, 1)]

@@ -17,7 +17,7 @@ from tests.helpers.joint_attention import (
     STRENGTH,
     VIDEO,
     PlainStreams,
-    dispatched,
+    dispatch_attention,
     kernel,
     key_mask,
     plain_joint,
@@ -116,7 +116,7 @@ def test_the_users_attention_backend_runs_both_passes() -> None:
 
     def sage(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any) -> Tensor:
         lengths.append(key.shape[1])
-        return dispatched(query, key, value, mask)
+        return dispatch_attention(query, key, value, mask)
 
     query, key, value = tensors(torch.float32)
     edit = edit_of(stream_of(Joint(), torch.float32), True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.helpers.compilation import compile_blocks
 from tests.helpers.plain_emag import PlainAttention, PlainJointAttention, PlainSelfAttention
-from tests.helpers.sampling import ALWAYS, clips, cogvideox, sampled, videos
+from tests.helpers.sampling import ALWAYS, clips, cogvideox, sample, videos
 from tests.helpers.snapshots import snapshots_equal
 from tests.helpers.tiny_families import BY_NAME
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
@@ -102,9 +102,9 @@ def test_joint_attention_is_enhanced_after_nag(monkeypatch: pytest.MonkeyPatch) 
     tiny = BY_NAME["CogVideoXTransformer3DModel/rotary"]
     inputs, nag = clips(1, dtype=torch.float64)[0], NAG(negative_prompt_embeds=tiny.exact(tiny.negative()), scale=3)
     enhance = EnhanceAVideo(weight=4.0)
-    both = sampled(cogvideox().double(), [inputs], nag, enhance)[0][0]
-    assert torch.equal(both, sampled(cogvideox().double(), [inputs], enhance, nag)[0][0])
-    alone, attend = sampled(cogvideox().double(), [inputs], nag)[0][0], JointAttentionNAG.__call__
+    both = sample(cogvideox().double(), [inputs], nag, enhance)[0][0]
+    assert torch.equal(both, sample(cogvideox().double(), [inputs], enhance, nag)[0][0])
+    alone, attend = sample(cogvideox().double(), [inputs], nag)[0][0], JointAttentionNAG.__call__
 
     def enhanced(self: Any, kernel: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         output, video = attend(self, kernel, query, key, value).clone(), slice(query.shape[1] - 24, None)
@@ -113,7 +113,7 @@ def test_joint_attention_is_enhanced_after_nag(monkeypatch: pytest.MonkeyPatch) 
         return output
 
     monkeypatch.setattr(JointAttentionNAG, "__call__", enhanced)
-    torch.testing.assert_close(both, sampled(cogvideox().double(), [inputs], nag)[0][0], atol=1e-9, rtol=0)
+    torch.testing.assert_close(both, sample(cogvideox().double(), [inputs], nag)[0][0], atol=1e-9, rtol=0)
     assert (both - alone).abs().max() > 1e-3
 
 
@@ -138,8 +138,8 @@ def test_perturbed_passes_are_enhanced_and_unconditional_calls_are_not() -> None
     """PAG's perturbed pass is enhanced except in the perturbed layer."""
     enhance, calls, negative = EnhanceAVideo(weight=4.0), videos(2, dtype=torch.float64), negative_text()
     cfg, pag = CFG(scale=3, negative_prompt_embeds=negative.double()), PAG(scale=2.0, layers=(1,))
-    guided = sampled(tiny_wan().double(), calls, enhance, pag, cfg)[0]
-    cond = sampled(tiny_wan().double(), calls, enhance)[0]
+    guided = sample(tiny_wan().double(), calls, enhance, pag, cfg)[0]
+    cond = sample(tiny_wan().double(), calls, enhance)[0]
     for step, inputs in enumerate(calls):
         model = tiny_wan().double()
         uncond = model(**{**inputs, "encoder_hidden_states": negative.double().expand(2, -1, -1)})[0]
@@ -177,6 +177,6 @@ def test_compiled_blocks_equal_eager_blocks() -> None:
     torch._dynamo.reset()
     calls = videos(3)
     listed = (EnhanceAVideo(), TPG(layers=(1,)), EMAG(decay=0.5, select=(2,), **ALWAYS))
-    eager, _ = sampled(tiny_wan(), calls, *listed)
-    result, _ = sampled(compile_blocks(tiny_wan(), "eager"), calls, *listed)
+    eager, _ = sample(tiny_wan(), calls, *listed)
+    result, _ = sample(compile_blocks(tiny_wan(), "eager"), calls, *listed)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(result, eager, strict=True))

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers.sampling import ALWAYS, sampled, videos
+from tests.helpers.sampling import ALWAYS, sample, videos
 from tests.helpers.tiny_wan import negative_text, tiny_wan
 from vidguide import CFG, EMAG, PAG, SEG, STG, TPG, S2Guidance, guide
 
@@ -27,7 +27,7 @@ def constant_scale_predictions(kind: str, scales: tuple[float, ...], neutral: fl
     runs = {}
     for scale in set(scales):
         guidances = () if scale == neutral else (KINDS[kind](scale),)
-        runs[scale] = sampled(tiny_wan(), videos(len(scales)), *guidances)[0]
+        runs[scale] = sample(tiny_wan(), videos(len(scales)), *guidances)[0]
     return [runs[scale][step] for step, scale in enumerate(scales)]
 
 
@@ -37,7 +37,7 @@ def test_each_step_has_its_scale_and_neutral_steps_run_no_perturbed_pass(kind: s
     neutral = 1.0 if kind == "EMAG" else 0.0
     scales = tuple(scale + neutral for scale in SCALES)
     schedule = (lambda progress: scales[round(progress * len(scales))]) if as_callable else list(scales)
-    guided, run = sampled(tiny_wan(), videos(len(scales)), KINDS[kind](schedule))
+    guided, run = sample(tiny_wan(), videos(len(scales)), KINDS[kind](schedule))
     assert all(
         torch.equal(a, b) for a, b in zip(guided, constant_scale_predictions(kind, scales, neutral), strict=True)
     )
@@ -54,11 +54,11 @@ def test_a_schedule_of_neutral_scales_is_neutral(kind: str) -> None:
 @kinds
 def test_invalid_schedules_raise_before_the_first_step(kind: str) -> None:
     with pytest.raises(ValueError, match="has 2 values for a run of 4 steps"):
-        sampled(tiny_wan(), videos(4), KINDS[kind]([1.5, 2.0]))
+        sample(tiny_wan(), videos(4), KINDS[kind]([1.5, 2.0]))
     with pytest.raises(ValueError, match="must be at least 0"):
         KINDS[kind]([1.5, -2.0])
     with pytest.raises(ValueError, match=r"scale=-3\.0 at step 0: must be at least 0"):
-        sampled(tiny_wan(), videos(2), KINDS[kind](lambda progress: -3.0))
+        sample(tiny_wan(), videos(2), KINDS[kind](lambda progress: -3.0))
     with pytest.raises(ValueError, match="depends on the step"), guide(tiny_wan(), KINDS[kind]([1.5, 2.0])):
         pass
 
@@ -67,7 +67,7 @@ def test_heads_are_measured_in_a_neutral_first_step(monkeypatch: pytest.MonkeyPa
     mass = torch.tensor([[0.9, 0.0], [0.3, 0.3]])  # the first head attends within its frame
     monkeypatch.setattr("vidguide.edits.head_selection.attention_mass", lambda query, *args: mass)
     constant, changing = PAG(scale=2, layers=(1,), extent="spatial"), PAG(scale=[0, 2], layers=(1,), extent="spatial")
-    constant_scale_predictions, result = (sampled(tiny_wan(), videos(2), pag)[0] for pag in (constant, changing))
+    constant_scale_predictions, result = (sample(tiny_wan(), videos(2), pag)[0] for pag in (constant, changing))
     assert torch.equal(result[1], constant_scale_predictions[1])
     assert torch.equal(result[0], tiny_wan()(**videos(2)[0])[0])
 
@@ -77,7 +77,7 @@ def test_schedules_of_cfg_and_pag_combine() -> None:
     cfg = CFG(scale=[1, 3, 5], negative_prompt_embeds=negative)
     pag = PAG(scale=[2, 0, 1], layers=(1,))
     together, ruled, corrected, plain = (
-        sampled(tiny_wan(), calls, *listed)[0] for listed in ((pag, cfg), (cfg,), (pag,), ())
+        sample(tiny_wan(), calls, *listed)[0] for listed in ((pag, cfg), (cfg,), (pag,), ())
     )
     for both, rule, pag_prediction, c in zip(together, ruled, corrected, plain, strict=True):
         torch.testing.assert_close(both, rule + (pag_prediction - c), atol=1e-5, rtol=0)

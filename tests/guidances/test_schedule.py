@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import pytest
 
-from tests.helpers.sampling import sampled
+from tests.helpers.sampling import sample
 from tests.helpers.tiny_wan import tiny_wan, wan_inputs
 from vidguide import EMAG, NAG
 from vidguide.guidances.schedule import in_window
@@ -38,5 +38,5 @@ def test_adjacent_windows_cover_every_step() -> None:
 
 def test_perturbed_passes_of_28_steps_are_in_the_published_window() -> None:
     inputs = [wan_inputs()] * 28
-    run = sampled(tiny_wan(), inputs, EMAG())[1]
+    run = sample(tiny_wan(), inputs, EMAG())[1]
     assert [choice.step for choice in run.trace.choices] == list(range(5, 23))

@@ -11,7 +11,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from tests.helpers.plain_emag import plain_emag
-from tests.helpers.sampling import ALWAYS, clips, cogvideox, sampled, videos
+from tests.helpers.sampling import ALWAYS, clips, cogvideox, sample, videos
 from tests.helpers.snapshots import snapshots_equal
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import APG, CFG, EMAG, NAG, PAG, SEG, STG, TPG, CFGZeroStar, S2Guidance, guide
@@ -26,7 +26,7 @@ def test_run_cache_survives_a_timestep_dtype_change() -> None:
     nag = NAG(negative_prompt_embeds=negative_text(), scale=5)
     emag, calls = EMAG(decay=0.5, select=(1,), start=0.25, stop=1.0, scale=3), videos(4)
     other_dtype = [{**calls[0], "timestep": calls[0]["timestep"].float()}, *calls[1:]]
-    expected, result = (sampled(tiny_wan(), inputs, nag, emag)[0] for inputs in (calls, other_dtype))
+    expected, result = (sample(tiny_wan(), inputs, nag, emag)[0] for inputs in (calls, other_dtype))
     assert all(torch.equal(a, b) for a, b in zip(expected, result, strict=True))
 
 
@@ -36,7 +36,7 @@ def test_run_cache_survives_a_timestep_dtype_change() -> None:
 def test_emag_equals_the_papers_equations(make: Any, each: Any, select: Any, variant: str) -> None:
     model, calls = make().double(), each(12, dtype=torch.float64)
     emag = EMAG(scale=2.5, decay=0.7, select=select, variant=variant, start=0.3, stop=0.9, layers=(0, 1, 2))
-    guided, run = sampled(model, calls, emag)
+    guided, run = sample(model, calls, emag)
     layers = select if isinstance(select, tuple) else (0, 1, 2)
     for ours, expected in zip(guided, plain_emag(model, calls, emag, layers), strict=True):
         assert torch.allclose(ours, expected, rtol=0, atol=1e-9)
@@ -52,7 +52,7 @@ def test_strength_mixes_average_and_live_attention(make: Any, each: Any, variant
     model, calls = make().double(), each(10, dtype=torch.float64)
     emag = EMAG(scale=2.5, decay=0.7, strength=0.6, average_from=0.1, start=0.5, stop=1.0, layers=(1, 2))
     emag = dataclasses.replace(emag, variant=variant)
-    for ours, expected in zip(sampled(model, calls, emag)[0], plain_emag(model, calls, emag, (1, 2)), strict=True):
+    for ours, expected in zip(sample(model, calls, emag)[0], plain_emag(model, calls, emag, (1, 2)), strict=True):
         assert torch.allclose(ours, expected, rtol=0, atol=1e-9)
 
 
@@ -93,14 +93,14 @@ SELF_GUIDANCES = [
 def test_a_perturbed_pass_with_block_replay_equals_the_full_pass_bitwise(
     guidance: Guidance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shared = sampled(tiny_wan(), videos(), guidance)[0]
+    shared = sample(tiny_wan(), videos(), guidance)[0]
 
     @contextmanager
     def run_all_blocks(self: BlockReplay, first: int, batch: Batch) -> Iterator[None]:
         yield
 
     monkeypatch.setattr(BlockReplay, "starting_at", run_all_blocks)
-    full = sampled(tiny_wan(), videos(), guidance)[0]
+    full = sample(tiny_wan(), videos(), guidance)[0]
     assert all(torch.equal(a, b) for a, b in zip(shared, full, strict=True))
     assert not torch.allclose(shared[-1], tiny_wan()(**videos()[-1])[0], atol=1e-4)
 
@@ -109,7 +109,7 @@ def test_unchanged_blocks_are_not_run_again(wan: Any) -> None:
     runs: list[int] = []
     for layer, block in enumerate(wan.blocks):
         block.register_forward_hook(lambda *args, layer=layer: runs.append(layer))
-    sampled(wan, videos(5), EMAG(select=(2,), start=0.2, stop=0.8), CFG(negative_prompt_embeds=negative_text()))
+    sample(wan, videos(5), EMAG(select=(2,), start=0.2, stop=0.8), CFG(negative_prompt_embeds=negative_text()))
     cfg_step, emag_step = [0, 1, 2] * 2, [0, 1, 2, 2, 0, 1, 2]
     assert runs == cfg_step + 3 * emag_step + cfg_step
 
@@ -138,7 +138,7 @@ def test_skipped_attention_returns_its_values(wan: Any, make: Any) -> None:
 @pytest.mark.parametrize("guidance", [EMAG(scale=1), EMAG(strength=0), PAG(scale=0), STG(scale=0)], ids=repr)
 def test_neutral_settings_do_not_change_the_output_bitwise(guidance: Guidance) -> None:
     unguided = [tiny_wan()(**inputs)[0] for inputs in videos()]
-    assert all(torch.equal(a, b) for a, b in zip(sampled(tiny_wan(), videos(), guidance)[0], unguided, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(sample(tiny_wan(), videos(), guidance)[0], unguided, strict=True))
 
 
 def test_averages_are_reset_by_a_new_run_or_shape(wan: Any) -> None:
@@ -177,8 +177,8 @@ def test_corrections_do_not_depend_on_their_order() -> None:
         NAG(negative_prompt_embeds=negative),
         CFG(scale=3, negative_prompt_embeds=negative),
     ]
-    forward_order = sampled(tiny_wan(), videos(), *listed)[0]
-    reverse_order = sampled(tiny_wan(), videos(), *listed[::-1])[0]
+    forward_order = sample(tiny_wan(), videos(), *listed)[0]
+    reverse_order = sample(tiny_wan(), videos(), *listed[::-1])[0]
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(forward_order, reverse_order, strict=True))
 
 
@@ -186,8 +186,8 @@ def test_cfg_combines_the_emag_prediction() -> None:
     """Eq. 15: `u + w (c' - u)`; the unconditional branch is not perturbed."""
     emag, negative = EMAG(decay=0.5, select=(2,), **ALWAYS), negative_text()
     calls = videos()
-    corrected = sampled(tiny_wan(), calls, emag)[0]
-    guided = sampled(tiny_wan(), calls, emag, CFG(scale=3, negative_prompt_embeds=negative))[0]
+    corrected = sample(tiny_wan(), calls, emag)[0]
+    guided = sample(tiny_wan(), calls, emag, CFG(scale=3, negative_prompt_embeds=negative))[0]
     for inputs, c, result in zip(calls, corrected, guided, strict=True):
         u = tiny_wan()(**{**inputs, "encoder_hidden_states": negative.expand(2, -1, -1)})[0]
         assert torch.allclose(result, u + 3 * (c - u), atol=1e-5)
@@ -197,9 +197,9 @@ def test_nag_acts_in_both_passes_of_emag() -> None:
     """EMAG corrects the model under NAG, not the unguided model."""
     nag = NAG(negative_prompt_embeds=negative_text(length=7))
     emag = EMAG(decay=0.5, select=(2,), scale=3, **ALWAYS)
-    together = sampled(tiny_wan(), videos(), nag, emag)[0]
-    emag_only = sampled(tiny_wan(), videos(), emag)[0]
-    nag_only = sampled(tiny_wan(), videos(), nag)[0]
+    together = sample(tiny_wan(), videos(), nag, emag)[0]
+    emag_only = sample(tiny_wan(), videos(), emag)[0]
+    nag_only = sample(tiny_wan(), videos(), nag)[0]
     unguided = [tiny_wan()(**inputs)[0] for inputs in videos()]
     difference = (together[-1] - nag_only[-1]) - (emag_only[-1] - unguided[-1])
     assert difference.abs().max() > 1e-4
@@ -207,10 +207,10 @@ def test_nag_acts_in_both_passes_of_emag() -> None:
 
 def test_apg_without_projection_equals_cfg_and_zero_star_starts_at_zero() -> None:
     negative = negative_text()
-    cfg = sampled(tiny_wan(), videos(), CFG(scale=3, negative_prompt_embeds=negative))[0]
-    apg = sampled(tiny_wan(), videos(), APG(scale=3, eta=1, radius=0, negative_prompt_embeds=negative))[0]
+    cfg = sample(tiny_wan(), videos(), CFG(scale=3, negative_prompt_embeds=negative))[0]
+    apg = sample(tiny_wan(), videos(), APG(scale=3, eta=1, radius=0, negative_prompt_embeds=negative))[0]
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(cfg, apg, strict=True))  # through x0 and back
-    star = sampled(tiny_wan(), videos(), CFGZeroStar(scale=3, negative_prompt_embeds=negative))[0]
+    star = sample(tiny_wan(), videos(), CFGZeroStar(scale=3, negative_prompt_embeds=negative))[0]
     assert star[0].abs().max() == 0
     assert not torch.allclose(star[1], cfg[1], atol=1e-4)
 
@@ -257,7 +257,7 @@ def test_an_error_in_a_perturbed_pass_restores_the_model(
         handle.remove()  # the last block is skipped
         handle = model.proj_out.register_forward_hook(fail)
     with pytest.raises(ZeroDivisionError):
-        sampled(model, calls, guidance)
+        sample(model, calls, guidance)
     handle.remove()
     assert snapshots_equal(before, snapshot(model))
     assert torch.equal(model(**calls[1])[0], unguided)
@@ -265,7 +265,7 @@ def test_an_error_in_a_perturbed_pass_restores_the_model(
 
 def test_few_steps_warn_and_auto_decay_has_the_papers_total() -> None:
     with pytest.warns(UserWarning, match=r"over 6 steps.*93%.*decay=0\.945 and decay='auto'"):
-        sampled(tiny_wan(), videos(), EMAG())
+        sample(tiny_wan(), videos(), EMAG())
     assert EMAG().decay_for(28) == EMAG(decay="auto").decay_for(250) == 0.988
     assert EMAG(decay="auto").decay_for(4) ** 4 == pytest.approx(0.988**250)
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.plain_emag import PlainJointAttention, PlainSelfAttention
-from tests.helpers.sampling import ALWAYS, clips, cogvideox, sampled, videos
+from tests.helpers.sampling import ALWAYS, clips, cogvideox, sample, videos
 from tests.helpers.tiny_families import BY_NAME
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import APG, CADS, CFG, EMAG, NAG, SEG, CFGZeroStar, guide
@@ -107,14 +107,14 @@ def test_cads_noise_equals_the_papers_equations() -> None:
 def test_cads_noise_ends_and_is_shared_by_all_passes_of_a_step() -> None:
     model, calls, negative = tiny_wan(), videos(10), negative_text()
     unguided = [model(**inputs)[0] for inputs in calls]
-    noisy, _ = sampled(model, calls, CADS())
+    noisy, _ = sample(model, calls, CADS())
     changed = [not torch.equal(a, b) for a, b in zip(noisy, unguided, strict=True)]
     assert changed == [True] * 4 + [False] * 6
-    assert all(torch.equal(a, b) for a, b in zip(noisy, sampled(model, calls, CADS())[0], strict=True))
-    assert not torch.equal(noisy[0], sampled(model, calls, CADS(seed=1))[0][0])
+    assert all(torch.equal(a, b) for a, b in zip(noisy, sample(model, calls, CADS())[0], strict=True))
+    assert not torch.equal(noisy[0], sample(model, calls, CADS(seed=1))[0][0])
     texts: list[torch.Tensor] = []
     model.condition_embedder.text_embedder.register_forward_pre_hook(lambda module, args: texts.append(args[0]))
-    sampled(model, calls[:1], CADS(), EMAG(select=(1,), **ALWAYS), CFG(negative_prompt_embeds=negative))
+    sample(model, calls[:1], CADS(), EMAG(select=(1,), **ALWAYS), CFG(negative_prompt_embeds=negative))
     unperturbed, perturbed, uncond = texts
     assert torch.equal(unperturbed, perturbed)
     assert torch.equal(uncond, negative.expand_as(uncond))
@@ -149,18 +149,18 @@ def test_the_order_of_guidances_does_not_matter(rule: Any) -> None:
         NAG(negative_prompt_embeds=negative),
     ]
     listed += [rule(scale=3, negative_prompt_embeds=negative)] if rule else []
-    forward_order = sampled(tiny_wan(), videos(4), *listed)[0]
-    reverse_order = sampled(tiny_wan(), videos(4), *listed[::-1])[0]
+    forward_order = sample(tiny_wan(), videos(4), *listed)[0]
+    reverse_order = sample(tiny_wan(), videos(4), *listed[::-1])[0]
     assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(forward_order, reverse_order, strict=True))
     for index in range(len(listed)):
-        fewer = sampled(tiny_wan(), videos(4), *listed[:index], *listed[index + 1 :])[0]
+        fewer = sample(tiny_wan(), videos(4), *listed[:index], *listed[index + 1 :])[0]
         assert not torch.allclose(forward_order[-1], fewer[-1], atol=1e-4)
 
 
 @pytest.mark.parametrize("guidance", [SEG(scale=0), CADS(scale=0)], ids=["SEG", "CADS"])
 def test_neutral_settings_do_not_change_the_output_bitwise(guidance: Guidance) -> None:
     inputs = wan_inputs()
-    assert torch.equal(sampled(tiny_wan(), [inputs], guidance)[0][0], tiny_wan()(**inputs)[0])
+    assert torch.equal(sample(tiny_wan(), [inputs], guidance)[0][0], tiny_wan()(**inputs)[0])
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from tests.helpers.sampling import clips, cogvideox, sampled, videos
+from tests.helpers.sampling import clips, cogvideox, sample, videos
 from tests.helpers.tiny_families import BY_NAME
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import CFG, TPG, S2Guidance, guide
@@ -51,7 +51,7 @@ def plain_order(grid: tuple[int, int, int], extent: str | None, generator: torch
 @MODELS
 def test_tpg_equals_its_plain_equation(make: Any, each: Any, grid: tuple[int, int, int], extent: str | None) -> None:
     calls = each(4, dtype=torch.float64)
-    guided, run = sampled(make().double(), calls, TPG(scale=2.0, seed=3, layers=(0, 2), extent=extent))
+    guided, run = sample(make().double(), calls, TPG(scale=2.0, seed=3, layers=(0, 2), extent=extent))
     for step, (inputs, ours) in enumerate(zip(calls, guided, strict=True)):
         model, generator = make().double(), torch.Generator().manual_seed(3 * 1_000_003 + step)
         cond = model(**inputs)[0]
@@ -109,7 +109,7 @@ def test_tpg_does_not_shuffle_history_frames() -> None:
 @MODELS
 def test_s2_equals_the_model_without_the_drawn_blocks(make: Any, each: Any, grid: Any) -> None:
     calls = each(6, dtype=torch.float64)
-    guided, run = sampled(make().double(), calls, S2Guidance(scale=0.7, share=0.5, seed=1, layers=(0, 1, 2)))
+    guided, run = sample(make().double(), calls, S2Guidance(scale=0.7, share=0.5, seed=1, layers=(0, 1, 2)))
     drawn = [choice.layers for choice in run.trace.choices]
     assert all(len(layers) == 2 for layers in drawn)
     assert len(set(drawn)) > 1
@@ -123,11 +123,11 @@ def test_s2_equals_the_model_without_the_drawn_blocks(make: Any, each: Any, grid
 
 def test_s2_draws_blocks_by_seed_and_step_except_the_first() -> None:
     model, calls = tiny_wan(num_layers=8), videos(12)
-    draws = [[c.layers for c in sampled(model, calls, S2Guidance(seed=seed))[1].trace.choices] for seed in (0, 0, 1)]
+    draws = [[c.layers for c in sample(model, calls, S2Guidance(seed=seed))[1].trace.choices] for seed in (0, 0, 1)]
     assert draws[0] == draws[1] != draws[2]
     assert all(len(layers) == 1 and layers[0] > 0 for layers in draws[0])
     assert len(set(draws[0])) > 3
-    choices = sampled(model, calls[:1], S2Guidance(share=0.4))[1].trace.choices
+    choices = sample(model, calls[:1], S2Guidance(share=0.4))[1].trace.choices
     assert len(choices[0].layers) == 3  # of seven candidates
 
 
@@ -136,7 +136,7 @@ def test_corrections_are_added_to_the_cfg_prediction(guidance: Any) -> None:
     negative, calls = negative_text(dtype=torch.float64), videos(3, dtype=torch.float64)
     cfg = CFG(scale=4.0, negative_prompt_embeds=negative)
     plain, alone, together, ruled = (
-        sampled(tiny_wan().double(), calls, *listed)[0] for listed in ((), (guidance,), (guidance, cfg), (cfg,))
+        sample(tiny_wan().double(), calls, *listed)[0] for listed in ((), (guidance,), (guidance, cfg), (cfg,))
     )
     for c, corrected, both, rule in zip(plain, alone, together, ruled, strict=True):
         torch.testing.assert_close(both, rule + (corrected - c), atol=1e-9, rtol=0)
@@ -146,7 +146,7 @@ def test_corrections_are_added_to_the_cfg_prediction(guidance: Any) -> None:
 @pytest.mark.parametrize("guidance", [TPG(scale=0), TPG(scale=[0, 0]), S2Guidance(scale=0)], ids=repr)
 def test_neutral_settings_do_not_change_the_output_bitwise(guidance: Any) -> None:
     unguided = [tiny_wan()(**inputs)[0] for inputs in videos(2)]
-    guided, run = sampled(tiny_wan(), videos(2), guidance)
+    guided, run = sample(tiny_wan(), videos(2), guidance)
     assert all(torch.equal(a, b) for a, b in zip(guided, unguided, strict=True))
     assert not run.trace.choices
 

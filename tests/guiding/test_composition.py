@@ -72,7 +72,7 @@ def predictions(case: Case, cfg_on: bool, *guidances: Guidance, prompt: int = 2,
     outputs: list[Tensor] = []
     pipe.transformer.to(case.model.dtype)
     pipe.scheduler.__class__ = recording_scheduler(type(pipe.scheduler), outputs)
-    texts = case.text(case.words(prompt)) | (case.text(case.words(6), "negative_") if cfg_on else {})
+    texts = case.text(case.text_inputs(prompt)) | (case.text(case.text_inputs(6), "negative_") if cfg_on else {})
     texts = {name: value.to(case.model.dtype) if value.is_floating_point() else value for name, value in texts.items()}
     settings = {"num_inference_steps": STEPS, "generator": torch.Generator().manual_seed(0), "output_type": "latent"}
     with guide(pipe, *guidances):
@@ -131,7 +131,7 @@ def test_self_guidance_with_the_pipelines_cfg_equals_the_formula(case: Case, nam
 def test_self_guidance_with_a_cfg_rule_equals_the_formula(case: Case, name: str, rule: str) -> None:
     """`rule(c, u) + d`; for EMAG `rule(c + d, u)`."""
     make, formula = RULES[rule]
-    text = {key: value.double() if value.is_floating_point() else value for key, value in case.words(6).items()}
+    text = {key: value.double() if value.is_floating_point() else value for key, value in case.text_inputs(6).items()}
     settings: dict[str, Any] = {"zero_steps": 0} if make is CFGZeroStar else {}
     outputs = predictions(case, False, make(scale=3.0, negative_prompt_embeds=text, **settings), SELF_GUIDANCES[name]())
     terms = zip(
@@ -151,7 +151,7 @@ def test_self_guidance_with_a_cfg_rule_equals_the_formula(case: Case, name: str,
 def test_apg_is_computed_from_the_uncorrected_prediction(name: str) -> None:
     """The correction is added after APG; EMAG's changes the prediction that APG projects."""
     case = PIPELINE_CASES["WanPipeline"]
-    apg = APG(scale=3.0, negative_prompt_embeds=case.words(6))
+    apg = APG(scale=3.0, negative_prompt_embeds=case.text_inputs(6))
     apg_only, together = predictions(case, False, apg), predictions(case, False, apg, SELF_GUIDANCES[name]())
     differences = [both - single for both, single in zip(together, apg_only, strict=True)]
     expected = corrections(case.pipeline, name)
@@ -164,7 +164,7 @@ def test_apg_is_computed_from_the_uncorrected_prediction(name: str) -> None:
 @pipelines
 def test_corrections_of_two_self_guidances_add_up_under_nag(case: Case) -> None:
     """Each correction is computed from the prediction under NAG, independently of the other."""
-    nag = NAG(negative_prompt_embeds=case.words(5))
+    nag = NAG(negative_prompt_embeds=case.text_inputs(5))
     pag, stg = SELF_GUIDANCES["PAG"](), SELF_GUIDANCES["STG, blocks"]()
     base = predictions(case, True, nag)
     singly = [predictions(case, True, nag, guidance) for guidance in (pag, stg)]
@@ -186,7 +186,7 @@ def test_pipeline_rules_that_would_rescale_the_correction_raise() -> None:
     case = PIPELINE_CASES["HunyuanVideo15Pipeline"]
     pipe = case.pipe(True)
     pipe.guider = diffusers.AdaptiveProjectedGuidance(guidance_scale=3.0)
-    texts = case.text(case.words(2)) | case.text(case.words(6), "negative_")
+    texts = case.text(case.text_inputs(2)) | case.text(case.text_inputs(6), "negative_")
     with (
         pytest.raises(ValueError, match="STG with the pipeline's guider AdaptiveProjectedGuidance"),
         guide(pipe, STG()),

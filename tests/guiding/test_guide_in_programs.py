@@ -13,7 +13,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from tests.helpers.common_pipelines import METHODS, STEPS, SUBJECTS, Subject, transformers_of
-from tests.helpers.pipeline_features import lora_added, lora_for
+from tests.helpers.pipeline_features import add_lora_to_weights, random_lora
 from tests.helpers.snapshots import snapshots_equal
 from tests.helpers.tiny_wan import negative_text, tiny_wan
 from vidguide import CFG, NAG, guide
@@ -174,13 +174,13 @@ def test_a_lora_is_loaded_scaled_fused_and_unloaded_between_calls(name: str) -> 
     """All within one guide; the run cache of the negative prompt must be invalidated each time."""
     subject = SUBJECTS[name]
     pipe, merged = subject.pipe(), subject.pipe()
-    lora_added(merged)
+    add_lora_to_weights(merged)
     without_lora, with_lora = (sample_guided(subject, pipeline) for pipeline in (subject.pipe(), merged))
     assert (without_lora - with_lora).abs().max() > 1e-2
     with guide_all(subject, pipe):
         assert_close = partial(torch.testing.assert_close, atol=2e-5, rtol=1e-3)
         assert_close(subject.sample(pipe), without_lora)
-        pipe.load_lora_weights(lora_for(pipe), adapter_name="style")
+        pipe.load_lora_weights(random_lora(pipe), adapter_name="style")
         pipe.set_adapters("style", 0.0)
         assert_close(subject.sample(pipe), without_lora)
         pipe.set_adapters("style", 0.5)

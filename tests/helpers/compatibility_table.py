@@ -1,4 +1,4 @@
-"""Write the compatibility table from the results that `test_every_feature` records."""
+"""Write the compatibility table from the results that `test_every_feature_is_equal_or_refused` records."""
 
 import json
 from pathlib import Path

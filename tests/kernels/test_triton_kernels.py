@@ -16,7 +16,7 @@ from torch import Tensor
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from tests.helpers.plain_nag import plain_nag
-from tests.helpers.sampling import ALWAYS, sampled
+from tests.helpers.sampling import ALWAYS, sample
 from tests.helpers.tiny_families import BY_NAME
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import EMAG, NAG, guide
@@ -174,11 +174,11 @@ def small_calls(steps: int) -> list[dict[str, Any]]:
 
 def test_a_guided_model_equals_the_eager_formulas(launched_kernels: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     guidances = NAG(negative_prompt_embeds=negative_text()), EMAG(decay=0.5, select=(1,), **ALWAYS)
-    result, run = sampled(tiny_wan(), small_calls(2), *guidances)
+    result, run = sample(tiny_wan(), small_calls(2), *guidances)
     assert {"nag", "average"} == set(launched_kernels)
     monkeypatch.setenv("VIDGUIDE_KERNELS", "eager")
     launched_kernels.clear()
-    expected, eager_run = sampled(tiny_wan(), small_calls(2), *guidances)
+    expected, eager_run = sample(tiny_wan(), small_calls(2), *guidances)
     assert not launched_kernels
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(result, expected, strict=True))
     for fast, eager in zip(run.trace, eager_run.trace, strict=True):

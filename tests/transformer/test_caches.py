@@ -14,7 +14,12 @@ from torch import Tensor
 
 from tests.helpers.common_pipelines import SUBJECTS
 from tests.helpers.joint_attention import PlainStreams
-from tests.helpers.pipeline_features import broadcast, faster_cached, mag_cached, taylor_cached
+from tests.helpers.pipeline_features import (
+    enable_attention_broadcast,
+    enable_faster_cache,
+    enable_mag_cache,
+    enable_taylorseer,
+)
 from tests.helpers.plain_nag import PlainNAGProcessor
 from tests.helpers.tiny_families import BY_NAME, Values
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
@@ -34,7 +39,7 @@ def first_block(model: Any) -> None:
 def mag(model: Any) -> None:
     if not hasattr(diffusers, "MagCacheConfig"):
         pytest.skip("this diffusers has no MagCache")
-    mag_cached(model, STEPS)
+    enable_mag_cache(model, STEPS)
 
 
 def run(model: Any, calls: list[Values], *guidances: Guidance) -> list[Tensor]:
@@ -74,7 +79,7 @@ def plain_nag_wan(nag: NAG) -> Any:
     return model
 
 
-@pytest.mark.parametrize("cache", [first_block, taylor_cached, mag, broadcast])
+@pytest.mark.parametrize("cache", [first_block, enable_taylorseer, mag, enable_attention_broadcast])
 def test_cached_nag_in_cross_attention_equals_cached_plain_nag(cache: Callable[[Any], None]) -> None:
     nag, calls = NAG(negative_prompt_embeds=negative_text(length=7), scale=5), noisier_calls(wan_inputs())
     model, reference = tiny_wan(), plain_nag_wan(nag)
@@ -83,7 +88,7 @@ def test_cached_nag_in_cross_attention_equals_cached_plain_nag(cache: Callable[[
     assert_cached_equal(run(model, calls, nag), run(reference, calls), run(plain_nag_wan(nag), calls))
 
 
-@pytest.mark.parametrize("cache", [first_block, taylor_cached, mag, broadcast])
+@pytest.mark.parametrize("cache", [first_block, enable_taylorseer, mag, enable_attention_broadcast])
 def test_cached_nag_in_joint_attention_equals_cached_plain_nag(cache: Callable[[Any], None]) -> None:
     tiny = BY_NAME["CogVideoXTransformer3DModel/rotary"]
     calls, negative = noisier_calls(tiny.inputs(2)), tiny.negative(2)["encoder_hidden_states"]
@@ -108,7 +113,7 @@ def skip_self_attention(model: Any, layer: int) -> Any:
     return model
 
 
-@pytest.mark.parametrize("cache", [first_block, taylor_cached, mag])
+@pytest.mark.parametrize("cache", [first_block, enable_taylorseer, mag])
 @pytest.mark.parametrize("name", ["WanTransformer3DModel", "LTXVideoTransformer3DModel"])
 def test_a_perturbed_pass_has_its_own_cache_state(name: str, cache: Callable[[Any], None]) -> None:
     tiny = BY_NAME[name]
@@ -143,7 +148,7 @@ def skip_joint_attention(model: Any, layer: int, text_first: bool) -> Any:
     return model
 
 
-@pytest.mark.parametrize("cache", [first_block, taylor_cached, mag])
+@pytest.mark.parametrize("cache", [first_block, enable_taylorseer, mag])
 @pytest.mark.parametrize(("name", "text_first"), [("CogVideoX", True), ("Mochi", False)])
 def test_a_perturbed_pass_of_joint_attention_has_its_own_cache_state(
     name: str, text_first: bool, cache: Callable[[Any], None]
@@ -162,7 +167,7 @@ def test_taylorseer_with_emag_from_step_zero_has_the_error_of_the_unguided_model
     """With a later first step, the error of EMAG's pass on Mochi would be a thousand times larger."""
     subject = SUBJECTS[name]
     emag, pipe, cached = EMAG(decay=0.5, scale=3, start=0), subject.pipe(False), subject.pipe(False)
-    taylor_cached(cached.transformer)
+    enable_taylorseer(cached.transformer)
     lost = (subject.sample(cached, cfg=False) - subject.sample(pipe, cfg=False)).abs().mean()
     with guide(pipe, emag), guide(cached, emag):
         error = (subject.sample(cached, cfg=False) - subject.sample(pipe, cfg=False)).abs().mean()
@@ -183,7 +188,7 @@ def test_negatives_of_time_dependent_texts_are_computed_in_cached_steps() -> Non
     """The negative's keys and values are computed although the cache skips the prompt's attention."""
     tiny = BY_NAME["Kandinsky5Transformer3DModel"]
     model, calls, nag = tiny.make(), [tiny.inputs(1)] * 4, NAG(negative_prompt_embeds=tiny.negative())
-    taylor_cached(model)
+    enable_taylorseer(model)
     expected = run(tiny.make(), calls, nag)
     for ours, plain in zip(run(model, calls, nag), expected, strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-3, rtol=1e-3)
@@ -222,10 +227,14 @@ WINDOW: dict[str, Any] = dict(start=0.2, stop=0.8)
 @pytest.mark.parametrize(
     ("cache", "guidance", "message"),
     [
-        (broadcast, STG(mode="attention"), r"STG with PyramidAttentionBroadcast: it stores one state.*FirstBlockCache"),
-        (broadcast, CFG(negative_prompt_embeds=NEGATIVE), "CFG with PyramidAttentionBroadcast"),
-        (faster_cached, NAG(negative_prompt_embeds=NEGATIVE), "NAG with FasterCache.*is_guidance_distilled=True"),
-        (taylor_cached, EMAG(), "EMAG with TaylorSeer: it counts the steps.*give start=0, or"),
+        (
+            enable_attention_broadcast,
+            STG(mode="attention"),
+            r"STG with PyramidAttentionBroadcast: it stores one state.*FirstBlockCache",
+        ),
+        (enable_attention_broadcast, CFG(negative_prompt_embeds=NEGATIVE), "CFG with PyramidAttentionBroadcast"),
+        (enable_faster_cache, NAG(negative_prompt_embeds=NEGATIVE), "NAG with FasterCache.*is_guidance_distilled=True"),
+        (enable_taylorseer, EMAG(), "EMAG with TaylorSeer: it counts the steps.*give start=0, or"),
         (mag, EMAG(), "EMAG with MagCache: its ratios.*start=0, stop=1"),
         (first_block, STG(mode="residual", layers=(2,)), "STG with FirstBlockCache.*choose other layers"),
     ],
@@ -253,7 +262,7 @@ def test_a_shared_cache_state_raises_for_texts_of_different_lengths() -> None:
     subject = SUBJECTS["HunyuanVideo"]
     nag = NAG(negative_prompt_embeds=subject.negative())
     pipe = subject.pipe()
-    broadcast(pipe.transformer)
+    enable_attention_broadcast(pipe.transformer)
     unguided = subject.sample(pipe)
     with pytest.raises(ValueError, match="true_cfg_scale=1"), guide(pipe, nag):
         subject.sample(pipe)
@@ -266,7 +275,7 @@ def test_faster_cache_of_a_distilled_model_supports_nag() -> None:
     tiny = BY_NAME["CogVideoXTransformer3DModel"]
     calls, nag = noisier_calls(tiny.inputs(1)), NAG(negative_prompt_embeds=tiny.negative())
     model, uncached = tiny.make(), run(tiny.make(), calls, nag)
-    faster_cached(model, distilled=True)
+    enable_faster_cache(model, distilled=True)
     cached = run(model, calls, nag)
     assert all(
         (result - reference).abs().mean() < 0.1 * reference.abs().mean()
@@ -280,7 +289,7 @@ def test_caches_enabled_inside_guide_are_checked(wan: Any) -> None:
     with guide(pipe, STG(mode="attention")):
         pipe.scheduler.set_timesteps(2)
         wan(**wan_inputs())
-        broadcast(wan)
+        enable_attention_broadcast(wan)
         pipe.scheduler.set_timesteps(2)
         with pytest.raises(ValueError, match="STG with PyramidAttentionBroadcast"):
             wan(**wan_inputs())

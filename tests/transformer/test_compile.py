@@ -15,7 +15,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from tests.helpers.compilation import compile_blocks, compile_in_place, compile_whole
-from tests.helpers.sampling import clips, cogvideox, sampled, videos
+from tests.helpers.sampling import clips, cogvideox, sample, videos
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import EMAG, NAG, STG, guide
 from vidguide.guidances.base import Guidance
@@ -47,10 +47,10 @@ def test_compiled_guidance_equals_eager_guidance(compile_model: Callable[..., An
 def test_compiled_perturbed_passes_equal_eager_ones(compile_model: Callable[..., Any]) -> None:
     torch._dynamo.reset()
     emag, calls = EMAG(decay=0.5, select=(1,), start=0.25, stop=1.0), videos(4)
-    eager, _ = sampled(tiny_wan(num_layers=2), calls, emag)
+    eager, _ = sample(tiny_wan(num_layers=2), calls, emag)
     counter = CompileCounterWithBackend("eager")
     model = compile_model(tiny_wan(num_layers=2), counter)
-    result, _ = sampled(model, calls, emag)
+    result, _ = sample(model, calls, emag)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(result, eager, strict=True))
     assert not torch.allclose(result[-1], tiny_wan(num_layers=2)(**calls[-1])[0], atol=1e-4)
     # First average, later averages, perturbed pass; with compiled blocks, one more graph of a block.
@@ -80,7 +80,7 @@ def test_later_runs_do_not_recompile(kind: str, compile_model: Callable[..., Any
     counts = []
     with torch.no_grad():
         for steps in (6, 6, 9):
-            sampled(model, videos(steps), *guidances)
+            sample(model, videos(steps), *guidances)
             counts.append(counter.frame_count)
     assert 1 <= counts[0] <= MAX_GRAPHS[compile_model][kind]
     assert counts[0] == counts[1] == counts[2]
@@ -113,9 +113,9 @@ def test_emag_warns_if_it_may_exceed_the_recompile_limit(
 def test_compiled_perturbed_passes_of_joint_attention_equal_eager_ones() -> None:
     torch._dynamo.reset()
     emag, calls = EMAG(decay=0.5, select=(1,), start=0.25, stop=1.0), clips(4)
-    eager, _ = sampled(cogvideox(), calls, emag)
+    eager, _ = sample(cogvideox(), calls, emag)
     model = compile_whole(cogvideox(), "eager")
-    result, _ = sampled(model, calls, emag)
+    result, _ = sample(model, calls, emag)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(result, eager, strict=True))
     assert not torch.allclose(result[-1], cogvideox()(**calls[-1])[0], atol=1e-4)
 

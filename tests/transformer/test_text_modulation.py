@@ -157,7 +157,7 @@ def test_each_negative_of_a_batch_has_its_vector(tiny: Tiny) -> None:
     inputs, negative = tiny.exact(tiny.inputs(2)), tiny.exact(tiny.negative(2))
     batched = predict_guided(tiny, inputs, nag(negative))
     single = [predict_guided(tiny, row(inputs, i, 2), nag(row(negative, i, 2))) for i in range(2)]
-    tiny.agree(batched, torch.cat(single))
+    tiny.assert_equal(batched, torch.cat(single))
 
 
 @every_model
