@@ -50,7 +50,7 @@ def time_model(model: Model, on: dict[str, Any], seconds: float, least: int) -> 
         call = model.call(transformer, on)
         negative = model.texts(model, transformer.config, on)
         weights, functions = allocated(device), {}
-        for name, make in Arms(transformer, model.whole, call, negative, stack).all().items():
+        for name, make in Arms(transformer, model.is_complete, call, negative, stack).all().items():
             before = allocated(device)
             try:
                 functions[name] = make()

@@ -26,12 +26,12 @@ class Arms:
     pass has the same share of the model as in the full depth; otherwise it chooses among its candidates.
     """
 
-    def __init__(self, model: Any, whole: bool, call: Call, negative: Call, stack: ExitStack) -> None:
+    def __init__(self, model: Any, is_complete: bool, call: Call, negative: Call, stack: ExitStack) -> None:
         self.model, self.call, self.negative, self.stack = model, call, negative, stack
         self.cfg = CFG(scale=5, negative_prompt_embeds=negative)
         self.nag = NAG(negative_prompt_embeds=negative)
         depth = len(blocks_of(model))
-        self.emag = EMAG() if whole else EMAG(select=(round(0.25 * depth),))
+        self.emag = EMAG() if is_complete else EMAG(select=(round(0.25 * depth),))
         self.layers = self.emag.candidates(depth)
 
     def unguided(self) -> Arm:

@@ -67,13 +67,13 @@ class Model:
         return dict(timestep=timestep, **self.inputs(self, model.config, on), **self.texts(self, model.config, on))
 
     @property
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether all layers are built."""
         return not self.timed
 
     def built(self) -> str:
         """Return a text on the built layers, for the table."""
-        if self.whole:
+        if self.is_complete:
             return "all layers"
         return f"{sum(self.timed.values())} of {sum(self.layers.values())} layers"
 

@@ -17,7 +17,7 @@ TOKENIZER_CLASS = "PreTrainedTokenizerFast"  # a class name that transformers 4 
 
 
 def assemble(work: Path) -> WanPipeline:
-    """Return the pipeline from the training states: the averaged transformer and the newest decoder."""
+    """Return the pipeline from the training states: the averaged transformer, the decoder of stage 2 or else 1."""
     tokenizer = make_tokenizer()
     model = TextToVelocity(len(tokenizer))
     model.load_state_dict(torch.load(work / "transformer.pt", map_location="cpu", weights_only=True)["average"])

@@ -1,4 +1,4 @@
-"""Families compiled whole: equal to the eager guided model, and different from the unguided one.
+"""Families compiled as one graph: equal to the eager guided model, and different from the unguided one.
 
 Marked slow. The families of the compatibility table are compiled as pipelines in tests/test_compatibility.py.
 """

@@ -54,9 +54,8 @@ def test_mass_of_synthetic_attention_equals_the_counted_mass(grid: tuple[int, in
     expected = torch.tensor([plain_mass(grid, strength, kind) for kind in kinds])
     torch.testing.assert_close(mass, expected, rtol=1e-4, atol=1e-6)
     lifts = lift(mass, grid)
-    torch.testing.assert_close(
-        lifts[2:], torch.ones(2, 2), rtol=1e-4, atol=1e-4
-    )  # also for a head that attends to its own token only
+    # Also for a head that attends to its own token only.
+    torch.testing.assert_close(lifts[2:], torch.ones(2, 2), rtol=1e-4, atol=1e-4)
     for head, kind in enumerate(("spatial", "temporal", "neither", "neither")):
         above = lifts[head].max() > LIFT
         assert has_extent(lifts, kind if above else "neither")[head]

@@ -66,9 +66,7 @@ def test_the_edit_equals_the_plain_equation(
     parts = sequence(text_first)
     valid = key_mask(parts) if mask != "none" else torch.ones(BATCH, VIDEO + PROMPT + NEGATIVE, dtype=torch.bool)
     masks = {"none": None, "keys": valid[:, None, None], "additive": (~valid[:, None, None]).to(dtype) * -1e9}
-    masks["square"] = (
-        valid[:, None, None] & valid[:, None, :, None]
-    )  # HunyuanVideo 1.5: padded queries are masked as well
+    masks["square"] = valid[:, None, None] & valid[:, None, :, None]  # HunyuanVideo 1.5 also masks padded queries
     query, key, value = tensors(dtype)
     stream = stream_of(Joint(text_first=text_first), dtype)
     stream.masks = {"mask": masks[mask]}

@@ -104,7 +104,9 @@ def test_training_never_draws_a_held_out_scene() -> None:
         for variant in (text, training.near_miss(text, random)):
             named = Scene(**training.named_attributes(variant))
             assert not (named.complete and held_out(named)), variant
-        assert not text or training.named_attributes(text) != training.named_attributes(training.near_miss(text, random)), turn
+        assert not text or training.named_attributes(text) != training.named_attributes(
+            training.near_miss(text, random)
+        ), turn
 
 
 def test_labels_match_the_words() -> None:

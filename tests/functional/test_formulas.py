@@ -129,7 +129,7 @@ def test_nag_returns_the_factor_and_the_share_that_tau_limits(group: int) -> Non
     ratio = (norms[0] / norms[1]).repeat_interleave(group).view(2, 6, 1, 1)
     torch.testing.assert_close(guided.factor, ratio.clamp(max=3.0) / ratio)
     assert guided.clamped.item() == pytest.approx((ratio > 3).double().mean().item())
-    halved = nag(positive, negative, 3.0, 3.0, 0.5, limit=lambda own, norm: torch.full_like(own, 0.5))
+    halved = nag(positive, negative, 3.0, 3.0, 0.5, limit=lambda positive_norm, norm: torch.full_like(norm, 0.5))
     torch.testing.assert_close(halved.output, 0.5 * positive + 0.25 * extrapolated)
 
 

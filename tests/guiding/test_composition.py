@@ -149,7 +149,7 @@ def test_self_guidance_with_a_cfg_rule_equals_the_formula(case: Case, name: str,
 
 @self_guidances
 def test_apg_is_computed_from_the_uncorrected_prediction(name: str) -> None:
-    """The correction is added after APG; EMAG's changes the prediction that APG projects."""
+    """The correction is added after APG, except EMAG's, which changes the prediction that APG projects."""
     case = PIPELINE_CASES["WanPipeline"]
     apg = APG(scale=3.0, negative_prompt_embeds=case.text_inputs(6))
     apg_only, together = predictions(case, False, apg), predictions(case, False, apg, SELF_GUIDANCES[name]())

@@ -184,9 +184,8 @@ class Case:
                 output_type="latent",
             )
         assert {trace.steps for trace in run.traces} == {STEPS}
-        frames: Tensor = (
-            output.frames[-1] if isinstance(output.frames, list) else output.frames
-        )  # one entry per section
+        # A list has one entry per section.
+        frames: Tensor = output.frames[-1] if isinstance(output.frames, list) else output.frames
         return frames
 
 

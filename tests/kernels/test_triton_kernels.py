@@ -73,9 +73,8 @@ def test_nag_equals_the_papers_equation(shape: tuple[int, ...], dtype: torch.dty
 
 def test_nag_returns_the_share_of_clamped_tokens() -> None:
     positive = features((1, 8, 2, 32), torch.float32)
-    negative = torch.cat(
-        [positive[:, :6], -positive[:, 6:]], 1
-    )  # two tokens are extrapolated to seven times their norm, the others not at all
+    # Two tokens are extrapolated to seven times their norm, the others not at all.
+    negative = torch.cat([positive[:, :6], -positive[:, 6:]], 1)
     assert fused.nag(positive, negative, STRENGTH)[1][0].item() == 0.25
 
 

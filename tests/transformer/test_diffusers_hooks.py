@@ -27,7 +27,7 @@ def offload_leaves(model: Any) -> None:
 def offload_groups(model: Any, **kind: Any) -> None:
     try:
         apply_group_offloading(model, onload_device=CPU, offload_device=CPU, **kind)
-    except AttributeError:  # 0.36 asks for the type of the accelerator, and there is none
+    except AttributeError:  # 0.36 requires an accelerator
         pytest.skip("this diffusers offloads groups only where there is an accelerator")
 
 

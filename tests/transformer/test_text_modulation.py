@@ -64,7 +64,7 @@ def test_families_declare_whether_the_vector_depends_on_the_text(tiny: Tiny) -> 
     assert torch.equal(*vectors) == (joint.modulation is None)
 
 
-@pytest.mark.usefixtures("_exact")
+@pytest.mark.usefixtures("_float64")
 @pytest.mark.parametrize("batch", [1, 2])
 @every_model
 def test_a_guided_model_equals_three_plain_streams(tiny: Tiny, batch: int) -> None:
@@ -73,7 +73,7 @@ def test_a_guided_model_equals_three_plain_streams(tiny: Tiny, batch: int) -> No
     torch.testing.assert_close(predict_guided(tiny, inputs, nag(negative)), expected, atol=1e-12, rtol=0)
 
 
-@pytest.mark.usefixtures("_exact")
+@pytest.mark.usefixtures("_float64")
 @every_model
 def test_a_perturbed_pass_equals_three_plain_streams(tiny: Tiny) -> None:
     """STG-R skips block 1 and replays the blocks before it."""
@@ -83,7 +83,7 @@ def test_a_perturbed_pass_equals_three_plain_streams(tiny: Tiny) -> None:
     torch.testing.assert_close(result, expected + 2 * (expected - perturbed), atol=1e-12, rtol=0)
 
 
-@pytest.mark.usefixtures("_exact")
+@pytest.mark.usefixtures("_float64")
 def test_the_cond_samples_of_a_cfg_batch_equal_three_plain_streams() -> None:
     """STG's correction is added to both branches, so that CFG does not scale it."""
     tiny = BY_NAME[MOCHI]
