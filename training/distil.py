@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
-from export import portable
+from export import set_tokenizer_class
 from optimiser import Optimiser, device_for_training, load_state, save_state
 from text import random_caption
 from torch import Tensor, nn
@@ -166,7 +166,7 @@ def main() -> None:
     pipe.transformer.half()
     pipe.vae.half()
     pipe.save_pretrained(args.output, safe_serialization=True)
-    portable(args.output)
+    set_tokenizer_class(args.output)
 
 
 if __name__ == "__main__":
