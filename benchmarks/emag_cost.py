@@ -1,18 +1,18 @@
-"""What EMAG costs beside classifier-free guidance alone, done here and done as in the published code.
+"""Measure the cost of EMAG over classifier-free guidance alone, here and in the published implementation.
 
     python benchmarks/emag_cost.py [--steps 10] [--layers 12] [--rounds 3]
 
-A Wan transformer of random weights, 2 heads of 64, 2,048 video tokens, 226 text tokens, float32, clips of one sample.
+A Wan transformer with random weights, 2 heads of 64, 2,048 video tokens, 226 text tokens, float32, clips of one sample.
 
 - CFG: a conditional and an unconditional prediction at each step.
-- EMAG as published (github.com/drkkgy/EMAG): both predictions in one batch, and at every step that batch once more,
-  all of it, from the first layer to the last; in this second pass the queries of the candidate layers are averaged
-  after their norm, and those of the layer that was farthest from its average in the step before are replaced.
-- EMAG here: `guide(model, CFG(...), EMAG())`; on 6 of 10 steps a second pass, from the chosen layer on.
+- EMAG as published (github.com/drkkgy/EMAG): both predictions in one batch, and at every step a complete second pass of
+  this batch. In the second pass the queries of the candidate layers are averaged after their norm, and those of the
+  layer with the largest distance to its average in the previous step are replaced.
+- EMAG here: `guide(model, CFG(...), EMAG())`; a perturbed pass on 6 of 10 steps, from the chosen layer on.
 
-The arms take turns step by step, so that whatever else the machine does falls on all; times are the processor's, which
-a busy machine does not stretch. The table has the ratio of their whole runs, its median over the rounds. Peak memory is
-that of a process for each arm (on Linux, whose kernel tells it), above what it has with the model made.
+Arms alternate step by step, so that other load on the machine affects all equally. Times are processor times. The table
+has the median over rounds of the ratio of total times. Peak memory is that of one process per arm, relative to the
+process with the model loaded (Linux only).
 """
 
 import argparse
@@ -40,7 +40,7 @@ Step = Callable[[int], Any]
 
 
 def make(layers: int) -> Any:
-    """The transformer, the same for every arm."""
+    """Return the transformer, the same for every arm."""
     torch.manual_seed(0)
     sizes = dict(num_attention_heads=2, attention_head_dim=64, in_channels=4, out_channels=4, text_dim=WIDTH)
     sizes |= dict(freq_dim=64, ffn_dim=512, num_layers=layers, rope_max_seq_len=64)
@@ -48,37 +48,37 @@ def make(layers: int) -> Any:
 
 
 def inputs(step: int) -> dict[str, Any]:
-    """A call of it on one noisy clip of 8 x 16 x 16 tokens, another at each step."""
+    """Return the call of a step on a noisy clip of 8 x 16 x 16 tokens."""
     random = torch.Generator().manual_seed(step)
     video, text = torch.randn(1, 4, 8, 32, 32, generator=random), torch.randn(1, TEXT, WIDTH, generator=random)
     return dict(hidden_states=video, timestep=torch.full((1,), 900 - step), encoder_hidden_states=text)
 
 
 def negative() -> torch.Tensor:
-    """Embeddings of the unconditional branch."""
+    """Return embeddings of the unconditional branch."""
     return torch.randn(1, TEXT, WIDTH, generator=torch.Generator().manual_seed(99))
 
 
-def doubled(call: dict[str, Any]) -> dict[str, Any]:
-    """The unconditional and the conditional call as one."""
+def cfg_batch(call: dict[str, Any]) -> dict[str, Any]:
+    """Return the unconditional and the conditional call in one batch."""
     both = {name: torch.cat([value, value]) for name, value in call.items()}
     return {**both, "encoder_hidden_states": torch.cat([negative(), call["encoder_hidden_states"]])}
 
 
 class Published:
-    """EMAG by queries as the published code schedules it."""
+    """EMAG-Q in the schedule of the published code."""
 
     def __init__(self, model: Any, scale: float = 1.5, decay: float = 0.988) -> None:
         self.model, self.scale, self.decay = model, scale, decay
         self.averages: dict[int, torch.Tensor] = {}
         self.distance: dict[int, float] = {}
-        self.weak, self.chosen = False, -1
+        self.perturbing, self.chosen = False, -1
         for layer in default_layers(len(model.blocks)):
             norm = model.blocks[layer].attn1.norm_q
-            norm.register_forward_hook(lambda module, args, query, layer=layer: self.seen(layer, query))
+            norm.register_forward_hook(lambda module, args, query, layer=layer: self.replace_query(layer, query))
 
-    def seen(self, layer: int, query: torch.Tensor) -> torch.Tensor:
-        if not self.weak:
+    def replace_query(self, layer: int, query: torch.Tensor) -> torch.Tensor:
+        if not self.perturbing:
             return query
         average = self.averages.setdefault(layer, query.clone())
         average.mul_(self.decay).add_(query, alpha=1 - self.decay)
@@ -86,18 +86,18 @@ class Published:
         return average if layer == self.chosen else query
 
     def step(self, number: int) -> torch.Tensor:
-        call = doubled(inputs(number))
-        clean = self.model(**call, return_dict=False)[0]
+        call = cfg_batch(inputs(number))
+        unperturbed = self.model(**call, return_dict=False)[0]
         self.chosen = max(self.distance, key=self.distance.__getitem__) if self.distance else -1
-        self.weak = True
-        weak = self.model(**call, return_dict=False)[0]
-        self.weak = False
-        uncond, cond = clean.chunk(2)
-        return cfg(weak[1:] + self.scale * (cond - weak[1:]), uncond, SCALE)
+        self.perturbing = True
+        perturbed = self.model(**call, return_dict=False)[0]
+        self.perturbing = False
+        uncond, cond = unperturbed.chunk(2)
+        return cfg(perturbed[1:] + self.scale * (cond - perturbed[1:]), uncond, SCALE)
 
 
-def stepping(arm: str, layers: int, steps: int, stack: ExitStack) -> Step:
-    """What one step of an arm does."""
+def make_step(arm: str, layers: int, steps: int, stack: ExitStack) -> Step:
+    """Return the function that runs one step of an arm."""
     model = make(layers)
     if arm == "EMAG as published":
         return Published(model).step
@@ -124,11 +124,11 @@ def stepping(arm: str, layers: int, steps: int, stack: ExitStack) -> Step:
 
 
 @torch.no_grad()
-def one_round(layers: int, steps: int) -> dict[str, float]:
-    """Seconds of a run of each arm, which take turns step by step."""
+def time_round(layers: int, steps: int) -> dict[str, float]:
+    """Return the seconds of a run of each arm; arms alternate step by step."""
     seconds = dict.fromkeys(ARMS, 0.0)
     with ExitStack() as stack:
-        arms = {arm: stepping(arm, layers, steps, stack) for arm in ARMS}
+        arms = {arm: make_step(arm, layers, steps, stack) for arm in ARMS}
         for number in range(steps):
             for arm, step in arms.items():
                 begin = time.process_time()
@@ -138,25 +138,25 @@ def one_round(layers: int, steps: int) -> dict[str, float]:
 
 
 @torch.no_grad()
-def alone(arm: str, layers: int, steps: int) -> None:
-    """Run one arm and print the memory of this process in MiB: with the model made, and its peak from then on."""
+def run_arm(arm: str, layers: int, steps: int) -> None:
+    """Run one arm and print the memory of this process in MiB: with the model loaded, and the later peak."""
     with ExitStack() as stack:
-        step = stepping(arm, layers, steps, stack)
-        Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
-        before = resident("VmRSS")
+        step = make_step(arm, layers, steps, stack)
+        Path("/proc/self/clear_refs").write_text("5")  # reset the peak
+        before = process_memory("VmRSS")
         for number in range(steps):
             step(number)
-    print(before, resident("VmHWM"))
+    print(before, process_memory("VmHWM"))
 
 
-def resident(name: str) -> int:
-    """MiB of this process, as Linux tells: VmRSS now, VmHWM at most."""
+def process_memory(name: str) -> int:
+    """Return the memory of this process in MiB: VmRSS (current) or VmHWM (peak)."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith(name)).split()[1]) // 1024
 
 
-def peak(arm: str, layers: int, steps: int) -> int:
-    """MiB that a run of an arm takes at most, above what the process had with the model made."""
+def measure_peak(arm: str, layers: int, steps: int) -> int:
+    """Return the peak memory of a run of an arm in MiB, relative to the process with the model loaded."""
     command = [sys.executable, __file__, "--alone", arm, "--layers", str(layers), "--steps", str(steps)]
     before, after = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-2:]
     return int(after) - int(before)
@@ -172,10 +172,10 @@ def main() -> None:
     parser.add_argument("--note", default="", help="a sentence on the machine, for the result")
     arguments = parser.parse_args()
     if arguments.alone:
-        alone(arguments.alone, arguments.layers, arguments.steps)
+        run_arm(arguments.alone, arguments.layers, arguments.steps)
         return
-    rounds = [one_round(arguments.layers, arguments.steps) for _ in track(range(arguments.rounds), "rounds")]
-    memory = {arm: peak(arm, arguments.layers, 3) for arm in ARMS}
+    rounds = [time_round(arguments.layers, arguments.steps) for _ in track(range(arguments.rounds), "rounds")]
+    memory = {arm: measure_peak(arm, arguments.layers, 3) for arm in ARMS}
     rows = []
     for arm in ARMS:
         ratios = [seconds[arm] / seconds["CFG"] for seconds in rounds]
@@ -187,8 +187,8 @@ def main() -> None:
         rows.append(row | {"highest": f"{max(ratios):.2f}", "peak memory beside the model, MiB": str(memory[arm])})
     about = f"{arguments.layers} layers, 2,048 tokens, {arguments.steps} steps, {arguments.rounds} rounds."
     threads = machine()["threads"]
-    said = f"\nOn a CPU, {threads} thread{'s' if threads > 1 else ''}. {about} {arguments.note}".rstrip()
-    write("emag_cost", table(rows) + said + "\n", {"seconds": rounds, "memory": memory, "note": arguments.note})
+    conditions = f"\nOn a CPU, {threads} thread{'s' if threads > 1 else ''}. {about} {arguments.note}".rstrip()
+    write("emag_cost", table(rows) + conditions + "\n", {"seconds": rounds, "memory": memory, "note": arguments.note})
 
 
 if __name__ == "__main__":

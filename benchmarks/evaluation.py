@@ -1,9 +1,10 @@
-"""What scoring a clip costs: seconds of the metrics that need no weights, and which of them take the time.
+"""Measure the time to score a clip with the metrics that need no weights, by part.
 
     python benchmarks/evaluation.py
 
-Noise-textured clips that move by two pixels a frame, at two sizes, on one thread of the CPU; the better of two runs at
-the small size, one run at the large; other work on the machine makes them larger. Reading is from a lossless .mkv.
+Clips of smooth noise that moves two pixels a frame, at two sizes, on one CPU thread: the better of two runs at the
+small size, one run at the large size. Clips are read from a lossless .mkv file. Other load on the machine increases the
+times.
 """
 
 import resource
@@ -24,16 +25,16 @@ from vidguide.eval.metrics.sample import Sample
 SIZES = {"16 x 256 x 256": (16, 256, 256, 2), "81 x 480 x 832": (81, 480, 832, 1)}  # frames, height, width, runs
 
 
-def moving(frames: int, height: int, width: int) -> Clip:
-    """Smooth noise that moves two pixels to the left each frame."""
+def translated_noise(frames: int, height: int, width: int) -> Clip:
+    """Return smooth noise that moves two pixels to the left in each frame."""
     noise = np.random.default_rng(0).normal(size=(height, width + 2 * frames, 3)).astype(np.float32)
     smooth = cv2.GaussianBlur(noise, (0, 0), 2)
-    wide = np.clip(128 + 40 * smooth / smooth.std(), 0, 255).astype(np.uint8)
-    return Clip(frames=np.stack([wide[:, 2 * t : 2 * t + width] for t in range(frames)]), fps=16)
+    texture = np.clip(128 + 40 * smooth / smooth.std(), 0, 255).astype(np.uint8)
+    return Clip(frames=np.stack([texture[:, 2 * t : 2 * t + width] for t in range(frames)]), fps=16)
 
 
-def seconds(clip: Clip) -> dict[str, float]:
-    """Time to read the clip from a file, to follow its motion once, and of all metrics after that."""
+def time_clip(clip: Clip) -> dict[str, float]:
+    """Return the seconds to read the clip from a file, to compute its optical flow, and to compute all metrics."""
     with tempfile.TemporaryDirectory() as folder:
         path = clip.save(Path(folder) / "clip.mkv")
         started = time.perf_counter()
@@ -50,13 +51,13 @@ def seconds(clip: Clip) -> dict[str, float]:
 
 
 def main() -> None:
-    """Time both sizes, print and write."""
+    """Time both sizes, print and write the result."""
     cv2.setNumThreads(1)
     rows: list[dict[str, str]] = []
     data: dict[str, Any] = {"opencv": cv2.__version__}
     for size, (frames, height, width, runs) in SIZES.items():
-        clip = moving(frames, height, width)
-        best = min((seconds(clip) for _ in range(runs)), key=lambda times: sum(times.values()))
+        clip = translated_noise(frames, height, width)
+        best = min((time_clip(clip) for _ in range(runs)), key=lambda times: sum(times.values()))
         data[size] = best
         shown = {part: f"{value:.2f} s" for part, value in best.items()}
         rows.append({"clip": size, **shown, "all": f"{sum(best.values()):.2f} s"})

@@ -1,8 +1,9 @@
-"""The tables of families in README.md and of their lines in CONTRIBUTING.md, made from the declarations.
+"""Generate the tables of families in README.md and CONTRIBUTING.md from the declarations.
 
     python benchmarks/families.py [--check]
 
-Writes both between their markers; with `--check`, only says whether they are up to date. The tests hold that too.
+Writes both tables between their markers; with `--check`, reports outdated tables and exits with 1. A test runs the
+check.
 """
 
 import argparse
@@ -31,62 +32,67 @@ PUBLISHED = (
 
 
 def declaration_lines() -> dict[str, int]:
-    """Lines of each family's declaration: its `Family(...)`, and what its file defines that it refers to."""
-    found = {}
+    """Return the number of lines of each family's declaration: its `Family(...)` call and the statements of its file
+    that the call refers to."""
+    lines = {}
     for module in adapters():
         body = ast.parse(Path(str(module.__file__)).read_text()).body
-        calls = [node for node in ast.walk(ast.Module(body, [])) if isinstance(node, ast.Call) and called(node)]
+        calls = [node for node in ast.walk(ast.Module(body, [])) if isinstance(node, ast.Call) and is_declaration(node)]
         for family in getattr(module, "FAMILIES", ()):
-            call = next((one for one in calls if named(one) == family.name), None)
-            call = call or next(one for one in calls if named(one) is None)
-            found[family.name] = sum(length(node) for node in [call, *referred(call, body)])
-    return found
+            call = next((node for node in calls if declared_name(node) == family.name), None)
+            call = call or next(node for node in calls if declared_name(node) is None)
+            lines[family.name] = sum(count_lines(node) for node in [call, *referenced_statements(call, body)])
+    return lines
 
 
-def called(node: ast.Call) -> bool:
-    """Whether a call declares a family."""
+def is_declaration(node: ast.Call) -> bool:
+    """Return whether a call declares a family."""
     return isinstance(node.func, ast.Name) and node.func.id == "Family"
 
 
-def named(node: ast.Call) -> object:
-    """The family's name that a declaration says; None in a loop over several."""
+def declared_name(node: ast.Call) -> object:
+    """Return the family name in a declaration; None if it is set by a loop."""
     name = next(argument.value for argument in node.keywords if argument.arg == "name")
     return name.value if isinstance(name, ast.Constant) else None
 
 
-def referred(node: ast.AST, body: list[ast.stmt]) -> list[ast.stmt]:
-    """Functions and constants of a file that a declaration refers to, directly or through others."""
-    seen: list[ast.stmt] = []
-    left: list[ast.AST] = [node]
-    while left:
-        names = {name.id for name in ast.walk(left.pop()) if isinstance(name, ast.Name)}
+def referenced_statements(node: ast.AST, body: list[ast.stmt]) -> list[ast.stmt]:
+    """Return the functions and constants of a file that a declaration refers to, directly or indirectly."""
+    references: list[ast.stmt] = []
+    pending: list[ast.AST] = [node]
+    while pending:
+        names = {name.id for name in ast.walk(pending.pop()) if isinstance(name, ast.Name)}
         for statement in body:
-            if statement not in seen and names & defined(statement) and "FAMILIES" not in defined(statement):
-                seen.append(statement)
-                left.append(statement)
-    return seen
+            if (
+                statement not in references
+                and names & defined_names(statement)
+                and "FAMILIES" not in defined_names(statement)
+            ):
+                references.append(statement)
+                pending.append(statement)
+    return references
 
 
-def defined(statement: ast.stmt) -> set[str]:
-    """Names that a statement of a file defines."""
+def defined_names(statement: ast.stmt) -> set[str]:
+    """Return the names that a statement defines."""
     if isinstance(statement, ast.FunctionDef):
         return {statement.name}
     targets = statement.targets if isinstance(statement, ast.Assign) else ()
     return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
-def length(node: ast.AST) -> int:
-    """Physical lines of a piece of source."""
+def count_lines(node: ast.AST) -> int:
+    """Return the number of physical lines of a node."""
     return (getattr(node, "end_lineno", 0) or 0) - getattr(node, "lineno", 0) + 1
 
 
 def family_table() -> str:
-    """Families, guidances, and the releases of diffusers that have them."""
+    """Return the table of families, guidances and diffusers releases."""
     return table([{name: value for name, value in row.items() if name != "here"} for row in listing()])
 
 
 def line_table() -> str:
-    """Lines per family here, beside those of the published implementations."""
+    """Return the table of lines per family, here and in published implementations."""
     lines = declaration_lines()
     rows = [{"implementation": "vidguide, every guidance", "source": "`adapters/`", "lines a family": ""}]
     spread = f"{min(lines.values())} to {max(lines.values())}, median {statistics.median(lines.values()):.0f}"
@@ -95,8 +101,8 @@ def line_table() -> str:
     return table(rows)
 
 
-def with_block(text: str, name: str, block: str) -> str:
-    """A page with what stands between its markers `<!-- name -->` and `<!-- /name -->` replaced."""
+def replace_block(text: str, name: str, block: str) -> str:
+    """Replace the text between the markers `<!-- name -->` and `<!-- /name -->`."""
     head, begin, rest = text.partition(f"<!-- {name} -->\n")
     _, end, tail = rest.partition(f"<!-- /{name} -->")
     if not (begin and end):
@@ -107,10 +113,10 @@ def with_block(text: str, name: str, block: str) -> str:
 PAGES = {"README.md": ("families", family_table), "CONTRIBUTING.md": ("lines", line_table)}
 
 
-def outdated() -> list[str]:
-    """The pages whose tables are not as the declarations say."""
+def outdated_pages() -> list[str]:
+    """Return the pages whose tables do not match the declarations."""
     texts = {page: (ROOT / page).read_text() for page in PAGES}
-    return [page for page, (name, make) in PAGES.items() if with_block(texts[page], name, make()) != texts[page]]
+    return [page for page, (name, make) in PAGES.items() if replace_block(texts[page], name, make()) != texts[page]]
 
 
 def main() -> None:
@@ -118,10 +124,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     if parser.parse_args().check:
-        sys.exit(f"outdated: {', '.join(outdated())}" if outdated() else 0)
-    for page in outdated():
+        sys.exit(f"outdated: {', '.join(outdated_pages())}" if outdated_pages() else 0)
+    for page in outdated_pages():
         name, make = PAGES[page]
-        (ROOT / page).write_text(with_block((ROOT / page).read_text(), name, make()))
+        (ROOT / page).write_text(replace_block((ROOT / page).read_text(), name, make()))
     print(f"{len(families())} transformers", declaration_lines())
 
 

@@ -1,9 +1,9 @@
-"""What the eager formulas cost beside the same equations written out operation by operation.
+"""Measure the eager formulas against the same equations as separate operations.
 
     python benchmarks/formulas.py [--tokens 4096] [--repeats 15]
 
-Features of 12 heads of 128 channels, as Wan 2.1 1.3B has them. Each round times both ways one after the other, by the
-time of the process, so that whatever else the machine does falls on neither; medians over the rounds.
+Features of 12 heads of 128 channels, as in Wan 2.1 1.3B. Each round times both implementations in process time; the
+result is the median over rounds.
 """
 
 import argparse
@@ -24,35 +24,35 @@ STRENGTH, DECAY = (11.0, 2.5, 0.25), 0.988
 
 
 def plain_nag(positive: Tensor, negative: Tensor) -> Tensor:
-    """NAG's equation, one operation after another."""
+    """Return NAG by one operation after another."""
     scale, tau, alpha = STRENGTH
-    wide, other = positive.float(), negative.float()
-    guided = wide + (scale - 1) * (wide - other)
-    own, norm = wide.abs().sum((-2, -1), keepdim=True), guided.abs().sum((-2, -1), keepdim=True)
-    limited = guided * torch.where(norm > tau * own, tau * own / norm, 1.0)
-    return (wide + alpha * (limited - wide)).to(positive.dtype)
+    pos, neg = positive.float(), negative.float()
+    guided = pos + (scale - 1) * (pos - neg)
+    pos_norm, norm = pos.abs().sum((-2, -1), keepdim=True), guided.abs().sum((-2, -1), keepdim=True)
+    limited = guided * torch.where(norm > tau * pos_norm, tau * pos_norm / norm, 1.0)
+    return (pos + alpha * (limited - pos)).to(positive.dtype)
 
 
 def plain_average(average: Tensor, live: Tensor) -> Tensor:
-    """EMAG's average and D, one operation after another."""
-    wide = live.float()
-    average.copy_(DECAY * average + (1 - DECAY) * wide)
-    return (average - wide).abs().mean((0, 1, 3))
+    """Update EMAG's average and return D, by one operation after another."""
+    query = live.float()
+    average.copy_(DECAY * average + (1 - DECAY) * query)
+    return (average - query).abs().mean((0, 1, 3))
 
 
-def ours_nag(positive: Tensor, negative: Tensor) -> Tensor:
-    """NAG by the library's formula."""
+def library_nag(positive: Tensor, negative: Tensor) -> Tensor:
+    """Return NAG by the library's formula."""
     return nag(positive, negative, *STRENGTH).output.to(positive.dtype)
 
 
-def ours_average(average: Tensor, live: Tensor) -> Tensor:
-    """The same by the library's formulas."""
+def library_average(average: Tensor, live: Tensor) -> Tensor:
+    """Update EMAG's average and return D, by the library's formulas."""
     ema(average, live, DECAY)
     return attention_gradient(average, live, 2)
 
 
 def measure(ways: dict[str, Callable[..., Any]], arguments: tuple[Tensor, ...], repeats: int) -> dict[str, float]:
-    """Milliseconds of each way."""
+    """Return the median milliseconds of each implementation."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
         for name, way in ways.items():
@@ -71,18 +71,18 @@ def main() -> None:
     shape = (1, arguments.tokens, HEADS, WIDTH)
     rows, results = [], {}
     for dtype in (torch.float32, torch.bfloat16):
-        one, two, average = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype), torch.randn(shape)
+        positive, negative, average = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype), torch.randn(shape)
         cases: dict[str, tuple[dict[str, Callable[..., Any]], tuple[Tensor, ...]]] = {
-            "NAG": ({"written out": plain_nag, "ours": ours_nag}, (one, two)),
-            "average and D": ({"written out": plain_average, "ours": ours_average}, (average, one)),
+            "NAG": ({"written out": plain_nag, "ours": library_nag}, (positive, negative)),
+            "average and D": ({"written out": plain_average, "ours": library_average}, (average, positive)),
         }
-        for name, (ways, given) in cases.items():
-            found = measure(ways, given, arguments.repeats)
+        for name, (ways, tensors) in cases.items():
+            times = measure(ways, tensors, arguments.repeats)
             label = str(dtype).removeprefix("torch.")
-            results[f"{name}, {label}"] = found
-            share = found["ours"] / found["written out"]
-            times = {f"{way}, ms": f"{value:.1f}" for way, value in found.items()}
-            rows.append({"formula": name, "dtype": label, **times, "ours, x written out": f"{share:.2f}"})
+            results[f"{name}, {label}"] = times
+            share = times["ours"] / times["written out"]
+            cells = {f"{way}, ms": f"{value:.1f}" for way, value in times.items()}
+            rows.append({"formula": name, "dtype": label, **cells, "ours, x written out": f"{share:.2f}"})
     title = f"# Eager formulas on a CPU, {arguments.tokens} tokens of {HEADS} x {WIDTH}\n\n"
     write("formulas", title + table(rows), {"tokens": arguments.tokens, "ms": results})
 

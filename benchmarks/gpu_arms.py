@@ -1,4 +1,4 @@
-"""What is timed beside each other on one model: unguided, our guidances, and the same as their papers' code does it."""
+"""Arms timed on one model: unguided, vidguide's guidances, and the published implementations."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
-from gpu_models import Call, shared
+from gpu_models import Call, share_weights
 from torch import Tensor
 
 from vidguide import CFG, EMAG, NAG, guide
@@ -20,27 +20,27 @@ Arm = Callable[[], Any]
 
 
 class Arms:
-    """The arms of one model, guided while the stack is open; all share its weights.
+    """Arms of one model, guided while the stack is open; all share its weights.
 
-    Of a model of few layers EMAG averages and perturbs the one at a quarter of the depth, so that as much of the model
-    runs twice as of the whole one; otherwise it chooses among its candidates.
+    If only some layers are built, EMAG averages and perturbs the one at a quarter of the depth, so that the perturbed
+    pass has the same share of the model as in the full depth; otherwise it chooses among its candidates.
     """
 
-    def __init__(self, model: Any, whole: bool, call: Call, negative: Call, stack: ExitStack) -> None:
+    def __init__(self, model: Any, is_complete: bool, call: Call, negative: Call, stack: ExitStack) -> None:
         self.model, self.call, self.negative, self.stack = model, call, negative, stack
         self.cfg = CFG(scale=5, negative_prompt_embeds=negative)
         self.nag = NAG(negative_prompt_embeds=negative)
         depth = len(blocks_of(model))
-        self.emag = EMAG() if whole else EMAG(select=(round(0.25 * depth),))
+        self.emag = EMAG() if is_complete else EMAG(select=(round(0.25 * depth),))
         self.layers = self.emag.candidates(depth)
 
     def unguided(self) -> Arm:
-        """The model by itself."""
+        """Return the arm of the unguided model."""
         return lambda: self.model(**self.call)
 
     def guided(self, *guidances: Any, step: int = INSIDE) -> Arm:
-        """Ours, at a step of a run that has begun: what a run keeps is there."""
-        model, scheduler = shared(self.model), FlowMatchEulerDiscreteScheduler()
+        """Return an arm with vidguide's guidances, at a step of a started run with a filled run cache."""
+        model, scheduler = share_weights(self.model), FlowMatchEulerDiscreteScheduler()
         run = self.stack.enter_context(guide(model, *guidances, scheduler=scheduler))
         scheduler.set_timesteps(STEPS)
         model(**self.call)
@@ -52,7 +52,7 @@ class Arms:
         return arm
 
     def published_nag(self) -> Arm:
-        """Both texts in a doubled batch of every attention, combined by eager formulas."""
+        """Return NAG with both texts in a doubled batch of every attention, combined by eager formulas."""
         with published_attention():
             arm = self.guided(self.nag)
 
@@ -63,14 +63,17 @@ class Arms:
         return published
 
     def published_emag(self) -> Arm:
-        """Two whole passes more, over both halves; averages in the model's dtype; eager formulas."""
-        model, texts = shared(self.model), [{}, self.negative]
-        kept = [[Averaged(module, self.stack) for module in query_projections(model, self.layers)] for _ in texts]
+        """Return EMAG with two full further passes of both CFG branches, averages in the model's dtype, and eager
+        formulas."""
+        model, texts = share_weights(self.model), [{}, self.negative]
+        averages_of = [
+            [QueryAverage(module, self.stack) for module in query_projections(model, self.layers)] for _ in texts
+        ]
 
         def arm() -> None:
             for text in texts:
                 model(**{**self.call, **text})
-            for text, averages in zip(texts, kept, strict=True):
+            for text, averages in zip(texts, averages_of, strict=True):
                 for number, averaged in enumerate(averages):
                     averaged.active, averaged.replaces = True, number == 0
                 model(**{**self.call, **text})
@@ -81,7 +84,7 @@ class Arms:
         return arm
 
     def all(self) -> dict[str, Callable[[], Arm]]:
-        """How to make each arm, by name. The first two are what the others are compared with."""
+        """Return the functions that make each arm, by name. The first two are the references of the others."""
         return {
             "unguided": self.unguided,
             "CFG": lambda: self.guided(self.cfg),
@@ -95,9 +98,9 @@ class Arms:
 
 @contextmanager
 def published_attention() -> Iterator[None]:
-    """NAG as its authors' code computes it: attention twice in full, nothing fused."""
+    """Patch NAG to compute as its authors' code: two full attentions, no fused operations."""
 
-    def doubled(self: Any, kernel: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def attend_doubled(self: Any, kernel: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         masks = [mask for mask in (kernel.mask, self.mask) if mask is not None]
         keys, values = torch.cat([key, self.key]), torch.cat([value, self.value])
         both = kernel(torch.cat([query, query]), keys, values, torch.cat(masks) if masks else None)
@@ -107,7 +110,7 @@ def published_attention() -> Iterator[None]:
         return nag(positive, negative, *self.strength).output.to(positive.dtype)
 
     with (
-        patch.object(CrossAttentionNAG, "__call__", doubled),
+        patch.object(CrossAttentionNAG, "__call__", attend_doubled),
         patch.object(Combination, "__call__", combine),
         patch("vidguide.edits.nag_attention.select_pair", lambda *args: None),
     ):
@@ -115,19 +118,19 @@ def published_attention() -> Iterator[None]:
 
 
 def blocks_of(model: Any) -> list[Any]:
-    """The blocks of a model, in their order."""
+    """Return the blocks of a model in execution order."""
     stacks = [getattr(model, name, []) for name in ("blocks", "transformer_blocks", "single_transformer_blocks")]
     return [block for stack in stacks for block in stack]
 
 
 def query_projections(model: Any, layers: tuple[int, ...]) -> list[Any]:
-    """The query projections of self-attention in some layers."""
+    """Return the query projections of the self-attention of some layers."""
     chosen = [blocks_of(model)[layer] for layer in layers]
     return [(block.attn1 if hasattr(block, "attn1") else block.attn).to_q for block in chosen]
 
 
-class Averaged:
-    """An average of what a module returns, which stands in for it in the layer that is perturbed."""
+class QueryAverage:
+    """Running average of a module's output, which replaces the output in the perturbed layer."""
 
     def __init__(self, module: Any, stack: ExitStack) -> None:
         self.average: Tensor | None = None

@@ -1,6 +1,6 @@
-"""Models of the sizes that people run, with random weights, and a call of each: for benchmarks/gpu.py.
+"""Models of common sizes with random weights, and a call of each, for benchmarks/gpu.py.
 
-Configurations are those of each model's published `config.json`, sizes those of its pipeline or its model card.
+Configurations are those of the published `config.json` files, sizes those of the pipelines or model cards.
 """
 
 import copy
@@ -16,18 +16,17 @@ Call = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A transformer and a clip for it.
+    """Configuration of a transformer and size of its clip.
 
     Attributes:
-        config: what differs from the class's defaults.
-        layers: of the whole model, by the settings' names.
-        timed: of the model that is built: fewer, where a step of every arm would not fit in the time there is; empty
-            for all.
+        config: changes to the defaults of the class.
+        layers: numbers of layers of the full model, by the names of the settings.
+        timed: numbers of layers that are built, if fewer to save time; empty for all.
         grid: tokens of the video, (F, H, W).
-        text: tokens of the prompt.
-        tiny: what the configuration is at toy sizes.
-        inputs: `(model, config, on)` to the call's arguments but for the text.
-        texts: `(model, config, on)` to the text's.
+        text: number of text tokens.
+        tiny: changes to the configuration at toy sizes.
+        inputs: `(model, config, on) -> arguments` of the call except the text.
+        texts: `(model, config, on) -> arguments` of the text.
     """
 
     name: str
@@ -43,77 +42,78 @@ class Model:
 
     @property
     def tokens(self) -> int:
-        """Tokens of the video."""
+        """Number of video tokens."""
         return self.grid[0] * self.grid[1] * self.grid[2]
 
     def toy(self) -> "Model":
-        """The same at toy sizes, to run a script through."""
+        """Return the model at toy sizes, to test a script."""
         layers = dict.fromkeys(self.layers, 3)
         return replace(self, config={**self.config, **self.tiny}, timed=layers, grid=(2, 3, 4), text=8)
 
     def make(self, on: Call) -> Any:
-        """The transformer with random weights, on a device and in a dtype but for what diffusers keeps in float32."""
+        """Return the transformer with random weights, in `on`'s dtype except the modules that diffusers keeps in
+        float32."""
         torch.manual_seed(0)
         with torch.device(on["device"]):
             model = getattr(diffusers, self.transformer)(**self.config, **{**self.layers, **self.timed})
-        kept = set(model._keep_in_fp32_modules or [])
+        fp32_modules = set(model._keep_in_fp32_modules or [])
         for name, parameter in model.named_parameters():
-            parameter.data = parameter.data.to(torch.float32 if kept & set(name.split(".")) else on["dtype"])
+            parameter.data = parameter.data.to(torch.float32 if fp32_modules & set(name.split(".")) else on["dtype"])
         return model.eval().requires_grad_(False)
 
     def call(self, model: Any, on: Call) -> Call:
-        """The arguments of a call of it."""
+        """Return the arguments of a call."""
         timestep = torch.full((1,), 500, device=on["device"])
         return dict(timestep=timestep, **self.inputs(self, model.config, on), **self.texts(self, model.config, on))
 
     @property
-    def whole(self) -> bool:
-        """Whether all of its layers are built."""
+    def is_complete(self) -> bool:
+        """Whether all layers are built."""
         return not self.timed
 
     def built(self) -> str:
-        """What was built of the model, for the table."""
-        if self.whole:
+        """Return a text on the built layers, for the table."""
+        if self.is_complete:
             return "all layers"
         return f"{sum(self.timed.values())} of {sum(self.layers.values())} layers"
 
 
-def shared(model: Any) -> Any:
-    """Another model of the same weights, in the same memory."""
+def share_weights(model: Any) -> Any:
+    """Return another model that shares the weights' memory."""
     return copy.deepcopy(model, {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())})
 
 
 def latents(model: Model, config: Any, on: Call) -> Call:
-    """`(1, C, F, 2H, 2W)`."""
+    """Return latents `(1, C, F, 2H, 2W)`."""
     frames, height, width = model.grid
     return {"hidden_states": torch.randn(1, config.in_channels, frames, 2 * height, 2 * width, **on)}
 
 
 def frames_first(model: Model, config: Any, on: Call) -> Call:
-    """CogVideoX's `(1, F, C, 2H, 2W)`, and its rotary embedding."""
+    """Return CogVideoX's latents `(1, F, C, 2H, 2W)` and its rotary embedding."""
     angles = torch.randn(model.tokens, config.attention_head_dim, device=on["device"])
     video = latents(model, config, on)["hidden_states"].transpose(1, 2)
     return {"hidden_states": video, "image_rotary_emb": (angles.cos(), angles.sin())}
 
 
 def with_guidance(model: Model, config: Any, on: Call) -> Call:
-    """HunyuanVideo's, which was distilled from guidance."""
+    """Return HunyuanVideo's latents and its embedded guidance scale."""
     return {**latents(model, config, on), "guidance": torch.full((1,), 6000.0, **on)}
 
 
 def sequence(model: Model, config: Any, on: Call) -> Call:
-    """LTX-Video's `(1, F H W, C)`."""
+    """Return LTX-Video's latents `(1, F H W, C)`."""
     sizes = dict(zip(("num_frames", "height", "width"), model.grid, strict=True))
     return {"hidden_states": torch.randn(1, model.tokens, config.in_channels, **on), **sizes}
 
 
 def plain_text(width: str) -> Callable[[Model, Any, Call], Call]:
-    """Embeddings of the width that the configuration names."""
+    """Return embeddings of the width that the configuration names."""
     return lambda model, config, on: {"encoder_hidden_states": torch.randn(1, model.text, config[width], **on)}
 
 
 def masked_text(width: str, pooled: str | None = None) -> Callable[[Model, Any, Call], Call]:
-    """Embeddings of which the last quarter is padding, and pooled ones."""
+    """Return embeddings whose last quarter is padding, their mask, and pooled embeddings."""
 
     def make(model: Model, config: Any, on: Call) -> Call:
         mask = (torch.arange(model.text, device=on["device"]) < 0.75 * model.text).to(on["dtype"])

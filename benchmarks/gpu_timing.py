@@ -1,4 +1,4 @@
-"""Timing on a GPU by its own events, or on a CPU by the clock."""
+"""Timing on a GPU by CUDA events, or on a CPU by the clock."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ Function = Callable[[], Any]
 
 
 def milliseconds(function: Function, device: torch.device) -> float:
-    """How long one call takes."""
+    """Return the duration of one call."""
     if device.type != "cuda":
         begin = time.perf_counter()
         function()
@@ -25,12 +25,12 @@ def milliseconds(function: Function, device: torch.device) -> float:
 
 
 def allocated(device: torch.device) -> int:
-    """Bytes in use on a GPU; 0 on a CPU, where they are not counted."""
+    """Return the allocated bytes of a GPU; 0 on a CPU."""
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
 def peak(function: Function, device: torch.device) -> int:
-    """Bytes that a call takes above what was in use before it."""
+    """Return the peak of allocated bytes during a call, relative to the bytes before it."""
     if device.type != "cuda":
         function()
         return 0
@@ -45,8 +45,8 @@ def peak(function: Function, device: torch.device) -> int:
 def rounds(
     functions: Mapping[str, Function], device: torch.device, seconds: float, least: int
 ) -> dict[str, list[float]]:
-    """Milliseconds of every function, one after another in each round, so that whatever else the machine does falls on
-    all: as many rounds as fit in the seconds, and at least a few."""
+    """Return the milliseconds of every function, alternating in rounds: at least `least` rounds, and as many as fit in
+    `seconds`."""
     times: dict[str, list[float]] = {name: [] for name in functions}
     begin = time.perf_counter()
     while len(next(iter(times.values()))) < least or time.perf_counter() - begin < seconds:
@@ -55,6 +55,6 @@ def rounds(
     return times
 
 
-def told(times: list[float]) -> str:
-    """Median, and from the shortest to the longest."""
+def median_and_range(times: list[float]) -> str:
+    """Format the median and the range."""
     return f"{statistics.median(times):.3g} [{min(times):.3g}, {max(times):.3g}]"

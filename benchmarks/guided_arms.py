@@ -1,15 +1,14 @@
-"""What self-guidance does on the shipped model, together with classifier-free guidance.
+"""Measure self-guidance on the shipped model in combination with classifier-free guidance.
 
     python benchmarks/guided_arms.py [--model tiny] [--clips 256] [--first 300000]
     python benchmarks/guided_arms.py --tune [--clips 48] [--first 100000]
 
-Prompts leave one attribute unsaid, as in `negative_prompt.py`, where this model has most to gain; its negative prompt
-goes to NAG alone, and classifier-free guidance is against the empty prompt, so that the variants differ in nothing
-else. All see the same prompts and seeds, and take turns batch by batch. Beside each published scale there is a gentler
-one, chosen by `--tune` on other prompts and seeds: the scale of each method with the highest share of well-formed
-clips, and of equal ones the one with the lower warping error. Metrics, intervals (95%, bootstrap over prompts) and
-verdicts are those of `vidguide.eval`: an improvement with less motion, less sharpness or fewer well-formed clips is
-called confounded.
+Each prompt omits one attribute, as in `negative_prompt.py`, where this model can improve most. NAG gets the negative
+prompt; classifier-free guidance uses the empty prompt, so that the variants differ in nothing else. All variants run
+the same prompts and seeds, alternating batch by batch. In addition to each published scale there is a lower one, chosen
+by `--tune` on other prompts and seeds: the scale of each method with the highest share of well-formed clips, and among
+equal ones with the lowest warping error. Metrics, intervals (95%, bootstrap over prompts) and verdicts are those of
+`vidguide.eval`: an improvement with less motion, less sharpness or fewer well-formed clips is reported as confounded.
 """
 
 import argparse
@@ -31,9 +30,9 @@ from vidguide.pipelines.compare import add_label
 from vidguide.pipelines.loading.load import load
 from vidguide.pipelines.models.spec import SHIPPED
 
-NONE, ON_TOP_OF = "no guidance", "CFG 3"
-EVERY_LAYER = dict(decay=0.5, select=(0, 1, 2, 3, 4))  # of EMAG, as evidence on this model suggests
-TUNING: dict[str, Arm] = {  # each with CFG 3
+NONE, CFG_ONLY = "no guidance", "CFG 3"
+EVERY_LAYER = dict(decay=0.5, select=(0, 1, 2, 3, 4))  # of EMAG; best on this model
+TUNING: dict[str, Arm] = {  # with CFG 3
     **{f"STG {scale}": lambda n, scale=scale: (CFG(scale=3), STG(scale=scale)) for scale in (0.1, 0.25, 0.5)},
     **{f"PAG {scale}": lambda n, scale=scale: (CFG(scale=3), PAG(scale=scale)) for scale in (0.25, 0.5, 1.0)},
     **{f"SEG {scale}": lambda n, scale=scale: (CFG(scale=3), SEG(scale=scale)) for scale in (0.25, 0.5, 1.0)},
@@ -47,7 +46,7 @@ TUNING: dict[str, Arm] = {  # each with CFG 3
 }
 ARMS: dict[str, Arm] = {
     NONE: lambda n: (),
-    ON_TOP_OF: lambda n: (CFG(scale=3),),
+    CFG_ONLY: lambda n: (CFG(scale=3),),
     "CFG 3 + EMAG 1.5": lambda n: (CFG(scale=3), EMAG()),
     "CFG 3 + EMAG 3, decay 0.5, all layers": lambda n: (CFG(scale=3), EMAG(scale=3, **EVERY_LAYER)),
     "CFG 3 + STG 1": lambda n: (CFG(scale=3), STG()),
@@ -59,7 +58,7 @@ ARMS: dict[str, Arm] = {
     "CFG 3 + NAG + EMAG 1.5": lambda n: (CFG(scale=3), NAG(negative_prompt=n), EMAG()),
 }
 PRIMARY = ("world.attributes", "world.well_formed", "temporal.warp_error")
-SHOWN = {  # metric: (heading, factor, digits)
+METRICS = {  # metric: (heading, factor, digits)
     "world.attributes": ("asked attributes right, %", 100, 1),
     "world.well_formed": ("well-formed, %", 100, 1),
     "world.negative_present": ("unwanted in frames, %", 100, 1),
@@ -70,37 +69,46 @@ SHOWN = {  # metric: (heading, factor, digits)
     "guard.detail": ("lasting detail", 1, 3),
     "guard.sharpness": ("sharpness", 1, 0),
 }
-PICTURED = (NONE, ON_TOP_OF, "CFG 3 + EMAG 3, decay 0.5, all layers", "CFG 3 + SEG 1", "CFG 3 + STG 1", "CFG 3 + PAG 3")
+SHEET_ARMS = (
+    NONE,
+    CFG_ONLY,
+    "CFG 3 + EMAG 3, decay 0.5, all layers",
+    "CFG 3 + SEG 1",
+    "CFG 3 + STG 1",
+    "CFG 3 + PAG 3",
+)
 
 
 def score(result: Result, cases: Sequence[Case], fps: float) -> list[dict[str, Any]]:
-    """Rows of all metrics of an arm's clips, as the evaluation room has them."""
+    """Return the rows of all metrics of an arm's clips, in the format of `vidguide.eval`."""
     rows = []
     for case, frames in zip(cases, result.frames, strict=True):
         sampled = Sample(Clip(frames=frames, fps=fps, provenance={}), case.prompt, case.negative)
         about = {"prompt_id": str(case.seed), "seed": case.seed, "clip": str(case.seed)}
-        for metric in select_metrics(list(SHOWN)):
+        for metric in select_metrics(list(METRICS)):
             rows.append({"metric": metric.id, "version": metric.version, **about, **measure(metric, sampled)})
     return rows
 
 
-def told(found: Estimate, metric: str) -> str:
-    """A mean or a difference with its interval, in the units of the table."""
-    _, factor, digits = SHOWN[metric]
-    if found.mean is None:
+def format_estimate(value: Estimate, metric: str) -> str:
+    """Format a mean or a difference with its interval, in the units of the table."""
+    _, factor, digits = METRICS[metric]
+    if value.mean is None:
         return "-"
-    if found.low is None or found.high is None:
-        return f"{factor * found.mean:.{digits}f}"
-    return f"{factor * found.mean:.{digits}f} [{factor * found.low:.{digits}f}, {factor * found.high:.{digits}f}]"
+    if value.low is None or value.high is None:
+        return f"{factor * value.mean:.{digits}f}"
+    return f"{factor * value.mean:.{digits}f} [{factor * value.low:.{digits}f}, {factor * value.high:.{digits}f}]"
 
 
 def means(rows: dict[str, list[dict[str, Any]]], results: dict[str, Result]) -> list[dict[str, str]]:
-    """A row per arm: mean of every metric, and time."""
+    """Return a row per arm: mean of every metric, and time."""
     table_rows = []
     for arm, scored in rows.items():
         row = {"arm": arm}
-        for metric, (heading, _, _) in SHOWN.items():
-            row[heading] = told(estimate(list(mean_by_prompt(values_by_key(scored, metric)).values())), metric)
+        for metric, (heading, _, _) in METRICS.items():
+            row[heading] = format_estimate(
+                estimate(list(mean_by_prompt(values_by_key(scored, metric)).values())), metric
+            )
         ratios = [a / b for a, b in zip(results[arm].seconds, results[NONE].seconds, strict=True)]
         row["time, x no guidance"] = f"{np.median(ratios):.2f}"
         table_rows.append(row)
@@ -108,25 +116,27 @@ def means(rows: dict[str, list[dict[str, Any]]], results: dict[str, Result]) -> 
 
 
 def differences(rows: dict[str, list[dict[str, Any]]], reference: str, arms: Sequence[str]) -> list[dict[str, str]]:
-    """A row per arm: paired difference to a reference in every metric, with the verdict."""
+    """Return a row per arm: paired difference to a reference in every metric, with the verdict."""
     table_rows = []
     for arm in arms:
         lines: dict[str, MetricComparison] = {
             line.metric: line for line in compare_metrics(rows[reference], rows[arm], PRIMARY, ())
         }
         row = {"arm": arm}
-        for metric, (heading, _, _) in SHOWN.items():
+        for metric, (heading, _, _) in METRICS.items():
             line = lines.get(metric)
-            row[heading] = "-" if line is None else f"{told(line.paired.difference, metric)}<br>{line.verdict}"
+            row[heading] = (
+                "-" if line is None else f"{format_estimate(line.paired.difference, metric)}<br>{line.verdict}"
+            )
         table_rows.append(row)
     return table_rows
 
 
 def contact_sheet(results: dict[str, Result], cases: Sequence[Case], columns: int = 8) -> np.ndarray:
-    """First, middle and last frame of clips, of every kind of attribute left unsaid, under each pictured arm."""
+    """Return first, middle and last frames of clips of every omitted attribute, one row per arm."""
     places = np.linspace(0, len(cases) - 1, min(columns, len(cases))).astype(int)
     rows = []
-    for arm in PICTURED:
+    for arm in SHEET_ARMS:
         cells = []
         for place in places:
             clip = results[arm].frames[place]
@@ -139,15 +149,16 @@ def contact_sheet(results: dict[str, Result], cases: Sequence[Case], columns: in
 def write_report(name: str, first: int, results: dict[str, Result], rows: dict[str, list[dict[str, Any]]]) -> None:
     """Write the tables, the values of every clip and the contact sheet."""
     cases = [Case(first + index) for index in range(len(results[NONE].frames))]
-    alone = [arm for arm in rows if arm != NONE]
-    on_top = [arm for arm in rows if arm.startswith(f"{ON_TOP_OF} +")]
+    guided = [arm for arm in rows if arm != NONE]
+    on_top = [arm for arm in rows if arm.startswith(f"{CFG_ONLY} +")]
     parts = [
         f"Means over {len(cases)} clips a variant, and 95% intervals:\n\n{table(means(rows, results))}",
-        f"Difference to {NONE}, paired:\n\n{table(differences(rows, NONE, alone))}",
-        f"Difference to {ON_TOP_OF}, paired:\n\n{table(differences(rows, ON_TOP_OF, on_top))}",
+        f"Difference to {NONE}, paired:\n\n{table(differences(rows, NONE, guided))}",
+        f"Difference to {CFG_ONLY}, paired:\n\n{table(differences(rows, CFG_ONLY, on_top))}",
     ]
     values = {
-        arm: {metric: list(values_by_key(scored, metric).values()) for metric in SHOWN} for arm, scored in rows.items()
+        arm: {metric: list(values_by_key(scored, metric).values()) for metric in METRICS}
+        for arm, scored in rows.items()
     }
     seconds = {arm: result.seconds for arm, result in results.items()}
     write(name, "\n".join(parts), {"clips": len(cases), "first": first, "values": values, "seconds": seconds})
@@ -155,7 +166,7 @@ def write_report(name: str, first: int, results: dict[str, Result], rows: dict[s
 
 
 def write_tuning(name: str, first: int, judged: dict[str, list[dict[str, float]]]) -> None:
-    """Write the means of what the oracle reads, for every tried scale."""
+    """Write the mean oracle readings of every scale."""
     rows = []
     for arm, readings in judged.items():
         means_of = {metric: float(np.nanmean([reading[metric] for reading in readings])) for metric in readings[0]}
@@ -170,7 +181,7 @@ def main() -> None:
     """Measure, print and write `benchmarks/results/guided_arms_MODEL[_tuning].{md,json}` and the contact sheet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", choices=sorted(SHIPPED))
-    parser.add_argument("--tune", action="store_true", help="try the scales of TUNING")
+    parser.add_argument("--tune", action="store_true", help="run the scales of TUNING")
     parser.add_argument("--clips", type=int, help="256; 48 for tuning")
     parser.add_argument("--first", type=int, help="number of the first case: 300000; 100000 for tuning")
     args = parser.parse_args()
@@ -178,11 +189,11 @@ def main() -> None:
     indices = range(first, first + (args.clips or (48 if args.tune else 256)))
     pipe, name = load(args.model), f"guided_arms_{args.model}"
     if args.tune:
-        tried = sample(pipe, args.model, TUNING, indices)
-        write_tuning(f"{name}_tuning", first, {arm: result.judged for arm, result in tried.items()})
+        tuning = sample(pipe, args.model, TUNING, indices)
+        write_tuning(f"{name}_tuning", first, {arm: result.judged for arm, result in tuning.items()})
         return
     fps = SHIPPED[args.model].fps
-    assert fps is not None  # every shipped model states it
+    assert fps is not None  # every shipped model has a frame rate
     results = sample(pipe, args.model, ARMS, indices)
     cases = [Case(index) for index in indices]
     write_report(name, first, results, {arm: score(result, cases, fps) for arm, result in results.items()})

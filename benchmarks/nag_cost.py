@@ -1,12 +1,12 @@
-"""What NAG costs beside the unguided model, by cross-attention and in joint attention, as the video grows.
+"""Measure the cost of NAG over the unguided model, in cross-attention and joint attention, by video length.
 
     python benchmarks/nag_cost.py [--tokens 1024 4096 8192] [--repeats 5]
 
-Two blocks of random weights, 4 heads of 64, 226 text tokens, float32. Each round times one call of every arm after
-another, so that whatever else the machine does falls on all; the table has medians over the rounds of the ratio to the
-same round's unguided call. "Published way" is, by cross-attention, both texts projected and attended to at each call;
-in joint attention, a full attention per text. "Doubled batch" is what classifier-free guidance takes. Memory is the
-largest resident size over that before the model is made, in a process of its own for each arm (Linux only).
+Two blocks with random weights, 4 heads of 64, 226 text tokens, float32. Each round times one call of every arm; the
+table has the median over rounds of the ratio to the unguided call of the same round. "Published way" is, in
+cross-attention, both texts projected and attended to at each call; in joint attention, a full attention per text.
+"Doubled batch" is the cost of classifier-free guidance. Memory is the peak resident size relative to that before the
+model is created, in one process per arm (Linux only).
 """
 
 import argparse
@@ -36,14 +36,14 @@ STATUS = Path("/proc/self/status")
 
 
 def wan(tokens: int) -> tuple[Any, dict[str, Any]]:
-    """A Wan transformer and a call of it on a clip of so many tokens."""
+    """Return a Wan transformer and a call on a clip of `tokens` tokens."""
     model = WanTransformer3DModel(**BLOCKS, text_dim=WIDTH, freq_dim=64, ffn_dim=1024, rope_max_seq_len=1024)
     video = torch.randn(1, 4, tokens // 64, 16, 16)
     return model, dict(hidden_states=video, timestep=torch.full((1,), 500), encoder_hidden_states=text(1))
 
 
 def cogvideox(tokens: int) -> tuple[Any, dict[str, Any]]:
-    """A CogVideoX transformer and a call of it."""
+    """Return a CogVideoX transformer and a call on a clip of `tokens` tokens."""
     settings = dict(text_embed_dim=WIDTH, time_embed_dim=64, use_rotary_positional_embeddings=True)
     model = CogVideoXTransformer3DModel(**BLOCKS, **settings)
     angles = torch.randn(tokens, DIM)
@@ -52,12 +52,12 @@ def cogvideox(tokens: int) -> tuple[Any, dict[str, Any]]:
 
 
 def text(seed: int) -> torch.Tensor:
-    """Embeddings of a prompt."""
+    """Return embeddings of a prompt."""
     return torch.randn(1, TEXT, WIDTH, generator=torch.Generator().manual_seed(seed))
 
 
-class BothTexts:
-    """Cross-attention to the prompt and to the negative, both projected at each call, then NAG."""
+class PublishedNAGProcessor:
+    """Cross-attention to prompt and negative, both projected at each call, and NAG."""
 
     def __init__(self, negative: torch.Tensor) -> None:
         self.negative = negative
@@ -75,80 +75,80 @@ class BothTexts:
         return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
-def two_passes(kind: str, arm: str) -> AbstractContextManager[Any]:
-    """Joint attention without merging by log-sum-exp, as published, for the arm that is."""
+def disable_merging(kind: str, arm: str) -> AbstractContextManager[Any]:
+    """Disable the merge by log-sum-exp for the arm of the published joint attention."""
     if (kind, arm) != (KINDS[1], "published way"):
         return nullcontext()
     return patch.object(JointAttentionNAG, "may_merge", lambda *_: False)
 
 
-def guided(model: Any, stack: ExitStack) -> None:
-    """Guide a model while the stack is open, in one run: what is made of the negative is kept from call to call."""
+def enter_guide(model: Any, stack: ExitStack) -> None:
+    """Guide a model while the stack is open, in one run, so that the run cache is used by all calls."""
     scheduler = FlowMatchEulerDiscreteScheduler()
     stack.enter_context(guide(model, NAG(negative_prompt_embeds=text(2)), scheduler=scheduler))
     scheduler.set_timesteps(4)
 
 
-def prepared(kind: str, arm: str, tokens: int, stack: ExitStack) -> tuple[Any, dict[str, Any]]:
-    """The model of an arm and the call that it gets, after a first one, in which what is kept is made."""
+def prepare_arm(kind: str, arm: str, tokens: int, stack: ExitStack) -> tuple[Any, dict[str, Any]]:
+    """Return the model and the call of an arm, after a first call that fills the run cache."""
     torch.manual_seed(0)
     model, call = (wan if kind == KINDS[0] else cogvideox)(tokens)
     model = model.eval().requires_grad_(False)
     if arm == "doubled batch":
-        doubled = ("hidden_states", "timestep", "encoder_hidden_states")
-        call = {name: torch.cat([value, value]) if name in doubled else value for name, value in call.items()}
+        repeated = ("hidden_states", "timestep", "encoder_hidden_states")
+        call = {name: torch.cat([value, value]) if name in repeated else value for name, value in call.items()}
     elif arm == "published way" and kind == KINDS[0]:
         for block in model.blocks:
-            block.attn2.processor = BothTexts(model.condition_embedder.text_embedder(text(2)))
+            block.attn2.processor = PublishedNAGProcessor(model.condition_embedder.text_embedder(text(2)))
     elif arm != "unguided":
-        guided(model, stack)
-    with two_passes(kind, arm):
+        enter_guide(model, stack)
+    with disable_merging(kind, arm):
         model(**call)
     return model, call
 
 
-def seconds(kind: str, tokens: int, repeats: int) -> dict[str, float]:
-    """Median time of each arm over the unguided one's in the same round, and that one's in seconds."""
+def time_arms(kind: str, tokens: int, repeats: int) -> dict[str, float]:
+    """Return the median time of each arm relative to the unguided one, and the unguided one's in seconds."""
     rounds: dict[str, list[float]] = {arm: [] for arm in ARMS}
     with ExitStack() as stack, torch.no_grad():
-        models = {arm: prepared(kind, arm, tokens, stack) for arm in ARMS}
+        models = {arm: prepare_arm(kind, arm, tokens, stack) for arm in ARMS}
         for _ in track(range(repeats), description=f"{kind} {tokens}"):
             for arm, (model, call) in models.items():
-                with two_passes(kind, arm):
+                with disable_merging(kind, arm):
                     begin = time.perf_counter()
                     model(**call)
                     rounds[arm].append(time.perf_counter() - begin)
     ratios = {arm: [a / b for a, b in zip(times, rounds[ARMS[0]], strict=True)] for arm, times in rounds.items()}
-    found = {arm: statistics.median(values) for arm, values in ratios.items()}
-    return {**found, "unguided": statistics.median(rounds[ARMS[0]])}
+    medians = {arm: statistics.median(values) for arm, values in ratios.items()}
+    return {**medians, "unguided": statistics.median(rounds[ARMS[0]])}
 
 
-def memory_now(field: str) -> float:
-    """Resident size (VmRSS) or the largest so far (VmHWM) of this process, MiB."""
+def process_memory(field: str) -> float:
+    """Return the resident size (VmRSS) or its peak (VmHWM) of this process in MiB."""
     line = next(line for line in STATUS.read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) / 1024
 
 
-def peak(kind: str, arm: str, tokens: int) -> float:
-    """How much memory two calls of an arm take at most, MiB; to be asked in a fresh process."""
+def measure_peak(kind: str, arm: str, tokens: int) -> float:
+    """Return the peak memory of two calls of an arm in MiB; requires a new process."""
     torch.set_num_threads(1)
-    before = memory_now("VmRSS")
+    before = process_memory("VmRSS")
     with ExitStack() as stack, torch.no_grad():
-        model, call = prepared(kind, arm, tokens, stack)
-        with two_passes(kind, arm):
+        model, call = prepare_arm(kind, arm, tokens, stack)
+        with disable_merging(kind, arm):
             model(**call)
-    return memory_now("VmHWM") - before
+    return process_memory("VmHWM") - before
 
 
-def peaks(kind: str, tokens: int) -> dict[str, float]:
-    """Peak memory of each arm, each in a process of its own."""
+def measure_peaks(kind: str, tokens: int) -> dict[str, float]:
+    """Return the peak memory of each arm, measured in one process per arm."""
     if not STATUS.exists():
         return {}
-    found = {}
+    memory = {}
     for arm in ARMS:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            found[arm] = pool.apply(peak, (kind, arm, tokens))
-    return found
+            memory[arm] = pool.apply(measure_peak, (kind, arm, tokens))
+    return memory
 
 
 def main() -> None:
@@ -160,7 +160,7 @@ def main() -> None:
     rows, results = [], {}
     for kind in KINDS:
         for tokens in arguments.tokens:
-            times, memory = seconds(kind, tokens, arguments.repeats), peaks(kind, tokens)
+            times, memory = time_arms(kind, tokens, arguments.repeats), measure_peaks(kind, tokens)
             results[f"{kind} {tokens}"] = {"time": times, "memory": memory}
             row = {"text by": kind, "video tokens": str(tokens), "unguided, s": f"{times['unguided']:.2f}"}
             row |= {f"{arm}, x": f"{times[arm]:.2f}" for arm in ARMS[1:]}

@@ -1,12 +1,11 @@
-"""What a negative prompt does on the shipped models: how often the unwanted thing still shows, and what it costs.
+"""Measure negative prompts on the shipped models: how often the unwanted attribute still shows, and the cost.
 
     python benchmarks/negative_prompt.py [--model tiny | tiny-4step] [--arms chosen | grid] [--clips 256] [--first 0]
 
-Each clip has a prompt that leaves one attribute unsaid and a negative prompt that names one value of it, drawn at
-random; colour, shape, motion and background take turns. All arms see the same prompts, negatives and seeds, and take
-turns batch by batch, so that their times compare. `grid` tries many settings; `chosen` holds the ones picked from it
-to each other, to be run on cases that the grid did not see (`--first`). Intervals are 95%: Wilson for shares, paired
-bootstrap for differences to no guidance.
+The prompt of each clip omits one attribute (in turn colour, shape, motion, background), and the negative prompt names a
+random value of it. All arms run the same prompts, negative prompts and seeds, alternating batch by batch, so that times
+are comparable. `grid` runs many settings; `chosen` compares the settings selected from the grid, on cases that the grid
+did not use (`--first`). Intervals are 95%: Wilson for shares, paired bootstrap for differences to no guidance.
 """
 
 import argparse
@@ -27,17 +26,17 @@ SHARES = ("as asked", "readable", "well-formed")
 
 
 def cfg_arm(scale: float) -> Arm:
-    """Classifier-free guidance with the negative prompt."""
+    """Return classifier-free guidance with the negative prompt."""
     return lambda n: (CFG(scale=scale, negative_prompt=n),)
 
 
 def nag_arm(**settings: Any) -> Arm:
-    """NAG with the negative prompt."""
+    """Return NAG with the negative prompt."""
     return lambda n: (NAG(negative_prompt=n, **settings),)
 
 
 def vsf_arm(scale: float) -> Arm:
-    """VSF with the negative prompt."""
+    """Return VSF with the negative prompt."""
     return lambda n: (VSF(negative_prompt=n, scale=scale),)
 
 
@@ -77,19 +76,21 @@ CHOSEN: dict[str, dict[str, Arm]] = {
         "VSF 0.5": vsf_arm(0.5),
     },
 }
-SHOWN = (BASE, "CFG 3, negative", "CFG 7, negative", "NAG (default: 11, 2.5, 0.25)")  # rows of the contact sheet
+SHEET_ARMS = (BASE, "CFG 3, negative", "CFG 7, negative", "NAG (default: 11, 2.5, 0.25)")  # rows of the contact sheet
 
 
-def rows_of(results: dict[str, Result], picked: list[int], times: bool = True) -> list[dict[str, str]]:
-    """A row per arm over the picked cases."""
+def arm_rows(results: dict[str, Result], picked: list[int], times: bool = True) -> list[dict[str, str]]:
+    """Return a row per arm over the selected cases."""
     rows, base = [], results[BASE]
     for arm, result in results.items():
         judged, before = [result.judged[i] for i in picked], [base.judged[i] for i in picked]
-        row = {"arm": arm, "unwanted shows, %": of_all(judged, "unwanted")}
-        row["against no guidance, points"] = "-" if arm == BASE else percent(paired(change(judged, before, "unwanted")))
+        row = {"arm": arm, "unwanted shows, %": format_share(judged, "unwanted")}
+        row["against no guidance, points"] = (
+            "-" if arm == BASE else percent(paired(paired_differences(judged, before, "unwanted")))
+        )
         for name in SHARES:
-            row[f"{name}, %"] = of_all(judged, name)
-        row["warping error x 1000"] = f"{np.nanmean([one['warping error'] for one in judged]):.2f}"
+            row[f"{name}, %"] = format_share(judged, name)
+        row["warping error x 1000"] = f"{np.nanmean([judgement['warping error'] for judgement in judged]):.2f}"
         if times:
             ratios = [a / b for a, b in zip(result.seconds, base.seconds, strict=True)]
             row["seconds per clip"] = f"{np.median(result.seconds):.2f}"
@@ -98,18 +99,19 @@ def rows_of(results: dict[str, Result], picked: list[int], times: bool = True) -
     return rows
 
 
-def of_all(judged: list[dict[str, float]], name: str) -> str:
-    """Share of clips of which a judgement holds."""
-    return percent(share(int(sum(one[name] for one in judged)), len(judged)))
+def format_share(judged: list[dict[str, float]], name: str) -> str:
+    """Format the share of clips for which a judgement is true."""
+    return percent(share(int(sum(judgement[name] for judgement in judged)), len(judged)))
 
 
-def change(judged: list[dict[str, float]], before: list[dict[str, float]], name: str) -> list[float]:
-    """Paired differences of a judgement."""
-    return [one[name] - other[name] for one, other in zip(judged, before, strict=True)]
+def paired_differences(judged: list[dict[str, float]], before: list[dict[str, float]], name: str) -> list[float]:
+    """Return the paired differences of a judgement."""
+    return [guided[name] - unguided[name] for guided, unguided in zip(judged, before, strict=True)]
 
 
 def contact_sheet(results: dict[str, Result], cases: list[Case], shown: tuple[str, ...], columns: int = 8) -> Any:
-    """First, middle and last frame of clips in which the unwanted thing showed unguided, under each shown arm."""
+    """Return first, middle and last frames of clips whose unguided version shows the unwanted value, one row per
+    arm."""
     showing = [i for i in range(len(cases)) if results[BASE].judged[i]["unwanted"]]
     by_kind = sorted(showing, key=lambda index: KINDS.index(cases[index].kind))
     picked = by_kind[:: max(len(showing) // columns, 1)][:columns]
@@ -137,15 +139,15 @@ def main() -> None:
     indices = range(args.first, args.first + args.clips)
     results = sample(load(args.model), args.model, GRID if args.arms == "grid" else CHOSEN[args.model], indices)
     cases = [Case(index) for index in indices]
-    parts = [table(rows_of(results, list(range(args.clips))))]
+    parts = [table(arm_rows(results, list(range(args.clips))))]
     for kind in KINDS:
         picked = [place for place, case in enumerate(cases) if case.kind == kind]
-        parts.append(f"Negated {kind}, {len(picked)} clips an arm:\n\n{table(rows_of(results, picked, times=False))}")
+        parts.append(f"Negated {kind}, {len(picked)} clips an arm:\n\n{table(arm_rows(results, picked, times=False))}")
     name = f"negative_prompt_{args.model}" + ("_grid" if args.arms == "grid" else "")
     data = {arm: {"judged": result.judged, "seconds": result.seconds} for arm, result in results.items()}
     write(name, "\n".join(parts), {"clips": args.clips, "first": args.first, "arms": data})
     if args.arms == "chosen":
-        sheet = contact_sheet(results, cases, SHOWN)
+        sheet = contact_sheet(results, cases, SHEET_ARMS)
         Image.fromarray(sheet).save(RESULTS / f"{name}.png", optimize=True)
 
 

@@ -1,12 +1,12 @@
-"""Whether NAG's L1 ratio over a frame or the clip flickers less than over a token, at equal suppression.
+"""Measure whether NAG's L1 ratio over a frame or clip flickers less than over a token, at equal suppression.
 
     python benchmarks/norms.py [--model tiny | tiny-4step] [--clips 256] [--first 2048]
 
-The cases of `negative_prompt.py`, all arms on the same prompts, negatives and seeds: each norm at several `tau`, scale
-11, alpha 0.5. What is compared with the paper's norm, at the same `tau` and pair by pair: how often the unwanted value
-shows (suppression), and the warping error, of all pairs and of those in which the oracle reads the same scene in both
-clips, so that what moves is the same. Intervals are 95%, by bootstrap over prompts; p by sign flips, corrected for the
-number of comparisons (Holm).
+The cases of `negative_prompt.py`; all arms run the same prompts, negative prompts and seeds: each norm at several
+`tau`, scale 11, alpha 0.5. Each is compared in pairs with the paper's norm at the same `tau`: share of clips with the
+unwanted value (suppression), warping error, and warping error of the pairs in which the oracle reads the same scene in
+both clips, so that the motion is equal. Intervals are 95%, by bootstrap over prompts; p-values by sign flips, with
+Holm's correction.
 """
 
 import argparse
@@ -28,34 +28,34 @@ PAPER = NORMS[0]
 
 
 def nag_arm(norm: str, tau: float) -> Arm:
-    """NAG with the negative prompt."""
+    """Return NAG with the negative prompt."""
     return lambda n: (NAG(negative_prompt=n, tau=tau, alpha=0.5, norm=norm),)
 
 
 ARMS: dict[tuple[str, float], Arm] = {(norm, tau): nag_arm(norm, tau) for tau in TAUS for norm in NORMS}
 
 
-def values(result: Result, name: str, kept: list[int]) -> dict[tuple[str, object], float]:
-    """A judgement of the kept cases by case and seed; those that have no value are left out."""
-    found = {(str(i), i): result.judged[i][name] for i in kept}
-    return {key: value for key, value in found.items() if np.isfinite(value)}
+def values(result: Result, name: str, cases: list[int]) -> dict[tuple[str, object], float]:
+    """Return a judgement of the given cases by case and seed, without undefined ones."""
+    judged = {(str(i), i): result.judged[i][name] for i in cases}
+    return {key: value for key, value in judged.items() if np.isfinite(value)}
 
 
-def same_scene(one: Result, other: Result) -> list[int]:
-    """Cases in which the oracle reads the same scene in both arms' clips."""
-    pairs = enumerate(zip(one.frames, other.frames, strict=True))
+def same_scene(first: Result, second: Result) -> list[int]:
+    """Return the cases in which the oracle reads the same scene in the clips of both arms."""
+    pairs = enumerate(zip(first.frames, second.frames, strict=True))
     return [i for i, clips in pairs if read(clips[0]).scene == read(clips[1]).scene]
 
 
 def compare(results: dict[tuple[str, float], Result]) -> dict[tuple[str, float], dict[str, PairedComparison]]:
-    """Of each arm but the paper's: its differences to the paper's norm at the same tau."""
-    found = {}
+    """Return the differences of each arm to the paper's norm at the same tau."""
+    comparisons = {}
     for (norm, tau), result in results.items():
         if norm == PAPER:
             continue
         base, every = results[PAPER, tau], list(range(len(result.judged)))
         alike = same_scene(base, result)
-        found[norm, tau] = {
+        comparisons[norm, tau] = {
             "unwanted": compare_pairs(values(base, "unwanted", every), values(result, "unwanted", every)),
             "warping error": compare_pairs(
                 values(base, "warping error", every), values(result, "warping error", every)
@@ -64,36 +64,36 @@ def compare(results: dict[tuple[str, float], Result]) -> dict[tuple[str, float],
                 values(base, "warping error", alike), values(result, "warping error", alike)
             ),
         }
-    return found
+    return comparisons
 
 
-def rows_of(results: dict[tuple[str, float], Result]) -> list[dict[str, str]]:
-    """A row per arm."""
+def arm_rows(results: dict[tuple[str, float], Result]) -> list[dict[str, str]]:
+    """Return a row per arm."""
     compared = compare(results)
-    flicker = {str(arm): found["of equal scenes"].p for arm, found in compared.items()}
+    flicker = {str(arm): comparison["of equal scenes"].p for arm, comparison in compared.items()}
     corrected = holm({arm: p for arm, p in flicker.items() if p is not None})
     rows = []
     for (norm, tau), result in results.items():
         judged, against = result.judged, compared.get((norm, tau), {})
         row = {"tau": f"{tau:g}", "norm": norm}
-        row["unwanted shows, %"] = percent(share(int(sum(one["unwanted"] for one in judged)), len(judged)))
-        row["against token, points"] = difference(against.get("unwanted"), 100, 1)
-        row["as asked, %"] = f"{100 * np.mean([one['as asked'] for one in judged]):.1f}"
-        row["well-formed, %"] = f"{100 * np.mean([one['well-formed'] for one in judged]):.1f}"
-        row["warping error x 1000"] = f"{np.nanmean([one['warping error'] for one in judged]):.3f}"
-        row["against token"] = difference(against.get("warping error"), 1, 3)
+        row["unwanted shows, %"] = percent(share(int(sum(judgement["unwanted"] for judgement in judged)), len(judged)))
+        row["against token, points"] = format_difference(against.get("unwanted"), 100, 1)
+        row["as asked, %"] = f"{100 * np.mean([judgement['as asked'] for judgement in judged]):.1f}"
+        row["well-formed, %"] = f"{100 * np.mean([judgement['well-formed'] for judgement in judged]):.1f}"
+        row["warping error x 1000"] = f"{np.nanmean([judgement['warping error'] for judgement in judged]):.3f}"
+        row["against token"] = format_difference(against.get("warping error"), 1, 3)
         alike = against.get("of equal scenes")
-        row["of equal scenes"] = difference(alike, 1, 3) + (f" ({alike.pairs} pairs)" if alike else "")
+        row["of equal scenes"] = format_difference(alike, 1, 3) + (f" ({alike.pairs} pairs)" if alike else "")
         row["p"] = f"{corrected[str((norm, tau))]:.3f}" if str((norm, tau)) in corrected else "-"
         rows.append(row)
     return rows
 
 
-def difference(found: PairedComparison | None, factor: float, digits: int) -> str:
-    """A mean difference with its interval."""
-    if found is None or found.difference.mean is None:
+def format_difference(comparison: PairedComparison | None, factor: float, digits: int) -> str:
+    """Format a mean difference with its interval."""
+    if comparison is None or comparison.difference.mean is None:
         return "-"
-    mean, low, high = (found.difference.mean, found.difference.low, found.difference.high)
+    mean, low, high = (comparison.difference.mean, comparison.difference.low, comparison.difference.high)
     if low is None or high is None:
         return f"{factor * mean:+.{digits}f}"
     return f"{factor * mean:+.{digits}f} [{factor * low:+.{digits}f}, {factor * high:+.{digits}f}]"
@@ -110,7 +110,7 @@ def main() -> None:
     named = sample(load(args.model), args.model, {str(arm): make for arm, make in ARMS.items()}, indices)
     results = {arm: named[str(arm)] for arm in ARMS}
     data: dict[str, Any] = {f"{norm} {tau:g}": results[norm, tau].judged for norm, tau in ARMS}
-    text = f"{args.clips} clips an arm, cases {indices.start} to {indices.stop - 1}.\n\n{table(rows_of(results))}"
+    text = f"{args.clips} clips an arm, cases {indices.start} to {indices.stop - 1}.\n\n{table(arm_rows(results))}"
     write(f"norms_{args.model}", text, {"clips": args.clips, "first": args.first, "arms": data})
 
 

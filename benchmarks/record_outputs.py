@@ -1,13 +1,13 @@
-"""Record what guided calls compute, to prove that a change of the code changes no bit of it.
+"""Record the results of guided calls, to verify that a change of the code changes no bit.
 
     python benchmarks/record_outputs.py OUTPUT.json [--only PATTERN]
     python benchmarks/record_outputs.py --compare A.json B.json
 
-Runs guidances on the tests' random pipelines and transformers and on the shipped models, with one thread on the CPU,
-and writes for each case the SHA-256 of all output tensors and of the trace, without times; of a refusal, the type of
-the exception. `--compare` lists the cases that differ, or are in one file only, and exits with 1 where there are any.
-Hashes are of one machine and one version of torch. To compare two checkouts, run this file with `PYTHONPATH` set to one
-and then to the other: `vidguide` and the tests' pipelines both come from there.
+Runs guidances on the tests' random pipelines and transformers and on the shipped models, with one CPU thread, and
+writes for each case the SHA-256 of all output tensors and of the trace without times; for a refusal, the type of the
+exception. `--compare` lists the cases that differ or are in one file only, and exits with 1 if there are any. Hashes
+depend on the machine and the version of torch. To compare two checkouts, run this file with `PYTHONPATH` set to each of
+them: `vidguide` and the tests' pipelines are imported from there.
 """
 
 import argparse
@@ -126,7 +126,7 @@ ALL_ARMS = {**ARMS, **DETAILS}
 DETAILED = ("Wan", "HunyuanVideo", "Latte")
 WITH_CFG = ("nothing", "NAG", "VSF", "NAG+EMAG", "EMAG+STG+PAG", "PAG spatial")
 WITHOUT_CFG = ("NAG", "CFG", "NAG+CFG", "CFG+EMAG", "SEG", "EMAG spatial")
-SPECS = {  # as the command line takes them
+SPECS = {  # guidance specs of the command line
     "tiny": ("none", "cfg:4", "nag:alpha=0.5", "nag+emag:decay=0.5", "vsf+cfg:3", "seg:sigma=none+pag:extent=spatial"),
     "tiny-4step": (
         "none",
@@ -138,22 +138,25 @@ SPECS = {  # as the command line takes them
 }
 
 
-def trace_of(run: Any) -> list[Any]:
-    """The records and choices of all traces of a run, without times."""
+def trace_values(run: Any) -> list[Any]:
+    """Return the records and choices of all traces of a run, without times."""
     return [
         [
             [trace.steps],
             [[record.step, record.layer, record.clamped, record.change] for record in trace],
-            [[one.step, one.guidance, list(one.layers), sorted(one.gradients.items())] for one in trace.choices],
+            [
+                [choice.step, choice.guidance, list(choice.layers), sorted(choice.gradients.items())]
+                for choice in trace.choices
+            ],
         ]
         for trace in run.traces
     ]
 
 
-def pipeline_of(name: str, own_cfg: bool) -> tuple[Any, Any]:
-    """The tests' case of a family and its pipeline."""
+def make_pipeline(name: str, pipeline_cfg: bool) -> tuple[Any, Any]:
+    """Return the tests' case of a family and its pipeline."""
     case = next(case for case in CASES if case.pipeline == FAMILIES[name])
-    pipe = case.pipe(own_cfg)
+    pipe = case.pipe(pipeline_cfg)
     if name == "Wan, two transformers":
         second = case.model.make()
         for parameter in second.parameters():
@@ -163,35 +166,35 @@ def pipeline_of(name: str, own_cfg: bool) -> tuple[Any, Any]:
     return case, pipe
 
 
-def record_pipeline(name: str, own_cfg: bool, arm: Arm) -> Recording:
-    """Sample latents with a random pipeline, with its own classifier-free guidance or without."""
-    case, pipe = pipeline_of(name, own_cfg)
-    settings = {**case.call, **({} if own_cfg else case.off), **SMALL_FRAMES.get(name, {})}
-    settings |= case.text(case.words(2)) | case.text(case.words(6), "negative_")
+def record_pipeline(name: str, pipeline_cfg: bool, arm: Arm) -> Recording:
+    """Sample latents with a random pipeline, with the pipeline's CFG on or off."""
+    case, pipe = make_pipeline(name, pipeline_cfg)
+    settings = {**case.call, **({} if pipeline_cfg else case.off), **SMALL_FRAMES.get(name, {})}
+    settings |= case.text(case.text_inputs(2)) | case.text(case.text_inputs(6), "negative_")
     generator = torch.Generator().manual_seed(0)
-    with guide(pipe, *arm(case.words(5), case.words(6))) as run:
+    with guide(pipe, *arm(case.text_inputs(5), case.text_inputs(6))) as run:
         output = pipe(**settings, num_inference_steps=STEPS, generator=generator, output_type="latent")
-    return list(output.values()), trace_of(run)
+    return list(output.values()), trace_values(run)
 
 
 def record_transformer(name: str, dtype: torch.dtype, arm: Arm) -> Recording:
-    """Predict with a bare transformer, a batch of two with masked texts, the negative of another length."""
+    """Predict with a bare transformer, a batch of two with masked texts, and a negative of another length."""
     tiny, scheduler, predictions = BY_NAME[name], FlowMatchEulerDiscreteScheduler(), []
     model = tiny.make() if dtype == torch.float32 else tiny.make().to(dtype)
-    text = converted(tiny.negative(), dtype)
+    text = cast_tensors(tiny.negative(), dtype)
     with guide(model, *arm(text, text), scheduler=scheduler) as run:
         scheduler.set_timesteps(STEPS)
         for step, timestep in enumerate(scheduler.timesteps):
-            inputs = converted(tiny.inputs(2), dtype)
+            inputs = cast_tensors(tiny.inputs(2), dtype)
             inputs["hidden_states"] = inputs["hidden_states"] * (1 - 0.2 * step)
             predictions.append(model(**inputs))
             latents = torch.zeros(1)
             scheduler.step(latents, timestep, latents)
-    return predictions, trace_of(run)
+    return predictions, trace_values(run)
 
 
-def converted(values: Values, dtype: torch.dtype) -> Values:
-    """Arguments with the floating-point tensors in another dtype."""
+def cast_tensors(values: Values, dtype: torch.dtype) -> Values:
+    """Return arguments with the floating-point tensors in another dtype."""
 
     def convert(value: Any) -> Any:
         return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
@@ -200,31 +203,31 @@ def converted(values: Values, dtype: torch.dtype) -> Values:
 
 
 def record_shipped(model: str, batch: int, scale: float, guidances: Guidances) -> Recording:
-    """Sample latents with a shipped model as users of diffusers call it: text prompts, one or a batch."""
+    """Sample latents with a shipped model by its diffusers pipeline, from one text prompt or a batch."""
     pipe = WanPipeline.from_pretrained(ROOT / "pipelines" / "weights" / model)
     pipe.set_progress_bar_config(disable=True)
     generator = [torch.Generator().manual_seed(seed) for seed in range(batch)]
     settings = dict(height=64, width=64, num_frames=13, num_inference_steps=STEPS, guidance_scale=scale)
     with guide(pipe, *guidances) as run:
         output = pipe([PROMPT] * batch, generator=generator, output_type="latent", **settings)
-    return list(output.values()), trace_of(run)
+    return list(output.values()), trace_values(run)
 
 
 def record_generate(model: str, **arguments: Any) -> Recording:
     """Generate a clip by `vidguide.generate`."""
     settings: Values = dict(model=model, device="cpu", progress=False, steps=STEPS, seed=4)
     clip = generate(PROMPT, **settings | arguments)
-    return [clip.frames], timeless(clip.provenance)
+    return [clip.frames], remove_times(clip.provenance)
 
 
 def record_command(*arguments: str) -> Recording:
-    """Run `vidguide ARGUMENTS --json`; the JSON is the output."""
+    """Run `vidguide ARGUMENTS --json` and return the JSON as output."""
     with tempfile.TemporaryDirectory() as folder:
-        return timeless(run_command(Path(folder), *arguments)), []
+        return remove_times(run_command(Path(folder), *arguments)), []
 
 
 def record_comparison() -> Recording:
-    """Run `vidguide compare`; the metrics of its clips are the output."""
+    """Run `vidguide compare` and return the metrics of its clips as output."""
     command = ("compare", "a large circle", "-n", "red", "-g", "none", "-g", "nag:alpha=0.5", "--steps", "4")
     with tempfile.TemporaryDirectory() as folder:
         run_command(Path(folder), *command, "--device", "cpu", "-o", "FOLDER")
@@ -235,41 +238,41 @@ def record_comparison() -> Recording:
 
 
 def run_command(folder: Path, *arguments: str) -> Any:
-    """Run `vidguide ARGUMENTS --json` in this process with FOLDER for the folder, and read the JSON.
+    """Run `vidguide ARGUMENTS --json` in this process, with FOLDER replaced by the folder, and return the JSON.
 
     Raises:
-        RuntimeError: the command failed, or pyproject.toml has none of that name.
+        RuntimeError: the command failed, or pyproject.toml does not declare it.
     """
     entry = re.search(r'^vidguide = "(.+):(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     if entry is None:
         raise RuntimeError("pyproject.toml: has no command vidguide")
     app = getattr(importlib.import_module(entry[1]), entry[2])
     command = [argument.replace("FOLDER", str(folder)) for argument in (*arguments, "--json")]
-    done = CliRunner().invoke(app, command)
-    if done.exit_code:
-        raise RuntimeError(f"vidguide {' '.join(command)}: {done.output}")
-    return json.loads(done.stdout)
+    result = CliRunner().invoke(app, command)
+    if result.exit_code:
+        raise RuntimeError(f"vidguide {' '.join(command)}: {result.output}")
+    return json.loads(result.stdout)
 
 
-def timeless(values: Any) -> Any:
-    """JSON without times, versions and the paths of temporary files."""
+def remove_times(values: Any) -> Any:
+    """Return JSON values without times, versions and paths of temporary files."""
     if isinstance(values, dict):
-        rest = {name: timeless(value) for name, value in values.items() if "seconds" not in name}
+        rest = {name: remove_times(value) for name, value in values.items() if "seconds" not in name}
         return {name: value for name, value in rest.items() if name not in ("versions", "files")}
-    return [timeless(value) for value in values] if isinstance(values, list) else values
+    return [remove_times(value) for value in values] if isinstance(values, list) else values
 
 
 def pipeline_cases() -> Iterator[tuple[str, Callable[[], Recording]]]:
-    """The random pipelines: every guidance in three of them, the main ones and their sums in all."""
+    """Yield the random pipelines: every guidance in three of them, the main ones and their combinations in all."""
     for family, pipeline in FAMILIES.items():
         if hasattr(diffusers, pipeline):
-            for own_cfg, arm in arms_of(family):
-                mode = "CFG of the pipeline" if own_cfg else "no CFG"
-                yield f"{family}/{mode}/{arm}", partial(record_pipeline, family, own_cfg, ALL_ARMS[arm])
+            for pipeline_cfg, arm in family_arms(family):
+                mode = "CFG of the pipeline" if pipeline_cfg else "no CFG"
+                yield f"{family}/{mode}/{arm}", partial(record_pipeline, family, pipeline_cfg, ALL_ARMS[arm])
 
 
-def arms_of(family: str) -> Iterator[tuple[bool, str]]:
-    """The arms of a family: whether the pipeline's own guidance is on, and ours."""
+def family_arms(family: str) -> Iterator[tuple[bool, str]]:
+    """Yield the arms of a family: whether the pipeline's CFG is on, and the name of vidguide's guidances."""
     without: tuple[str, ...]
     within: tuple[str, ...]
     if family in SMALL_FRAMES:
@@ -281,7 +284,7 @@ def arms_of(family: str) -> Iterator[tuple[bool, str]]:
 
 
 def transformer_cases() -> Iterator[tuple[str, Callable[[], Recording]]]:
-    """Every transformer of an adapter by itself; some in bfloat16."""
+    """Yield every transformer with an adapter; some in bfloat16."""
     for name in BY_NAME:
         for arm in ("VSF", "NAG+EMAG"):
             yield f"{name}/{arm}", partial(record_transformer, name, torch.float32, ARMS[arm])
@@ -291,7 +294,7 @@ def transformer_cases() -> Iterator[tuple[str, Callable[[], Recording]]]:
 
 
 def shipped_cases() -> Iterator[tuple[str, Callable[[], Recording]]]:
-    """The shipped models: by guide(), by generate() and by the command line."""
+    """Yield the shipped models: by guide(), by generate() and by the command line."""
     for model, specs in SPECS.items():
         nag = NAG(negative_prompt=["red", "moving left"])
         yield f"{model}/guide/NAG, batch of 2", partial(record_shipped, model, 2, 1.0, (nag,))
@@ -309,29 +312,29 @@ def shipped_cases() -> Iterator[tuple[str, Callable[[], Recording]]]:
 
 
 def cases() -> dict[str, Callable[[], Recording]]:
-    """All cases by name."""
+    """Return all cases by name."""
     return {**dict(pipeline_cases()), **dict(transformer_cases()), **dict(shipped_cases())}
 
 
 def digest(value: Any) -> str:
-    """SHA-256 of arrays by dtype, shape and bytes, in nested lists, and of plain values as JSON."""
-    found = hashlib.sha256()
-    for part in flattened(value):
+    """Return the SHA-256 of arrays by dtype, shape and bytes, in nested lists, and of other values as JSON."""
+    hasher = hashlib.sha256()
+    for part in flatten(value):
         if isinstance(part, torch.Tensor):
-            found.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            found.update(part.reshape(-1).view(torch.uint8).numpy().tobytes())
+            hasher.update(f"{part.dtype}{tuple(part.shape)}".encode())
+            hasher.update(part.reshape(-1).view(torch.uint8).numpy().tobytes())
         elif isinstance(part, np.ndarray):
-            found.update(f"{part.dtype}{part.shape}".encode() + part.tobytes())
+            hasher.update(f"{part.dtype}{part.shape}".encode() + part.tobytes())
         else:
-            found.update(json.dumps(part, sort_keys=True).encode())
-    return found.hexdigest()
+            hasher.update(json.dumps(part, sort_keys=True).encode())
+    return hasher.hexdigest()
 
 
-def flattened(value: Any) -> Iterator[Any]:
-    """The leaves of nested lists and tuples."""
+def flatten(value: Any) -> Iterator[Any]:
+    """Yield the leaves of nested lists and tuples."""
     if isinstance(value, list | tuple):
         for part in value:
-            yield from flattened(part)
+            yield from flatten(part)
     else:
         yield value
 
@@ -344,13 +347,13 @@ def record(pattern: str) -> dict[str, Values]:
         if fnmatch.fnmatch(name, pattern):
             begin = time.perf_counter()
             torch.manual_seed(0)
-            recorded[name] = hashes(run)
+            recorded[name] = hash_case(run)
             print(f"{time.perf_counter() - begin:6.2f} s  {recorded[name]['outputs'][:12]}  {name}", flush=True)
     return recorded
 
 
-def hashes(run: Callable[[], Recording]) -> Values:
-    """Hashes of the outputs and the trace of a case, or the type of the exception that refuses it."""
+def hash_case(run: Callable[[], Recording]) -> Values:
+    """Return hashes of the outputs and the trace of a case, or the type of the exception that refuses it."""
     try:
         outputs, trace = run()
     except (ValueError, LookupError, TypeError) as error:
@@ -359,17 +362,17 @@ def hashes(run: Callable[[], Recording]) -> Values:
     return {"outputs": digest(outputs), "trace": digest(trace)}
 
 
-def differences(one: dict[str, Values], other: dict[str, Values]) -> list[str]:
-    """What two recordings do not share, a line per case."""
-    lines = [f"only in one: {name}" for name in sorted(one.keys() ^ other.keys())]
-    for name in sorted(one.keys() & other.keys()):
-        parts = [part for part in one[name] if one[name][part] != other[name][part]]
+def differences(first: dict[str, Values], second: dict[str, Values]) -> list[str]:
+    """Return a line for each case that differs between two recordings."""
+    lines = [f"only in one recording: {name}" for name in sorted(first.keys() ^ second.keys())]
+    for name in sorted(first.keys() & second.keys()):
+        parts = [part for part in first[name] if first[name][part] != second[name][part]]
         lines += [f"differs: {name}: {', '.join(parts)}"] if parts else []
     return lines
 
 
 def silence() -> None:
-    """Show no warnings and progress bars of libraries."""
+    """Disable warnings and progress bars of libraries."""
     warnings.simplefilter("ignore")
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
@@ -384,12 +387,12 @@ def main() -> None:
     parser.add_argument("--compare", type=Path, nargs=2, metavar=("A", "B"))
     arguments = parser.parse_args()
     if arguments.compare:
-        one, other = (json.loads(path.read_text())["cases"] for path in arguments.compare)
-        lines = differences(one, other)
-        print("\n".join([*lines, f"{len(one.keys() | other.keys()) - len(lines)} cases agree, {len(lines)} do not"]))
+        first, second = (json.loads(path.read_text())["cases"] for path in arguments.compare)
+        lines = differences(first, second)
+        print("\n".join([*lines, f"{len(first.keys() | second.keys()) - len(lines)} cases agree, {len(lines)} do not"]))
         sys.exit(bool(lines))
     if arguments.output is None:
-        parser.error("OUTPUT or --compare: give one of them")
+        parser.error("give OUTPUT or --compare")
     torch.set_num_threads(1)
     silence()
     print(f"vidguide of {ROOT}")

@@ -1,4 +1,4 @@
-"""What the benchmarks share: intervals, tables, and where results go."""
+"""Shared code of the benchmarks: intervals, tables and result files."""
 
 import json
 import platform
@@ -16,31 +16,31 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def share(successes: int, total: int) -> tuple[float, float, float]:
-    """A share and its Wilson 95% interval."""
+    """Return a share and its Wilson 95% interval."""
     return (successes / total, *wilson(successes, total))
 
 
 def paired(differences: Sequence[float]) -> tuple[float, float, float]:
-    """Mean of paired differences and its bootstrap 95% interval (percentile, 2,000 resamples)."""
-    found = estimate(differences, method="percentile", resamples=2000)
-    if found.mean is None or found.low is None or found.high is None:
-        raise ValueError(f"differences={differences!r}: an interval needs two at least")
-    return found.mean, found.low, found.high
+    """Return the mean of paired differences and its bootstrap 95% interval (percentile, 2,000 resamples)."""
+    mean = estimate(differences, method="percentile", resamples=2000)
+    if mean.mean is None or mean.low is None or mean.high is None:
+        raise ValueError(f"differences={differences!r}: an interval needs at least two values")
+    return mean.mean, mean.low, mean.high
 
 
 def percent(triple: tuple[float, float, float]) -> str:
-    """A share or difference with its interval, in percent."""
+    """Format a share or difference with its interval, in percent."""
     value, low, high = triple
     return f"{100 * value:.1f} [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def table(rows: list[dict[str, str]]) -> str:
-    """Rows of the same keys as Markdown."""
+    """Format rows with the same keys as a Markdown table."""
     return markdown_table(list(rows[0]), [list(row.values()) for row in rows]) + "\n"
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were taken on."""
+    """Return versions and device of the measurement."""
     return {
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -52,7 +52,7 @@ def machine() -> dict[str, Any]:
 
 
 def write(name: str, markdown: str, data: dict[str, Any], folder: Path = RESULTS) -> None:
-    """Write a result as Markdown for people and JSON for programs."""
+    """Write a result as Markdown and as JSON, and print the Markdown."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.md").write_text(markdown)
     (folder / f"{name}.json").write_text(json.dumps({**data, "machine": machine()}) + "\n")

@@ -1,4 +1,4 @@
-"""What the benchmarks on shipped models share: cases with a negative, and arms in turn on the same noise."""
+"""Shared code of the benchmarks on shipped models: cases with a negative prompt, and alternating arms."""
 
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,32 +18,32 @@ from vidguide.pipelines.models.spec import SHIPPED
 
 KINDS = ("colour", "shape", "motion", "background")
 BATCH = 16
-Arm = Callable[[list[str]], tuple[Guidance, ...]]  # of the negatives of a batch
+Arm = Callable[[list[str]], tuple[Guidance, ...]]  # negative prompts of a batch -> guidances
 
 
 class Case:
-    """A prompt that leaves one attribute unsaid, and the value of it that is not wanted."""
+    """Prompt that omits one attribute, and an unwanted value of this attribute."""
 
     def __init__(self, index: int) -> None:
         random = np.random.default_rng([7, index])
         self.kind = KINDS[index % len(KINDS)]
         values = {name: str(random.choice(ATTRIBUTES[name])) for name in ATTRIBUTES}
         self.unwanted = values.pop(self.kind)
-        self.asked = Scene(**values)
-        self.prompt = caption(self.asked, int(random.integers(3)))
+        self.scene = Scene(**values)
+        self.prompt = caption(self.scene, int(random.integers(3)))
         self.negative = (
             caption(Scene(**{self.kind: self.unwanted})) if self.kind in ("motion", "background") else self.unwanted
         )
         self.seed = index
 
     def judge(self, frames: np.ndarray) -> dict[str, float]:
-        """What the oracle reads of the clip, as 0 or 1, and its warping error (x 1000)."""
+        """Return the oracle's judgements of the clip as 0 or 1, and its warping error (x 1000)."""
         reading: Reading = read(frames)
-        said = [name for name in ATTRIBUTES if name != self.kind]
+        named = [name for name in ATTRIBUTES if name != self.kind]
         errors = [error for error in flow_statistics(frames).error if error is not None]
         return {
             "unwanted": float(getattr(reading.scene, self.kind) == self.unwanted),
-            "as asked": float(all(reading.matches(self.asked, name) for name in said)),
+            "as asked": float(all(reading.matches(self.scene, name) for name in named)),
             "readable": float(getattr(reading.scene, self.kind) is not None),
             "well-formed": float(reading.well_formed),
             "warping error": 1000 * float(np.mean(errors)) if errors else float("nan"),
@@ -60,7 +60,7 @@ class Result:
 
 
 def sample(pipe: Any, model: str, arms: Mapping[str, Arm], indices: Sequence[int]) -> dict[str, Result]:
-    """All arms over the same cases and seeds, batch by batch in turn, so that their times compare."""
+    """Run all arms on the same cases and seeds, alternating batch by batch so that times are comparable."""
     pipe.set_progress_bar_config(disable=True)
     shipped, results = SHIPPED[model], {arm: Result() for arm in arms}
     for start in track(range(0, len(indices), BATCH), "batches"):

@@ -1,11 +1,11 @@
-"""How well a shipped model does what its prompt says, read by the oracle: the tables of the model cards.
+"""Measure how well a shipped model follows its prompt, as read by the oracle: the tables of the model cards.
 
     python benchmarks/shipped_model.py [--model tiny | tiny-4step]
 
-Captions of combinations that no training clip showed, one seed each, by a plain WanPipeline call at the pipeline's own
-text length (512) with nothing of vidguide around it. `tiny`: with its shipped defaults (20 steps, no guidance), the
-same with one attribute unsaid, and with the pipeline's own defaults (50 steps, guidance_scale 5); the oracle itself is
-held against renders and their reconstructions. `tiny-4step`: beside its teacher, at 20 steps and at its own four.
+Captions of attribute combinations that are not in the training data, one seed each, by a plain WanPipeline call at the
+pipeline's default text length (512), without vidguide. `tiny`: with its shipped defaults (20 steps, no guidance), the
+same with one attribute omitted, and with the pipeline's defaults (50 steps, guidance_scale 5); the oracle is checked on
+renders and their reconstructions. `tiny-4step`: compared with its teacher at 20 and at 4 steps.
 """
 
 import argparse
@@ -45,23 +45,23 @@ ROWS: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
 
 
 def held_out_captions(count: int, unsaid: bool) -> list[tuple[Scene, str]]:
-    """Held-out scenes, each about as often, and captions with the phrase orders taking turns; without one attribute,
-    each in its turn, where `unsaid`."""
+    """Return held-out scenes in equal numbers and their captions in alternating phrase orders; with `unsaid`, each
+    omits one attribute in turn."""
     scenes = [scene for scene in all_scenes() if held_out(scene)]
     order = np.random.default_rng(0).permutation(np.resize(np.arange(len(scenes)), count))
-    asked = []
+    captions = []
     for turn, index in enumerate(order):
-        left_out = list(ATTRIBUTES)[turn % len(ATTRIBUTES)] if unsaid else None
-        scene = Scene(**asdict(scenes[index]) | ({left_out: None} if left_out else {}))
-        asked.append((scene, caption(scene, turn)))
-    return asked
+        omitted = list(ATTRIBUTES)[turn % len(ATTRIBUTES)] if unsaid else None
+        scene = Scene(**asdict(scenes[index]) | ({omitted: None} if omitted else {}))
+        captions.append((scene, caption(scene, turn)))
+    return captions
 
 
-def sample(pipe: Any, asked: list[tuple[Scene, str]], about: str, **settings: Any) -> list[Reading]:
-    """Readings of one clip per caption; the seed is the caption's place in the list."""
+def sample(pipe: Any, prompts: list[tuple[Scene, str]], about: str, **settings: Any) -> list[Reading]:
+    """Return the readings of one clip per caption; the seed is the index of the caption."""
     readings: list[Reading] = []
-    for start in track(range(0, len(asked), BATCH), about):
-        captions = [text for _, text in asked[start : start + BATCH]]
+    for start in track(range(0, len(prompts), BATCH), about):
+        captions = [text for _, text in prompts[start : start + BATCH]]
         generators = [torch.Generator().manual_seed(start + offset) for offset in range(len(captions))]
         video = pipe(captions, height=64, width=64, num_frames=13, generator=generators, **settings).frames
         readings += [read(to_frames(clip)) for clip in video]
@@ -69,21 +69,21 @@ def sample(pipe: Any, asked: list[tuple[Scene, str]], about: str, **settings: An
 
 
 def accuracy(scenes: list[Scene], readings: list[Reading]) -> dict[str, tuple[float, float, float]]:
-    """Share right per attribute where it is asked for, well-formed in every frame, and all asked for at once, with
-    Wilson intervals."""
+    """Return shares with Wilson intervals: correct per named attribute, well-formed in every frame, and all named
+    attributes correct."""
     pairs = list(zip(scenes, readings, strict=True))
     right: dict[str, list[bool]] = {name: [] for name in (*ATTRIBUTES, "well-formed", "all that is asked")}
     for scene, reading in pairs:
-        said = {name: reading.matches(scene, name) for name in ATTRIBUTES if getattr(scene, name) is not None}
+        correct = {name: reading.matches(scene, name) for name in ATTRIBUTES if getattr(scene, name) is not None}
         for name, value in (
-            said | {"well-formed": reading.well_formed, "all that is asked": all(said.values())}
+            correct | {"well-formed": reading.well_formed, "all that is asked": all(correct.values())}
         ).items():
             right[name].append(value)
     return {name: share(sum(values), len(values)) for name, values in right.items()}
 
 
-def reconstructions(pipe: Any, clips: list[np.ndarray]) -> list[np.ndarray]:
-    """The clips through the VAE and back."""
+def reconstruct(pipe: Any, clips: list[np.ndarray]) -> list[np.ndarray]:
+    """Encode and decode the clips by the VAE."""
     results = []
     for clip in track(clips, "reconstructions"):
         video = torch.from_numpy(clip).float().div(127.5).sub(1).permute(3, 0, 1, 2)[None]
@@ -93,12 +93,12 @@ def reconstructions(pipe: Any, clips: list[np.ndarray]) -> list[np.ndarray]:
     return results
 
 
-def of_the_oracle(pipe: Any, count: int) -> dict[str, tuple[list[Scene], list[Reading]]]:
-    """Readings of renders, and of half as many of them through the VAE."""
+def oracle_readings(pipe: Any, count: int) -> dict[str, tuple[list[Scene], list[Reading]]]:
+    """Return readings of renders, and of the reconstructions of half of them."""
     random = np.random.default_rng(1)
     scenes = [all_scenes()[index] for index in random.integers(0, len(all_scenes()), count)]
     renders = [render(scene, random) for scene in scenes]
-    decoded = reconstructions(pipe, renders[: count // 2])
+    decoded = reconstruct(pipe, renders[: count // 2])
     return {
         "the oracle on clean renders": (scenes, [read(clip) for clip in renders]),
         "the oracle on reconstructions": (scenes[: len(decoded)], [read(clip) for clip in decoded]),
@@ -106,7 +106,7 @@ def of_the_oracle(pipe: Any, count: int) -> dict[str, tuple[list[Scene], list[Re
 
 
 def load_plain(name: str) -> Any:
-    """A shipped pipeline as diffusers loads it."""
+    """Load a shipped pipeline by diffusers."""
     pipe: Any = WanPipeline.from_pretrained(SHIPPED[name].path)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -118,26 +118,29 @@ def main() -> None:
     parser.add_argument("--model", default="tiny", choices=sorted(ROWS))
     parser.add_argument("--clips", type=int, default=512)
     parser.add_argument(
-        "--clips-defaults", type=int, default=512, help="for the pipeline's defaults: ten times the work"
+        "--clips-defaults",
+        type=int,
+        default=512,
+        help="clips for the pipeline's defaults, which take ten times as long",
     )
     parser.add_argument("--length", type=int, default=512, help="text length, in tokens")
     args = parser.parse_args()
     pipes = {name: load_plain(name) for name in {name for name, _ in ROWS[args.model].values()}}
-    found = of_the_oracle(pipes["tiny"], args.clips) if args.model == "tiny" else {}
+    pairs_of = oracle_readings(pipes["tiny"], args.clips) if args.model == "tiny" else {}
     for about, (name, settings) in ROWS[args.model].items():
         count = args.clips if settings else args.clips_defaults
         if not count:
             continue
-        asked = held_out_captions(count, UNSAID in about)
-        readings = sample(pipes[name], asked, about, **settings, max_sequence_length=args.length)
-        found[about] = ([scene for scene, _ in asked], readings)
-        results = {about: accuracy(*pairs) for about, pairs in found.items()}
+        prompts = held_out_captions(count, UNSAID in about)
+        readings = sample(pipes[name], prompts, about, **settings, max_sequence_length=args.length)
+        pairs_of[about] = ([scene for scene, _ in prompts], readings)
+        results = {about: accuracy(*pairs) for about, pairs in pairs_of.items()}
         rows = [
-            {"percent right [95% interval]": about, "clips": str(len(found[about][0]))}
+            {"percent right [95% interval]": about, "clips": str(len(pairs_of[about][0]))}
             | {name: percent(value) for name, value in row.items()}
             for about, row in results.items()
         ]
-        clips = {about: len(scenes) for about, (scenes, _) in found.items()}
+        clips = {about: len(scenes) for about, (scenes, _) in pairs_of.items()}
         file = f"shipped_model_{args.model}" + (f"_length_{args.length}" if args.length != 512 else "")
         write(file, table(rows), {"clips": clips, "length": args.length, "results": results})
 

@@ -1,1 +1,1 @@
-"""Tests of the whole repository; `tests.helpers` is what they share."""
+"""Tests of the whole repository; shared code is in `tests.helpers`."""

@@ -29,8 +29,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.fixture
-def told(record_property: Callable[[str, Any], None]) -> Callable[[pytest.ExceptionInfo[Any]], None]:
-    """Record the message of an error for the list next to the compatibility table."""
+def record_refusal(record_property: Callable[[str, Any], None]) -> Callable[[pytest.ExceptionInfo[Any]], None]:
+    """Return a function that records an error for the list of validation errors in COMPATIBILITY.md."""
     return lambda caught: record_property("refusal", f"{caught.type.__name__}: {caught.value}")
 
 

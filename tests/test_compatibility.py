@@ -1,7 +1,7 @@
-"""Guidance with what people put around a pipeline: equal to the plain pipeline, or refused before the first step.
+"""Guidance with features of diffusers and torch: equal to the plain pipeline, or refused before the first step.
 
-The long run (`pytest -m slow tests/test_compatibility.py --table FILE`) tries every feature with every family and
-method, and some hundred drawn combinations, and writes the table; the normal one draws a few.
+The long run (`pytest -m slow tests/test_compatibility.py --table FILE`) tests every feature with every family and
+method, and some hundred random combinations, and writes the table; the default run tests a few random combinations.
 """
 
 import functools
@@ -24,12 +24,12 @@ from vidguide.tracing.run import Run
 
 ROOT = Path(__file__).parent.parent
 EQUAL, REFUSED, MISSING = "equal", "refused", "not in diffusers"
-TOLERANCE = {torch.float32: 0.0, torch.bfloat16: 1e-2}  # besides the feature's, for another order of rounding
+TOLERANCE = {torch.float32: 0.0, torch.bfloat16: 1e-2}  # added to the feature's, for a different order of rounding
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A combination to be tried."""
+class Combination:
+    """Feature, family, method and settings of one test."""
 
     feature: str
     family: str
@@ -55,93 +55,100 @@ class Drawn:
 
 
 @functools.cache
-def unguided_of(drawn: Drawn, same: Callable[[Any], None]) -> tuple[Any, Tensor]:
-    """A pipeline without the feature, and what it makes unguided."""
-    pipe = drawn.pipe()
+def unguided_sample(combination: Combination, equivalent: Callable[[Any], None]) -> tuple[Any, Tensor]:
+    """Return the equivalent pipeline without the feature, and its unguided sample."""
+    pipe = combination.pipe()
     with torch.no_grad():
-        same(pipe)
-    return pipe, drawn.sample(pipe)
+        equivalent(pipe)
+    return pipe, combination.sample(pipe)
 
 
-def rounding(drawn: Drawn, feature: Feature) -> float:
-    """How far the unguided pipeline in a narrow dtype is from itself in float32: as far may a feature be from the same
-    by other means, which rounds in another order. In float32 it may not."""
-    if drawn.dtype == torch.float32:
+def rounding_error(combination: Combination, feature: Feature) -> float:
+    """Return the error of the unguided pipeline in bfloat16 against float32, 0 for float32.
+
+    It bounds the error of a feature whose equivalent rounds in another order.
+    """
+    if combination.dtype == torch.float32:
         return 0.0
-    alike = replace(drawn, feature="", method="")
-    narrow, wide = (unguided_of(replace(alike, dtype=dtype), feature.same)[1] for dtype in (drawn.dtype, torch.float32))
-    return (narrow - wide).abs().mean().item()
+    unguided = replace(combination, feature="", method="")
+    narrow, float32 = (
+        unguided_sample(replace(unguided, dtype=dtype), feature.equivalent)[1]
+        for dtype in (combination.dtype, torch.float32)
+    )
+    return (narrow - float32).abs().mean().item()
 
 
 @functools.cache
-def references(drawn: Drawn, same: Callable[[Any], None]) -> tuple[Tensor, Tensor | str]:
-    """Unguided and guided, of a pipeline without the feature; or why it is refused whatever the feature."""
-    pipe, unguided = unguided_of(replace(drawn, method=""), same)
+def reference_samples(combination: Combination, equivalent: Callable[[Any], None]) -> tuple[Tensor, Tensor | str]:
+    """Return the unguided and the guided sample of a pipeline without the feature; or the message if it is refused."""
+    pipe, unguided = unguided_sample(replace(combination, method=""), equivalent)
     try:
-        with drawn.guide(pipe):
-            return unguided, drawn.sample(pipe)
+        with combination.guide(pipe):
+            return unguided, combination.sample(pipe)
     except (LookupError, ValueError) as refusal:
         return unguided, str(refusal)
 
 
-def reference_of(drawn: Drawn, feature: Feature) -> tuple[Tensor, Tensor | str]:
-    return references(replace(drawn, feature=""), feature.same)
+def reference_of(combination: Combination, feature: Feature) -> tuple[Tensor, Tensor | str]:
+    return reference_samples(replace(combination, feature=""), feature.equivalent)
 
 
 @functools.lru_cache(maxsize=1)
-def prepare(drawn: Drawn) -> tuple[Any, Tensor] | str:
-    """A pipeline with a feature, and what it makes unguided; or why it makes nothing."""
-    feature, pipe = FEATURES[drawn.feature], drawn.pipe()
+def prepare_pipeline(combination: Combination) -> tuple[Any, Tensor] | str:
+    """Return a pipeline with a feature and its unguided sample; or the reason why it does not work."""
+    feature, pipe = FEATURES[combination.feature], combination.pipe()
     try:
         with torch.no_grad(), feature.within():
-            feature.on(pipe)
-        return pipe, drawn.sample(pipe, feature.within)
+            feature.enable(pipe)
+        return pipe, combination.sample(pipe, feature.within)
     except UnavailableError as error:
         return str(error)
-    except Exception as error:  # whatever diffusers raises of an unguided pipeline
+    except Exception as error:  # any error of the unguided pipeline
         return f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
 
-def outcome(drawn: Drawn) -> tuple[str, str]:
-    """Try a combination.
+def run_combination(combination: Combination) -> tuple[str, str]:
+    """Compare a guided pipeline with the feature to one without it.
 
     Returns:
-        EQUAL; REFUSED and the message; or MISSING and why, where the unguided pipeline does not work either.
+        EQUAL; REFUSED and the message; or MISSING and the reason, if the unguided pipeline does not work either.
     """
-    feature = FEATURES[drawn.feature]
-    prepared = prepare(replace(drawn, method=""))
+    feature = FEATURES[combination.feature]
+    prepared = prepare_pipeline(replace(combination, method=""))
     if isinstance(prepared, str):
         return MISSING, prepared
     pipe, before = prepared
-    unguided, expected = reference_of(drawn, feature)
-    lost = (before - unguided).abs().mean().item()
-    assert feature.lossy or lost <= feature.atol + rounding(drawn, feature), f"the feature itself is {lost:.1e} off"
+    unguided, expected = reference_of(combination, feature)
+    feature_error = (before - unguided).abs().mean().item()
+    assert feature.lossy or feature_error <= feature.atol + rounding_error(combination, feature), (
+        f"error of the feature itself: {feature_error:.1e}"
+    )
     message = ""
     run = None
     try:
-        with drawn.guide(pipe) as run:
-            results = [drawn.sample(pipe, feature.within) for _ in range(feature.calls)]
+        with combination.guide(pipe) as run:
+            results = [combination.sample(pipe, feature.within) for _ in range(feature.calls)]
     except (LookupError, ValueError) as refusal:
         message = str(refusal)
-        assert_ours(refusal, run)
+        assert_raised_by_vidguide(refusal, run)
     if not message:
-        assert isinstance(expected, Tensor), "refused without the feature, and not with it"
-        inexact = feature.lossy or drawn.dtype == torch.bfloat16  # extrapolation magnifies what is lost
-        acts = (expected - unguided).abs().mean().item()
-        tolerance = TOLERANCE[drawn.dtype] + (10 * lost + 1e-4 if inexact else feature.atol)
-        if feature.lossy:  # Mochi's STG under TaylorSeer: 12.7 times; test_caches.py holds what it computes to 1e-4
-            tolerance = max(tolerance, acts / 100)
-        assert acts > 10 * feature.atol
+        assert isinstance(expected, Tensor), "refused without the feature, but not with it"
+        inexact = feature.lossy or combination.dtype == torch.bfloat16  # extrapolation magnifies the error
+        change = (expected - unguided).abs().mean().item()
+        tolerance = TOLERANCE[combination.dtype] + (10 * feature_error + 1e-4 if inexact else feature.atol)
+        if feature.lossy:  # Mochi's STG under TaylorSeer: 12.7 times; test_caches.py compares it to 1e-4
+            tolerance = max(tolerance, change / 100)
+        assert change > 10 * feature.atol
         for result in results:
             error = (result - expected).abs().mean().item()
-            assert error <= tolerance, f"{error:.1e} off"
-            assert feature.lossy or (result - before).abs().mean() > acts / 2
-    assert torch.equal(drawn.sample(pipe, feature.within), before), "something was left behind"
+            assert error <= tolerance, f"error {error:.1e}"
+            assert feature.lossy or (result - before).abs().mean() > change / 2
+    assert torch.equal(combination.sample(pipe, feature.within), before), "the pipeline is not restored"
     return (REFUSED, message) if message else (EQUAL, "")
 
 
-def assert_ours(refusal: Exception, run: Run | None) -> None:
-    """A refusal is raised by us, on purpose, before a step is done."""
+def assert_raised_by_vidguide(refusal: Exception, run: Run | None) -> None:
+    """Assert that vidguide raised the refusal, before the first step ended."""
     file = Path(traceback.extract_tb(refusal.__traceback__)[-1].filename).resolve()
     assert ROOT in file.parents, f"{type(refusal).__name__}: {refusal}"
     assert ROOT / "tests" not in file.parents
@@ -149,21 +156,25 @@ def assert_ours(refusal: Exception, run: Run | None) -> None:
 
 
 LISTED = ("NAG", "EMAG", "STG")
-CELLS = [Drawn(feature, family, method) for feature in FEATURES for family in SUBJECTS for method in LISTED]
+CELLS = [Combination(feature, family, method) for feature in FEATURES for family in SUBJECTS for method in LISTED]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("drawn", CELLS, ids=lambda drawn: f"{drawn.feature}-{drawn.family}-{drawn.method}")
-def test_every_feature(drawn: Drawn, record_property: Callable[[str, Any], None]) -> None:
-    kind, detail = outcome(drawn)
-    record_property("cell", (drawn.feature, drawn.family, drawn.method, kind, detail))
+@pytest.mark.parametrize(
+    "combination", CELLS, ids=lambda combination: f"{combination.feature}-{combination.family}-{combination.method}"
+)
+def test_every_feature_is_equal_or_refused(
+    combination: Combination, record_property: Callable[[str, Any], None]
+) -> None:
+    kind, detail = run_combination(combination)
+    record_property("cell", (combination.feature, combination.family, combination.method, kind, detail))
 
 
-def draw(seed: int, count: int) -> list[Drawn]:
-    """Random combinations, the same for a seed."""
+def draw_combinations(seed: int, count: int) -> list[Combination]:
+    """Return random combinations, the same for a seed."""
     generator = random.Random(seed)
     return [
-        Drawn(
+        Combination(
             generator.choice(list(FEATURES)),
             generator.choice(list(SUBJECTS)),
             generator.choice(list(METHODS)),
@@ -175,31 +186,37 @@ def draw(seed: int, count: int) -> list[Drawn]:
     ]
 
 
-def name_of(drawn: Drawn) -> str:
-    parts = (drawn.feature, drawn.family, drawn.method, drawn.batch, str(drawn.dtype).removeprefix("torch."))
-    return "-".join(map(str, (*parts, "cfg" if drawn.cfg else "no cfg")))
+def name_of(combination: Combination) -> str:
+    parts = (
+        combination.feature,
+        combination.family,
+        combination.method,
+        combination.batch,
+        str(combination.dtype).removeprefix("torch."),
+    )
+    return "-".join(map(str, (*parts, "cfg" if combination.cfg else "no cfg")))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("drawn", dict.fromkeys(draw(2, 400)), ids=name_of)
-def test_a_drawn_combination_is_equal_or_refused(drawn: Drawn) -> None:
-    outcome(drawn)
+@pytest.mark.parametrize("combination", dict.fromkeys(draw_combinations(2, 400)), ids=name_of)
+def test_random_combinations_are_equal_or_refused(combination: Combination) -> None:
+    run_combination(combination)
 
 
-QUICK = [drawn for drawn in draw(1, 60) if FEATURES[drawn.feature].calls > 1][:30]
+QUICK = [combination for combination in draw_combinations(1, 60) if FEATURES[combination.feature].calls > 1][:30]
 
 
-MISSED = {  # what diffusers itself does not do
+UNSUPPORTED = {  # combinations that diffusers does not support
     "fuse_qkv_projections": {"Mochi"},
-    "set_attention_backend: _native_flash": {"LTX", "HunyuanVideo"},  # it takes no masks
+    "set_attention_backend: _native_flash": {"LTX", "HunyuanVideo"},  # it does not take masks
     "FasterCache": {"Wan", "Wan, two transformers", "LTX", "HunyuanVideo"},
 }
-SOME_REFUSED = {"PyramidAttentionBroadcast", "FasterCache", "MagCache", "TaylorSeer"}
+PARTLY_REFUSED = {"PyramidAttentionBroadcast", "FasterCache", "MagCache", "TaylorSeer"}
 
 
-@pytest.mark.parametrize("drawn", QUICK, ids=name_of)
-def test_a_few_drawn_combinations(drawn: Drawn) -> None:
-    kind, detail = outcome(drawn)
-    missed = drawn.family in MISSED.get(drawn.feature, ()) or detail == NO_ACCELERATOR
-    assert (kind == MISSING) == missed, detail
-    assert kind != REFUSED or drawn.feature in SOME_REFUSED, detail
+@pytest.mark.parametrize("combination", QUICK, ids=name_of)
+def test_a_few_random_combinations_are_equal_or_refused(combination: Combination) -> None:
+    kind, detail = run_combination(combination)
+    unsupported = combination.family in UNSUPPORTED.get(combination.feature, ()) or detail == NO_ACCELERATOR
+    assert (kind == MISSING) == unsupported, detail
+    assert kind != REFUSED or combination.feature in PARTLY_REFUSED, detail

@@ -1,4 +1,4 @@
-"""The examples run as README shows them, on the shipped models."""
+"""The examples run on the shipped models as README shows them."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ def run(script: str, folder: Path) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, cwd=folder).stdout
 
 
-def test_the_demo_prints_its_files_and_what_the_oracle_sees(tmp_path: Path) -> None:
+def test_the_demo_prints_its_files_and_the_oracles_reading(tmp_path: Path) -> None:
     output = run("demo.py", tmp_path)
     for name in ("without-NAG", "with-NAG"):
         for suffix in (".mp4", ".png", ".json"):
@@ -25,7 +25,7 @@ def test_the_demo_prints_its_files_and_what_the_oracle_sees(tmp_path: Path) -> N
     assert "with NAG: the oracle sees size large, colour red" not in output
 
 
-def test_a_diffusers_pipeline_is_guided(tmp_path: Path) -> None:
+def test_the_pipeline_example_writes_a_guided_clip(tmp_path: Path) -> None:
     output = run("guide_a_pipeline.py", tmp_path)
     assert (tmp_path / "out" / "guided.mp4").is_file()
     assert output.startswith("step")

@@ -27,7 +27,7 @@ LAYERS = {
     "pipelines": ["models", "request", "loading", "sweep", "cli"],
 }
 HEAVY = ("diffusers", "transformers")  # load only when used: only pipelines may need them at import
-MOST_FILES = 20
+MAX_FILES = 20
 
 
 def imports(path: Path) -> list[str]:
@@ -49,7 +49,7 @@ def package_of(module: str) -> str:
 
 
 @pytest.mark.parametrize("package", ALLOWED)
-def test_packages_import_only_what_they_may(package: str) -> None:
+def test_packages_import_only_allowed_packages(package: str) -> None:
     assert files(package)
     for path in files(package):
         if path == ROOT / "vidguide" / "__init__.py":
@@ -97,7 +97,7 @@ def test_every_folder_of_a_package_is_a_layer_and_none_has_too_many_files() -> N
         assert folders == set(layers)
     for package in ALLOWED:
         for folder in {path.parent for path in files(package)}:
-            assert len(list(folder.glob("*.py"))) <= MOST_FILES, folder
+            assert len(list(folder.glob("*.py"))) <= MAX_FILES, folder
 
 
 def test_evaluation_uses_only_public_names_of_the_core() -> None:

@@ -1,12 +1,11 @@
-"""Distil the shipped model into a student that makes its clips in four steps, with guidance built in.
+"""Distil the shipped model into a student with four sampling steps and built-in guidance.
 
     python training/distil.py --minutes 45 --output pipelines/weights/tiny-4step     # resumable, CPU or GPU
 
-Needs the teacher's folder and nothing else: no clips, only captions. The teacher goes from noise to clip under
-classifier-free guidance in `--substeps` steps per step of the student, and the student regresses the velocity that
-takes it from one of its four noise levels to the next in one step: progressive distillation (Salimans & Ho 2022,
-arXiv 2202.00512) in one stage, with the guidance distilled in (Meng et al. 2023, arXiv 2210.03142). The text encoder
-stays the teacher's.
+Needs only the teacher's folder: no clips, only captions. The teacher samples under classifier-free guidance with
+`--substeps` steps per step of the student, and the student regresses the velocity that leads from one of its four
+noise levels to the next in one step: progressive distillation (Salimans & Ho 2022, arXiv 2202.00512) in one stage, with
+distilled guidance (Meng et al. 2023, arXiv 2210.03142). The text encoder is the teacher's.
 """
 
 import argparse
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
-from export import portable
+from export import set_tokenizer_class
 from optimiser import Optimiser, device_for_training, load_state, save_state
 from text import random_caption
 from torch import Tensor, nn
@@ -29,76 +28,79 @@ from transformer import SHIFT, TextToVelocity, average_into, lengths_for, text_b
 from vidguide.eval.world.scene import all_scenes, held_out
 
 STEPS = 4
-TERMINAL = 0.5  # the last noise level: without it diffusers' four-step schedule ends at 0.009, a step that does nothing
+TERMINAL = 0.5  # last noise level; diffusers' four-step schedule ends at 0.009, where the step has no effect
 SHAPE = (8, 7, 16, 16)  # latents of 13 frames of 64 x 64
 TRAJECTORIES = 32  # per round of the teacher
-UPDATES = 6  # of the student per round, so that a jump is seen three times on average
+UPDATES = 6  # of the student per round; each jump is used three times on average
 BATCH = 64
-KEPT = 4096  # jumps to draw from
+CAPACITY = 4096  # jumps in the buffer
 
 
 def student_scheduler() -> FlowMatchEulerDiscreteScheduler:
-    """Plain Euler steps at the noise levels that the student knows."""
+    """Return the scheduler of the student: Euler steps at its noise levels."""
     return FlowMatchEulerDiscreteScheduler(shift=SHIFT, shift_terminal=TERMINAL)
 
 
 def noise_levels() -> Tensor:
-    """The student's levels as its scheduler gives them, from 1 to 0: `(STEPS + 1,)`."""
+    """Return the student's noise levels `(STEPS + 1,)`, from 1 to 0."""
     scheduler = student_scheduler()
     scheduler.set_timesteps(STEPS)
     return scheduler.sigmas
 
 
 class Text:
-    """Captions as the transformer reads them: ids, mask and the logit bias of the pads, for prompt and for none."""
+    """Captions as inputs of the transformer: ids, mask and logit bias of the pads, for prompts and the empty text."""
 
     def __init__(self, tokenizer: Any, captions: list[str], lengths: np.ndarray, device: torch.device) -> None:
         self.prompt = [tensor.to(device) for tensor in text_batch(tokenizer, captions, lengths)]
         empty = text_batch(tokenizer, [""] * len(captions), lengths)
-        self.both = [torch.cat([one, two.to(device)]) for one, two in zip(self.prompt, empty, strict=True)]
+        self.both = [
+            torch.cat([prompt, unconditional.to(device)])
+            for prompt, unconditional in zip(self.prompt, empty, strict=True)
+        ]
 
 
 def guided_step(teacher: Any, latents: Tensor, text: Text, scale: float, level: Tensor, after: Tensor) -> Tensor:
-    """One Euler step of the teacher under classifier-free guidance."""
+    """Run one Euler step of the teacher under classifier-free guidance."""
     timestep = (level * 1000).expand(2 * len(latents)).to(latents)
     prompted, empty = teacher(torch.cat([latents, latents]), timestep, *text.both).float().chunk(2)
     return latents + (after - level).to(latents) * (empty + scale * (prompted - empty))
 
 
 def trajectories(teacher: Any, text: Text, scale: float, substeps: int) -> list[tuple[Tensor, Tensor]]:
-    """Latents at each of the student's levels, with the velocity that leads to the next level in one step."""
+    """Return latents at each level of the student, with the velocity that leads to the next level in one step."""
     levels, latents = noise_levels(), torch.randn(len(text.prompt[0]), *SHAPE, device=text.prompt[0].device)
     jumps = []
     for level, after in pairwise(levels):
-        began = latents
+        start = latents
         fine = torch.lerp(level, after, torch.linspace(0, 1, substeps + 1))
-        for one, two in pairwise(fine):
-            latents = guided_step(teacher, latents, text, scale, one, two)
-        jumps.append((began, (latents - began) / (after - level).to(latents)))
+        for current, following in pairwise(fine):
+            latents = guided_step(teacher, latents, text, scale, current, following)
+        jumps.append((start, (latents - start) / (after - level).to(latents)))
     return jumps
 
 
-class Jumps:
-    """The newest jumps of the teacher, to draw batches from."""
+class JumpBuffer:
+    """Buffer of the teacher's newest jumps, from which batches are drawn."""
 
     def __init__(self) -> None:
-        self.kept: list[tuple[Tensor, ...]] = []
+        self.rows: list[tuple[Tensor, ...]] = []
 
     def add(self, jumps: list[tuple[Tensor, Tensor]], text: Text) -> None:
-        for (began, velocity), level in zip(jumps, noise_levels(), strict=False):
-            timesteps = (level * 1000).expand(len(began))
-            rows = (began.half().cpu(), velocity.half().cpu(), timesteps, *(tensor.cpu() for tensor in text.prompt))
-            self.kept += zip(*(tensor.unbind() for tensor in rows), strict=True)
-        self.kept = self.kept[-KEPT:]
+        for (start, velocity), level in zip(jumps, noise_levels(), strict=False):
+            timesteps = (level * 1000).expand(len(start))
+            rows = (start.half().cpu(), velocity.half().cpu(), timesteps, *(tensor.cpu() for tensor in text.prompt))
+            self.rows += zip(*(tensor.unbind() for tensor in rows), strict=True)
+        self.rows = self.rows[-CAPACITY:]
 
     def draw(self, device: torch.device, random: np.random.Generator) -> list[Tensor]:
-        rows = [self.kept[index] for index in random.integers(0, len(self.kept), BATCH)]
-        began, velocity, *rest = (torch.stack(column).to(device) for column in zip(*rows, strict=True))
-        return [began.float(), velocity.float(), *rest]
+        rows = [self.rows[index] for index in random.integers(0, len(self.rows), BATCH)]
+        start, velocity, *rest = (torch.stack(column).to(device) for column in zip(*rows, strict=True))
+        return [start.float(), velocity.float(), *rest]
 
 
 def load_teacher(folder: Path) -> tuple[WanPipeline, TextToVelocity]:
-    """The teacher's pipeline, and its transformer and text encoder as one module."""
+    """Load the teacher's pipeline, and its transformer and text encoder as one module."""
     pipe: WanPipeline = WanPipeline.from_pretrained(folder)
     model = TextToVelocity(len(pipe.tokenizer))
     model.text_encoder.load_state_dict(pipe.text_encoder.state_dict())
@@ -107,7 +109,7 @@ def load_teacher(folder: Path) -> tuple[WanPipeline, TextToVelocity]:
 
 
 def train(args: argparse.Namespace) -> tuple[WanPipeline, nn.Module]:
-    """Distil for `args.minutes`; returns the teacher's pipeline and the averaged student."""
+    """Distil for `args.minutes`, and return the teacher's pipeline and the averaged student."""
     torch.manual_seed(args.seed + int(time.time()) % 9973)
     random = np.random.default_rng([args.seed, int(time.time())])
     device, dtype = device_for_training()
@@ -121,7 +123,7 @@ def train(args: argparse.Namespace) -> tuple[WanPipeline, nn.Module]:
         spent, step = load_state(path, student, optimiser)
         average.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["average"])
     teach, learn = torch.compile(teacher.to(device).written_out()), torch.compile(student.written_out())
-    scenes, jumps = [scene for scene in all_scenes() if not held_out(scene)], Jumps()
+    scenes, jumps = [scene for scene in all_scenes() if not held_out(scene)], JumpBuffer()
     started = time.time()
     while (elapsed := spent + time.time() - started) < 60 * args.minutes:
         captions = [random_caption(scenes[index], random) for index in random.integers(0, len(scenes), TRAJECTORIES)]
@@ -129,9 +131,9 @@ def train(args: argparse.Namespace) -> tuple[WanPipeline, nn.Module]:
         with torch.no_grad(), torch.autocast(device.type, dtype):
             jumps.add(trajectories(teach, text, args.guidance, args.substeps), text)
         for _ in range(UPDATES):
-            began, velocity, timestep, *words = jumps.draw(device, random)
+            start, velocity, timestep, *words = jumps.draw(device, random)
             with torch.autocast(device.type, dtype):
-                predicted = learn(began, timestep, *words)
+                predicted = learn(start, timestep, *words)
             loss = (predicted.float() - velocity).square().mean()
             optimiser.step(loss, elapsed)
             average_into(average, student.transformer, min(args.average, (1 + step) / (10 + step)))
@@ -164,7 +166,7 @@ def main() -> None:
     pipe.transformer.half()
     pipe.vae.half()
     pipe.save_pretrained(args.output, safe_serialization=True)
-    portable(args.output)
+    set_tokenizer_class(args.output)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Train the dual encoder of eval/world on renders of the synthetic world, never on held-out scenes.
+"""Train the dual encoder of eval/world on renders of the synthetic world, without held-out scenes.
 
     python training/dual_encoder.py --work work --output eval/weights/dual      # resumable, CPU or GPU, 12 minutes
 
-Which caption is true of which clip is known exactly in this world, so each pair of a batch has its right label, also
-where a short caption fits several clips: a sigmoid loss (Zhai et al., SigLIP, ICCV 2023) over all pairs. To each true
-caption comes one with a single word changed. Clips are blurred, tinted, shifted and made noisy as a model's may be;
-one in ten is no clip of the world at all and matches nothing.
+In this world it is known exactly which caption is true of which clip, so each pair of a batch has its correct label,
+even if a short caption matches several clips: a sigmoid loss (Zhai et al., SigLIP, ICCV 2023) over all pairs. For each
+true caption the batch has one with a single changed word. Clips are blurred, tinted, shifted and noisy like generated
+ones; one clip in ten shows nothing of the world and matches no caption.
 """
 
 import argparse
@@ -30,22 +30,23 @@ FOREIGN = 0.1  # share of clips that show nothing of the world
 SHIFT = 4  # pixels, largest
 
 
-def said(text: str) -> dict[str, str]:
-    """The attributes that a caption names."""
+def named_attributes(text: str) -> dict[str, str]:
+    """Return the attributes that a caption names."""
     return {ATTRIBUTE_OF[word]: word for word in text.split() if word in ATTRIBUTE_OF}
 
 
 def true_of(scene: Scene | None, text: str) -> bool:
-    """Whether all that a caption names is so in the scene; an empty caption is true of every scene of the world."""
-    return scene is not None and all(getattr(scene, name) == value for name, value in said(text).items())
+    """Return whether every attribute that a caption names is true of the scene; an empty caption is true of every
+    scene."""
+    return scene is not None and all(getattr(scene, name) == value for name, value in named_attributes(text).items())
 
 
 def near_miss(text: str, random: np.random.Generator) -> str:
-    """The caption with one of its words changed to another value of the same attribute, never a held-out scene."""
-    named = said(text)
+    """Return the caption with one word changed to another value of its attribute, never a held-out scene."""
+    named = named_attributes(text)
     while named:
         name = list(named)[random.integers(len(named))]
-        value = str(random.choice([other for other in ATTRIBUTES[name] if other != named[name]]))
+        value = str(random.choice([value for value in ATTRIBUTES[name] if value != named[name]]))
         changed = Scene(**{**named, name: value})
         if not (changed.complete and held_out(changed)):
             return caption(changed, int(random.integers(3))) if len(named) > 1 else value
@@ -53,7 +54,8 @@ def near_miss(text: str, random: np.random.Generator) -> str:
 
 
 def foreign(random: np.random.Generator) -> np.ndarray:
-    """Frames `(NUM_FRAMES, 64, 64, 3)` uint8 of nothing in the world: noise of a random grain, still or changing."""
+    """Return frames `(NUM_FRAMES, 64, 64, 3)` uint8 from outside the world: noise of a random grain, still or
+    changing."""
     grain, still = random.uniform(0, 8), random.random() < 0.5
     noise = random.standard_normal((1 if still else NUM_FRAMES, 64, 64, 3), np.float32)
     noise = gaussian_filter(noise, (0, grain, grain, 0))
@@ -61,31 +63,31 @@ def foreign(random: np.random.Generator) -> np.ndarray:
     return np.broadcast_to(np.clip(levels, 0, 255), (NUM_FRAMES, 64, 64, 3)).astype(np.uint8)
 
 
-def as_if_generated(frames: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """A render with the faults of a generated clip: out of place, soft, tinted, noisy."""
+def degrade(frames: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Shift, blur, tint and add noise to a render, as in generated clips."""
     shift = random.integers(-SHIFT, SHIFT + 1, 2)
     padded = np.pad(frames, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)), mode="edge")
     y, x = SHIFT + shift
-    seen = padded[:, y : y + 64, x : x + 64].astype(np.float32)
+    pixels = padded[:, y : y + 64, x : x + 64].astype(np.float32)
     blur = random.choice([0, 0, random.uniform(0.3, 1.0)])
-    seen = gaussian_filter(seen, (0, blur, blur, 0)) if blur else seen
-    tint = random.normal(0, 6, 3) + (seen - 128) * random.normal(0, 0.05)
-    noise = random.standard_normal(seen.shape, np.float32) * random.choice([0, random.uniform(0, 12)])
-    return np.clip(np.rint(seen + tint + noise), 0, 255).astype(np.uint8)
+    pixels = gaussian_filter(pixels, (0, blur, blur, 0)) if blur else pixels
+    tint = random.normal(0, 6, 3) + (pixels - 128) * random.normal(0, 0.05)
+    noise = random.standard_normal(pixels.shape, np.float32) * random.choice([0, random.uniform(0, 12)])
+    return np.clip(np.rint(pixels + tint + noise), 0, 255).astype(np.uint8)
 
 
 def batch(random: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Clips `(count, NUM_FRAMES, 64, 64, 3)`, word counts of up to twice as many captions, which is true of which."""
+    """Return clips `(count, NUM_FRAMES, 64, 64, 3)`, word counts of up to twice as many captions, and their labels."""
     known = [scene for scene in all_scenes() if not held_out(scene)]
     scenes: list[Scene | None] = []
     frames, texts = [], []
     for _ in range(count):
         scene = known[random.integers(len(known))]
         texts += [text := random_caption(scene, random), near_miss(text, random)]
-        strange = random.random() < FOREIGN
-        shown = foreign(random) if strange else as_if_generated(sample_frames(render(scene, random)), random)
-        frames.append(scale_pixels(shown))
-        scenes.append(None if strange else scene)
+        is_foreign = random.random() < FOREIGN
+        clip = foreign(random) if is_foreign else degrade(sample_frames(render(scene, random)), random)
+        frames.append(scale_pixels(clip))
+        scenes.append(None if is_foreign else scene)
     texts = [text for text in texts if text]
     labels = [[float(true_of(scene, text)) for text in texts] for scene in scenes]
     words = np.stack([word_counts(text.split()) for text in texts])
@@ -110,8 +112,8 @@ def train(args: argparse.Namespace) -> DualEncoder:
         step += 1
         if step % 50 == 0:
             elapsed, right = spent + time.time() - started, ((logits > 0) == (labels > 0)).float()
-            told = dict(step=step, seconds=round(elapsed), loss=round(loss.item(), 3))
-            print(json.dumps(told | dict(found=round(right[labels > 0].mean().item(), 3))), flush=True)
+            metrics = dict(step=step, seconds=round(elapsed), loss=round(loss.item(), 3))
+            print(json.dumps(metrics | dict(recall=round(right[labels > 0].mean().item(), 3))), flush=True)
         if time.time() - saved > 60:
             save_state(path, model, optimiser, spent + time.time() - started, step)
             saved = time.time()

@@ -1,4 +1,4 @@
-"""Write the trained parts as a WanPipeline folder of safetensors, the form in which the model ships.
+"""Write the trained parts as a WanPipeline folder of safetensors, the format of the shipped model.
 
 python training/export.py --work work --output pipelines/weights/tiny
 """
@@ -13,11 +13,11 @@ from text import make_tokenizer
 from transformer import SHIFT, TextToVelocity
 from vae import CONFIG
 
-TOKENIZER_CLASS = "PreTrainedTokenizerFast"  # the name that both transformers 4 and 5 load
+TOKENIZER_CLASS = "PreTrainedTokenizerFast"  # a class name that transformers 4 and 5 load
 
 
 def assemble(work: Path) -> WanPipeline:
-    """The pipeline from the training states: the averaged transformer, and the best decoder there is."""
+    """Return the pipeline from the training states: the averaged transformer, the decoder of stage 2 or else 1."""
     tokenizer = make_tokenizer()
     model = TextToVelocity(len(tokenizer))
     model.load_state_dict(torch.load(work / "transformer.pt", map_location="cpu", weights_only=True)["average"])
@@ -35,8 +35,8 @@ def assemble(work: Path) -> WanPipeline:
     )
 
 
-def portable(folder: Path) -> None:
-    """Name the tokenizer's class so that older versions of transformers find it."""
+def set_tokenizer_class(folder: Path) -> None:
+    """Set the tokenizer's class name to one that older versions of transformers load."""
     for name, key in (("model_index.json", "tokenizer"), ("tokenizer/tokenizer_config.json", "tokenizer_class")):
         path = folder / name
         content = json.loads(path.read_text())
@@ -50,12 +50,12 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     pipe = assemble(args.work)
-    # Half precision on disk; loaders bring it back to float32. The text encoder is small, and transformers keeps
-    # the dtype that it finds.
+    # Half precision on disk; loaders convert it to float32. The text encoder stays in float32, as transformers
+    # loads the stored dtype.
     pipe.transformer.half()
     pipe.vae.half()
     pipe.save_pretrained(args.output, safe_serialization=True)
-    portable(args.output)
+    set_tokenizer_class(args.output)
     size = sum(path.stat().st_size for path in args.output.rglob("*") if path.is_file())
     print(f"{args.output}: {size / 1e6:.2f} MB")
 

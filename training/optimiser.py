@@ -1,4 +1,4 @@
-"""What the training scripts share: Muon for matrices and AdamW for the rest, a time-based schedule, saved state."""
+"""Shared code of the training scripts: Muon and AdamW, a time-based schedule, saved state."""
 
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ DECAY = 0.5
 
 
 def device_for_training() -> tuple[torch.device, torch.dtype]:
-    """The GPU where there is one, else the CPU; bfloat16 autocast on both."""
+    """Return the GPU if there is one, else the CPU, and the autocast dtype bfloat16."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu"), torch.bfloat16
 
 
 class Optimiser:
-    """Muon (arXiv 2502.16982's scaling) on weight matrices, convolution kernels seen as matrices; AdamW on the rest.
+    """Muon (scaling of arXiv 2502.16982) for weight matrices and flattened convolution kernels; AdamW for the rest.
 
-    The learning rate warms up, stays, and falls linearly to zero over the last half of `seconds`.
+    The learning rate warms up, is constant, and decreases linearly to zero over the last half of `seconds`.
     """
 
     def __init__(self, model: nn.Module, muon_lr: float, adam_lr: float, seconds: float) -> None:
@@ -65,14 +65,14 @@ class Optimiser:
 
 
 def save_state(path: Path, model: nn.Module, optimiser: Optimiser, seconds: float, step: int, **more: Any) -> None:
-    """Write everything a run needs to go on, whole or not at all."""
+    """Write the state that resumes a run, atomically."""
     state = dict(model=model.state_dict(), optimiser=optimiser.state_dict(), seconds=seconds, step=step, **more)
     torch.save(state, path.with_suffix(".tmp"))
     path.with_suffix(".tmp").replace(path)
 
 
 def load_state(path: Path, model: nn.Module, optimiser: Optimiser | None = None) -> tuple[float, int]:
-    """Read what :func:`save_state` wrote; returns the seconds and steps spent."""
+    """Read the state of :func:`save_state`, and return the seconds and steps so far."""
     state = torch.load(path, map_location="cpu", weights_only=True)
     model.load_state_dict(state["model"])
     if optimiser is not None:

@@ -1,10 +1,10 @@
-"""Train the small WanTransformer3DModel and its text encoder of the shipped model, by rectified flow.
+"""Train the small WanTransformer3DModel and text encoder of the shipped model by rectified flow.
 
     python training/transformer.py --work work --minutes 120     # resumable, CPU or GPU
 
-Needs the encoder that training/vae.py leaves. Clips of scenes that are held out are never encoded. WanPipeline pads
-text with zero embeddings and attends to them without a mask; here all pads share one slot whose logit is raised by
-log(number of pads), which is the same attention at a sixteenth of the cost, and the length is drawn per caption.
+Needs the encoder that training/vae.py writes. Clips of held-out scenes are not encoded. WanPipeline pads text with zero
+embeddings and attends to them without a mask. Here all pads share one token with the logit bias log(number of pads),
+which is the same attention at a sixteenth of the cost; the text length is drawn per caption.
 """
 
 import argparse
@@ -43,7 +43,7 @@ LENGTHS_LONG = (512, 512, 512, 226, 128, 64, 32, LENGTH)
 
 
 class TrainingAttention:
-    """Wan's attention written out, with a bias on the text's logits: faster to train on CPU than the fused kernel."""
+    """Wan's attention with a bias on the text logits, as separate operations; faster to train on a CPU than SDPA."""
 
     def __init__(self) -> None:
         self.bias = torch.zeros(1)
@@ -70,7 +70,7 @@ class TrainingAttention:
 
 
 class TextToVelocity(nn.Module):
-    """Text encoder and transformer as one module to train: token ids and noisy latents to velocity."""
+    """Text encoder and transformer as one module: token ids and noisy latents to velocity."""
 
     def __init__(self, vocabulary: int) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class TextToVelocity(nn.Module):
         self.attention = TrainingAttention()
 
     def written_out(self) -> "TextToVelocity":
-        """Switch to the attention above; `export` and sampling keep diffusers' own."""
+        """Use TrainingAttention; export and sampling use diffusers' processors."""
         for block in self.transformer.blocks:
             block.attn1.processor = block.attn2.processor = self.attention
         return self
@@ -91,7 +91,7 @@ class TextToVelocity(nn.Module):
 
 
 def text_batch(tokenizer: Any, captions: list[str], lengths: np.ndarray) -> tuple[torch.Tensor, ...]:
-    """Ids and mask `(B, LENGTH + 1)`, and the logit bias that makes the first pad slot stand for all pads."""
+    """Return ids and mask `(B, LENGTH + 1)`, and the logit bias by which the first pad token represents all pads."""
     encoded = tokenizer(captions, padding="max_length", max_length=LENGTH + 1, return_tensors="pt")
     mask = encoded.attention_mask
     real = mask.sum(1)
@@ -104,7 +104,7 @@ def text_batch(tokenizer: Any, captions: list[str], lengths: np.ndarray) -> tupl
 
 
 def encode_clips(args: argparse.Namespace) -> dict[str, torch.Tensor]:
-    """Normalised latents of `args.clips` clips of the scenes that may be trained on, made once and kept."""
+    """Return normalised latents of `args.clips` clips of training scenes, cached in a file."""
     path = args.work / "latents.pt"
     if path.exists():
         return torch.load(path, weights_only=True)
@@ -131,19 +131,19 @@ def encode_clips(args: argparse.Namespace) -> dict[str, torch.Tensor]:
 
 
 def sigmas(count: int) -> torch.Tensor:
-    """Noise levels: 30% uniform, 70% logit-normal, then the shift of the sampler."""
+    """Return noise levels: 30% uniform, 70% logit-normal, then shifted as by the sampler."""
     uniform, normal = torch.rand(count), torch.randn(count).sigmoid()
     sigma = torch.where(torch.rand(count) < 0.3, uniform, normal)
     return SHIFT * sigma / (1 + (SHIFT - 1) * sigma)
 
 
 def lengths_for(share: float, count: int, random: np.random.Generator) -> np.ndarray:
-    """Padded text lengths: short ones until the layout is learnt, then mostly the pipeline's default of 512."""
+    """Return padded text lengths: short at the beginning of training, later mostly the pipeline's default of 512."""
     return random.choice(LENGTHS_SHORT if share < 0.2 else LENGTHS_LONG, count)
 
 
 def average_into(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """One step of the exponential moving average of the weights."""
+    """Update the exponential moving average of the weights."""
     with torch.no_grad():
         targets, sources = ([p.detach() for p in module.parameters()] for module in (average, model))
         torch._foreach_lerp_(targets, sources, 1 - decay)
@@ -168,15 +168,15 @@ def train(args: argparse.Namespace) -> None:
     while spent + time.time() - started < 60 * args.minutes:
         elapsed = spent + time.time() - started
         picked = torch.from_numpy(random.integers(0, len(data["latents"]), args.batch))
-        clean = data["latents"][picked].float().to(device)
+        latents = data["latents"][picked].float().to(device)
         captions = [random_caption(scenes[index], random) for index in data["scenes"][picked]]
         lengths = lengths_for(elapsed / (60 * args.minutes), args.batch, random)
         ids, mask, bias = (tensor.to(device) for tensor in text_batch(tokenizer, captions, lengths))
-        noise, sigma = torch.randn_like(clean), sigmas(args.batch).to(device)
-        mixed = torch.lerp(clean, noise, sigma[:, None, None, None, None])
+        noise, sigma = torch.randn_like(latents), sigmas(args.batch).to(device)
+        mixed = torch.lerp(latents, noise, sigma[:, None, None, None, None])
         with torch.autocast(device.type, dtype):
             predicted = velocity(mixed, sigma * 1000, ids, mask, bias)
-        loss = (predicted.float() - (noise - clean)).square().mean()
+        loss = (predicted.float() - (noise - latents)).square().mean()
         optimiser.step(loss, elapsed)
         average_into(average, model, min(args.average, (1 + step) / (10 + step)))
         step += 1

@@ -1,10 +1,10 @@
-"""Train the small AutoencoderKLWan of the shipped model, on clips of the synthetic world.
+"""Train the small AutoencoderKLWan of the shipped model on clips of the synthetic world.
 
     python training/vae.py --work work            # both stages, resumable, CPU or GPU
 
 Stage 1 trains encoder and decoder on small moving crops with shuffled and mirrored colours (many scenes per second,
-every edge in every phase). Stage 2 freezes the encoder, so that latents can be encoded while it runs, and fits the
-decoder to whole clips of the world with the error weighted towards the object.
+every edge in every phase). Stage 2 freezes the encoder, so that latents can be encoded at the same time, and fits the
+decoder to full clips of the world with the error weighted towards the object.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from optimiser import Optimiser, device_for_training, load_state, save_state
 
 from vidguide.eval.world.scene import ATTRIBUTES, BACKGROUND, COLOUR, RADIUS, all_scenes, coverage, render
 
-# 4x in space, 2x in time. 8x / 4x with twice the channels was tried beside it: 28.7 dB after 12 minutes against 36.3.
+# 4x in space, 2x in time. The alternative 8x / 4x with twice the channels had 28.7 dB after 12 minutes against 36.3.
 CONFIG: dict[str, Any] = dict(
     base_dim=16,
     z_dim=8,
@@ -36,21 +36,23 @@ CONFIG: dict[str, Any] = dict(
     latents_mean=[0.0] * 8,
     latents_std=[1.0] * 8,
 )
-NOISE = 0.1  # standard deviation added to the latents while the encoder trains: keeps the latent space smooth
+NOISE = 0.1  # standard deviation added to the latents while the encoder trains, for a smooth latent space
 
 
 def patches(video: torch.Tensor, size: int = 2) -> torch.Tensor:
-    """`(B, C, F, H, W)` to `(B, C*size*size, F, H/size, W/size)`, in the channel order of AutoencoderKLWan."""
+    """Rearrange `(B, C, F, H, W)` to `(B, C*size*size, F, H/size, W/size)`, in the channel order of
+    AutoencoderKLWan."""
     return rearrange(video, "b c f (h y) (w x) -> b (c x y) f h w", x=size, y=size)
 
 
 def videos(clips: np.ndarray) -> torch.Tensor:
-    """Clips `(B, F, H, W, 3)` uint8 to `(B, 3, F, H, W)` in -1..1."""
+    """Convert clips `(B, F, H, W, 3)` uint8 to `(B, 3, F, H, W)` in -1..1."""
     return rearrange(torch.from_numpy(clips), "b f h w c -> b c f h w").float().div(127.5).sub(1).contiguous()
 
 
 def encode(vae: AutoencoderKLWan, video: torch.Tensor) -> torch.Tensor:
-    """Posterior mean of clips `(B, 3, F, H, W)` in two chunks (first frame, rest): the same as `vae.encode`, faster."""
+    """Return the posterior mean of clips `(B, 3, F, H, W)` in two chunks (first frame, rest): equals `vae.encode`, but
+    faster."""
     vae.clear_cache()
     video = patches(video)
     chunks = []
@@ -62,7 +64,7 @@ def encode(vae: AutoencoderKLWan, video: torch.Tensor) -> torch.Tensor:
 
 
 def decode(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
-    """Patches of clips from latents, in two chunks: the same as `vae.decode` before its unpatchify and clamp."""
+    """Return patches of clips from latents in two chunks: equals `vae.decode` before its unpatchify and clamp."""
     vae.clear_cache()
     latents = vae.post_quant_conv(latents)
     chunks = []
@@ -74,7 +76,7 @@ def decode(vae: AutoencoderKLWan, latents: torch.Tensor) -> torch.Tensor:
 
 
 def crops(random: np.random.Generator, count: int, frames: int = 9, size: int = 32) -> list[torch.Tensor]:
-    """Moving shapes seen through a small window, colours shuffled and mirrored: clips in -1..1 and coverage."""
+    """Return crops of moving shapes with shuffled and mirrored colours: clips in -1..1 and coverage."""
     clips, covers = [], []
     for _ in range(count):
         scene = random.choice(len(COLOUR)), random.choice(len(BACKGROUND))
@@ -98,7 +100,8 @@ def crops(random: np.random.Generator, count: int, frames: int = 9, size: int = 
 
 
 def whole_clips(random: np.random.Generator, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Clips of the world in -1..1 and where they differ from their own corner colour (object coverage, roughly)."""
+    """Return clips of the world in -1..1, and where they differ from their corner colour (approximate object
+    coverage)."""
     scenes = all_scenes()
     clips = np.stack([render(scenes[random.integers(len(scenes))], random) for _ in range(count)])
     video = videos(clips)
@@ -106,7 +109,7 @@ def whole_clips(random: np.random.Generator, count: int) -> tuple[torch.Tensor, 
 
 
 def near(cover: torch.Tensor) -> torch.Tensor:
-    """1 within two pixels of the object, where errors count more."""
+    """Return 1 within two pixels of the object, where errors have more weight."""
     return torch.nn.functional.max_pool3d(cover, (1, 5, 5), stride=1, padding=(0, 2, 2)).gt(0.01).float()
 
 

@@ -1,6 +1,6 @@
-"""Families compiled whole: equal to the eager guided model, and other than the unguided one.
+"""Families compiled as one graph: equal to the eager guided model, and different from the unguided one.
 
-`pytest -m slow`; those of the compatibility table are compiled in tests/test_compatibility.py, as pipelines.
+Marked slow. The families of the compatibility table are compiled as pipelines in tests/test_compatibility.py.
 """
 
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.helpers.family_calls import METHODS, samplings
+from tests.helpers.family_calls import METHODS, sample_clips
 from tests.helpers.tiny_families import BY_NAME, Tiny, Values
 from vidguide.calls.outputs import prediction_of
 from vidguide.transformer.family import families
@@ -18,15 +18,15 @@ NAMES += [f"{name}Transformer3DModel" for name in ("SanaVideo", "WanVACE", "Huny
 
 
 @pytest.fixture(autouse=True)
-def _quick() -> Any:
+def _no_grad() -> Any:
     torch._dynamo.reset()
     with torch.no_grad():
         yield
     torch._dynamo.reset()
 
 
-def whole(tiny: Tiny, inputs: Values) -> bool:
-    """Whether the unguided model is one graph."""
+def is_one_graph(tiny: Tiny, inputs: Values) -> bool:
+    """Return whether the unguided model compiles to one graph."""
     try:
         compiled: Any = torch.compile(tiny.make().to(tiny.dtype), fullgraph=True, backend="eager")
         compiled(**inputs)
@@ -40,16 +40,16 @@ def whole(tiny: Tiny, inputs: Values) -> bool:
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["NAG", "EMAG"])
 @pytest.mark.parametrize("name", NAMES)
-def test_compiled_guidance_acts_and_agrees(name: str, method: str) -> None:
+def test_compiled_guidance_equals_eager_guidance(name: str, method: str) -> None:
     tiny = BY_NAME[name]
     if method == "EMAG" and not families()[tiny.key].self_softmax:
-        pytest.skip("linear attention: no weak passes")
+        pytest.skip("linear attention: no perturbed pass")
     inputs, guidance = tiny.exact(tiny.inputs(2)), METHODS[method](tiny.exact(tiny.negative()))
-    eager, _ = samplings(tiny.make().to(tiny.dtype), (guidance,), inputs)
-    plain, _ = samplings(tiny.make().to(tiny.dtype), (), inputs)
+    eager, _ = sample_clips(tiny.make().to(tiny.dtype), (guidance,), inputs)
+    unguided, _ = sample_clips(tiny.make().to(tiny.dtype), (), inputs)
     model = tiny.make().to(tiny.dtype)
-    compiled: Any = torch.compile(model, fullgraph=whole(tiny, inputs), backend="aot_eager")
-    result, _ = samplings(compiled, (guidance,), inputs)
-    tiny.agree(result, eager)
-    assert (result - plain).abs().max() > 1e-3
-    tiny.agree(prediction_of(compiled(**inputs)), prediction_of(model(**inputs)))
+    compiled: Any = torch.compile(model, fullgraph=is_one_graph(tiny, inputs), backend="aot_eager")
+    result, _ = sample_clips(compiled, (guidance,), inputs)
+    tiny.assert_equal(result, eager)
+    assert (result - unguided).abs().max() > 1e-3
+    tiny.assert_equal(prediction_of(compiled(**inputs)), prediction_of(model(**inputs)))

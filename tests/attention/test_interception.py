@@ -1,4 +1,4 @@
-"""The rebound processor is upstream's own, but for where its kernel calls go."""
+"""An intercepted processor equals the original one, except that its kernel calls go to the attention site."""
 
 import inspect
 from typing import Any
@@ -14,32 +14,32 @@ from vidguide.attention.interception import intercepted, intercepted_class
 from vidguide.attention.site import SITE, AttentionSite, KernelCall
 
 
-def test_signature_and_class_are_upstreams() -> None:
+def test_an_intercepted_processor_has_upstreams_class_and_signature() -> None:
     processor = WanAttnProcessor()
-    routed = intercepted(processor)
-    assert isinstance(routed, WanAttnProcessor)
-    assert type(routed).__name__ == "WanAttnProcessor"
-    assert inspect.signature(routed.__call__) == inspect.signature(processor.__call__)
+    wrapped = intercepted(processor)
+    assert isinstance(wrapped, WanAttnProcessor)
+    assert type(wrapped).__name__ == "WanAttnProcessor"
+    assert inspect.signature(wrapped.__call__) == inspect.signature(processor.__call__)
 
 
-def test_attributes_are_shared_both_ways() -> None:
+def test_attributes_are_shared_with_the_original_processor() -> None:
     processor = WanAttnProcessor()
-    routed = intercepted(processor)
+    wrapped = intercepted(processor)
     processor._attention_backend = "native"
-    routed._parallel_config = "set on the rebound one"
-    assert routed._attention_backend == "native"
-    assert processor._parallel_config == "set on the rebound one"
+    wrapped._parallel_config = "set on the intercepted processor"
+    assert wrapped._attention_backend == "native"
+    assert processor._parallel_config == "set on the intercepted processor"
 
 
-def test_one_class_per_processor_class() -> None:
+def test_each_processor_class_is_intercepted_once() -> None:
     assert type(intercepted(WanAttnProcessor())) is type(intercepted(WanAttnProcessor()))
 
 
-def test_kernel_calls_are_counted_in_source_order() -> None:
-    assert intercepted_class(WanAttnProcessor)[1] == 2  # image-to-video's image tokens first, text or video second
+def test_kernel_calls_are_numbered_in_source_order() -> None:
+    assert intercepted_class(WanAttnProcessor)[1] == 2  # image tokens of image-to-video first, then text or video
 
 
-def test_a_processor_without_a_kernel_is_refused() -> None:
+def test_a_processor_without_a_kernel_call_raises() -> None:
     class Linear:
         def __call__(self, attn: Any, hidden_states: Any) -> Any:
             return hidden_states
@@ -48,7 +48,7 @@ def test_a_processor_without_a_kernel_is_refused() -> None:
         intercepted_class(Linear)
 
 
-def test_closures_and_defaults_survive() -> None:
+def test_closures_and_default_arguments_are_preserved() -> None:
     factor = 3.0
 
     class Scaled:
@@ -61,7 +61,7 @@ def test_closures_and_defaults_survive() -> None:
     assert torch.equal(intercepted(Scaled())(attention, query, shift=0.0), Scaled()(attention, query, shift=0.0))
 
 
-def test_passthrough_is_bitwise_upstreams(wan: Any) -> None:
+def test_interception_without_edits_does_not_change_the_output_bitwise(wan: Any) -> None:
     inputs = wan_inputs()
     expected = wan(**inputs)[0]
     for module in wan.modules():
@@ -71,11 +71,11 @@ def test_passthrough_is_bitwise_upstreams(wan: Any) -> None:
 
 
 @pytest.mark.parametrize("kernel", ["dispatch", "sdpa"])
-def test_an_edit_sees_tokens_before_heads_whatever_the_layout(kernel: str) -> None:
-    seen = []
+def test_an_edit_gets_tokens_before_heads_for_every_kernel_layout(kernel: str) -> None:
+    shapes = []
 
     def edit(kernel: KernelCall, query: Any, key: Any, value: Any) -> Any:
-        seen.append((query.shape, key.shape))
+        shapes.append((query.shape, key.shape))
         return kernel(query, key, value, kernel.mask)
 
     if kernel == "dispatch":
@@ -91,4 +91,4 @@ def test_an_edit_sees_tokens_before_heads_whatever_the_layout(kernel: str) -> No
     setattr(attention, SITE, site)
     attention.processor = intercepted(attention.processor)
     assert torch.equal(attention(*arguments), expected)
-    assert seen == [((1, 5, 2, 12), (1, 7, 2, 12))]
+    assert shapes == [((1, 5, 2, 12), (1, 7, 2, 12))]

@@ -1,4 +1,4 @@
-"""benchmarks/gpu.py, run through at toy sizes: it needs a GPU for figures, not to be tested."""
+"""benchmarks/gpu.py at toy sizes on a CPU."""
 
 import json
 from pathlib import Path
@@ -22,19 +22,19 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     gpu.main()
 
 
-def test_it_checks_and_times_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_has_every_model_kernel_and_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = {path: path.stat().st_mtime_ns for path in (SCRIPTS / "results").iterdir()}
     run(monkeypatch, "--tiny", "--device", "cpu", "--models", "LTX", "Hunyuan", "--output", str(tmp_path))
     assert results == {path: path.stat().st_mtime_ns for path in (SCRIPTS / "results").iterdir()}
-    told = json.loads((tmp_path / "gpu_tiny.json").read_text())
-    ours = {"unguided", "CFG", "NAG", "CFG + EMAG", "CFG + EMAG before its window"}
-    assert [model["tokens"] for model in told["models"]] == [24, 24]
-    for model in told["models"]:
+    report = json.loads((tmp_path / "gpu_tiny.json").read_text())
+    arms = {"unguided", "CFG", "NAG", "CFG + EMAG", "CFG + EMAG before its window"}
+    assert [model["tokens"] for model in report["models"]] == [24, 24]
+    for model in report["models"]:
         timed = {name for name, arm in model["arms"].items() if min(arm["ms"]) > 0}
-        assert timed == ours | {"NAG as published", "CFG + EMAG as published"}
-    assert {row["name"] for row in told["kernels"]} == {"NAG", "merge and NAG", "average and D"}
-    assert all({"eager", "compiled"} <= set(row["ms"]) for row in told["kernels"])
-    assert {row["source"] for row in told["sources"]} == {"aten CPU"}
+        assert timed == arms | {"NAG as published", "CFG + EMAG as published"}
+    assert {row["name"] for row in report["kernels"]} == {"NAG", "merge and NAG", "average and D"}
+    assert all({"eager", "compiled"} <= set(row["ms"]) for row in report["kernels"])
+    assert {row["source"] for row in report["sources"]} == {"aten CPU"}
     assert "as published" in (tmp_path / "gpu_tiny.md").read_text()
 
 
@@ -45,7 +45,7 @@ def test_it_checks_and_times_everything(tmp_path: Path, monkeypatch: pytest.Monk
         (("--device", "cpu", "--tiny", "--models", "sora"), "--models sora: none of Wan 2.1 1.3B"),
     ],
 )
-def test_what_cannot_be_is_refused(
+def test_invalid_arguments_exit_with_a_message(
     arguments: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
@@ -62,12 +62,14 @@ def gpu_kernels() -> Any:
 
 
 @pytest.mark.parametrize("damage", [0.9, float("nan")])
-def test_a_kernel_that_is_wrong_stops_it(damage: float, gpu_kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_inexact_kernel_exits_with_a_message(
+    damage: float, gpu_kernels: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     assert len(gpu_kernels.check(device, [(1, 2, 2, 32)])) == 9
 
-    def wrong(parts: Any, own: Any = gpu_kernels.FUSED["NAG"]) -> Any:
-        (output,) = own(parts)
+    def wrong(parts: Any, nag: Any = gpu_kernels.FUSED["NAG"]) -> Any:
+        (output,) = nag(parts)
         output[0, -1, -1, -1] *= damage
         return [output]
 

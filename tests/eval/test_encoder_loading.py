@@ -23,7 +23,7 @@ WIDTH, INNER, LAYERS, HEADS, WORDS, LENGTH, OUT, PATCH, GRID = 16, 24, 2, 2, 16,
 
 
 def checkpoint() -> dict[str, Tensor]:
-    """A state dict in the layout of open_clip."""
+    """Return a state dict in the layout of open_clip."""
     random = torch.Generator().manual_seed(0)
 
     def normal(*shape: int) -> Tensor:
@@ -49,7 +49,7 @@ def checkpoint() -> dict[str, Tensor]:
 
 
 def plain(state: dict[str, Tensor], x: Tensor, tower: str, causal: bool) -> Tensor:
-    """The transformer of CLIP, written out: pre-norm attention and an MLP with the exact GELU."""
+    """Return the output of CLIP's transformer: pre-norm attention and an MLP with the exact GELU."""
     mask = torch.full((x.shape[1], x.shape[1]), -torch.inf).triu(1) if causal else None
     for layer in range(LAYERS):
         name = f"{tower}.resblocks.{layer}."

@@ -22,7 +22,7 @@ SCENE = Scene(size="small", colour="green", shape="circle", motion="up", backgro
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """One intact clip with its texts, and outcome truncated clip."""
+    """Return a folder with an intact clip, its texts, and a truncated clip."""
     frames = render(SCENE, np.random.default_rng(0))
     clip = Clip(frames=frames, fps=8, provenance={"prompt": caption(SCENE), "seed": 1, "negative_prompt": "red"})
     (tmp_path / "arm").mkdir()

@@ -102,9 +102,11 @@ def test_training_never_draws_a_held_out_scene() -> None:
     for turn in range(300):
         text = random_caption(scenes[random.integers(len(scenes))], random)
         for variant in (text, training.near_miss(text, random)):
-            named = Scene(**training.said(variant))
+            named = Scene(**training.named_attributes(variant))
             assert not (named.complete and held_out(named)), variant
-        assert not text or training.said(text) != training.said(training.near_miss(text, random)), turn
+        assert not text or training.named_attributes(text) != training.named_attributes(
+            training.near_miss(text, random)
+        ), turn
 
 
 def test_labels_match_the_words() -> None:

@@ -1,4 +1,4 @@
-"""Cross-frame intensity against a map per place and head, and random orders against what may move."""
+"""Cross-frame intensity against one map per place and head, and random orders against their extent."""
 
 import torch
 from hypothesis import given, settings
@@ -10,7 +10,9 @@ from vidguide.functional.shuffle import random_order
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(2, 5), st.integers(1, 4), st.integers(0, 10_000), st.sampled_from([None, 0.7, 5.0]))
-def test_the_intensity_is_the_mean_off_the_diagonal(frames: int, places: int, seed: int, scale: float | None) -> None:
+def test_the_intensity_is_the_mean_of_the_off_diagonal_elements(
+    frames: int, places: int, seed: int, scale: float | None
+) -> None:
     random = torch.Generator().manual_seed(seed)
     query, key = (torch.randn(2, frames * places, 3, 4, generator=random, dtype=torch.float64) for _ in range(2))
     intensity = cross_frame_intensity(query, key, frames, scale)
@@ -28,14 +30,14 @@ def test_the_intensity_is_the_mean_off_the_diagonal(frames: int, places: int, se
     assert torch.equal(enhancement(intensity * (1 - 1e-12), frames, -1), torch.ones(2, dtype=torch.float64))
 
 
-def test_even_attention_has_the_intensity_of_one_frame_in_all() -> None:
+def test_uniform_attention_has_intensity_one_over_frames() -> None:
     flat = torch.zeros(1, 12, 2, 4)
     torch.testing.assert_close(cross_frame_intensity(flat, torch.randn(1, 12, 2, 4), 3), torch.tensor([1 / 3]))
 
 
 @settings(deadline=None, max_examples=30)
 @given(st.integers(1, 5), st.integers(1, 4), st.integers(1, 4), st.integers(0, 10_000))
-def test_orders_move_what_their_extent_says(frames: int, height: int, width: int, seed: int) -> None:
+def test_orders_permute_only_within_their_extent(frames: int, height: int, width: int, seed: int) -> None:
     grid, places = (frames, height, width), height * width
     for extent in (None, "spatial", "temporal"):
         order = random_order(grid, extent, torch.Generator().manual_seed(seed))

@@ -1,4 +1,4 @@
-"""Laws of the formulas, each against the paper's equation written out as plainly as it stands there."""
+"""The formulas against the plainest implementation of the papers' equations."""
 
 import pytest
 import torch
@@ -18,29 +18,29 @@ SCALES = [1.5, 5.0, 11.0]
 
 
 def combined(positive: Tensor, negative: Tensor, scale: float, tau: float, alpha: float, group: int = 1) -> Tensor:
-    """NAG's output, rounded to the dtype of its inputs."""
+    """Return NAG's output in the dtype of its inputs."""
     return nag(positive, negative, scale, tau, alpha, group).output.to(positive.dtype)
 
 
 def features(*shape: int, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """Fresh ones at every call: a law must hold on any."""
+    """Return random features, different at every call."""
     return torch.randn(shape, dtype=dtype), torch.randn(shape, dtype=dtype)
 
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("tau", [1.0, 2.5, 100.0])
 @pytest.mark.parametrize("alpha", [0.25, 0.5, 1.0])
-def test_nag_is_the_papers_equation(scale: float, tau: float, alpha: float) -> None:
+def test_nag_equals_the_papers_equation(scale: float, tau: float, alpha: float) -> None:
     positive, negative = features(2, 5, 3, 4)
     expected = plain_nag(positive, negative, scale, tau, alpha)
     assert torch.allclose(combined(positive, negative, scale, tau, alpha), expected, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("group", [1, 3, 6, 12])
-def test_norms_over_several_tokens_are_the_same_equation_on_their_features(group: int) -> None:
-    """Of 2 rows of 6 tokens: each token, half a row (a frame), a row, and a clip whose frames are rows."""
+def test_norms_over_token_groups_equal_the_equation_on_concatenated_features(group: int) -> None:
+    """Of 2 rows of 6 tokens: a token, half a row (a frame), a row, and a clip whose frames are rows."""
     positive, negative = features(2, 6, 3, 4)
-    negative[0] *= 0.1  # a part that is not held by the limit
+    negative[0] *= 0.1  # a part that the limit does not clamp
     expected = plain_grouped_nag(positive, negative, 3.0, 2.5, 0.5, group)
     torch.testing.assert_close(combined(positive, negative, 3.0, 2.5, 0.5, group), expected, rtol=0, atol=1e-9)
     if group == 1:
@@ -49,7 +49,7 @@ def test_norms_over_several_tokens_are_the_same_equation_on_their_features(group
         assert not torch.allclose(expected, plain_nag(positive, negative, 3.0, 2.5, 0.5), atol=1e-3)
 
 
-def test_both_sides_of_the_limit_are_met() -> None:
+def test_random_features_are_on_both_sides_of_the_limit() -> None:
     positive, negative = features(1, 200, 2, 3)
     factor = norm_limit(l1_norm(positive), l1_norm(2 * positive - negative), 2.0)
     assert (factor < 1).any()
@@ -57,7 +57,7 @@ def test_both_sides_of_the_limit_are_met() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-def test_neutral_settings_are_bitwise_neutral(dtype: torch.dtype) -> None:
+def test_neutral_settings_return_the_features_bitwise(dtype: torch.dtype) -> None:
     positive, negative = features(2, 5, 3, 4, dtype=dtype)
     assert torch.equal(combined(positive, negative, 1.0, 2.5, 0.25), positive)
     assert torch.equal(combined(positive, negative, 11.0, 2.5, 0.0), positive)
@@ -71,7 +71,7 @@ def test_neutral_settings_are_bitwise_neutral(dtype: torch.dtype) -> None:
     tau=st.floats(1, 10),
     alpha=st.floats(0, 1),
 )
-def test_nag_is_bounded(seed: int, scale: float, tau: float, alpha: float) -> None:
+def test_the_norm_of_nag_is_bounded(seed: int, scale: float, tau: float, alpha: float) -> None:
     random = torch.Generator().manual_seed(seed)
     positive, negative = (torch.randn(1, 7, 2, 4, generator=random, dtype=torch.float64) for _ in range(2))
     norm = combined(positive, negative, scale, tau, alpha).abs().sum((-2, -1))
@@ -79,11 +79,11 @@ def test_nag_is_bounded(seed: int, scale: float, tau: float, alpha: float) -> No
     assert (norm <= bound * (1 + 1e-12)).all()
 
 
-def test_tokens_are_independent_and_may_be_permuted() -> None:
+def test_nag_is_equivariant_to_token_permutations() -> None:
     positive, negative = features(2, 6, 3, 4)
     order = torch.randperm(6)
-    whole = combined(positive, negative, 5.0, 2.5, 0.25)
-    assert torch.equal(combined(positive[:, order], negative[:, order], 5.0, 2.5, 0.25), whole[:, order])
+    expected = combined(positive, negative, 5.0, 2.5, 0.25)
+    assert torch.equal(combined(positive[:, order], negative[:, order], 5.0, 2.5, 0.25), expected[:, order])
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
@@ -91,7 +91,7 @@ def test_tokens_are_independent_and_may_be_permuted() -> None:
 def test_zero_features_give_no_nan(dtype: torch.dtype, zero: str) -> None:
     positive, negative = features(1, 4, 2, 4, dtype=dtype)
     if zero == "extrapolated":
-        negative = positive * 1.1  # s = 11 extrapolates to nothing
+        negative = positive * 1.1  # with s = 11 the extrapolation is zero
     if zero in ("positive", "both"):
         positive = torch.zeros_like(positive)
     if zero in ("negative", "both"):
@@ -105,7 +105,7 @@ def test_zero_positive_features_stay_zero() -> None:
 
 
 def test_bfloat16_norms_are_taken_in_float32() -> None:
-    """4,096 ones of bfloat16 summed in bfloat16 stop at 256: the norm, and with it the limit, would be far off."""
+    """In bfloat16 a sum of 4,096 ones stops at 256; norm and limit would be wrong."""
     positive = torch.ones(1, 1, 32, 128, dtype=torch.bfloat16)
     negative = -0.5 * positive
     result = combined(positive, negative, 11.0, 2.5, 1.0)
@@ -114,7 +114,7 @@ def test_bfloat16_norms_are_taken_in_float32() -> None:
     assert norm_limit(l1_norm(positive), l1_norm(16 * positive), 2.5).dtype == torch.float32
 
 
-def test_cfg_is_its_equation_and_one_is_off() -> None:
+def test_cfg_equals_its_equation_and_scale_one_is_neutral() -> None:
     cond, uncond = features(2, 3, 4)
     assert torch.allclose(cfg(cond, uncond, 3.5), 3.5 * cond - 2.5 * uncond)
     assert torch.allclose(cfg(cond, uncond, 1.0), cond)
@@ -129,11 +129,11 @@ def test_nag_returns_the_factor_and_the_share_that_tau_limits(group: int) -> Non
     ratio = (norms[0] / norms[1]).repeat_interleave(group).view(2, 6, 1, 1)
     torch.testing.assert_close(guided.factor, ratio.clamp(max=3.0) / ratio)
     assert guided.clamped.item() == pytest.approx((ratio > 3).double().mean().item())
-    halved = nag(positive, negative, 3.0, 3.0, 0.5, limit=lambda own, norm: torch.full_like(own, 0.5))
+    halved = nag(positive, negative, 3.0, 3.0, 0.5, limit=lambda positive_norm, norm: torch.full_like(norm, 0.5))
     torch.testing.assert_close(halved.output, 0.5 * positive + 0.25 * extrapolated)
 
 
-def test_emag_is_its_equations() -> None:
+def test_emag_equals_its_equations() -> None:
     average, value = features(2, 5, 3, 4)
     before = average.clone()
     assert ema(average, value, 0.9) is average
@@ -147,7 +147,7 @@ def test_emag_is_its_equations() -> None:
     torch.testing.assert_close(perturbation_correction(cond, perturbed, 3.0), 3 * cond - 3 * perturbed)
 
 
-def test_replaced_columns_of_a_map_leave_rows_that_sum_to_one() -> None:
+def test_rows_of_a_map_with_replaced_columns_sum_to_one() -> None:
     weights, columns = torch.rand(2, 3, 4, 9, dtype=torch.float64), torch.rand(2, 3, 4, 5, dtype=torch.float64)
     replaced = weights.clone()
     replaced[..., 2:7] = columns
@@ -158,7 +158,7 @@ def test_replaced_columns_of_a_map_leave_rows_that_sum_to_one() -> None:
 
 @pytest.mark.parametrize("scale", [None, 0.2])
 @pytest.mark.parametrize("masked", [False, True])
-def test_the_attention_map_applied_is_torchs_attention(scale: float | None, masked: bool) -> None:
+def test_applying_the_attention_map_equals_torchs_attention(scale: float | None, masked: bool) -> None:
     query, key, value = (torch.randn(2, length, 3, 8, dtype=torch.float64) for length in (5, 7, 7))
     mask = (torch.rand(2, 1, 5, 7) < 0.7) | (torch.arange(7) == 0) if masked else None
     transposed = [tensor.transpose(1, 2) for tensor in (query, key, value)]
@@ -168,7 +168,7 @@ def test_the_attention_map_applied_is_torchs_attention(scale: float | None, mask
     torch.testing.assert_close(apply_map(attention_map(query, key, scale, mask), value), expected.transpose(1, 2))
 
 
-def test_merged_attentions_are_the_attention_over_all_keys() -> None:
+def test_merged_attentions_equal_attention_over_all_keys() -> None:
     query, key, value = (torch.randn(2, length, 3, 8, dtype=torch.float64) for length in (5, 9, 9))
     parts = []
     for keys in (slice(0, 4), slice(4, 9)):

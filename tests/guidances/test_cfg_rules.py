@@ -1,4 +1,4 @@
-"""Rules of classifier-free guidance: against the papers' equations in float64, and against diffusers' guiders."""
+"""Rules of classifier-free guidance, against the papers' equations in float64 and diffusers' guiders."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ SHAPE = (3, 4, 2, 5, 6)
 
 
 def predictions(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
-    """Fresh predictions of three samples, of different magnitudes and with something in common."""
+    """Return random correlated predictions of three samples of different magnitudes."""
     shared, size = torch.randn(SHAPE, dtype=dtype), torch.tensor([0.1, 1, 30], dtype=dtype).view(3, 1, 1, 1, 1)
     return size * (shared + torch.randn_like(shared)), size * (shared + torch.randn_like(shared))
 
@@ -63,7 +63,7 @@ def test_apg_equals_the_paper_and_diffusers(scale: float, eta: float, radius: fl
     assert not torch.allclose(ours, cfg(cond, uncond, scale)) or (eta, radius, momentum) == (1.0, 0.0, 0.0)
 
 
-def test_apgs_radius_is_the_published_one_at_the_published_size() -> None:
+def test_apgs_radius_scales_with_the_latent_size() -> None:
     assert apg_radius(15, 4 * 128 * 128) == 15
     assert apg_radius(15, 16 * 21 * 60 * 104) == pytest.approx(15 * (2096640 / 65536) ** 0.5)
     noise = torch.randn(1, 16, 8, 64, 64, dtype=torch.float64)  # clipped by the same factor at every size
@@ -73,7 +73,7 @@ def test_apgs_radius_is_the_published_one_at_the_published_size() -> None:
 
 
 def plain_tcfg(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
-    """arXiv 2503.18137: only the first right singular vector of both remains in the unconditional prediction."""
+    """arXiv 2503.18137: project the unconditional prediction on the first right singular vector of both."""
     guided = []
     for c, u in zip(cond, uncond, strict=True):
         v = torch.linalg.svd(torch.stack([c.flatten(), u.flatten()]), full_matrices=False)[2][0]
@@ -117,7 +117,7 @@ each_rule = pytest.mark.parametrize("name", RULES)
 
 @each_rule
 @pytest.mark.parametrize("scale", [1.0, 2.0, 7.5])
-def test_rules_equal_their_papers_equations(name: str, scale: float) -> None:
+def test_rules_equal_the_papers_equations(name: str, scale: float) -> None:
     ours, plain = RULES[name]
     cond, uncond = predictions()
     torch.testing.assert_close(ours(cond, uncond, scale), plain(cond, uncond, scale), rtol=0, atol=1e-7)
@@ -140,28 +140,28 @@ def test_apg_at_scale_one_gives_the_conditional_prediction(eta: float, radius: f
 
 
 @each_rule
-def test_rules_treat_samples_by_themselves_and_keep_the_dtype(name: str) -> None:
+def test_rules_act_per_sample_and_preserve_the_dtype(name: str) -> None:
     cond, uncond = predictions()
     batch = RULES[name][0](cond, uncond, 3.0)
     for row in range(len(cond)):
-        alone = RULES[name][0](cond[row : row + 1], uncond[row : row + 1], 3.0)
-        torch.testing.assert_close(alone, batch[row : row + 1])
-    half = RULES[name][0](cond.bfloat16(), uncond.bfloat16(), 3.0)
-    assert half.dtype == torch.bfloat16
-    torch.testing.assert_close(half.double(), batch, rtol=0.1, atol=2.0)
+        single = RULES[name][0](cond[row : row + 1], uncond[row : row + 1], 3.0)
+        torch.testing.assert_close(single, batch[row : row + 1])
+    bfloat16 = RULES[name][0](cond.bfloat16(), uncond.bfloat16(), 3.0)
+    assert bfloat16.dtype == torch.bfloat16
+    torch.testing.assert_close(bfloat16.double(), batch, rtol=0.1, atol=2.0)
 
 
 @each_rule
 def test_equal_and_zero_predictions_give_finite_values(name: str) -> None:
     cond, _ = predictions()
     torch.testing.assert_close(RULES[name][0](cond, cond.clone(), 5.0), cond, rtol=1e-6, atol=1e-6)
-    for one, other in ((torch.zeros_like(cond), cond), (cond, torch.zeros_like(cond))):
-        assert RULES[name][0](one, other, 5.0).isfinite().all()
+    for first, second in ((torch.zeros_like(cond), cond), (cond, torch.zeros_like(cond))):
+        assert RULES[name][0](first, second, 5.0).isfinite().all()
 
 
 def guider(kind: str, **settings: Any) -> Any:
-    made = getattr(diffusers.guiders, kind, None)
-    return pytest.skip(f"diffusers has no {kind}") if made is None else made(**settings)
+    guider_class = getattr(diffusers.guiders, kind, None)
+    return pytest.skip(f"diffusers has no {kind}") if guider_class is None else guider_class(**settings)
 
 
 @pytest.mark.parametrize("rescale", [0.0, 0.7])
@@ -200,30 +200,30 @@ def test_rescaling_equals_its_equations_and_diffusers(share: float) -> None:
 # Guidances on a model.
 
 
-def sampled(guidance: Any, steps: int = 4, scheduler: Any = None) -> list[Tensor]:
-    """Predictions of a guided Wan in float64 over a run whose samples do not depend on them."""
+def sample_predictions(guidance: Any, steps: int = 4, scheduler: Any = None) -> list[Tensor]:
+    """Return the predictions of a guided Wan in float64; the inputs of a step do not depend on the predictions."""
     model, scheduler = tiny_wan().double(), scheduler or FlowMatchEulerDiscreteScheduler()
     with guide(model, guidance, scheduler=scheduler):
         scheduler.set_timesteps(steps)
         results = []
         for step, timestep in enumerate(scheduler.timesteps):
-            results.append(model(**call(step, timestep))[0])
-            scheduler.step(results[-1], timestep, call(step, timestep)["hidden_states"])
+            results.append(model(**step_inputs(step, timestep))[0])
+            scheduler.step(results[-1], timestep, step_inputs(step, timestep)["hidden_states"])
     return results
 
 
-def call(step: int, timestep: Tensor) -> dict[str, Any]:
+def step_inputs(step: int, timestep: Tensor) -> dict[str, Any]:
     return {**wan_inputs(seed=step, dtype=torch.float64), "timestep": timestep.expand(2)}
 
 
-def both(step: int, timestep: Tensor) -> tuple[Tensor, Tensor]:
-    """Conditional and unconditional predictions of the unguided model."""
-    model, inputs = tiny_wan().double(), call(step, timestep)
+def plain_predictions(step: int, timestep: Tensor) -> tuple[Tensor, Tensor]:
+    """Return conditional and unconditional predictions of the unguided model."""
+    model, inputs = tiny_wan().double(), step_inputs(step, timestep)
     text = negative_text(dtype=torch.float64).expand(2, -1, -1)
     return model(**inputs)[0], model(**{**inputs, "encoder_hidden_states": text})[0]
 
 
-def negative() -> dict[str, Any]:
+def negative_arguments() -> dict[str, Any]:
     return {"negative_prompt_embeds": negative_text(dtype=torch.float64)}
 
 
@@ -239,28 +239,30 @@ def negative() -> dict[str, Any]:
 )
 def test_guidances_apply_their_rule_and_rescaling(kind: Any, name: str, settings: Any, rescale: float) -> None:
     scheduler = FlowMatchEulerDiscreteScheduler()
-    guided = sampled(kind(scale=4.0, rescale=rescale, **settings, **negative()), scheduler=scheduler)
+    guided = sample_predictions(
+        kind(scale=4.0, rescale=rescale, **settings, **negative_arguments()), scheduler=scheduler
+    )
     for step, (ours, timestep) in enumerate(zip(guided, scheduler.timesteps, strict=True)):
-        cond, uncond = both(step, timestep)
+        cond, uncond = plain_predictions(step, timestep)
         expected = RULES[name][1](cond, uncond, 4.0)
         torch.testing.assert_close(ours, rescale_noise_cfg(expected, cond, rescale), rtol=0, atol=1e-6)
 
 
 def levels(scheduler: Any, timestep: Tensor) -> tuple[Tensor, Tensor]:
-    """alpha_t and sigma_t of DDIM."""
+    """Return alpha_t and sigma_t of DDIM."""
     alpha = scheduler.alphas_cumprod[timestep].double() ** 0.5
     return alpha, (1 - alpha**2) ** 0.5
 
 
 @pytest.mark.parametrize("space", ["flow", "epsilon", "v_prediction"])
-def test_apg_is_the_plain_rule_on_x0(space: str) -> None:
+def test_apg_equals_the_plain_rule_on_x0(space: str) -> None:
     flow = space == "flow"
     scheduler = FlowMatchEulerDiscreteScheduler() if flow else DDIMScheduler(prediction_type=space)
     settings: dict[str, Any] = dict(eta=0.3, momentum=-0.5)
-    guided = sampled(APG(scale=4.0, radius=20.0, **settings, **negative()), scheduler=scheduler)
+    guided = sample_predictions(APG(scale=4.0, radius=20.0, **settings, **negative_arguments()), scheduler=scheduler)
     average = None
     for step, (ours, timestep) in enumerate(zip(guided, scheduler.timesteps, strict=True)):
-        x, predicted = call(step, timestep)["hidden_states"], both(step, timestep)
+        x, predicted = step_inputs(step, timestep)["hidden_states"], plain_predictions(step, timestep)
         a, b = (1.0, scheduler.sigmas[step].double()) if flow else levels(scheduler, timestep)
         c, u = (a * x - b * v if space == "v_prediction" else (x - b * v) / a for v in predicted)
         radius = 20.0 * (4 * 2 * 8 * 8 / 65536) ** 0.5
@@ -274,10 +276,10 @@ def test_apg_is_the_plain_rule_on_x0(space: str) -> None:
 
 def test_apg_without_a_scheduler_works_on_the_predictions() -> None:
     model = tiny_wan().double()
-    with guide(model, APG(scale=4.0, **negative())):
-        ours = model(**call(0, torch.tensor(500)))[0]
+    with guide(model, APG(scale=4.0, **negative_arguments())):
+        ours = model(**step_inputs(0, torch.tensor(500)))[0]
     radius = 15.0 * (4 * 2 * 8 * 8 / 65536) ** 0.5
-    expected = plain_apg(*both(0, torch.tensor(500)), 4.0, 0.0, radius, None, 0)
+    expected = plain_apg(*plain_predictions(0, torch.tensor(500)), 4.0, 0.0, radius, None, 0)
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-9)
 
 
@@ -298,25 +300,25 @@ SCALES = (6.0, 1.0, 3.0, 1.0)
 
 
 @pytest.mark.parametrize("scale", [SCALES, list(SCALES), lambda progress: SCALES[round(4 * progress)]])
-def test_a_scale_may_change_from_step_to_step(scale: Any) -> None:
-    guidance, scheduler = CFG(scale=scale, **negative()), FlowMatchEulerDiscreteScheduler()
+def test_a_scale_schedule_sets_the_scale_of_each_step(scale: Any) -> None:
+    guidance, scheduler = CFG(scale=scale, **negative_arguments()), FlowMatchEulerDiscreteScheduler()
     assert not guidance.neutral
     assert guidance.extra_pass
     json.dumps(guidance.describe())
     for step, (ours, timestep) in enumerate(
-        zip(sampled(guidance, scheduler=scheduler), scheduler.timesteps, strict=True)
+        zip(sample_predictions(guidance, scheduler=scheduler), scheduler.timesteps, strict=True)
     ):
-        cond, uncond = both(step, timestep)
+        cond, uncond = plain_predictions(step, timestep)
         torch.testing.assert_close(ours, uncond + SCALES[step] * (cond - uncond), rtol=0, atol=1e-9)
 
 
 def test_steps_at_scale_one_make_no_unconditional_call() -> None:
     model, scheduler, calls = tiny_wan().double(), FlowMatchEulerDiscreteScheduler(), []
     handle = model.register_forward_hook(lambda *args: calls.append(1))
-    with guide(model, CFG(scale=SCALES, **negative()), scheduler=scheduler):
+    with guide(model, CFG(scale=SCALES, **negative_arguments()), scheduler=scheduler):
         scheduler.set_timesteps(4)
         for step, timestep in enumerate(scheduler.timesteps):
-            out = model(**call(step, timestep))[0]
+            out = model(**step_inputs(step, timestep))[0]
             scheduler.step(out, timestep, out)
     handle.remove()
     assert len(calls) == 4 + 2
@@ -327,7 +329,7 @@ def no_value(progress: float) -> Any:
     return None
 
 
-def test_schedules_that_cannot_be_are_refused() -> None:
+def test_invalid_scale_schedules_raise() -> None:
     with pytest.raises(ValueError, match=r"CFG\(scale=\(5.0, 0.5\)\): must be at least 1"):
         CFG(scale=(5.0, 0.5))
     with pytest.raises(ValueError, match=r"scale=\[\]\): must have a value per step"):
@@ -337,15 +339,15 @@ def test_schedules_that_cannot_be_are_refused() -> None:
     with pytest.raises(TypeError, match="must be a number, a list"):
         TCFG(scale=(2.0, None))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="has 2 values for a run of 4 steps"):
-        sampled(CFG(scale=(2.0, 3.0), **negative()))
+        sample_predictions(CFG(scale=(2.0, 3.0), **negative_arguments()))
     with pytest.raises(ValueError, match=r"CFG: scale=0\.5 at step 2: must be at least 1"):
-        sampled(CFG(scale=lambda progress: 2.0 if progress < 0.5 else 0.5, **negative()))
+        sample_predictions(CFG(scale=lambda progress: 2.0 if progress < 0.5 else 0.5, **negative_arguments()))
     with pytest.raises(TypeError, match=r"CFG: scale\(progress=0/4\) = None: must be a number"):
-        sampled(CFG(scale=no_value, **negative()))
+        sample_predictions(CFG(scale=no_value, **negative_arguments()))
     with pytest.raises(ValueError, match=r"CFG: scale\(progress=3/4\) = nan: must be a finite number"):
-        sampled(CFG(scale=lambda progress: 2.0 if progress < 0.75 else math.nan, **negative()))
+        sample_predictions(CFG(scale=lambda progress: 2.0 if progress < 0.75 else math.nan, **negative_arguments()))
     model = tiny_wan().double()
-    with pytest.raises(ValueError, match="needs scheduler="), guide(model, CFG(scale=(2.0,), **negative())):
+    with pytest.raises(ValueError, match="needs scheduler="), guide(model, CFG(scale=(2.0,), **negative_arguments())):
         pass
     with pytest.raises(ValueError, match="has 2 values and none for step 2"):
         scale_at((2.0, 3.0), 2, None)
@@ -361,12 +363,12 @@ def test_schedules_that_cannot_be_are_refused() -> None:
         (lambda: CFGZeroStar(zero_steps=1.5), "zero_steps=1.5"),  # type: ignore[arg-type]
     ],
 )
-def test_bad_parameters_are_refused(make: Any, message: str) -> None:
+def test_invalid_parameters_raise(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_the_command_line_knows_all_rules() -> None:
+def test_the_command_line_parses_every_rule() -> None:
     projected: Any
     tangential: Any
     mambo: Any
@@ -374,8 +376,8 @@ def test_the_command_line_knows_all_rules() -> None:
     projected, tangential = parse("apg:4,radius=10,rescale=0.5"), parse("tcfg:3")
     mambo, scheduled = parse("mambog:10,alpha=4"), parse("cfg:7/5/1")
     assert [vars(projected[0])[name] for name in ("scale", "radius", "rescale")] == [4.0, 10.0, 0.5]
-    assert [(type(one), one.scale) for one in tangential] == [(TCFG, 3.0)]
-    assert [(type(one), one.scale, one.alpha) for one in mambo] == [(MAMBOG, 10.0, 4.0)]
+    assert [(type(guidance), guidance.scale) for guidance in tangential] == [(TCFG, 3.0)]
+    assert [(type(guidance), guidance.scale, guidance.alpha) for guidance in mambo] == [(MAMBOG, 10.0, 4.0)]
     assert scheduled[0].scale == (7.0, 5.0, 1.0)
     (stg,) = parse("stg:1/2")
     assert isinstance(stg, STG)

@@ -1,4 +1,4 @@
-"""SEG's blur and CADS's noise: against the published steps written out, and beside the other guidances."""
+"""SEG's blur and CADS's noise against their published equations, and combined with other guidances."""
 
 import math
 from types import SimpleNamespace
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.helpers.plain_emag import PlainJointAttention, PlainSelfAttention
-from tests.helpers.sampling import ALWAYS, clips, cogvideox, sampled, videos
+from tests.helpers.sampling import ALWAYS, clips, cogvideox, sample, videos
 from tests.helpers.tiny_families import BY_NAME
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import APG, CADS, CFG, EMAG, NAG, SEG, CFGZeroStar, guide
@@ -22,7 +22,7 @@ from vidguide.guidances.base import Guidance
 
 
 def published_blur(picture: torch.Tensor, sigma: float) -> torch.Tensor:
-    """`(..., H, W)` as SEG's own code blurs it: a kernel of odd size, the edges mirrored."""
+    """Blur `(..., H, W)` as the code of SEG's authors does: odd kernel size, mirrored edges."""
     size = math.ceil(6 * sigma) + 1 - math.ceil(6 * sigma) % 2
     x = torch.linspace(-(size - 1) / 2, (size - 1) / 2, size)
     kernel = torch.exp(-0.5 * (x / sigma) ** 2).double()
@@ -34,15 +34,15 @@ def published_blur(picture: torch.Tensor, sigma: float) -> torch.Tensor:
 
 @settings(deadline=None, max_examples=20)
 @given(st.sampled_from([0.3, 0.5, 1.0, 1.5, 2.0]), st.integers(8, 11), st.integers(8, 11))
-def test_the_blur_is_the_published_one(sigma: float, height: int, width: int) -> None:
+def test_the_blur_equals_the_published_one(sigma: float, height: int, width: int) -> None:
     tokens = torch.randn(2, 3 * height * width, 2, 4, dtype=torch.float64)
     ours = blur(tokens, (3, height, width), sigma, False)
     pictures = tokens.reshape(2, 3, height, width, 2, 4).permute(0, 1, 4, 5, 2, 3)
     plain = published_blur(pictures, sigma).permute(0, 1, 4, 5, 2, 3).reshape(tokens.shape)
-    torch.testing.assert_close(ours, plain, atol=1e-6, rtol=0)  # the kernel is made in float32
+    torch.testing.assert_close(ours, plain, atol=1e-6, rtol=0)  # the kernel is computed in float32
 
 
-def test_a_wide_blur_nears_the_mean_and_none_is_the_mean() -> None:
+def test_an_infinite_blur_is_the_mean_and_weights_are_normalised() -> None:
     tokens = torch.randn(1, 24, 1, 3, dtype=torch.float64)
     mean = tokens.reshape(1, 2, 12, 1, 3).mean(2, keepdim=True).expand(1, 2, 12, 1, 3).reshape(tokens.shape)
     torch.testing.assert_close(blur(tokens, (2, 3, 4), None, False), mean)
@@ -57,7 +57,7 @@ def test_a_wide_blur_nears_the_mean_and_none_is_the_mean() -> None:
 @pytest.mark.parametrize(
     ("make", "each", "grid"), [(tiny_wan, videos, (2, 4, 4)), (cogvideox, clips, (2, 4, 3))], ids=["Wan", "CogVideoX"]
 )
-def test_seg_is_its_equation_written_out(make: Any, each: Any, grid: tuple[int, int, int]) -> None:
+def test_seg_equals_its_plain_equation(make: Any, each: Any, grid: tuple[int, int, int]) -> None:
     model, inputs = make().double(), each(1, dtype=torch.float64)[0]
     cond = model(**inputs)[0]
     with guide(model, SEG(scale=2, sigma=1.0, layers=(1,))):
@@ -67,8 +67,8 @@ def test_seg_is_its_equation_written_out(make: Any, each: Any, grid: tuple[int, 
     (model.blocks if wan else model.transformer_blocks)[1].attn1.processor = processor
     model(**inputs)
     pictures = processor.live.unflatten(1, grid).permute(0, 1, 4, 5, 2, 3)
-    wide = [torch.nn.functional.one_hot(torch.arange(size)).double() for size in grid]
-    weights = [blur_weights(size, 1.0) @ one for size, one in zip(grid, wide, strict=True)]
+    identities = [torch.nn.functional.one_hot(torch.arange(size)).double() for size in grid]
+    weights = [blur_weights(size, 1.0) @ identity for size, identity in zip(grid, identities, strict=True)]
     smooth = torch.einsum("hi,wj,bfdcij->bfhwdc", weights[1], weights[2], pictures)
     processor.replacement = smooth.reshape(processor.live.shape)
     torch.testing.assert_close(guided, cond + 2 * (cond - model(**inputs)[0]), atol=1e-9, rtol=0)
@@ -76,17 +76,17 @@ def test_seg_is_its_equation_written_out(make: Any, each: Any, grid: tuple[int, 
 
 
 @pytest.mark.parametrize("extent", ["spatial", "temporal"])
-def test_where_space_and_time_are_apart_each_is_blurred_along_itself(extent: str) -> None:
+def test_separate_space_and_time_attention_are_blurred_along_their_axis(extent: str) -> None:
     tiny = BY_NAME["LatteTransformer3DModel"]
     model, inputs = tiny.make(), tiny.inputs(1)
-    plain = model(**inputs)[0]
+    unguided = model(**inputs)[0]
     with guide(model, SEG(layers=(1,), extent=extent, over_frames=True)):
-        assert not torch.allclose(model(**inputs)[0], plain, atol=1e-5)
+        assert not torch.allclose(model(**inputs)[0], unguided, atol=1e-5)
     with guide(model, SEG(layers=(1,), extent=extent)):  # without over_frames, time is not blurred
-        assert torch.allclose(model(**inputs)[0], plain, atol=1e-5) == (extent == "temporal")
+        assert torch.allclose(model(**inputs)[0], unguided, atol=1e-5) == (extent == "temporal")
 
 
-def test_the_prompts_share_is_the_papers_schedule() -> None:
+def test_the_prompts_share_follows_the_papers_schedule() -> None:
     for progress in torch.linspace(0, 1, 41).tolist():
         t, tau1, tau2 = 1 - progress, 0.6, 0.9
         gamma = 1.0 if t <= tau1 else 0.0 if t >= tau2 else (tau2 - t) / (tau2 - tau1)
@@ -94,7 +94,7 @@ def test_the_prompts_share_is_the_papers_schedule() -> None:
     assert cads_share(0.2, 0.2, 0.2) == 1
 
 
-def test_the_noise_is_mixed_and_rescaled_as_published() -> None:
+def test_cads_noise_equals_the_papers_equations() -> None:
     prompt, noise = torch.randn(2, 7, 16, dtype=torch.float64) * 3 + 1, torch.randn(2, 7, 16, dtype=torch.float64)
     for share, mixing in ((0.0, 1.0), (0.3, 1.0), (0.7, 0.4), (0.5, 0.0)):
         for row in range(2):
@@ -104,41 +104,43 @@ def test_the_noise_is_mixed_and_rescaled_as_published() -> None:
             torch.testing.assert_close(cads(prompt, noise, share, 0.25, mixing)[row], expected)
 
 
-def test_the_noise_ends_and_all_passes_of_a_step_see_the_same() -> None:
+def test_cads_noise_ends_and_is_shared_by_all_passes_of_a_step() -> None:
     model, calls, negative = tiny_wan(), videos(10), negative_text()
-    plain = [model(**inputs)[0] for inputs in calls]
-    noisy, _ = sampled(model, calls, CADS())
-    changed = [not torch.equal(one, two) for one, two in zip(noisy, plain, strict=True)]
+    unguided = [model(**inputs)[0] for inputs in calls]
+    noisy, _ = sample(model, calls, CADS())
+    changed = [not torch.equal(a, b) for a, b in zip(noisy, unguided, strict=True)]
     assert changed == [True] * 4 + [False] * 6
-    assert all(torch.equal(a, b) for a, b in zip(noisy, sampled(model, calls, CADS())[0], strict=True))
-    assert not torch.equal(noisy[0], sampled(model, calls, CADS(seed=1))[0][0])
+    assert all(torch.equal(a, b) for a, b in zip(noisy, sample(model, calls, CADS())[0], strict=True))
+    assert not torch.equal(noisy[0], sample(model, calls, CADS(seed=1))[0][0])
     texts: list[torch.Tensor] = []
     model.condition_embedder.text_embedder.register_forward_pre_hook(lambda module, args: texts.append(args[0]))
-    sampled(model, calls[:1], CADS(), EMAG(select=(1,), **ALWAYS), CFG(negative_prompt_embeds=negative))
-    clean, weak, uncond = texts
-    assert torch.equal(clean, weak)
+    sample(model, calls[:1], CADS(), EMAG(select=(1,), **ALWAYS), CFG(negative_prompt_embeds=negative))
+    unperturbed, perturbed, uncond = texts
+    assert torch.equal(unperturbed, perturbed)
     assert torch.equal(uncond, negative.expand_as(uncond))
-    assert not torch.equal(clean, calls[0]["encoder_hidden_states"])
+    assert not torch.equal(unperturbed, calls[0]["encoder_hidden_states"])
 
 
-def test_of_a_doubled_batch_the_conditional_prompts_get_noise() -> None:
+def test_only_the_cond_prompts_of_a_cfg_batch_get_noise() -> None:
     tiny = BY_NAME["MochiTransformer3DModel"]
-    model, inputs, seen = tiny.make(), tiny.inputs(2), []
-    model.register_forward_pre_hook(lambda m, a, kwargs: seen.append(kwargs["encoder_hidden_states"]), with_kwargs=True)
+    model, inputs, texts = tiny.make(), tiny.inputs(2), []
+    model.register_forward_pre_hook(
+        lambda m, a, kwargs: texts.append(kwargs["encoder_hidden_states"]), with_kwargs=True
+    )
     scheduler = FlowMatchEulerDiscreteScheduler()
     pipe = SimpleNamespace(transformer=model, scheduler=scheduler, do_classifier_free_guidance=True)
     with guide(pipe, CADS()):
         scheduler.set_timesteps(4)
         model(**inputs)
-    assert torch.equal(seen[0][:1], inputs["encoder_hidden_states"][:1])
-    assert not torch.allclose(seen[0][1:], inputs["encoder_hidden_states"][1:], atol=0.1)
+    assert torch.equal(texts[0][:1], inputs["encoder_hidden_states"][:1])
+    assert not torch.allclose(texts[0][1:], inputs["encoder_hidden_states"][1:], atol=0.1)
 
 
 RULES = [CFG, APG, CFGZeroStar, None]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=["CFG", "APG", "CFG-Zero*", "alone"])
-def test_with_everything_else_the_order_does_not_matter(rule: Any) -> None:
+@pytest.mark.parametrize("rule", RULES, ids=["CFG", "APG", "CFG-Zero*", "no CFG"])
+def test_the_order_of_guidances_does_not_matter(rule: Any) -> None:
     negative = negative_text()
     listed: list[Guidance] = [
         EMAG(decay=0.5, select=(2,), **ALWAYS),
@@ -147,18 +149,18 @@ def test_with_everything_else_the_order_does_not_matter(rule: Any) -> None:
         NAG(negative_prompt_embeds=negative),
     ]
     listed += [rule(scale=3, negative_prompt_embeds=negative)] if rule else []
-    one = sampled(tiny_wan(), videos(4), *listed)[0]
-    other = sampled(tiny_wan(), videos(4), *listed[::-1])[0]
-    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(one, other, strict=True))
-    for left_out in range(len(listed)):
-        fewer = sampled(tiny_wan(), videos(4), *listed[:left_out], *listed[left_out + 1 :])[0]
-        assert not torch.allclose(one[-1], fewer[-1], atol=1e-4)
+    forward_order = sample(tiny_wan(), videos(4), *listed)[0]
+    reverse_order = sample(tiny_wan(), videos(4), *listed[::-1])[0]
+    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(forward_order, reverse_order, strict=True))
+    for index in range(len(listed)):
+        fewer = sample(tiny_wan(), videos(4), *listed[:index], *listed[index + 1 :])[0]
+        assert not torch.allclose(forward_order[-1], fewer[-1], atol=1e-4)
 
 
 @pytest.mark.parametrize("guidance", [SEG(scale=0), CADS(scale=0)], ids=["SEG", "CADS"])
-def test_neutral_settings_are_bitwise_neutral(guidance: Guidance) -> None:
+def test_neutral_settings_do_not_change_the_output_bitwise(guidance: Guidance) -> None:
     inputs = wan_inputs()
-    assert torch.equal(sampled(tiny_wan(), [inputs], guidance)[0][0], tiny_wan()(**inputs)[0])
+    assert torch.equal(sample(tiny_wan(), [inputs], guidance)[0][0], tiny_wan()(**inputs)[0])
 
 
 @pytest.mark.parametrize(
@@ -171,7 +173,7 @@ def test_neutral_settings_are_bitwise_neutral(guidance: Guidance) -> None:
         (lambda: CADS(stop=0.5), "full and none"),
     ],
 )
-def test_bad_values_are_refused_when_made(make: Any, message: str) -> None:
+def test_invalid_values_raise_in_the_constructor(make: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
     with pytest.raises(TypeError, match="over_frames=1"):

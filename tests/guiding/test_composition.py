@@ -1,7 +1,7 @@
-"""Every pair of a self-guidance and a CFG rule is the plain formula: run by us, in two calls, and in one batch.
+"""Every pair of a self-guidance and a CFG rule equals the plain formula, for every way to run CFG.
 
-The scheduler leaves the latents as they are, so that every step sees the same ones under every guidance, and what the
-pipeline hands to it can be compared step by step.
+CFG runs in vidguide or in the pipeline, in two calls or in one batch. The scheduler of these tests returns the sample
+unchanged, so that every step has the same input under every guidance and the predictions can be compared by step.
 """
 
 import dataclasses
@@ -21,20 +21,22 @@ from vidguide.functional.cfg import cfg, cfg_zero_star, mambo_g, tcfg
 from vidguide.guidances.base import Guidance
 
 STEPS = 3
-NAMES = {
+CFG_FORMS = {
     "WanPipeline": "two calls",
     "HunyuanVideoPipeline": "two calls",
     "HunyuanVideo15Pipeline": "a guider",
     "LTXPipeline": "one batch",
     "MochiPipeline": "one batch",
-    "CogVideoXPipeline": "one batch, at a scale that changes",
+    "CogVideoXPipeline": "one batch, dynamic scale",
 }
-USED = {case.pipeline: case for case in CASES if case.pipeline in NAMES}  # of two CogVideoX, the one with dynamic CFG
-IN_FLOAT64 = {"WanPipeline", "HunyuanVideoPipeline", "HunyuanVideo15Pipeline"}  # the others combine in float32
-PIPELINES = list(USED.values())
+# The last case of a pipeline: for CogVideoX the one with dynamic CFG.
+PIPELINE_CASES = {case.pipeline: case for case in CASES if case.pipeline in CFG_FORMS}
+# These pipelines combine predictions in float64, the others in float32.
+IN_FLOAT64 = {"WanPipeline", "HunyuanVideoPipeline", "HunyuanVideo15Pipeline"}
+PIPELINES = list(PIPELINE_CASES.values())
 LTX2 = next(case for case in CASES if case.pipeline == "LTX2Pipeline")
-BY_US = ["WanPipeline", "HunyuanVideoPipeline", "LTXPipeline", "MochiPipeline"]
-pipelines = pytest.mark.parametrize("case", PIPELINES, ids=lambda case: f"{case.pipeline}, {NAMES[case.pipeline]}")
+CFG_BY_VIDGUIDE = ["WanPipeline", "HunyuanVideoPipeline", "LTXPipeline", "MochiPipeline"]
+pipelines = pytest.mark.parametrize("case", PIPELINES, ids=lambda case: f"{case.pipeline}, {CFG_FORMS[case.pipeline]}")
 
 SELF_GUIDANCES: dict[str, Callable[[], Guidance]] = {
     "EMAG": lambda: EMAG(scale=4.0, decay=0.5, select=(1,), start=0.0, stop=1.0),
@@ -54,8 +56,8 @@ RULES: dict[str, tuple[type[CFG], Callable[[Tensor, Tensor], Tensor]]] = {
 }
 
 
-def still(original: Any, outputs: list[Tensor]) -> Any:
-    """A scheduler's class that stores what it is given and returns the sample as it was."""
+def recording_scheduler(original: Any, outputs: list[Tensor]) -> Any:
+    """Return a scheduler class that records the model outputs and returns the sample unchanged."""
 
     def step(self: Any, output: Tensor, *args: Any, **kwargs: Any) -> Any:
         outputs.append(output.double())
@@ -66,54 +68,56 @@ def still(original: Any, outputs: list[Tensor]) -> Any:
     return type(original.__name__, (original,), {"step": step, "__module__": original.__module__})
 
 
-def predictions(case: Case, on: bool, *guidances: Guidance, prompt: int = 2, **call: Any) -> list[Tensor]:
-    """What reaches the scheduler at each step."""
+def predictions(case: Case, cfg_on: bool, *guidances: Guidance, prompt: int = 2, **call: Any) -> list[Tensor]:
+    """Return the model output that reaches the scheduler at each step."""
     torch.manual_seed(0)
-    pipe = case.pipe(on)
+    pipe = case.pipe(cfg_on)
     outputs: list[Tensor] = []
     pipe.transformer.to(case.model.dtype)
-    pipe.scheduler.__class__ = still(type(pipe.scheduler), outputs)
-    texts = case.text(case.words(prompt)) | (case.text(case.words(6), "negative_") if on else {})
+    pipe.scheduler.__class__ = recording_scheduler(type(pipe.scheduler), outputs)
+    texts = case.text(case.text_inputs(prompt)) | (case.text(case.text_inputs(6), "negative_") if cfg_on else {})
     texts = {name: value.to(case.model.dtype) if value.is_floating_point() else value for name, value in texts.items()}
     settings = {"num_inference_steps": STEPS, "generator": torch.Generator().manual_seed(0), "output_type": "latent"}
     with guide(pipe, *guidances):
-        pipe(**texts, **{**case.call, **({} if on else case.off), **settings, **call})
+        pipe(**texts, **{**case.call, **({} if cfg_on else case.off), **settings, **call})
     assert len(outputs) == STEPS * (2 if case is LTX2 else 1)  # another scheduler steps its audio
     return outputs
 
 
 @functools.cache
-def plain(pipeline: str, on: bool, prompt: int = 2) -> list[Tensor]:
-    """The unguided predictions of a pipeline."""
-    return predictions(USED[pipeline], on, prompt=prompt)
+def unguided_predictions(pipeline: str, cfg_on: bool, prompt: int = 2) -> list[Tensor]:
+    """Return the unguided predictions of a pipeline."""
+    return predictions(PIPELINE_CASES[pipeline], cfg_on, prompt=prompt)
 
 
 @functools.cache
 def corrections(pipeline: str, name: str) -> list[Tensor]:
-    """What a self-guidance adds to the conditional prediction at each step, without classifier-free guidance."""
-    guided = predictions(USED[pipeline], False, SELF_GUIDANCES[name]())
-    differences = [one - cond for one, cond in zip(guided, plain(pipeline, False), strict=True)]
+    """Return what a self-guidance adds to the conditional prediction at each step, without CFG."""
+    guided = predictions(PIPELINE_CASES[pipeline], False, SELF_GUIDANCES[name]())
+    differences = [
+        prediction - cond for prediction, cond in zip(guided, unguided_predictions(pipeline, False), strict=True)
+    ]
     assert max(difference.abs().max() for difference in differences) > 1e-3
     return differences
 
 
-def close(case: Case, outputs: list[Tensor], expected: list[Tensor]) -> None:
-    """Compare in the precision in which the pipeline combines predictions."""
+def assert_equal(case: Case, outputs: list[Tensor], expected: list[Tensor]) -> None:
+    """Compare with the tolerance of the dtype in which the pipeline combines predictions."""
     atol = 1e-10 if case.pipeline in IN_FLOAT64 else 1e-5
-    for output, other in zip(outputs, expected, strict=True):
-        torch.testing.assert_close(output, other, atol=atol, rtol=0)
+    for output, reference in zip(outputs, expected, strict=True):
+        torch.testing.assert_close(output, reference, atol=atol, rtol=0)
 
 
 @self_guidances
 @pipelines
-def test_beside_the_pipelines_own_guidance(case: Case, name: str) -> None:
-    """`u + w (c - u) + d` at the scale w that the pipeline has at each step; EMAG's `u + w (c + d - u)`."""
+def test_self_guidance_with_the_pipelines_cfg_equals_the_formula(case: Case, name: str) -> None:
+    """`u + w (c - u) + d` with the pipeline's scale w of each step; for EMAG `u + w (c + d - u)`."""
     guided = predictions(case, True, SELF_GUIDANCES[name]())
     terms = zip(
-        plain(case.pipeline, True),
+        unguided_predictions(case.pipeline, True),
         corrections(case.pipeline, name),
-        plain(case.pipeline, False),
-        plain(case.pipeline, False, prompt=6),
+        unguided_predictions(case.pipeline, False),
+        unguided_predictions(case.pipeline, False, prompt=6),
         strict=True,
     )
     expected, scales = [], []
@@ -121,21 +125,21 @@ def test_beside_the_pipelines_own_guidance(case: Case, name: str) -> None:
         scales.append(((combined - uncond) * (cond - uncond)).sum() / (cond - uncond).pow(2).sum())
         expected.append(combined + (scales[-1] if name == "EMAG" else 1) * correction)
     assert max(scales) > 1.5
-    close(case, guided, expected)
+    assert_equal(case, guided, expected)
 
 
 @pytest.mark.parametrize("rule", RULES)
 @self_guidances
-@pytest.mark.parametrize("case", [USED[name] for name in BY_US], ids=BY_US)
-def test_beside_a_rule_run_by_us(case: Case, name: str, rule: str) -> None:
-    """`rule(c, u) + d`; EMAG's `rule(c + d, u)`."""
+@pytest.mark.parametrize("case", [PIPELINE_CASES[name] for name in CFG_BY_VIDGUIDE], ids=CFG_BY_VIDGUIDE)
+def test_self_guidance_with_a_cfg_rule_equals_the_formula(case: Case, name: str, rule: str) -> None:
+    """`rule(c, u) + d`; for EMAG `rule(c + d, u)`."""
     make, formula = RULES[rule]
-    text = {key: value.double() if value.is_floating_point() else value for key, value in case.words(6).items()}
+    text = {key: value.double() if value.is_floating_point() else value for key, value in case.text_inputs(6).items()}
     settings: dict[str, Any] = {"zero_steps": 0} if make is CFGZeroStar else {}
     outputs = predictions(case, False, make(scale=3.0, negative_prompt_embeds=text, **settings), SELF_GUIDANCES[name]())
     terms = zip(
-        plain(case.pipeline, False),
-        plain(case.pipeline, False, prompt=6),
+        unguided_predictions(case.pipeline, False),
+        unguided_predictions(case.pipeline, False, prompt=6),
         corrections(case.pipeline, name),
         strict=True,
     )
@@ -143,32 +147,33 @@ def test_beside_a_rule_run_by_us(case: Case, name: str, rule: str) -> None:
         formula(cond + correction, uncond) if name == "EMAG" else formula(cond, uncond) + correction
         for cond, uncond, correction in terms
     ]
-    close(case, outputs, expected)
+    assert_equal(case, outputs, expected)
 
 
 @self_guidances
-def test_beside_apg(name: str) -> None:
-    """APG sees the conditional prediction without what stands beside it."""
-    case, apg = USED["WanPipeline"], APG(scale=3.0, negative_prompt_embeds=USED["WanPipeline"].words(6))
-    alone, together = predictions(case, False, apg), predictions(case, False, apg, SELF_GUIDANCES[name]())
-    differences = [one - other for one, other in zip(together, alone, strict=True)]
-    added = corrections(case.pipeline, name)
+def test_apg_is_computed_from_the_uncorrected_prediction(name: str) -> None:
+    """The correction is added after APG, except EMAG's, which changes the prediction that APG projects."""
+    case = PIPELINE_CASES["WanPipeline"]
+    apg = APG(scale=3.0, negative_prompt_embeds=case.text_inputs(6))
+    apg_only, together = predictions(case, False, apg), predictions(case, False, apg, SELF_GUIDANCES[name]())
+    differences = [both - single for both, single in zip(together, apg_only, strict=True)]
+    expected = corrections(case.pipeline, name)
     if name == "EMAG":
-        assert not torch.allclose(differences[-1], added[-1], atol=1e-4)
+        assert not torch.allclose(differences[-1], expected[-1], atol=1e-4)
     else:
-        close(case, differences, added)
+        assert_equal(case, differences, expected)
 
 
 @pipelines
-def test_two_self_guidances_and_nag_add_up(case: Case) -> None:
-    """Each correction is computed from the prediction that NAG guides, and none from another's."""
-    nag = NAG(negative_prompt_embeds=case.words(5))
+def test_corrections_of_two_self_guidances_add_up_under_nag(case: Case) -> None:
+    """Each correction is computed from the prediction under NAG, independently of the other."""
+    nag = NAG(negative_prompt_embeds=case.text_inputs(5))
     pag, stg = SELF_GUIDANCES["PAG"](), SELF_GUIDANCES["STG, blocks"]()
     base = predictions(case, True, nag)
-    parts = [predictions(case, True, nag, one) for one in (pag, stg)]
+    singly = [predictions(case, True, nag, guidance) for guidance in (pag, stg)]
     together = predictions(case, True, stg, nag, pag)
-    expected = [b + (p - b) + (s - b) for b, p, s in zip(base, *parts, strict=True)]
-    close(case, together, expected)
+    expected = [b + (p - b) + (s - b) for b, p, s in zip(base, *singly, strict=True)]
+    assert_equal(case, together, expected)
 
 
 @pytest.mark.parametrize("on", [True, False], ids=["with CFG", "without CFG"])
@@ -180,22 +185,25 @@ def test_ltx2s_weaker_calls_do_not_scale_a_correction(on: bool) -> None:
     together = [predictions(LTX2, on, *guidances, **weaker) for guidances in ((pag(),), ())]
     moved, expected = ([one - other for one, other in zip(*pair, strict=True)] for pair in (together, alone))
     assert max(difference.abs().max() for difference in expected) > 0.1
-    close(LTX2, moved, expected)
+    assert_equal(LTX2, moved, expected)
     with pytest.raises(ValueError, match=r"PAG with guidance_rescale=0\.7"):
         predictions(LTX2, on, pag(), **weaker | {"guidance_rescale": 0.7})
 
 
-def test_what_the_pipelines_rule_would_change_is_refused() -> None:
-    """Rescaling, and rules of guiders other than CFG, do not move by a correction as both predictions do."""
-    ltx = USED["LTXPipeline"]
+def test_pipeline_rules_that_would_rescale_the_correction_raise() -> None:
+    """Rescaling, and guiders other than CFG, are not linear in the prediction.
+
+    EMAG is allowed, as its equation corrects the conditional prediction before CFG.
+    """
+    ltx = PIPELINE_CASES["LTXPipeline"]
     with pytest.raises(ValueError, match=r"PAG with guidance_rescale=0\.7: .*list CFG"):
         predictions(ltx, True, PAG(), guidance_rescale=0.7)
     predictions(ltx, True, EMAG(decay=0.5, select=(1,)), guidance_rescale=0.7)
     assert len(predictions(ltx, False, PAG(), guidance_rescale=0.7)) == STEPS
-    case = USED["HunyuanVideo15Pipeline"]
+    case = PIPELINE_CASES["HunyuanVideo15Pipeline"]
     pipe = case.pipe(True)
     pipe.guider = diffusers.AdaptiveProjectedGuidance(guidance_scale=3.0)
-    texts = case.text(case.words(2)) | case.text(case.words(6), "negative_")
+    texts = case.text(case.text_inputs(2)) | case.text(case.text_inputs(6), "negative_")
     with (
         pytest.raises(ValueError, match="STG with the pipeline's guider AdaptiveProjectedGuidance"),
         guide(pipe, STG()),
@@ -206,32 +214,32 @@ def test_what_the_pipelines_rule_would_change_is_refused() -> None:
 @pytest.mark.parametrize("name", [name for name in SELF_GUIDANCES if name != "EMAG"])
 def test_rescale_is_of_the_sum_as_in_diffusers_guiders(name: str) -> None:
     """`rescale` of a self-guidance comes after everything is added, with the conditional prediction's deviation."""
-    case, share = USED["HunyuanVideoPipeline"], 0.7
+    case, share = PIPELINE_CASES["HunyuanVideoPipeline"], 0.7
     text = {key: value.double() if value.is_floating_point() else value for key, value in case.words(6).items()}
     guidance = dataclasses.replace(SELF_GUIDANCES[name](), rescale=share)
     outputs = predictions(case, False, CFG(scale=3.0, negative_prompt_embeds=text), guidance)
-    conds, unconds = plain(case.pipeline, False), plain(case.pipeline, False, prompt=6)
+    conds, unconds = unguided_predictions(case.pipeline, False), unguided_predictions(case.pipeline, False, prompt=6)
     terms = zip(conds, unconds, corrections(case.pipeline, name), strict=True)
     expected = []
     for cond, uncond, correction in terms:
         total = cfg(cond, uncond, 3.0) + correction
         expected.append(rescale_noise_cfg(total, cond, share))
-    close(case, outputs, expected)
+    assert_equal(case, outputs, expected)
 
 
 def test_emags_rescale_is_of_the_conditional_prediction() -> None:
-    case = USED["HunyuanVideoPipeline"]
+    case = PIPELINE_CASES["HunyuanVideoPipeline"]
     emag = dataclasses.replace(SELF_GUIDANCES["EMAG"](), rescale=0.5)
-    conds, added = plain(case.pipeline, False), corrections(case.pipeline, "EMAG")
+    conds, added = unguided_predictions(case.pipeline, False), corrections(case.pipeline, "EMAG")
     expected = [rescale_noise_cfg(cond + d, cond, 0.5) for cond, d in zip(conds, added, strict=True)]
-    close(case, predictions(case, False, emag), expected)
+    assert_equal(case, predictions(case, False, emag), expected)
     combined = predictions(case, True, emag)
-    unconds = plain(case.pipeline, False, prompt=6)
-    close(case, combined, [cfg(cond, uncond, 3.0) for cond, uncond in zip(expected, unconds, strict=True)])
+    unconds = unguided_predictions(case.pipeline, False, prompt=6)
+    assert_equal(case, combined, [cfg(cond, uncond, 3.0) for cond, uncond in zip(expected, unconds, strict=True)])
 
 
 def test_rescaling_that_cannot_be_is_refused() -> None:
-    case = USED["WanPipeline"]
+    case = PIPELINE_CASES["WanPipeline"]
     with pytest.raises(ValueError, match=r"PAG\(rescale=0\.7\), STG\(rescale=0\.0\): .*give all the same"):
         predictions(case, False, PAG(rescale=0.7), STG())
     with pytest.raises(ValueError, match=r"PAG\(rescale=0\.7\): .*list CFG"):

@@ -1,4 +1,4 @@
-"""guide(): what it changes while it lasts, and that nothing is left when it is over."""
+"""guide(): its effect inside the context, and the restored model after it."""
 
 import copy
 from collections.abc import Callable
@@ -11,7 +11,7 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 
 from tests.helpers.plain_nag import PlainNAGProcessor
-from tests.helpers.snapshots import same
+from tests.helpers.snapshots import snapshots_equal
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import CFG, NAG, guide
 from vidguide.guidances.base import Guidance
@@ -19,7 +19,7 @@ from vidguide.guidances.base import Guidance
 
 @pytest.mark.parametrize("norm", ["token", "frame", "clip"])
 @pytest.mark.parametrize("layers", [None, (1,), (0, 2)])
-def test_a_guided_model_equals_nag_written_out(layers: tuple[int, ...] | None, norm: str) -> None:
+def test_a_guided_model_equals_plain_nag(layers: tuple[int, ...] | None, norm: str) -> None:
     model, inputs = tiny_wan().double(), wan_inputs(dtype=torch.float64)
     negative = negative_text(length=7, dtype=torch.float64)
     nag = NAG(negative_prompt_embeds=negative, scale=7.0, tau=2.0, alpha=0.5, layers=layers, norm=norm)
@@ -34,14 +34,14 @@ def test_a_guided_model_equals_nag_written_out(layers: tuple[int, ...] | None, n
 
 
 @pytest.mark.parametrize("make", [partial(NAG, scale=1), partial(NAG, alpha=0), partial(CFG, scale=1)])
-def test_neutral_settings_are_bitwise_neutral(wan: Any, make: Callable[..., Guidance]) -> None:
+def test_neutral_settings_do_not_change_the_output_bitwise(wan: Any, make: Callable[..., Guidance]) -> None:
     inputs = wan_inputs()
     expected = wan(**inputs)[0]
     with guide(wan, make(negative_prompt_embeds=negative_text())):
         assert torch.equal(wan(**inputs)[0], expected)
 
 
-def test_the_prompt_as_negative_changes_nothing(wan: Any) -> None:
+def test_the_prompt_as_negative_prompt_does_not_change_the_output(wan: Any) -> None:
     inputs = wan_inputs()
     expected = wan(**inputs)[0]
     with guide(wan, NAG(negative_prompt_embeds=inputs["encoder_hidden_states"])):
@@ -53,17 +53,17 @@ def test_a_batch_of_three_equals_three_of_one(negatives: int) -> None:
     model, inputs = tiny_wan().double(), wan_inputs(batch=3, dtype=torch.float64)
     embeds = negative_text(batch=negatives, dtype=torch.float64)
     with guide(model, NAG(negative_prompt_embeds=embeds)):
-        together = model(**inputs)[0]
+        batched = model(**inputs)[0]
     for index in range(3):
-        alone = {k: v[index : index + 1] if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
-        own = embeds[index : index + 1] if negatives == 3 else embeds
-        with guide(model, NAG(negative_prompt_embeds=own)):
-            assert torch.allclose(model(**alone)[0][0], together[index], rtol=0, atol=1e-12)
+        sample = {k: v[index : index + 1] if isinstance(v, torch.Tensor) else v for k, v in inputs.items()}
+        sample_embeds = embeds[index : index + 1] if negatives == 3 else embeds
+        with guide(model, NAG(negative_prompt_embeds=sample_embeds)):
+            assert torch.allclose(model(**sample)[0][0], batched[index], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("within", ["the block", "the model"])
-def test_leaving_restores_everything(
+def test_exit_restores_the_model_also_after_an_error(
     wan: Any, snapshot: Callable[..., Any], error: type[BaseException] | None, within: str
 ) -> None:
     def fail(*args: Any) -> None:
@@ -86,11 +86,11 @@ def test_leaving_restores_everything(
 
     with nullcontext() if error is None else pytest.raises(error):
         sample()
-    assert same(before, snapshot(wan))
+    assert snapshots_equal(before, snapshot(wan))
     assert torch.equal(wan(**inputs)[0], expected)
 
 
-def test_an_interrupt_between_the_steps_leaves_the_scheduler_too() -> None:
+def test_an_interrupt_between_steps_restores_the_scheduler() -> None:
     scheduler = FlowMatchEulerDiscreteScheduler()
     kind, attributes = type(scheduler), set(vars(scheduler))
     context = guide(tiny_wan(), scheduler=scheduler)
@@ -101,7 +101,7 @@ def test_an_interrupt_between_the_steps_leaves_the_scheduler_too() -> None:
     assert set(vars(scheduler)) == attributes
 
 
-def test_a_model_is_guided_once_at_a_time(wan: Any, snapshot: Callable[..., Any]) -> None:
+def test_a_second_guide_on_the_same_model_is_refused(wan: Any, snapshot: Callable[..., Any]) -> None:
     nag = NAG(negative_prompt_embeds=negative_text())
     with guide(wan, nag):
         guided = wan(**wan_inputs())[0]
@@ -110,38 +110,38 @@ def test_a_model_is_guided_once_at_a_time(wan: Any, snapshot: Callable[..., Any]
         assert torch.equal(wan(**wan_inputs())[0], guided)
 
 
-def test_two_models_may_be_guided_crosswise() -> None:
-    one, two, inputs = tiny_wan(), tiny_wan(num_layers=2), wan_inputs()
-    plain = one(**inputs)[0], two(**inputs)[0]
+def test_guides_of_two_models_can_overlap() -> None:
+    first_model, second_model, inputs = tiny_wan(), tiny_wan(num_layers=2), wan_inputs()
+    unguided = first_model(**inputs)[0], second_model(**inputs)[0]
     nag = NAG(negative_prompt_embeds=negative_text())
-    first, second = guide(one, nag), guide(two, nag)
+    first, second = guide(first_model, nag), guide(second_model, nag)
     first.__enter__()
     second.__enter__()
     first.__exit__(None, None, None)
-    assert torch.equal(one(**inputs)[0], plain[0])
-    assert not torch.equal(two(**inputs)[0], plain[1])
+    assert torch.equal(first_model(**inputs)[0], unguided[0])
+    assert not torch.equal(second_model(**inputs)[0], unguided[1])
     second.__exit__(None, None, None)
-    assert torch.equal(two(**inputs)[0], plain[1])
+    assert torch.equal(second_model(**inputs)[0], unguided[1])
 
 
-def test_the_window_counts_the_schedulers_steps(wan: Any) -> None:
+def test_start_and_stop_count_the_schedulers_steps(wan: Any) -> None:
     scheduler, inputs = FlowMatchEulerDiscreteScheduler(), wan_inputs()
-    plain = wan(**inputs)[0]
+    unguided = wan(**inputs)[0]
     nag = NAG(negative_prompt_embeds=negative_text(), start=0.25, stop=0.75)
     with guide(wan, nag, scheduler=scheduler) as run:
-        for _ in range(2):  # a second sampling begins anew
+        for _ in range(2):  # the second run counts from step 0
             scheduler.set_timesteps(4)
             acted = []
             for timestep in scheduler.timesteps:
                 prediction = wan(**inputs)[0]
-                acted.append(not torch.equal(prediction, plain))
+                acted.append(not torch.equal(prediction, unguided))
                 scheduler.step(prediction, timestep, inputs["hidden_states"])
             assert acted == [False, True, True, False]
     assert len(run.traces) == 2
     assert {record.step for record in run.trace} == {1, 2}
 
 
-def test_negative_keys_and_values_are_made_once_per_run(wan: Any) -> None:
+def test_negative_keys_and_values_are_computed_once_per_run(wan: Any) -> None:
     scheduler, inputs, calls = FlowMatchEulerDiscreteScheduler(), wan_inputs(), []
     wan.blocks[0].attn2.to_k.register_forward_hook(lambda module, args, output: calls.append(args[0].shape[1]))
     with guide(wan, NAG(negative_prompt_embeds=negative_text()), scheduler=scheduler):
@@ -153,8 +153,8 @@ def test_negative_keys_and_values_are_made_once_per_run(wan: Any) -> None:
     assert calls.count(7) == 6
 
 
-def test_changed_weights_are_seen_by_the_next_run(wan: Any) -> None:
-    """As after a LoRA is fused between two calls."""
+def test_the_next_run_uses_changed_weights(wan: Any) -> None:
+    """A LoRA fused between two calls changes weights in this way."""
     inputs, scheduler = wan_inputs(), FlowMatchEulerDiscreteScheduler()
     with guide(wan, NAG(negative_prompt_embeds=negative_text()), scheduler=scheduler):
         scheduler.set_timesteps(2)
@@ -166,17 +166,17 @@ def test_changed_weights_are_seen_by_the_next_run(wan: Any) -> None:
         assert torch.equal(wan(**inputs)[0], within)
 
 
-def test_the_unconditional_call_of_a_pipeline_is_untouched(wan: Any) -> None:
+def test_the_unconditional_call_of_a_pipeline_is_not_guided(wan: Any) -> None:
     inputs = wan_inputs()
-    plain = wan(**inputs)[0]
+    unguided = wan(**inputs)[0]
     with guide(wan, NAG(negative_prompt_embeds=negative_text())):
         with wan.cache_context("cond"):
-            assert not torch.equal(wan(**inputs)[0], plain)
+            assert not torch.equal(wan(**inputs)[0], unguided)
         with wan.cache_context("uncond"):
-            assert torch.equal(wan(**inputs)[0], plain)
+            assert torch.equal(wan(**inputs)[0], unguided)
 
 
-def test_our_cfg_is_the_pipelines_arithmetic(wan: Any) -> None:
+def test_cfg_equals_the_pipelines_formula_bitwise(wan: Any) -> None:
     inputs, negative = wan_inputs(), negative_text()
     cond = wan(**inputs)[0]
     uncond = wan(**{**inputs, "encoder_hidden_states": negative.repeat(2, 1, 1)})[0]
@@ -193,7 +193,7 @@ def test_the_order_of_guidances_does_not_matter(wan: Any) -> None:
     assert torch.equal(*outputs)
 
 
-def test_both_return_forms_are_guided(wan: Any) -> None:
+def test_tuples_and_output_objects_are_guided(wan: Any) -> None:
     inputs = wan_inputs()
     with guide(wan, CFG(scale=3, negative_prompt_embeds=negative_text())):
         as_tuple = wan(**inputs)[0]
@@ -201,7 +201,7 @@ def test_both_return_forms_are_guided(wan: Any) -> None:
     assert torch.equal(as_tuple, as_object)
 
 
-def test_processors_replaced_within_the_block_are_guided_and_kept(wan: Any) -> None:
+def test_a_processor_set_inside_guide_is_guided_and_stays_set(wan: Any) -> None:
     inputs = wan_inputs()
     with guide(wan, NAG(negative_prompt_embeds=negative_text())):
         expected = wan(**inputs)[0]
@@ -211,7 +211,7 @@ def test_processors_replaced_within_the_block_are_guided_and_kept(wan: Any) -> N
     assert wan.blocks[0].attn2.processor is new
 
 
-def test_the_trace_tells_what_was_done(wan: Any) -> None:
+def test_the_trace_records_steps_and_layers(wan: Any) -> None:
     with guide(wan, NAG(negative_prompt_embeds=negative_text(), layers=(0, 2))) as run:
         wan(**wan_inputs())
     records = list(run.trace)
@@ -236,10 +236,12 @@ def test_the_trace_tells_what_was_done(wan: Any) -> None:
         (lambda: CFG(layers=(1,)), "leave layers out"),
     ],
 )
-def test_bad_values_are_refused_when_made(make: Callable[[], Guidance], message: str, told: Any) -> None:
+def test_invalid_values_raise_in_the_constructor(
+    make: Callable[[], Guidance], message: str, record_refusal: Any
+) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         make()
-    told(caught)
+    record_refusal(caught)
 
 
 @pytest.mark.parametrize(
@@ -254,10 +256,10 @@ def test_bad_values_are_refused_when_made(make: Callable[[], Guidance], message:
         dict(negative_prompt_embeds=torch.zeros(3)),
     ],
 )
-def test_wrong_types_are_refused_when_made(parameters: dict[str, Any], told: Any) -> None:
+def test_wrong_types_raise_in_the_constructor(parameters: dict[str, Any], record_refusal: Any) -> None:
     with pytest.raises(TypeError, match=next(iter(parameters))) as caught:
         NAG(**parameters)
-    told(caught)
+    record_refusal(caught)
 
 
 @pytest.mark.parametrize(
@@ -271,29 +273,29 @@ def test_wrong_types_are_refused_when_made(parameters: dict[str, Any], told: Any
         ((NAG(negative_prompt_embeds=negative_text()),) * 2, ValueError, "given twice"),
     ],
 )
-def test_what_does_not_fit_is_refused_before_anything_changes(
-    wan: Any, snapshot: Callable[..., Any], guidances: Any, error: type[Exception], message: str, told: Any
+def test_invalid_guidances_raise_before_the_model_is_changed(
+    wan: Any, snapshot: Callable[..., Any], guidances: Any, error: type[Exception], message: str, record_refusal: Any
 ) -> None:
     before = snapshot(wan)
     with pytest.raises(error, match=message) as caught, guide(wan, *guidances):
         pass
-    told(caught)
-    assert same(before, snapshot(wan))
+    record_refusal(caught)
+    assert snapshots_equal(before, snapshot(wan))
 
 
 @pytest.mark.parametrize(
     ("embeds", "message"),
     [(torch.randn(1, 9, 8), "16 wide"), (torch.randn(3, 9, 16), "3 negative prompts for a batch of 2")],
 )
-def test_embeddings_that_do_not_fit_are_refused_at_the_first_call(
-    wan: Any, embeds: Any, message: str, told: Any
+def test_embeddings_of_the_wrong_shape_raise_at_the_first_call(
+    wan: Any, embeds: Any, message: str, record_refusal: Any
 ) -> None:
     with guide(wan, NAG(negative_prompt_embeds=embeds)), pytest.raises(ValueError, match=message) as caught:
         wan(**wan_inputs())
-    told(caught)
+    record_refusal(caught)
 
 
-def test_a_model_of_no_family_is_refused() -> None:
+def test_a_model_without_an_adapter_raises() -> None:
     with (
         pytest.raises(
             LookupError, match=r"no adapter for Linear.*WanTransformer3DModel.*'Add a family' in CONTRIBUTING"

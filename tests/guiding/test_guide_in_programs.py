@@ -1,4 +1,4 @@
-"""What happens around a guided call: other pipelines, threads, callbacks, interrupts, errors, changes between calls."""
+"""guide() in programs: several pipelines, threads, callbacks, interrupts, errors, changes between calls."""
 
 import copy
 import threading
@@ -13,8 +13,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor
 
 from tests.helpers.common_pipelines import METHODS, STEPS, SUBJECTS, Subject, transformers_of
-from tests.helpers.pipeline_features import lora_added, lora_for
-from tests.helpers.snapshots import same
+from tests.helpers.pipeline_features import add_lora_to_weights, random_lora
+from tests.helpers.snapshots import snapshots_equal
 from tests.helpers.tiny_wan import negative_text, tiny_wan
 from vidguide import CFG, NAG, guide
 from vidguide.attention.sites import supports_perturbed_pass
@@ -31,47 +31,47 @@ def _quick() -> Iterator[None]:
 
 
 def methods_for(subject: Subject, pipe: Any) -> list[Any]:
-    """Guidances of every kind that the family takes."""
-    weak = supports_perturbed_pass(family_of(pipe.transformer))
-    return [make(subject.negative()) for name, make in METHODS.items() if name == "NAG" or weak]
+    """Return guidances of every kind that the family supports."""
+    perturbed_pass = supports_perturbed_pass(family_of(pipe.transformer))
+    return [make(subject.negative()) for name, make in METHODS.items() if name == "NAG" or perturbed_pass]
 
 
-def together(subject: Subject, pipe: Any) -> Any:
-    """As many guidances at once as the family takes."""
+def guide_all(subject: Subject, pipe: Any) -> Any:
+    """Guide the pipeline with as many guidances as the family supports."""
     return guide(pipe, *methods_for(subject, pipe)[-1])
 
 
 @each_family
-def test_two_pipelines_are_guided_crosswise(name: str) -> None:
-    subject, other = SUBJECTS[name], SUBJECTS["Wan" if name != "Wan" else "LTX"]
-    pipes = subject.pipe(), other.pipe()
-    plain = subject.sample(pipes[0]), other.sample(pipes[1])
-    with together(subject, pipes[0]):
+def test_guides_of_two_pipelines_can_overlap(name: str) -> None:
+    subject, second_subject = SUBJECTS[name], SUBJECTS["Wan" if name != "Wan" else "LTX"]
+    pipes = subject.pipe(), second_subject.pipe()
+    unguided = subject.sample(pipes[0]), second_subject.sample(pipes[1])
+    with guide_all(subject, pipes[0]):
         guided = subject.sample(pipes[0])
-    one, two = together(subject, pipes[0]), together(other, pipes[1])
-    one.__enter__()
-    two.__enter__()
+    first, second = guide_all(subject, pipes[0]), guide_all(second_subject, pipes[1])
+    first.__enter__()
+    second.__enter__()
     assert torch.equal(subject.sample(pipes[0]), guided)
-    within = other.sample(pipes[1])
-    one.__exit__(None, None, None)
-    assert torch.equal(subject.sample(pipes[0]), plain[0])
-    assert torch.equal(other.sample(pipes[1]), within)
-    two.__exit__(None, None, None)
-    assert torch.equal(other.sample(pipes[1]), plain[1])
+    second_guided = second_subject.sample(pipes[1])
+    first.__exit__(None, None, None)
+    assert torch.equal(subject.sample(pipes[0]), unguided[0])
+    assert torch.equal(second_subject.sample(pipes[1]), second_guided)
+    second.__exit__(None, None, None)
+    assert torch.equal(second_subject.sample(pipes[1]), unguided[1])
 
 
 @each_family
-def test_two_threads_with_a_pipeline_each(name: str) -> None:
+def test_two_threads_guide_a_pipeline_each(name: str) -> None:
     subject = SUBJECTS[name]
     pipes = [subject.pipe() for _ in range(2)]
     expected = []
     for seed, pipe in enumerate(pipes):
-        with together(subject, pipe):
+        with guide_all(subject, pipe):
             expected.append(subject.sample(pipe, seed=seed))
     results: dict[int, list[Tensor]] = {}
 
     def work(seed: int) -> None:
-        with torch.no_grad(), together(subject, pipes[seed]):
+        with torch.no_grad(), guide_all(subject, pipes[seed]):
             results[seed] = [subject.sample(pipes[seed], seed=seed) for _ in range(3)]
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(2)]
@@ -83,8 +83,8 @@ def test_two_threads_with_a_pipeline_each(name: str) -> None:
 
 
 @each_family
-def test_callbacks_and_interrupts(name: str) -> None:
-    """A callback may change the latents and stop the pipeline; the next call knows nothing of it."""
+def test_callbacks_can_change_latents_and_interrupt_the_pipeline(name: str) -> None:
+    """The callback changes the latents and stops the pipeline; the next call is not affected."""
     subject = SUBJECTS[name]
     pipe = subject.pipe()
     steps = []
@@ -94,7 +94,7 @@ def test_callbacks_and_interrupts(name: str) -> None:
         pipe._interrupt = step == 1
         return {"latents": 0.5 * values["latents"]}
 
-    with together(subject, pipe) as run:
+    with guide_all(subject, pipe) as run:
         expected = subject.sample(pipe)
         subject.sample(pipe, callback_on_step_end=stop)
         assert run.step == 2
@@ -108,12 +108,12 @@ class StopError(Exception):
 
 
 @contextmanager
-def failing(pipe: Any, calls: int, error: type[BaseException], where: str) -> Iterator[None]:
-    """Raise at the n-th time that a place is reached."""
-    left = iter(range(calls))
+def raise_after_calls(pipe: Any, calls: int, error: type[BaseException], where: str) -> Iterator[None]:
+    """Raise an error after a number of calls of a module."""
+    remaining = iter(range(calls))
 
     def count(*args: Any) -> None:
-        if next(left, None) is None:
+        if next(remaining, None) is None:
             raise error
 
     blocks = [list(model.children())[-1] for model in transformers_of(pipe)]
@@ -130,36 +130,39 @@ def failing(pipe: Any, calls: int, error: type[BaseException], where: str) -> It
 @each_family
 @pytest.mark.parametrize("where", ["the attention", "the output"])
 @pytest.mark.parametrize("error", [StopError, KeyboardInterrupt])
-def test_an_error_at_any_call_leaves_the_model_bitwise(
+def test_an_error_at_any_call_restores_the_model_bitwise(
     name: str, where: str, error: type[BaseException], snapshot: Callable[..., Any]
 ) -> None:
     subject = SUBJECTS[name]
     pipe = subject.pipe()
-    plain = subject.sample(pipe)
+    unguided = subject.sample(pipe)
     before = [snapshot(model) for model in transformers_of(pipe)]
     scheduler = type(pipe.scheduler), sorted(vars(pipe.scheduler))
     reached = 0
-    for calls in (*range(4), 5, 8, 13):  # in the first captures, in clean and in weak passes, of early and late steps
+    for calls in (*range(4), 5, 8, 13):  # in unperturbed and perturbed passes, of early and late steps
         try:
-            with failing(pipe, calls, error, where), together(subject, pipe):
+            with raise_after_calls(pipe, calls, error, where), guide_all(subject, pipe):
                 subject.sample(pipe)
         except error:
             reached += 1
-        assert all(same(snapshot(model), one) for model, one in zip(transformers_of(pipe), before, strict=True))
+        assert all(
+            snapshots_equal(snapshot(model), expected)
+            for model, expected in zip(transformers_of(pipe), before, strict=True)
+        )
         assert (type(pipe.scheduler), sorted(vars(pipe.scheduler))) == scheduler
     assert reached > 3
-    assert torch.equal(subject.sample(pipe), plain)
+    assert torch.equal(subject.sample(pipe), unguided)
 
 
 @each_family
-def test_an_error_in_a_callback_leaves_the_next_call_as_it_was(name: str) -> None:
+def test_an_error_in_a_callback_does_not_change_the_next_call(name: str) -> None:
     subject = SUBJECTS[name]
     pipe = subject.pipe()
 
     def fail(pipe: Any, step: int, timestep: Any, values: Any) -> Any:
         raise StopError
 
-    with together(subject, pipe):
+    with guide_all(subject, pipe):
         expected = subject.sample(pipe)
         with pytest.raises(StopError):
             subject.sample(pipe, callback_on_step_end=fail)
@@ -167,39 +170,39 @@ def test_an_error_in_a_callback_leaves_the_next_call_as_it_was(name: str) -> Non
 
 
 @each_family
-def test_a_lora_through_its_life_between_calls(name: str) -> None:
-    """Loaded, scaled, fused and unloaded within one guide: what was kept of the negative is made anew each time."""
+def test_a_lora_is_loaded_scaled_fused_and_unloaded_between_calls(name: str) -> None:
+    """All within one guide; the run cache of the negative prompt must be invalidated each time."""
     subject = SUBJECTS[name]
-    pipe, by_hand = subject.pipe(), subject.pipe()
-    lora_added(by_hand)
-    plain, changed = (guided_alone(subject, one) for one in (subject.pipe(), by_hand))
-    assert (plain - changed).abs().max() > 1e-2
-    with together(subject, pipe):
-        close = partial(torch.testing.assert_close, atol=2e-5, rtol=1e-3)
-        close(subject.sample(pipe), plain)
-        pipe.load_lora_weights(lora_for(pipe), adapter_name="style")
+    pipe, merged = subject.pipe(), subject.pipe()
+    add_lora_to_weights(merged)
+    without_lora, with_lora = (sample_guided(subject, pipeline) for pipeline in (subject.pipe(), merged))
+    assert (without_lora - with_lora).abs().max() > 1e-2
+    with guide_all(subject, pipe):
+        assert_close = partial(torch.testing.assert_close, atol=2e-5, rtol=1e-3)
+        assert_close(subject.sample(pipe), without_lora)
+        pipe.load_lora_weights(random_lora(pipe), adapter_name="style")
         pipe.set_adapters("style", 0.0)
-        close(subject.sample(pipe), plain)
+        assert_close(subject.sample(pipe), without_lora)
         pipe.set_adapters("style", 0.5)
-        close(subject.sample(pipe), changed)
+        assert_close(subject.sample(pipe), with_lora)
         pipe.fuse_lora()
-        close(subject.sample(pipe), changed)
+        assert_close(subject.sample(pipe), with_lora)
         pipe.unfuse_lora()
         pipe.unload_lora_weights()
-        close(subject.sample(pipe), plain)
+        assert_close(subject.sample(pipe), without_lora)
 
 
-def guided_alone(subject: Subject, pipe: Any) -> Tensor:
-    with together(subject, pipe):
+def sample_guided(subject: Subject, pipe: Any) -> Tensor:
+    with guide_all(subject, pipe):
         return subject.sample(pipe)
 
 
 @pytest.mark.parametrize("name", ["Wan", "LTX", "CogVideoX", "HunyuanVideo"])
-def test_projections_fused_within_guide_leave_no_processor_of_ours(name: str) -> None:
+def test_fusing_projections_inside_guide_leaves_no_intercepted_processor(name: str) -> None:
     subject = SUBJECTS[name]
     pipe = subject.pipe()
     kinds = {type(module.processor) for module in pipe.transformer.modules() if hasattr(module, "processor")}
-    with together(subject, pipe):
+    with guide_all(subject, pipe):
         expected = subject.sample(pipe)
         pipe.transformer.fuse_qkv_projections()
         torch.testing.assert_close(subject.sample(pipe), expected, atol=2e-5, rtol=1e-3)
@@ -207,7 +210,7 @@ def test_projections_fused_within_guide_leave_no_processor_of_ours(name: str) ->
     assert {type(module.processor) for module in pipe.transformer.modules() if hasattr(module, "processor")} == kinds
 
 
-def test_a_scheduler_counts_for_one_guide_at_a_time() -> None:
+def test_a_scheduler_serves_one_guide_at_a_time() -> None:
     scheduler, nag = FlowMatchEulerDiscreteScheduler(), NAG(negative_prompt_embeds=negative_text())
     with guide(tiny_wan(), nag, scheduler=scheduler) as run:
         scheduler.set_timesteps(3)
@@ -219,13 +222,13 @@ def test_a_scheduler_counts_for_one_guide_at_a_time() -> None:
             pass
 
 
-def test_a_shared_transformer_is_refused_and_stays_guided() -> None:
+def test_guiding_a_shared_transformer_twice_raises_and_keeps_the_first_guide() -> None:
     subject = SUBJECTS["Wan"]
     pipe = subject.pipe()
     twin = type(pipe)(**{**pipe.components, "scheduler": FlowMatchEulerDiscreteScheduler()})
-    with together(subject, pipe):
+    with guide_all(subject, pipe):
         expected = subject.sample(pipe)
-        with pytest.raises(ValueError, match="guided already"), together(subject, twin):
+        with pytest.raises(ValueError, match="guided already"), guide_all(subject, twin):
             pass
         assert torch.equal(subject.sample(pipe), expected)
 
@@ -240,8 +243,8 @@ def test_a_shared_transformer_is_refused_and_stays_guided() -> None:
     ],
 )
 @pytest.mark.parametrize("kind", [NAG, CFG])
-def test_what_does_not_fit_is_refused_before_the_first_step_though_it_acts_later(
-    kind: Any, negative: dict[str, Any], message: str, told: Any
+def test_a_wrong_negative_raises_before_the_first_step_even_with_a_later_start(
+    kind: Any, negative: dict[str, Any], message: str, record_refusal: Any
 ) -> None:
     subject = SUBJECTS["Wan"]
     pipe = subject.pipe(cfg=False)
@@ -249,11 +252,11 @@ def test_what_does_not_fit_is_refused_before_the_first_step_though_it_acts_later
     pipe.transformer.blocks[0].register_forward_hook(lambda *args: steps.append(1))
     with pytest.raises(ValueError, match=message) as caught, guide(pipe, kind(start=0.5, **negative)):
         subject.sample(pipe, cfg=False, batch=2)
-    told(caught)
+    record_refusal(caught)
     assert not steps
 
 
-def test_a_negative_longer_than_the_text_is_refused(told: Any) -> None:
+def test_a_negative_prompt_longer_than_the_text_length_raises(record_refusal: Any) -> None:
     from vidguide.pipelines.loading.load import load
 
     tiny = load("tiny", device="cpu")
@@ -262,7 +265,7 @@ def test_a_negative_longer_than_the_text_is_refused(told: Any) -> None:
     nag = NAG(negative_prompt="a red circle moving left " * 3)
     with pytest.raises(ValueError, match=message) as caught, guide(tiny, nag):
         tiny("a circle", max_sequence_length=8, output_type="latent", **settings)
-    told(caught)
+    record_refusal(caught)
 
 
 @pytest.mark.parametrize(
@@ -276,10 +279,12 @@ def test_a_negative_longer_than_the_text_is_refused(told: Any) -> None:
         (dict(stop=float("nan")), ValueError, r"stop=nan"),
     ],
 )
-def test_bad_input_is_named(arguments: dict[str, Any], error: type[Exception], message: str, told: Any) -> None:
+def test_invalid_arguments_are_named_in_the_error(
+    arguments: dict[str, Any], error: type[Exception], message: str, record_refusal: Any
+) -> None:
     scheduler = arguments.pop("scheduler", None)
     with pytest.raises(error, match=message) as caught:
         guide(
             tiny_wan(), NAG(**{"negative_prompt_embeds": negative_text(), **arguments}), scheduler=scheduler
         ).__enter__()
-    told(caught)
+    record_refusal(caught)

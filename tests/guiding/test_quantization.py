@@ -1,4 +1,4 @@
-"""Guidance on quantised linears: the same as on a model whose weights are what the quantised ones stand for."""
+"""Guidance on quantised linears equals guidance on a model with the dequantised weights."""
 
 from pathlib import Path
 from typing import Any
@@ -20,8 +20,8 @@ GUIDANCES = [
 each_guidance = pytest.mark.parametrize("guidances", GUIDANCES, ids=["NAG", "STG and NAG"])
 
 
-def guided_alike(model: Any, plain: Any, guidances: tuple[Any, ...]) -> None:
-    """Both models make the same, unguided and guided, and the weights of the first are quantised indeed."""
+def assert_equal_guided(model: Any, plain: Any, guidances: tuple[Any, ...]) -> None:
+    """Assert that both models give the same output, unguided and guided."""
     unguided = model(**INPUTS)[0]
     torch.testing.assert_close(unguided, plain(**INPUTS)[0], atol=1e-4, rtol=1e-3)
     with guide(plain, *guidances):
@@ -34,7 +34,7 @@ def guided_alike(model: Any, plain: Any, guidances: tuple[Any, ...]) -> None:
 
 
 @each_guidance
-def test_gguf_through_diffusers_loader(tmp_path: Path, guidances: tuple[Any, ...]) -> None:
+def test_gguf_weights_loaded_by_diffusers_are_guided(tmp_path: Path, guidances: tuple[Any, ...]) -> None:
     gguf = pytest.importorskip("gguf")
     from diffusers.quantizers.gguf.utils import GGUFLinear, dequantize_gguf_tensor
 
@@ -64,11 +64,11 @@ def test_gguf_through_diffusers_loader(tmp_path: Path, guidances: tuple[Any, ...
         for name in quantised:
             weight = dequantize_gguf_tensor(model.get_submodule(name).weight)
             plain.get_submodule(name).weight.copy_(weight)
-        guided_alike(model.eval(), plain, guidances)
+        assert_equal_guided(model.eval(), plain, guidances)
 
 
 @each_guidance
-def test_int8_weights_of_torchao(guidances: tuple[Any, ...]) -> None:
+def test_int8_weights_of_torchao_are_guided(guidances: tuple[Any, ...]) -> None:
     torchao = pytest.importorskip("torchao.quantization")
     model, plain = tiny_wan(**SIZES), tiny_wan(**SIZES)
     torchao.quantize_(model, torchao.Int8WeightOnlyConfig())
@@ -76,40 +76,42 @@ def test_int8_weights_of_torchao(guidances: tuple[Any, ...]) -> None:
     with torch.no_grad():
         for name in linears:
             plain.get_submodule(name).weight.copy_(model.get_submodule(name).weight.dequantize())
-        guided_alike(model, plain, guidances)
+        assert_equal_guided(model, plain, guidances)
 
 
-def quantised_blocks(model: Any, kind: str, **settings: Any) -> dict[str, Any]:
-    """Put bitsandbytes' linears into the blocks, by hand: diffusers' BitsAndBytesConfig asks for a GPU, they do not."""
+def quantise_blocks(model: Any, kind: str, **settings: Any) -> dict[str, Any]:
+    """Replace the blocks' linears by bitsandbytes'. diffusers' BitsAndBytesConfig requires a GPU, the layers do not."""
     bnb = pytest.importorskip("bitsandbytes.nn")
-    found = {}
-    for name, linear in [one for one in model.blocks.named_modules() if isinstance(one[1], torch.nn.Linear)]:
+    layers = {}
+    for name, linear in [
+        (path, module) for path, module in model.blocks.named_modules() if isinstance(module, torch.nn.Linear)
+    ]:
         quantised = getattr(bnb, kind)(linear.in_features, linear.out_features, **settings)
         quantised.load_state_dict(linear.state_dict())
-        found[name] = quantised.to("cpu").requires_grad_(False)  # quantises
+        layers[name] = quantised.to("cpu").requires_grad_(False)  # quantises
         parent, _, child = name.rpartition(".")
-        setattr(model.blocks.get_submodule(parent), child, found[name])
-    return found
+        setattr(model.blocks.get_submodule(parent), child, layers[name])
+    return layers
 
 
 @each_guidance
-def test_4_bit_weights_of_bitsandbytes(guidances: tuple[Any, ...]) -> None:
+def test_4_bit_weights_of_bitsandbytes_are_guided(guidances: tuple[Any, ...]) -> None:
     model, plain = tiny_wan(**SIZES), tiny_wan(**SIZES)
     with torch.no_grad():
-        for name, linear in quantised_blocks(model, "Linear4bit", compute_dtype=torch.float32).items():
+        for name, linear in quantise_blocks(model, "Linear4bit", compute_dtype=torch.float32).items():
             functional = pytest.importorskip("bitsandbytes.functional")
             weight = functional.dequantize_4bit(linear.weight.data, linear.weight.quant_state)
             plain.blocks.get_submodule(name).weight.copy_(weight)
         assert model.blocks[0].attn2.to_k.weight.dtype == torch.uint8
-        guided_alike(model, plain, guidances)
+        assert_equal_guided(model, plain, guidances)
 
 
 @each_guidance
-def test_8_bit_linears_of_bitsandbytes(guidances: tuple[Any, ...]) -> None:
-    """They round their input as well: the twin's linears stay as they are and call the same function."""
+def test_8_bit_linears_of_bitsandbytes_are_guided(guidances: tuple[Any, ...]) -> None:
+    """They also round their input, so the reference model calls the same quantised function."""
     model, plain = tiny_wan(**SIZES), tiny_wan(**SIZES)
     with torch.no_grad():
-        for name, linear in quantised_blocks(model, "Linear8bitLt", has_fp16_weights=False).items():
+        for name, linear in quantise_blocks(model, "Linear8bitLt", has_fp16_weights=False).items():
             plain.blocks.get_submodule(name).forward = linear.forward
         assert model.blocks[0].attn2.to_k.weight.dtype == torch.int8
-        guided_alike(model, plain, guidances)
+        assert_equal_guided(model, plain, guidances)

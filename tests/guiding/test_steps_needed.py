@@ -1,4 +1,4 @@
-"""Guidances whose effect depends on the step are refused where nothing counts the steps, before anything runs."""
+"""Guidances that depend on the step raise without a scheduler, before the model runs."""
 
 import pytest
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -8,7 +8,7 @@ from vidguide import APG, CADS, CFG, EMAG, NAG, PAG, SEG, STG, VSF, CFGZeroStar,
 from vidguide.guidances.base import Guidance
 
 NEGATIVE = negative_text()
-NEEDING: list[Guidance] = [
+STEP_DEPENDENT: list[Guidance] = [
     EMAG(start=0.0, stop=1.0),
     EMAG(),
     CADS(),
@@ -21,7 +21,7 @@ NEEDING: list[Guidance] = [
     SEG(stop=0.9),
     STG(start=0.1),
 ]
-FREE: list[Guidance] = [
+STEP_INDEPENDENT: list[Guidance] = [
     NAG(negative_prompt_embeds=NEGATIVE),
     VSF(negative_prompt_embeds=NEGATIVE),
     CFG(negative_prompt_embeds=NEGATIVE),
@@ -35,8 +35,8 @@ FREE: list[Guidance] = [
 ]
 
 
-@pytest.mark.parametrize("guidance", NEEDING, ids=lambda guidance: type(guidance).__name__)
-def test_without_a_scheduler_it_is_refused_and_with_one_it_acts(guidance: Guidance) -> None:
+@pytest.mark.parametrize("guidance", STEP_DEPENDENT, ids=lambda guidance: type(guidance).__name__)
+def test_step_dependent_guidances_require_a_scheduler(guidance: Guidance) -> None:
     model = tiny_wan()
     with pytest.raises(ValueError, match=rf"{type(guidance).__name__}.*depends on the step.*scheduler="):
         guide(model, guidance).__enter__()
@@ -53,8 +53,8 @@ def test_without_a_scheduler_it_is_refused_and_with_one_it_acts(guidance: Guidan
     assert plain.equal(model(**wan_inputs())[0])
 
 
-@pytest.mark.parametrize("guidance", FREE, ids=lambda guidance: type(guidance).__name__)
-def test_others_need_none(guidance: Guidance) -> None:
+@pytest.mark.parametrize("guidance", STEP_INDEPENDENT, ids=lambda guidance: type(guidance).__name__)
+def test_other_guidances_work_without_a_scheduler(guidance: Guidance) -> None:
     model = tiny_wan()
     plain = model(**wan_inputs())[0]
     with guide(model, guidance):

@@ -1,1 +1,1 @@
-"""Small models, plain implementations and other parts that tests share."""
+"""Small models, plain implementations and other helpers shared by tests."""

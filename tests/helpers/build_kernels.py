@@ -1,4 +1,4 @@
-"""Build every Triton kernel for a GPU, with no GPU here: the interpreter runs what the compiler would refuse."""
+"""Compile every Triton kernel for a GPU without a GPU: the interpreter accepts code that the compiler rejects."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from vidguide.kernels.triton_kernels import average_tile, nag_token
 
 
 class Target:
-    """Stands in for the driver of a machine that is not here: what the compiler asks of it."""
+    """Stub of the GPU driver for the compiler."""
 
     def get_current_target(self) -> GPUTarget:
         return GPUTarget("cuda", 80, 32)
@@ -24,7 +24,7 @@ class Target:
 
 
 class Pointer:
-    """A tensor as the compiler sees it."""
+    """Stub of a tensor argument for the compiler."""
 
     def __init__(self, dtype: torch.dtype) -> None:
         self.dtype = dtype
@@ -43,12 +43,12 @@ def build(kernel: Any, *arguments: Any) -> None:
 
 if __name__ == "__main__":
     driver.set_active(Target())
-    wide, heads, width, length = Pointer(torch.float32), 6, 80, 1001
+    fp32, heads, width, length = Pointer(torch.float32), 6, 80, 1001
     layout, strength, tile = ((9, 8, 7),) * 3, (11.0, 2.5, 0.25), (8, 128)
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         z, sizes = Pointer(dtype), (length, heads, width)
-        build(nag_token, z, z, None, None, None, z, wide, layout[:2], None, *sizes, *strength, *tile)
-        build(nag_token, z, z, None, None, None, None, wide, layout[:2], None, *sizes, *strength, *tile)
-        build(nag_token, z, z, z, (wide,) * 3, wide, z, wide, layout, layout, *sizes, *strength, *tile)
-        build(average_tile, wide, z, wide, *layout[:2], (heads, 1, length, width), 0.012, 32, 128)
+        build(nag_token, z, z, None, None, None, z, fp32, layout[:2], None, *sizes, *strength, *tile)
+        build(nag_token, z, z, None, None, None, None, fp32, layout[:2], None, *sizes, *strength, *tile)
+        build(nag_token, z, z, z, (fp32,) * 3, fp32, z, fp32, layout, layout, *sizes, *strength, *tile)
+        build(average_tile, fp32, z, fp32, *layout[:2], (heads, 1, length, width), 0.012, 32, 128)
     print(triton.__version__)

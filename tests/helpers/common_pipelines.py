@@ -1,4 +1,4 @@
-"""Pipelines of the families that people use most, at tiny size, and how to sample with them."""
+"""Tiny pipelines of the most used families, and how to sample with them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,19 +20,19 @@ class Subject:
     """A pipeline at tiny size.
 
     Attributes:
-        name: as in the table.
-        case: how its pipeline is made and called.
-        more: what its pipeline has besides.
+        name: row or column name in the compatibility table.
+        case: construction and call of the pipeline.
+        extra_components: returns further components of the pipeline.
     """
 
     name: str
     case: Case
-    more: Callable[[], Values] = dict
+    extra_components: Callable[[], Values] = dict
 
     def pipe(self, cfg: bool = True, dtype: torch.dtype = torch.float32) -> Any:
         pipe = self.case.pipe(cfg)
-        if more := self.more():
-            pipe = type(pipe)(**{**pipe.components, **more})
+        if extra := self.extra_components():
+            pipe = type(pipe)(**{**pipe.components, **extra})
             pipe.set_progress_bar_config(disable=True)
         return pipe if dtype == torch.float32 else pipe.to(dtype)
 
@@ -43,7 +43,7 @@ class Subject:
     def sample(
         self, pipe: Any, *, cfg: bool = True, batch: int = 1, steps: int = STEPS, seed: int = 0, **call: Any
     ) -> Tensor:
-        """Latents of a call of the pipeline."""
+        """Return the latents of a call of the pipeline."""
         dtype = call.pop("dtype", torch.float32)
         text, negative = (self.text(batch, 7, seed, dtype) for seed in (2, 6))
         settings = {**self.case.call, **({} if cfg else self.case.off)}
@@ -58,8 +58,8 @@ class Subject:
 
 
 def transformers_of(pipe: Any) -> list[Any]:
-    found = (getattr(pipe, name, None) for name in ("transformer", "transformer_2"))
-    return [transformer for transformer in found if transformer is not None]
+    models = (getattr(pipe, name, None) for name in ("transformer", "transformer_2"))
+    return [transformer for transformer in models if transformer is not None]
 
 
 def case_of(pipeline: str) -> Case:
@@ -67,7 +67,7 @@ def case_of(pipeline: str) -> Case:
 
 
 def second_transformer() -> Values:
-    """Wan 2.2's second expert, for the less noisy half of the steps: of other weights than the first."""
+    """Return Wan 2.2's second expert for the less noisy half of the steps, with other weights than the first."""
     second = BY_NAME["WanTransformer3DModel"].make()
     for parameter in second.parameters():
         parameter.mul_(0.9)

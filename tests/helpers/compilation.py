@@ -1,4 +1,4 @@
-"""The ways to compile a diffusers model."""
+"""Ways to compile a diffusers model."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Guidances of every kind and samplings of them, for every family."""
+"""Guidances of every kind and runs with them, for every family."""
 
 from collections.abc import Callable
 from typing import Any
@@ -38,24 +38,24 @@ METHODS: dict[str, Make] = {
 }
 
 
-def samplings(model: Any, guidances: tuple[Guidance, ...], *clips: Values) -> tuple[Tensor, list[Any]]:
-    """Sample clips of two steps in one `guide`, all but the last two to their first step only.
+def sample_clips(model: Any, guidances: tuple[Guidance, ...], *clips: Values) -> tuple[Tensor, list[Any]]:
+    """Sample clips with two steps each in one `guide`; all but the last two clips stop after their first step.
 
     Returns:
-        The prediction of the last step, and what the trace says of that sampling.
+        The prediction of the last step, and the trace of its run as a list.
     """
     scheduler = diffusers.FlowMatchEulerDiscreteScheduler()
     with guide(model, *guidances, scheduler=scheduler) as run:
         for number, inputs in enumerate(clips):
             scheduler.set_timesteps(2)
             for timestep in scheduler.timesteps[: 1 if number < len(clips) - 2 else 2]:
-                inputs = {**inputs, **moved(inputs)}
+                inputs = {**inputs, **other_video(inputs)}
                 prediction = prediction_of(model(**inputs))
                 scheduler.step(prediction, timestep, prediction)
-    weak = [(choice.step, choice.guidance, choice.layers, choice.gradients) for choice in run.trace.choices]
-    return prediction, [*run.trace, *weak]
+    choices = [(choice.step, choice.guidance, choice.layers, choice.gradients) for choice in run.trace.choices]
+    return prediction, [*run.trace, *choices]
 
 
-def moved(inputs: Values) -> Values:
-    """Another video for a call."""
+def other_video(inputs: Values) -> Values:
+    """Return another video for a call."""
     return {"hidden_states": inputs["hidden_states"].flip(0) + 0.5}

@@ -1,4 +1,4 @@
-"""Joint attention of a text and a video, plain and with NAG, and inputs of it."""
+"""Joint attention of a text and a video, plain and with NAG, and its inputs."""
 
 from typing import Any
 
@@ -22,23 +22,23 @@ BATCH, HEADS, DIM = 2, 3, 8
 STRENGTH = NAG(negative_prompt="blurry", scale=4, tau=1.5, alpha=0.5)
 
 
-def softmax_attention(query: Tensor, key: Tensor, value: Tensor, seen: Tensor) -> Tensor:
-    """The equation, for one sample's `(L, H, D)` tensors; `seen` are the keys that are not masked."""
+def softmax_attention(query: Tensor, key: Tensor, value: Tensor, valid: Tensor) -> Tensor:
+    """Return attention of one sample's `(L, H, D)` tensors; `valid` are the indices of the unmasked keys."""
     outputs = []
     for head in range(query.shape[1]):
-        scores = query[:, head] @ key[seen][:, head].T / query.shape[-1] ** 0.5
-        outputs.append(scores.softmax(-1) @ value[seen][:, head])
+        scores = query[:, head] @ key[valid][:, head].T / query.shape[-1] ** 0.5
+        outputs.append(scores.softmax(-1) @ value[valid][:, head])
     return torch.stack(outputs, 1)
 
 
-def plain_joint(query: Tensor, key: Tensor, value: Tensor, parts: tuple[Tensor, ...], seen: Tensor) -> Tensor:
-    """Joint attention with NAG, one sample and one rule at a time."""
+def plain_joint(query: Tensor, key: Tensor, value: Tensor, parts: tuple[Tensor, ...], valid: Tensor) -> Tensor:
+    """Return joint attention with NAG of one sample."""
     video, prompt, negative = parts
     output = torch.empty_like(query)
     features = {}
     for name, text in (("prompt", prompt), ("negative", negative)):
         keys = torch.cat([video, text])
-        keys = keys[seen[keys]]
+        keys = keys[valid[keys]]
         output[text] = softmax_attention(query[text], key, value, keys)
         features[name] = softmax_attention(query[video], key, value, keys)
     strength = (STRENGTH.scale, STRENGTH.tau, STRENGTH.alpha)
@@ -47,7 +47,7 @@ def plain_joint(query: Tensor, key: Tensor, value: Tensor, parts: tuple[Tensor, 
 
 
 def sequence(text_first: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Indices of video, prompt and negative."""
+    """Return the indices of video, prompt and negative."""
     if text_first:
         texts = torch.arange(PROMPT + NEGATIVE)
         return torch.arange(VIDEO) + PROMPT + NEGATIVE, texts[:PROMPT], texts[PROMPT:]
@@ -69,30 +69,31 @@ def stream_of(joint: Joint, dtype: torch.dtype) -> TextStream:
 
 
 def key_mask(parts: tuple[Tensor, ...]) -> Tensor:
-    """`(B, K)`: in each sample the last tokens of each text are padding, in the second sample one more."""
-    seen = torch.ones(BATCH, VIDEO + PROMPT + NEGATIVE, dtype=torch.bool)
+    """Return the mask `(B, K)`: the last token of each text is padding, in the second sample the last two."""
+    valid = torch.ones(BATCH, VIDEO + PROMPT + NEGATIVE, dtype=torch.bool)
     for sample in range(BATCH):
         for text in parts[1:]:
-            seen[sample, text[len(text) - 1 - sample :]] = False
-    return seen
+            valid[sample, text[len(text) - 1 - sample :]] = False
+    return valid
 
 
 def kernel(mask: Tensor | None, layout: str, halved: bool = False) -> KernelCall:
+    """Return a kernel call; `halved`: the first half of the batch is unconditional."""
     if layout == "BHLD":
         call = KernelCall(F.scaled_dot_product_attention, layout, (), {"attn_mask": mask, "dropout_p": 0.0})
     else:
-        call = KernelCall(dispatched, layout, (), {"attn_mask": mask, "backend": None, "parallel_config": None})
+        call = KernelCall(dispatch_attention, layout, (), {"attn_mask": mask, "backend": None, "parallel_config": None})
     call.batch = Batch(halved)
     return call
 
 
-def dispatched(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any) -> Tensor:
+def dispatch_attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any) -> Tensor:
     query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
     return F.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2)
 
 
 class PlainStreams:
-    """CogVideoX's attention on `[prompt | negative]`, written out."""
+    """CogVideoX's attention on `[prompt | negative]` with plain NAG."""
 
     def __call__(
         self,
@@ -113,7 +114,7 @@ class PlainStreams:
         for tensor in (query, key):
             tensor[:, texts:] = apply_rotary_emb(tensor[:, texts:].transpose(1, 2), image_rotary_emb).transpose(1, 2)
         parts = torch.arange(texts, both.shape[1]), torch.arange(7), torch.arange(7, texts)
-        seen = torch.ones(both.shape[1], dtype=torch.bool)
-        output = torch.stack([plain_joint(*sample, parts, seen) for sample in zip(query, key, value, strict=True)])
+        valid = torch.ones(both.shape[1], dtype=torch.bool)
+        output = torch.stack([plain_joint(*sample, parts, valid) for sample in zip(query, key, value, strict=True)])
         output = attn.to_out[0](output.flatten(2))
         return output[:, texts:], output[:, :texts]

@@ -1,4 +1,4 @@
-"""What people put around a pipeline, as data: how it is put on, and what the same pipeline is without it."""
+"""Features that are used with pipelines: how to enable each, and an equivalent pipeline without it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -27,81 +27,81 @@ NO_ACCELERATOR = "this diffusers offloads groups only where there is an accelera
 
 
 class UnavailableError(Exception):
-    """The feature itself does not exist for a model, whoever guides it."""
+    """The model does not support the feature, with or without guidance."""
 
 
-def nothing(pipe: Any) -> None:
+def no_change(pipe: Any) -> None:
     pass
 
 
 @dataclass(frozen=True)
 class Feature:
-    """Something that people put around a pipeline.
+    """Feature of diffusers or torch that is used with a pipeline.
 
     Attributes:
-        name: as in the table.
-        on: puts it on a pipeline.
-        same: makes of another pipeline what the feature makes of one, by other means: rounded weights, say.
-        within: a context to sample in.
-        atol: how far it may be from that.
-        calls: how often to sample; what compiles is slow, and transformer/test_compile.py tests it over several calls.
-        lossy: it leaves work out: it may be as far as ten times what it changes in the unguided pipeline.
+        name: row name in the compatibility table.
+        enable: enables the feature on a pipeline.
+        equivalent: changes a pipeline to the same effect by other means, for example by rounding its weights.
+        within: context in which to sample.
+        atol: tolerance of the comparison with the equivalent pipeline.
+        calls: number of runs; one for compiled models, as transformer/test_compile.py tests several.
+        lossy: the feature skips work; its tolerance is ten times its change to the unguided pipeline.
     """
 
     name: str
-    on: Callable[[Any], None] = nothing
-    same: Callable[[Any], None] = nothing
+    enable: Callable[[Any], None] = no_change
+    equivalent: Callable[[Any], None] = no_change
     within: Callable[[], AbstractContextManager[Any]] = nullcontext
     atol: float = 2e-5
     lossy: bool = False
     calls: int = 3
 
 
-def each(change: Callable[[Any], Any], pipe: Any) -> None:
-    """Change every transformer of a pipeline."""
+def for_each_transformer(change: Callable[[Any], Any], pipe: Any) -> None:
+    """Apply a function to every transformer of a pipeline."""
     for transformer in transformers_of(pipe):
         change(transformer)
 
 
 def on_transformers(change: Callable[[Any], Any]) -> Callable[[Any], None]:
-    return partial(each, change)
+    return partial(for_each_transformer, change)
 
 
-def forget_graphs() -> None:
-    """Of other models, and let one have several: unguided, and under one guidance after the other."""
+def reset_dynamo() -> None:
+    """Discard the graphs of other models, and allow several per model: unguided, and one set per guidance."""
     torch._dynamo.reset()
     torch._dynamo.config.recompile_limit = 64
 
 
 def compile_whole(pipe: Any) -> None:
-    forget_graphs()
+    reset_dynamo()
     for name in ("transformer", "transformer_2"):
         if getattr(pipe, name, None) is not None:
             setattr(pipe, name, torch.compile(getattr(pipe, name), fullgraph=True, backend="eager"))
 
 
 def compile_blocks(model: Any) -> None:
-    forget_graphs()
+    reset_dynamo()
     model.compile_repeated_blocks(fullgraph=True, backend="eager")
 
 
-def model_offloaded(pipe: Any) -> None:
+def offload_model(pipe: Any) -> None:
     pipe.enable_model_cpu_offload(device="cpu")
 
 
-def modules_offloaded(model: Any) -> None:
-    """What enable_sequential_cpu_offload does, which itself asks for an accelerator."""
+def offload_modules(model: Any) -> None:
+    """Offload as enable_sequential_cpu_offload does, which requires an accelerator."""
     cpu_offload(model, CPU, offload_buffers=True)
 
 
-def grouped(**kind: Any) -> Callable[[Any], None]:
-    return on_transformers(lambda model: in_groups(model, **kind))
+def offload_groups(**kind: Any) -> Callable[[Any], None]:
+    return on_transformers(lambda model: apply_groups(model, **kind))
 
 
-def in_groups(model: Any, **kind: Any) -> None:
+def apply_groups(model: Any, **kind: Any) -> None:
     try:
         apply_group_offloading(model, onload_device=CPU, offload_device=CPU, **kind)
-    except AttributeError as error:  # 0.36 asks for the type of the accelerator, and there is none
+    except AttributeError as error:  # 0.36 requires an accelerator
         raise UnavailableError(NO_ACCELERATOR) from error
 
 
@@ -109,8 +109,8 @@ def cast_layerwise(model: Any) -> None:
     model.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=model.dtype)
 
 
-def rounded(model: Any) -> None:
-    """Weights rounded as layerwise casting stores them, in a model that is not cast."""
+def round_to_float8(model: Any) -> None:
+    """Round the weights to float8 as layerwise casting stores them."""
     twin = type(model).from_config(model.config)
     cast_layerwise(twin)
     cast = {name for name, module in twin.named_modules() if hasattr(module, "_diffusers_hook")}
@@ -120,8 +120,8 @@ def rounded(model: Any) -> None:
                 parameter.copy_(parameter.to(torch.float8_e4m3fn))
 
 
-def lora_for(pipe: Any) -> dict[str, torch.Tensor]:
-    """Random low-rank weights for the attention of a pipeline's first transformer, as a file would hold them."""
+def random_lora(pipe: Any) -> dict[str, torch.Tensor]:
+    """Return random low-rank weights for the attention of a pipeline's first transformer, as in a LoRA file."""
     from peft import LoraConfig, get_peft_model_state_dict
 
     twin = type(pipe.transformer).from_config(pipe.transformer.config)
@@ -130,38 +130,38 @@ def lora_for(pipe: Any) -> dict[str, torch.Tensor]:
     return {f"transformer.{name}": weight for name, weight in get_peft_model_state_dict(twin).items()}
 
 
-def lora_loaded(pipe: Any) -> None:
-    pipe.load_lora_weights(lora_for(pipe), adapter_name="style")
+def load_lora(pipe: Any) -> None:
+    pipe.load_lora_weights(random_lora(pipe), adapter_name="style")
     pipe.set_adapters("style", 0.5)
 
 
-def lora_fused(pipe: Any) -> None:
-    lora_loaded(pipe)
+def fuse_lora(pipe: Any) -> None:
+    load_lora(pipe)
     pipe.fuse_lora(lora_scale=1.0)
 
 
-def lora_added(pipe: Any) -> None:
-    """The product of the low-rank weights added to the full ones."""
-    weights = lora_for(pipe)
+def add_lora_to_weights(pipe: Any) -> None:
+    """Add the product of the low-rank weights to the full ones."""
+    weights = random_lora(pipe)
     for name, down in weights.items():
         if "lora_A" in name:
             module = pipe.transformer.get_submodule(name.removeprefix("transformer.").removesuffix(".lora_A.weight"))
             module.weight.add_(0.5 * weights[name.replace("lora_A", "lora_B")] @ down)
 
 
-def projections_fused(model: Any) -> None:
+def fuse_projections(model: Any) -> None:
     if not hasattr(model, "fuse_qkv_projections"):
         raise UnavailableError("no fuse_qkv_projections")
     model.fuse_qkv_projections()
 
 
-def backend_set(name: str) -> Callable[[Any], None]:
+def set_backend(name: str) -> Callable[[Any], None]:
     return on_transformers(lambda model: model.set_attention_backend(name))
 
 
 @contextmanager
-def global_backend_kept() -> Iterator[None]:
-    """`set_attention_backend` sets the backend of every other model as well."""
+def restore_global_backend() -> Iterator[None]:
+    """Restore the global attention backend, which `set_attention_backend` changes for all models."""
     before = Registry._active_backend
     try:
         yield
@@ -169,32 +169,32 @@ def global_backend_kept() -> Iterator[None]:
         Registry._active_backend = before
 
 
-def first_block_cached(model: Any) -> None:
+def enable_first_block_cache(model: Any) -> None:
     model.enable_cache(FirstBlockCacheConfig(threshold=0.5))
 
 
-def taylor_cached(model: Any) -> None:
+def enable_taylorseer(model: Any) -> None:
     config: dict[str, Any] = dict(cache_interval=2, disable_cache_before_step=2, taylor_factors_dtype=torch.float32)
     model.enable_cache(TaylorSeerCacheConfig(cache_identifiers=[r".*blocks\.\d+\.(attn\d?|cross_attention)"], **config))
 
 
-def mag_cached(model: Any, steps: int = STEPS) -> None:
+def enable_mag_cache(model: Any, steps: int = STEPS) -> None:
     if not hasattr(diffusers, "MagCacheConfig"):
         raise UnavailableError("no MagCache in this diffusers")
     config = dict(threshold=0.5, max_skip_steps=1, num_inference_steps=steps, mag_ratios=[1.0] * steps)
     model.enable_cache(diffusers.MagCacheConfig(**config))
 
 
-def broadcast(model: Any) -> None:
+def enable_attention_broadcast(model: Any) -> None:
     ranges: dict[str, Any] = {f"{kind}_attention_timestep_skip_range": EVERY for kind in ("spatial", "cross")}
     ranges |= {f"{kind}_attention_block_identifiers": BLOCKS for kind in ("spatial", "cross")}
     skips: dict[str, Any] = dict(spatial_attention_block_skip_range=2, cross_attention_block_skip_range=3)
     config = PyramidAttentionBroadcastConfig(**ranges, **skips, current_timestep_callback=lambda: 500)
-    apply_pyramid_attention_broadcast(model, config)  # without enable_cache, as many do
+    apply_pyramid_attention_broadcast(model, config)  # without enable_cache, as is common
 
 
-def faster_cached(model: Any, distilled: bool = False) -> None:
-    steps = iter([999] * 9 * distilled)  # the first forward of each of three blocks, in which it must not skip
+def enable_faster_cache(model: Any, distilled: bool = False) -> None:
+    steps = iter([999] * 9 * distilled)  # the first forward of each of three blocks must not be skipped
     config: dict[str, Any] = dict(attention_weight_callback=lambda module: 0.3)
     config |= dict(current_timestep_callback=lambda: next(steps, 500), tensor_format="BFCHW")
     config |= dict(spatial_attention_block_identifiers=BLOCKS, spatial_attention_timestep_skip_range=(-1, 900))
@@ -211,22 +211,22 @@ FEATURES = {
         Feature("nothing else"),
         Feature("torch.compile, whole, fullgraph", compile_whole, calls=1),
         Feature("compile_repeated_blocks, fullgraph", on_transformers(compile_blocks), calls=1),
-        Feature("model offload", model_offloaded),
-        Feature("sequential offload", on_transformers(modules_offloaded)),
-        Feature("group offload, blocks", grouped(offload_type="block_level", num_blocks_per_group=1)),
-        Feature("group offload, leaves", grouped(offload_type="leaf_level")),
-        Feature("layerwise casting to float8", on_transformers(cast_layerwise), on_transformers(rounded)),
-        Feature("LoRA", lora_loaded, lora_added),
-        Feature("LoRA, fused", lora_fused, lora_added),
-        Feature("fuse_qkv_projections", on_transformers(projections_fused)),
-        Feature("set_attention_backend: _native_math", backend_set("_native_math"), within=global_backend_kept),
-        Feature("set_attention_backend: _native_flash", backend_set("_native_flash"), within=global_backend_kept),
-        Feature("set_attention_backend: flex", backend_set("flex"), within=global_backend_kept, calls=1),
+        Feature("model offload", offload_model),
+        Feature("sequential offload", on_transformers(offload_modules)),
+        Feature("group offload, blocks", offload_groups(offload_type="block_level", num_blocks_per_group=1)),
+        Feature("group offload, leaves", offload_groups(offload_type="leaf_level")),
+        Feature("layerwise casting to float8", on_transformers(cast_layerwise), on_transformers(round_to_float8)),
+        Feature("LoRA", load_lora, add_lora_to_weights),
+        Feature("LoRA, fused", fuse_lora, add_lora_to_weights),
+        Feature("fuse_qkv_projections", on_transformers(fuse_projections)),
+        Feature("set_attention_backend: _native_math", set_backend("_native_math"), within=restore_global_backend),
+        Feature("set_attention_backend: _native_flash", set_backend("_native_flash"), within=restore_global_backend),
+        Feature("set_attention_backend: flex", set_backend("flex"), within=restore_global_backend, calls=1),
         Feature("attention_backend: _native_math", within=partial(attention_backend, "_native_math")),
-        Feature("FirstBlockCache", on_transformers(first_block_cached), lossy=True),
-        Feature("TaylorSeer", on_transformers(taylor_cached), lossy=True),
-        Feature("MagCache", on_transformers(mag_cached), lossy=True),
-        Feature("PyramidAttentionBroadcast", on_transformers(broadcast), lossy=True),
-        Feature("FasterCache", on_transformers(faster_cached), lossy=True),
+        Feature("FirstBlockCache", on_transformers(enable_first_block_cache), lossy=True),
+        Feature("TaylorSeer", on_transformers(enable_taylorseer), lossy=True),
+        Feature("MagCache", on_transformers(enable_mag_cache), lossy=True),
+        Feature("PyramidAttentionBroadcast", on_transformers(enable_attention_broadcast), lossy=True),
+        Feature("FasterCache", on_transformers(enable_faster_cache), lossy=True),
     )
 }

@@ -1,4 +1,4 @@
-"""EMAG by whole passes and the paper's equations: explicit maps, explicit averages, nothing shared."""
+"""EMAG with full passes and the paper's equations: explicit maps and averages."""
 
 import copy
 import math
@@ -12,14 +12,14 @@ from vidguide import EMAG
 
 
 class PlainAttention:
-    """Attention written out; keeps what EMAG averages of it, and puts something else in its place when told."""
+    """Plain attention that records the live value of EMAG's average and can replace it."""
 
     def __init__(self, variant: str) -> None:
         self.variant = variant
         self.live = self.replacement = torch.zeros(0)
 
     def query(self, query: Tensor, video: slice) -> Tensor:
-        """The query before its rotary embedding, `(B, L, H, D)` of which the video's tokens lie in a slice."""
+        """Record or replace the video's tokens of the query `(B, L, H, D)` before its rotary embedding."""
         if self.variant == "query":
             self.live = query[:, video].clone()
             if len(self.replacement) > 0:
@@ -28,16 +28,16 @@ class PlainAttention:
         return query
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, video: slice) -> Tensor:
-        """The output, of the query after its rotary embedding."""
-        told = len(self.replacement) > 0
+        """Return the attention output for the query after its rotary embedding."""
+        replace = len(self.replacement) > 0
         weights = torch.einsum("bqhd,bkhd->bhqk", query, key).div(query.shape[-1] ** 0.5).softmax(-1)
         if self.variant == "map":
             self.live = weights[:, :, video].clone()
-            if told:
+            if replace:
                 weights[:, :, video] = self.replacement
         if self.variant == "map-video":
             self.live = weights[:, :, video, video].clone()
-            if told:
+            if replace:
                 weights[:, :, video, video] = self.replacement
                 weights[:, :, video] /= weights[:, :, video].sum(-1, keepdim=True)
         return torch.einsum("bhqk,bkhd->bqhd", weights, value)
@@ -54,12 +54,12 @@ class PlainSelfAttention(PlainAttention):
 
     @staticmethod
     def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        turned = torch.stack([-x[..., 1::2], x[..., 0::2]], -1).flatten(-2)
-        return x * cos.to(x) + turned * sin.to(x)
+        rotated = torch.stack([-x[..., 1::2], x[..., 0::2]], -1).flatten(-2)
+        return x * cos.to(x) + rotated * sin.to(x)
 
 
 class PlainJointAttention(PlainAttention):
-    """CogVideoX's attention over text and video."""
+    """CogVideoX's joint attention of text and video."""
 
     def __call__(
         self,
@@ -82,7 +82,7 @@ class PlainJointAttention(PlainAttention):
 
 
 def plain_emag(model: Any, calls: list[dict[str, Any]], emag: EMAG, layers: tuple[int, ...]) -> list[Tensor]:
-    """The predictions of a Wan or CogVideoX transformer, step by step."""
+    """Return the predictions of a Wan or CogVideoX transformer under EMAG, step by step."""
     model = copy.deepcopy(model)
     wan = hasattr(model, "blocks")
     processors = {layer: (PlainSelfAttention if wan else PlainJointAttention)(emag.variant) for layer in layers}
@@ -107,13 +107,13 @@ def plain_emag(model: Any, calls: list[dict[str, Any]], emag: EMAG, layers: tupl
             if step >= first(emag.start):
                 by = last if emag.select == "previous" and last else gradients
                 chosen = emag.select if isinstance(emag.select, tuple) else (max(by, key=by.__getitem__),)
-                assert len(chosen) == 1 or emag.strength == 1, "the second of two layers sees another live value"
+                assert len(chosen) == 1 or emag.strength == 1, "the live value of a second layer depends on the first"
                 for n in chosen:
                     processors[n].replacement = (1 - emag.strength) * live[n] + emag.strength * averages[n]
-                weak = model(**inputs)[0]
+                perturbed = model(**inputs)[0]
                 for n in chosen:
                     processors[n].replacement = torch.zeros(0)
-                prediction = weak + emag.scale * (prediction - weak)
+                prediction = perturbed + emag.scale * (prediction - perturbed)
             last = gradients
         results.append(prediction)
     return results

@@ -9,7 +9,7 @@ from vidguide import NAG
 
 
 def plain_nag(positive: Tensor, negative: Tensor, s: float, tau: float, alpha: float) -> Tensor:
-    """Token by token, as in arXiv 2505.21179: extrapolate, normalise, refine."""
+    """Return NAG token by token, as in arXiv 2505.21179: extrapolate, normalise, refine."""
     result = torch.empty_like(positive)
     for b in range(positive.shape[0]):
         for t in range(positive.shape[1]):
@@ -22,13 +22,13 @@ def plain_nag(positive: Tensor, negative: Tensor, s: float, tau: float, alpha: f
 
 
 def plain_grouped_nag(positive: Tensor, negative: Tensor, s: float, tau: float, alpha: float, group: int) -> Tensor:
-    """Group by group of the tokens in a row, the same three steps: extrapolate, normalise, refine."""
+    """Return NAG with norms over groups of consecutive tokens: extrapolate, normalise, refine."""
     z_pos, z_neg = (features.flatten(2).flatten(0, 1).split(group) for features in (positive, negative))
     results = []
-    for own, other in zip(z_pos, z_neg, strict=True):
-        g = s * own - (s - 1) * other
-        r = g.abs().sum() / own.abs().sum()
-        results.append(alpha * g * min(r.item(), tau) / r + (1 - alpha) * own)
+    for pos, neg in zip(z_pos, z_neg, strict=True):
+        g = s * pos - (s - 1) * neg
+        r = g.abs().sum() / pos.abs().sum()
+        results.append(alpha * g * min(r.item(), tau) / r + (1 - alpha) * pos)
     return torch.cat(results).view_as(positive)
 
 
@@ -36,7 +36,7 @@ FRAMES = 2  # of a call of the tiny model
 
 
 class PlainNAGProcessor:
-    """Wan's cross-attention and NAG written out: softmax by hand, the paper's equation token by token."""
+    """Wan's cross-attention with plain NAG."""
 
     def __init__(self, negative: torch.Tensor, nag: NAG) -> None:
         self.negative, self.nag = negative, nag

@@ -1,4 +1,4 @@
-"""Samplings of small models: a call per step, with a scheduler that counts the steps."""
+"""Runs of small models: a call per step, with a scheduler that counts the steps."""
 
 from typing import Any
 
@@ -17,12 +17,12 @@ ALWAYS: dict[str, Any] = dict(start=0.0, stop=1.0)
 
 
 def videos(steps: int = STEPS, dtype: torch.dtype = torch.float32) -> list[dict[str, Any]]:
-    """A call per step, each on another noisy video."""
+    """Return a call of Wan per step, each with another noisy video."""
     return [wan_inputs(seed=step, dtype=dtype) for step in range(steps)]
 
 
-def sampled(model: Any, calls: list[dict[str, Any]], *guidances: Guidance) -> tuple[list[torch.Tensor], Any]:
-    """The predictions of a sampling, with a scheduler that counts its steps."""
+def sample(model: Any, calls: list[dict[str, Any]], *guidances: Guidance) -> tuple[list[torch.Tensor], Any]:
+    """Return the predictions of a run and the `Run`; the scheduler counts the steps."""
     scheduler = FlowMatchEulerDiscreteScheduler()
     with guide(model, *guidances, scheduler=scheduler) as run:
         scheduler.set_timesteps(len(calls))
@@ -38,7 +38,7 @@ def cogvideox() -> Any:
 
 
 def clips(steps: int, dtype: torch.dtype = torch.float32) -> list[dict[str, Any]]:
-    """As `videos`, for `cogvideox`."""
+    """Return the calls of `videos` for `cogvideox`."""
     inputs = BY_NAME["CogVideoXTransformer3DModel/rotary"].inputs(2)
     inputs |= {name: inputs[name].to(dtype) for name in ("hidden_states", "encoder_hidden_states")}
     return [{**inputs, "hidden_states": noise(2, 2, 4, 8, 6, seed=50 + step).to(dtype)} for step in range(steps)]

@@ -1,6 +1,6 @@
-"""Checkpoints of a few hundred kilobytes in the file layouts of real ones: pipeline folders, LoRA files, single files.
+"""Checkpoints of a few hundred kilobytes in published file layouts: pipeline folders, LoRA files, single files.
 
-Text encoder, tokenizer and, for Wan, the VAE are the shipped model's; the rest is random.
+Text encoder, tokenizer and, for Wan, the VAE are the shipped model's; other weights are random.
 """
 
 from pathlib import Path
@@ -35,7 +35,7 @@ def wan_transformer(seed: int = 0, **changes: Any) -> Any:
 
 
 def wan_parts() -> dict[str, Any]:
-    """Tokenizer, text encoder, VAE and a scheduler as Wan's folders have one."""
+    """Return tokenizer, text encoder, VAE and scheduler of a Wan folder."""
     return dict(
         tokenizer=AutoTokenizer.from_pretrained(TINY / "tokenizer"),
         text_encoder=UMT5EncoderModel.from_pretrained(TINY / "text_encoder"),
@@ -47,7 +47,7 @@ def wan_parts() -> dict[str, Any]:
 
 
 def wan_folder(folder: Path, **config: Any) -> Path:
-    """A text-to-video pipeline of one transformer, or of two where there is a boundary."""
+    """Write a text-to-video pipeline of one transformer, or of two if there is a boundary."""
     second = wan_transformer(1) if "boundary_ratio" in config else None
     parts = dict(transformer=wan_transformer(), transformer_2=second)
     diffusers.WanPipeline(**wan_parts(), **parts, **config).save_pretrained(folder)
@@ -55,7 +55,7 @@ def wan_folder(folder: Path, **config: Any) -> Path:
 
 
 def wan_image_folder(folder: Path, encoder: bool) -> Path:
-    """An image-to-video pipeline: with an image encoder as Wan 2.1 has, or two experts without one as 2.2 has."""
+    """Write an image-to-video pipeline: with an image encoder as Wan 2.1, or with two experts as Wan 2.2."""
     parts = wan_parts()
     if encoder:
         torch.manual_seed(2)
@@ -143,7 +143,7 @@ def ltx_folder(folder: Path, pipeline: str = "LTXPipeline") -> Path:
 
 
 def ltx_single_file(path: Path, seed: int = 5) -> Any:
-    """A transformer in one file with Lightricks' own names; returns the transformer."""
+    """Write a transformer to one file with the names of Lightricks' code, and return it."""
     names = {"proj_in": "patchify_proj", "time_embed": "adaln_single", "norm_q": "q_norm", "norm_k": "k_norm"}
     transformer = ltx_transformer(seed)
     state: dict[str, Tensor] = {}
@@ -156,7 +156,8 @@ def ltx_single_file(path: Path, seed: int = 5) -> Any:
 
 
 def lora(transformer: Any, names: tuple[str, ...], seed: int) -> dict[str, tuple[Tensor, Tensor]]:
-    """Random factors `(down, up)` for the linear layers of a transformer whose names end in one of these."""
+    """Return random factors `(down, up)` for the linear layers of a transformer whose names have one of these
+    endings."""
     random = torch.Generator().manual_seed(seed)
     return {
         name: (
@@ -173,7 +174,7 @@ ORIGINAL = {"attn1": "self_attn", "attn2": "cross_attn", "to_q": "q", "to_k": "k
 
 
 def peft_lora(path: Path, transformer: Any, seed: int) -> dict[str, Tensor]:
-    """A LoRA file with diffusers' own names; returns what it adds to each weight at strength 1."""
+    """Write a LoRA file with diffusers' names, and return its change of each weight at strength 1."""
     factors = lora(transformer, ATTENTION, seed)
     state: dict[str, Tensor] = {}
     for name, (down, up) in factors.items():
@@ -183,7 +184,7 @@ def peft_lora(path: Path, transformer: Any, seed: int) -> dict[str, Tensor]:
 
 
 def original_lora(path: Path, transformer: Any, seed: int, alpha: float = 1.0) -> dict[str, Tensor]:
-    """The same with the names and the alpha of files made for Wan's own code, as lightx2v's are."""
+    """Write a LoRA file with the names and the alpha of Wan's code, as lightx2v's files."""
     factors = lora(transformer, ATTENTION, seed)
     state: dict[str, Tensor] = {}
     for name, (down, up) in factors.items():

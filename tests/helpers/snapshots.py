@@ -15,7 +15,7 @@ def snapshot_of(model: torch.nn.Module) -> dict[str, Any]:
     return {"modules": modules, "weights": weights}
 
 
-def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+def snapshots_equal(first: dict[str, Any], second: dict[str, Any]) -> bool:
     """Return whether two snapshots agree, weights bit for bit."""
-    weights = all(torch.equal(one["weights"][name], other["weights"][name]) for name in one["weights"])
-    return one["modules"] == other["modules"] and weights
+    weights = all(torch.equal(first["weights"][name], second["weights"][name]) for name in first["weights"])
+    return first["modules"] == second["modules"] and weights

@@ -1,4 +1,4 @@
-"""Text encoders of the kinds that pipelines name, tiny and random, with tokenizers made here."""
+"""Tiny random text encoders of the kinds that pipelines use, with tokenizers."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,14 +16,14 @@ LLM: dict[str, Any] = dict(
     hidden_size=16, intermediate_size=32, num_hidden_layers=3, num_attention_heads=2, num_key_value_heads=2
 )
 LLM |= dict(vocab_size=64, max_position_embeddings=2048, pad_token_id=0, bos_token_id=2, eos_token_id=3)
-VISION: dict[str, Any] = dict(hidden_size=16, intermediate_size=16)  # of a tower that no text reaches
+VISION: dict[str, Any] = dict(hidden_size=16, intermediate_size=16)  # a vision tower that texts do not use
 VISION_TOWER: dict[str, Any] = dict(hidden_size=8, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2)
 VISION_TOWER |= dict(image_size=28, patch_size=14)
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
 
 
 def tokenizer(**settings: Any) -> Any:
-    """Words and signs of this page one by one, all others as unknown; an end token after each text."""
+    """Return a word-level tokenizer of WORDS with an end token after each text; other words are unknown."""
     words = Tokenizer(models.WordLevel(unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.Whitespace()
     special = ["<pad>", "<unk>", "<s>", "</s>"]
@@ -35,20 +35,23 @@ def tokenizer(**settings: Any) -> Any:
 
 
 def header_tokenizer() -> Any:
-    """One that tells headers as Llama 3's does, after a token that begins each text: HunyuanVideo's image-to-video cuts
-    the answer where it finds them, and counts on as many tokens before. Older ones look for Llama's empty line, 271."""
-    made = tokenizer()
+    """Return a tokenizer with Llama 3's header tokens and a start token.
+
+    HunyuanVideo's image-to-video pipeline cuts the text at the headers; older releases look for Llama's empty line, id
+    271.
+    """
+    headers = tokenizer()
     special = ["<image>", "<|start_header_id|>", "<|end_header_id|>"]
-    special += [f"<{number}>" for number in range(271 - len(made) - len(special))]
-    made.add_special_tokens({"additional_special_tokens": [*special, "\n\n"]})
-    made.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", made.bos_token_id)]
+    special += [f"<{number}>" for number in range(271 - len(headers) - len(special))]
+    headers.add_special_tokens({"additional_special_tokens": [*special, "\n\n"]})
+    headers.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", headers.bos_token_id)]
     )
-    return made
+    return headers
 
 
 class TextsOnly:
-    """A processor for texts and images, as it is called without images."""
+    """Processor for texts and images that is called without images."""
 
     def __init__(self) -> None:
         self.tokenizer = tokenizer(padding_side="right")
@@ -57,7 +60,7 @@ class TextsOnly:
         return self.tokenizer(text, **settings)
 
 
-def made(model: Callable[[Any], Any], config: Any) -> Any:
+def make_model(model: Callable[[Any], Any], config: Any) -> Any:
     torch.manual_seed(0)
     return model(config).eval().requires_grad_(False)
 
@@ -65,32 +68,32 @@ def made(model: Callable[[Any], Any], config: Any) -> Any:
 def clip() -> Any:
     sizes: dict[str, Any] = dict(hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     config = transformers.CLIPTextConfig(**sizes, vocab_size=64, bos_token_id=2, eos_token_id=3, pad_token_id=0)
-    return made(transformers.CLIPTextModel, config)
+    return make_model(transformers.CLIPTextModel, config)
 
 
 def qwen(name: str) -> Any:
-    """Qwen2-VL or Qwen2.5-VL with its vision tower, which texts do not reach."""
+    """Return Qwen2-VL or Qwen2.5-VL with its vision tower, which texts do not use."""
     config = getattr(transformers, f"{name}Config")(
         text_config={**LLM, "rope_parameters": ROPE, "rope_scaling": ROPE},
         vision_config=dict(
             depth=1, hidden_size=16, embed_dim=16, num_heads=2, intermediate_size=16, out_hidden_size=16
         ),
     )
-    return made(getattr(transformers, f"{name}ForConditionalGeneration"), config)
+    return make_model(getattr(transformers, f"{name}ForConditionalGeneration"), config)
 
 
 def t5(tokens: int = 400) -> Any:
     sizes: dict[str, Any] = dict(d_model=10, d_kv=4, d_ff=16, num_layers=1, num_heads=2, vocab_size=tokens)
-    return made(transformers.T5EncoderModel, transformers.T5Config(**sizes))
+    return make_model(transformers.T5EncoderModel, transformers.T5Config(**sizes))
 
 
 def llama_and_clip() -> dict[str, Any]:
-    llama = made(transformers.LlamaModel, transformers.LlamaConfig(**LLM))
+    llama = make_model(transformers.LlamaModel, transformers.LlamaConfig(**LLM))
     return {"text_encoder": llama, "tokenizer": tokenizer(), "text_encoder_2": clip(), "tokenizer_2": tokenizer()}
 
 
 def llava_and_clip() -> dict[str, Any]:
-    """With a tower of as many patches as HunyuanVideo's template has tokens for an image."""
+    """Return encoders with a vision tower of as many patches as HunyuanVideo's template has image tokens."""
     words, patches = header_tokenizer(), 24
     tower = transformers.CLIPVisionConfig(**{**VISION_TOWER, "image_size": 2 * patches, "patch_size": 2})
     words_config = transformers.LlamaConfig(**{**LLM, "vocab_size": len(words)})
@@ -102,7 +105,7 @@ def llava_and_clip() -> dict[str, Any]:
     }
     return {
         **llama_and_clip(),
-        "text_encoder": made(transformers.LlavaForConditionalGeneration, config),
+        "text_encoder": make_model(transformers.LlavaForConditionalGeneration, config),
         "tokenizer": words,
         "image_processor": transformers.CLIPImageProcessor(**size),
     }
@@ -110,7 +113,7 @@ def llava_and_clip() -> dict[str, Any]:
 
 def qwen_and_byt5() -> dict[str, Any]:
     config = transformers.Qwen2_5_VLConfig(text_config={**LLM, "rope_parameters": ROPE, "rope_scaling": ROPE})
-    text = made(transformers.Qwen2_5_VLTextModel, config.text_config)
+    text = make_model(transformers.Qwen2_5_VLTextModel, config.text_config)
     glyphs = transformers.ByT5Tokenizer()
     return {"text_encoder": text, "tokenizer": tokenizer(), "text_encoder_2": t5(), "tokenizer_2": glyphs}
 
@@ -129,10 +132,10 @@ def qwen2() -> dict[str, Any]:
 
 
 def t5gemma2() -> dict[str, Any]:
-    own = {**LLM, "head_dim": 8, "sliding_window": 64, "dropout_rate": 0.0}
+    text_config = {**LLM, "head_dim": 8, "sliding_window": 64, "dropout_rate": 0.0}
     vision = {**VISION, "num_hidden_layers": 1, "num_attention_heads": 1, "image_size": 14, "patch_size": 14}
-    config = transformers.T5Gemma2EncoderConfig(text_config=own, vision_config=vision)
-    return {"text_encoder": made(transformers.T5Gemma2Encoder, config), "tokenizer": tokenizer()}
+    config = transformers.T5Gemma2EncoderConfig(text_config=text_config, vision_config=vision)
+    return {"text_encoder": make_model(transformers.T5Gemma2Encoder, config), "tokenizer": tokenizer()}
 
 
 def gemma3_and_connectors() -> dict[str, Any]:
@@ -143,27 +146,27 @@ def gemma3_and_connectors() -> dict[str, Any]:
     each = {f"{kind}_connector_{name}": size for kind in ("video", "audio") for name, size in sizes.items()}
     torch.manual_seed(0)
     connectors = LTX2TextConnectors(caption_channels=16, text_proj_in_factor=4, rope_double_precision=False, **each)
-    encoder = made(transformers.Gemma3ForCausalLM, config)
+    encoder = make_model(transformers.Gemma3ForCausalLM, config)
     return {"text_encoder": encoder, "tokenizer": tokenizer(), "connectors": connectors.eval()}
 
 
 def siglip() -> dict[str, Any]:
-    """Framepack's encoder of images."""
+    """Return Framepack's image encoder."""
     extractor = transformers.SiglipImageProcessor(size={"height": 28, "width": 28})
-    encoder = made(transformers.SiglipVisionModel, transformers.SiglipVisionConfig(**VISION_TOWER))
+    encoder = make_model(transformers.SiglipVisionModel, transformers.SiglipVisionConfig(**VISION_TOWER))
     return {"image_encoder": encoder, "feature_extractor": extractor}
 
 
 def clip_vision() -> dict[str, Any]:
-    """Wan's encoder of images."""
+    """Return Wan's image encoder."""
     size: dict[str, Any] = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
-    encoder = made(transformers.CLIPVisionModel, transformers.CLIPVisionConfig(**VISION_TOWER))
+    encoder = make_model(transformers.CLIPVisionModel, transformers.CLIPVisionConfig(**VISION_TOWER))
     return {"image_encoder": encoder, "image_processor": transformers.CLIPImageProcessor(**size)}
 
 
 def gemma2() -> dict[str, Any]:
     config = transformers.Gemma2Config(**LLM, head_dim=8, sliding_window=64)
-    return {"text_encoder": made(transformers.Gemma2ForCausalLM, config), "tokenizer": tokenizer()}
+    return {"text_encoder": make_model(transformers.Gemma2ForCausalLM, config), "tokenizer": tokenizer()}
 
 
 ENCODERS: dict[str, Callable[[], dict[str, Any]]] = {

@@ -1,4 +1,4 @@
-"""Every transformer class of diffusers that has an adapter, tiny and random, and calls of it as its pipelines make."""
+"""Tiny random models of every transformer class that has an adapter, and calls as their pipelines make them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +12,7 @@ Values = dict[str, Any]
 
 
 def noise(*shape: int, seed: int) -> Tensor:
-    """Random numbers of which a row does not depend on how many rows there are."""
+    """Return random numbers; a row does not depend on the number of rows."""
     rows = [
         torch.randn(shape[1:], generator=torch.Generator().manual_seed(100 * seed + row)) for row in range(shape[0])
     ]
@@ -20,7 +20,7 @@ def noise(*shape: int, seed: int) -> Tensor:
 
 
 def mask(batch: int, length: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Valid tokens first, one fewer in each row than in the one before."""
+    """Return masks of valid tokens; each row has one valid token fewer than the row before."""
     return torch.stack([(torch.arange(length) < length - 1 - row).to(dtype) for row in range(batch)])
 
 
@@ -31,10 +31,10 @@ class Tiny:
     Attributes:
         video: `batch -> arguments` other than the text.
         text: `(batch, length, seed) -> text arguments`.
-        length: of the negative's text where it may differ from the prompt's 7.
-        bfloat16: whether the model itself runs in it on a CPU.
-        float64: whether it runs in that.
-        atol: how closely two ways to compute the same agree, where it does not.
+        length: text length of the negative; 7, the prompt's, if the model requires equal lengths.
+        bfloat16: whether the model runs in bfloat16 on a CPU.
+        float64: whether the model runs in float64.
+        atol: tolerance of comparisons in float32, for models that do not run in float64.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Tiny:
         return self.name.split("/")[0]
 
     def make(self) -> Any:
-        """The model, with everything that is initialised to zero made random: gates of zero would hide the blocks."""
+        """Return the model. Parameters initialised to zero are randomised, as zero gates would disable blocks."""
         torch.manual_seed(0)
         model = getattr(diffusers, self.key)(**self.config).eval().requires_grad_(False)
         for parameter in model.parameters():
@@ -62,7 +62,7 @@ class Tiny:
 
     @property
     def dtype(self) -> torch.dtype:
-        """In which two ways to compute the same are compared: rounding then cannot hide, or look like, a difference."""
+        """Dtype of comparisons, in which rounding does not hide differences."""
         return torch.float64 if self.float64 else torch.float32
 
     def inputs(self, batch: int) -> Values:
@@ -73,18 +73,18 @@ class Tiny:
         return self.text(batch, self.length, 5)
 
     def exact(self, values: Values) -> Values:
-        """Arguments in the dtype of comparisons."""
+        """Return arguments in the dtype of comparisons."""
         return cast(values, self.dtype)
 
-    def agree(self, one: Tensor, other: Tensor) -> None:
-        """Fails unless two predictions are the same but for rounding, which norms and linear attention do to float32 in
-        many models whatever their dtype."""
-        assert one.dtype == other.dtype == self.dtype
-        torch.testing.assert_close(one, other, atol=1e-6 if self.float64 else self.atol, rtol=0)
+    def assert_equal(self, first: Tensor, second: Tensor) -> None:
+        """Assert that two predictions are equal up to rounding; norms and linear attention of many models compute in
+        float32 whatever the dtype."""
+        assert first.dtype == second.dtype == self.dtype
+        torch.testing.assert_close(first, second, atol=1e-6 if self.float64 else self.atol, rtol=0)
 
 
 def cast(values: Any, dtype: torch.dtype) -> Any:
-    """The floating point tensors in arguments, and in lists and tuples of them, as another dtype."""
+    """Return arguments with floating-point tensors, also within lists and tuples, in another dtype."""
     if isinstance(values, dict):
         return {name: cast(value, dtype) for name, value in values.items()}
     if isinstance(values, list | tuple):
@@ -93,7 +93,7 @@ def cast(values: Any, dtype: torch.dtype) -> Any:
 
 
 def latents(*shape: int, **more: Callable[[int], Any]) -> Callable[[int], Values]:
-    """`(B, *shape)` of noise as hidden_states, and further arguments by batch."""
+    """Return noise `(B, *shape)` as hidden_states, and further arguments by batch."""
     return lambda batch: {
         "hidden_states": noise(batch, *shape, seed=1),
         **{name: make(batch) for name, make in more.items()},
@@ -109,7 +109,7 @@ def embeds(width: int = 16) -> Callable[[int, int, int], Values]:
 
 
 def masked(width: int = 16, dtype: torch.dtype = torch.float32, **more: int) -> Callable[[int, int, int], Values]:
-    """Embeddings, their mask, and further embeddings (`pooled_projections=8`) of a width."""
+    """Return embeddings, their mask, and further embeddings (`pooled_projections=8`) of a width."""
     return lambda batch, length, seed: {
         "encoder_hidden_states": noise(batch, length, width, seed=seed),
         "encoder_attention_mask": mask(batch, length, dtype),
@@ -118,7 +118,7 @@ def masked(width: int = 16, dtype: torch.dtype = torch.float32, **more: int) -> 
 
 
 def two_texts(batch: int, length: int, seed: int, width: int = 16) -> Values:
-    """LTX-2's text for the video and for the audio."""
+    """Return LTX-2's text for the video and for the audio."""
     return {
         "encoder_hidden_states": noise(batch, length, width, seed=seed),
         "audio_encoder_hidden_states": noise(batch, length, width, seed=seed + 1),
@@ -128,7 +128,7 @@ def two_texts(batch: int, length: int, seed: int, width: int = 16) -> Values:
 
 
 def two_encoders(batch: int, length: int, seed: int) -> Values:
-    """HunyuanVideo 1.5's text of two encoders, each masked."""
+    """Return HunyuanVideo 1.5's texts of two encoders, each with a mask."""
     return {
         "encoder_hidden_states": noise(batch, length, 16, seed=seed),
         "encoder_attention_mask": mask(batch, length),
@@ -150,14 +150,14 @@ def fourth_axis(batch: int, length: int, seed: int) -> Values:
     return {**values, "encoder_hidden_states": values["encoder_hidden_states"].unsqueeze(1)}
 
 
-def shorter_mask(batch: int, length: int, seed: int) -> Values:
-    """SANA-WM's text, with a fourth axis and the name of its mask."""
+def renamed_mask(batch: int, length: int, seed: int) -> Values:
+    """Return SANA-WM's text: a fourth axis, and its mask under the name `mask`."""
     values = fourth_axis(batch, length, seed)
     return {"encoder_hidden_states": values["encoder_hidden_states"], "mask": values["encoder_attention_mask"]}
 
 
 def cameras(frames: int) -> Callable[[int], Tensor]:
-    """A pose and intrinsics for each frame, the camera moving to the side."""
+    """Return a pose and intrinsics for each frame, with the camera moving to the side."""
 
     def make(batch: int) -> Tensor:
         poses = torch.eye(4).repeat(batch, frames, 1, 1)
@@ -202,7 +202,7 @@ ALL = [
         "WanTransformer3DModel/image",
         {**WAN, "image_dim": 8, "added_kv_proj_dim": 24},
         latents(*WAN_VIDEO, encoder_hidden_states_image=random(5, 8)),
-        lambda batch, length, seed: embeds()(batch, 512, seed),  # what its processor relies on
+        lambda batch, length, seed: embeds()(batch, 512, seed),  # the processor assumes this length
     ),
     Tiny(
         "WanVACETransformer3DModel",
@@ -310,12 +310,12 @@ ALL = [
             text_embed_dim=16,
             adaln_lora_dim=4,
             max_size=(4, 32, 32),
-            concat_padding_mask=False,  # would need torchvision
+            concat_padding_mask=False,  # requires torchvision
         ),
         latents(4, 2, 4, 6),
         embeds(),
         extra={"fps": 30},
-        float64=False,  # its norms are taken in float32
+        float64=False,  # its norms compute in float32
     ),
     Tiny(
         "SanaVideoTransformer3DModel",
@@ -356,8 +356,8 @@ ALL = [
             camera_conditions=cameras(2),
             chunk_plucker=random(6, 2, 4, 6),
         ),
-        shorter_mask,
-        bfloat16=False,  # its camera branch computes in float32 beside weights of bfloat16
+        renamed_mask,
+        bfloat16=False,  # its camera branch computes in float32 with weights in bfloat16
     ),
     Tiny(
         "Kandinsky5Transformer3DModel",
@@ -377,7 +377,7 @@ ALL = [
         kandinsky,
         extra={"visual_rope_pos": (torch.arange(2), torch.arange(2), torch.arange(3))},
         atol=2e-3,  # its rotary embedding rounds to bfloat16, whatever the model's dtype
-        bfloat16=False,  # its time embedding stays float32, and only CUDA's autocast mends that
+        bfloat16=False,  # its time embedding is float32, which requires CUDA's autocast
         float64=False,
     ),
     Tiny(
@@ -400,7 +400,7 @@ ALL = [
         latents(2, 4, 6, 4, audio_hidden_states=random(5, 4)),
         masked(dtype=torch.bool, pooled_projections=8),
     ),
-    Tiny("CogVideoXTransformer3DModel", COG, latents(3, 4, 8, 8), embeds(), length=7),  # text positions are counted
+    Tiny("CogVideoXTransformer3DModel", COG, latents(3, 4, 8, 8), embeds(), length=7),  # fixed number of text positions
     Tiny(
         "CogVideoXTransformer3DModel/rotary",
         {**COG, "use_rotary_positional_embeddings": True},
@@ -514,12 +514,12 @@ ALL = [
         float64=False,
     ),
 ]
-TINY = [tiny for tiny in ALL if hasattr(diffusers, tiny.key)]  # an older diffusers lacks some
+TINY = [tiny for tiny in ALL if hasattr(diffusers, tiny.key)]  # older releases of diffusers have fewer classes
 BY_NAME = {tiny.name: tiny for tiny in TINY}
 
 
 def row(values: Values, index: int, batch: int) -> Values:
-    """One sample of a batch's arguments."""
+    """Return one sample of a batch's arguments."""
     return {
         name: value[index : index + 1] if isinstance(value, Tensor) and value.shape[:1] == (batch,) else value
         for name, value in values.items()

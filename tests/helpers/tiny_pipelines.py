@@ -1,4 +1,4 @@
-"""The pipelines of the families with tiny transformers: ready embeddings, and a VAE of averages where one is run."""
+"""Pipelines of every family with tiny transformers, precomputed embeddings, and an averaging VAE where one runs."""
 
 import inspect
 from collections.abc import Callable
@@ -21,13 +21,13 @@ from vidguide.guidances.base import Guidance
 
 
 def embeds(text: Values, prefix: str = "") -> Values:
-    """Text inputs of a transformer as most pipelines call them."""
+    """Return the text inputs of a transformer under the argument names of most pipelines."""
     names = {"encoder_hidden_states": "prompt_embeds", "encoder_attention_mask": "prompt_attention_mask"}
     return {f"{prefix}{names[name]}": value for name, value in text.items()}
 
 
 def with_masks(text: Values, prefix: str = "") -> Values:
-    """EasyAnimate's pipelines ask for masks that they do not use."""
+    """Return embeddings and the masks that EasyAnimate's pipelines require and do not use."""
     length = text["encoder_hidden_states"].shape[1]
     return embeds({**text, "encoder_attention_mask": torch.ones(1, length)}, prefix)
 
@@ -48,13 +48,13 @@ def two_encoders(text: Values, prefix: str = "") -> Values:
     return {f"{prefix}prompt_{name}": value for name, value in zip(names, text.values(), strict=True)}
 
 
-def flat(text: Values, prefix: str = "") -> Values:
-    """Allegro's pipeline itself adds the axis that its transformer gets."""
+def without_third_axis(text: Values, prefix: str = "") -> Values:
+    """Return embeddings without the axis that Allegro's pipeline adds."""
     return embeds({**text, "encoder_hidden_states": text["encoder_hidden_states"].squeeze(1)}, prefix)
 
 
 def unmasked(text: Values) -> Values:
-    """Kandinsky 6 takes ready embeddings for what is not padded."""
+    """Return embeddings without masks, which Kandinsky 6 does not take."""
     return {name: value for name, value in text.items() if "mask" not in name}
 
 
@@ -62,8 +62,8 @@ def camera_text(text: Values, prefix: str = "") -> Values:
     return embeds({"encoder_attention_mask" if name == "mask" else name: value for name, value in text.items()}, prefix)
 
 
-class Sizes(torch.nn.Module):
-    """What pipelines ask of a VAE that they do not run."""
+class StubVAE(torch.nn.Module):
+    """Stub with the attributes of a VAE that pipelines read but do not run."""
 
     dtype, device = torch.float32, torch.device("cpu")
 
@@ -74,19 +74,19 @@ class Sizes(torch.nn.Module):
             setattr(self, name, value)
 
 
-class Averages(Sizes):
-    """A VAE whose latents are averages of the pixels: what pipelines that start from an image run."""
+class AveragingVAE(StubVAE):
+    """VAE whose latents are means of pixels, for pipelines that start from an image."""
 
     z_dim: int
     spatial_compression_ratio: int
     temporal_compression_ratio: int
 
     def __init__(self, channels: int, frames: int = 4, size: int = 8) -> None:
-        across: Values = {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels, "scaling_factor": 1.0}
+        statistics: Values = {"latents_mean": [0.0] * channels, "latents_std": [1.0] * channels, "scaling_factor": 1.0}
         strides = {"temporal_compression_ratio": frames, "spatial_compression_ratio": size}
         strides |= {"scale_factor_temporal": frames, "scale_factor_spatial": size}
         blocks = {"block_out_channels": [1] * size.bit_length(), "invert_scale_latents": False}
-        super().__init__({"z_dim": channels, "latent_channels": channels, **across, **strides, **blocks})
+        super().__init__({"z_dim": channels, "latent_channels": channels, **statistics, **strides, **blocks})
         self.temperal_downsample = [False, *[True] * (frames.bit_length() - 1)]
         self.latents_mean, self.latents_std = torch.zeros(channels), torch.ones(channels)
 
@@ -114,16 +114,16 @@ STEPS = 2
 
 @dataclass(frozen=True)
 class Case:
-    """A pipeline, a tiny transformer for it, how it takes text, and the rest of a call of a clip of that size.
+    """Pipeline with a tiny transformer: its text arguments, and the other arguments of a call.
 
     Attributes:
-        config: what its transformer has otherwise than the tiny one.
-        off: arguments that switch its own guidance off.
-        alone: those that leave of its own guidance the classifier-free one.
-        vae: what it asks of one that it does not run.
-        parts: its further parts.
-        arrives: what its transformer is given of a text.
-        length: of its text, where that may not be 7.
+        config: changes to the configuration of the tiny transformer.
+        off: arguments that disable the pipeline's guidance.
+        cfg_only: arguments that disable the pipeline's guidance except CFG.
+        vae: attributes of a VAE that the pipeline reads but does not run.
+        parts: returns further components.
+        to_transformer: maps text inputs of the pipeline to those of the transformer.
+        length: text length, if the pipeline does not support 7.
     """
 
     pipeline: str
@@ -132,10 +132,10 @@ class Case:
     text: Callable[..., Values] = embeds
     scheduler: str = "FlowMatchEulerDiscreteScheduler"
     off: Values = field(default_factory=lambda: {"guidance_scale": 1.0})
-    alone: Values = field(default_factory=dict)
+    cfg_only: Values = field(default_factory=dict)
     vae: Values | None = None
     parts: Callable[[], Values] = dict
-    arrives: Callable[[Values], Values] = dict
+    to_transformer: Callable[[Values], Values] = dict
     config: Values = field(default_factory=dict)
     length: int = 7
 
@@ -144,36 +144,36 @@ class Case:
         tiny = BY_NAME[self.tiny]
         return replace(tiny, config={**tiny.config, **self.config})
 
-    def words(self, seed: int) -> Values:
-        """Text arguments of its transformer, as they come from its pipeline."""
-        return self.arrives(self.model.text(1, self.length, seed))
+    def text_inputs(self, seed: int) -> Values:
+        """Return the text inputs of the transformer, as its pipeline passes them."""
+        return self.to_transformer(self.model.text(1, self.length, seed))
 
-    def pipe(self, on: bool) -> Any:
-        real = getattr(diffusers, self.pipeline)
-        parts: Values = dict.fromkeys(list(inspect.signature(real.__init__).parameters)[1:])
+    def pipe(self, cfg_on: bool) -> Any:
+        pipeline_class = getattr(diffusers, self.pipeline)
+        parts: Values = dict.fromkeys(list(inspect.signature(pipeline_class.__init__).parameters)[1:])
         parts |= {"transformer": self.model.make(), "scheduler": getattr(diffusers, self.scheduler)()}
         if "guider" in parts:
-            parts["guider"] = diffusers.ClassifierFreeGuidance(guidance_scale=3.0 if on else 1.0)
+            parts["guider"] = diffusers.ClassifierFreeGuidance(guidance_scale=3.0 if cfg_on else 1.0)
         parts.pop("force_zeros_for_empty_prompt", None)
         if self.vae is not None:
-            parts["vae"] = Sizes(self.vae)
+            parts["vae"] = StubVAE(self.vae)
         parts |= self.parts()
-        pipe = real(**parts)
+        pipe = pipeline_class(**parts)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def exact(self, on: bool, *guidances: Guidance, **call: Any) -> Tensor:
-        """What a pipeline samples whose transformer computes in the dtype of comparisons."""
-        pipe = self.pipe(on)
+    def exact(self, cfg_on: bool, *guidances: Guidance, **call: Any) -> Tensor:
+        """Return the latents of a pipeline whose transformer computes in the dtype of comparisons."""
+        pipe = self.pipe(cfg_on)
         pipe.transformer.to(self.model.dtype)
-        return self.sample(pipe, on, *guidances, **call)
+        return self.sample(pipe, cfg_on, *guidances, **call)
 
-    def sample(self, pipe: Any, on: bool, *guidances: Guidance, **call: Any) -> Tensor:
-        texts = self.text(self.words(2))
-        if on or self.pipeline != "AnyFlowPipeline":  # which doubles its text wherever there is a negative
-            texts |= self.text(self.words(6), "negative_")
+    def sample(self, pipe: Any, cfg_on: bool, *guidances: Guidance, **call: Any) -> Tensor:
+        texts = self.text(self.text_inputs(2))
+        if cfg_on or self.pipeline != "AnyFlowPipeline":  # it doubles its text if there is a negative
+            texts |= self.text(self.text_inputs(6), "negative_")
         texts = cast(texts, pipe.transformer.dtype)
-        settings = {} if on else {**self.off}
+        settings = {} if cfg_on else {**self.off}
         generator = torch.Generator().manual_seed(0)
         with guide(pipe, *guidances) as run:
             output = pipe(
@@ -184,12 +184,13 @@ class Case:
                 output_type="latent",
             )
         assert {trace.steps for trace in run.traces} == {STEPS}
-        frames: Tensor = output.frames[-1] if isinstance(output.frames, list) else output.frames  # of all sections
+        # A list has one entry per section.
+        frames: Tensor = output.frames[-1] if isinstance(output.frames, list) else output.frames
         return frames
 
 
 class Connectors(torch.nn.Module):
-    """LTX-2's, as far as its pipelines see: of one text they make one for the video and one for the audio."""
+    """Stub of LTX-2's connectors: returns one text for the video and one for the audio."""
 
     dtype, device = torch.float32, torch.device("cpu")
 
@@ -202,11 +203,11 @@ def ltx2_parts() -> Values:
     video = {**channels, "spatial_compression_ratio": 32, "temporal_compression_ratio": 8}
     audio = {**channels, "mel_bins": 4, "latent_channels": 1, "mel_compression_ratio": 1}
     audio |= {"temporal_compression_ratio": 4, "sample_rate": 16000, "mel_hop_length": 160}
-    return {"connectors": Connectors(), "vae": Sizes(video), "audio_vae": Sizes(audio)}
+    return {"connectors": Connectors(), "vae": StubVAE(video), "audio_vae": StubVAE(audio)}
 
 
-class LetsThrough:
-    """Cosmos' pipelines insist on a safety checker; this one lets through what is not shown to anyone."""
+class NoSafetyChecker:
+    """Stub of the safety checker that Cosmos' pipelines require."""
 
     def to(self, device: Any) -> None: ...
 
@@ -214,16 +215,16 @@ class LetsThrough:
         return True
 
 
-def connected(text: Values) -> Values:
+def with_audio_text(text: Values) -> Values:
     return {**text, "audio_encoder_hidden_states": text["encoder_hidden_states"].flip(-1)}
 
 
-def before_connectors(text: Values, prefix: str = "") -> Values:
+def without_audio_text(text: Values, prefix: str = "") -> Values:
     return embeds({name: value for name, value in text.items() if not name.startswith("audio")}, prefix)
 
 
 LATENT = {"height": 32, "width": 48, "guidance_scale": 3.0}
-EVERY = [
+ALL_CASES = [
     Case("LTXPipeline", "LTXVideoTransformer3DModel", {**LATENT, "height": 64, "width": 96, "num_frames": 9}),
     Case(
         "CogVideoXPipeline",
@@ -264,7 +265,7 @@ EVERY = [
         "AllegroPipeline",
         "AllegroTransformer3DModel",
         {**LATENT, "num_frames": 8, "negative_prompt": None},
-        text=flat,
+        text=without_third_axis,
         scheduler="DDIMScheduler",
     ),
     Case(
@@ -285,20 +286,20 @@ EVERY = [
         "LTX2VideoTransformer3DModel/modulated",
         {"height": 64, "width": 96, "num_frames": 9, "guidance_scale": 3.0, "audio_guidance_scale": 3.0}
         | {"stg_scale": 1.0, "spatio_temporal_guidance_blocks": [1], "modality_scale": 2.0},
-        text=before_connectors,
-        arrives=connected,
+        text=without_audio_text,
+        to_transformer=with_audio_text,
         off={"guidance_scale": 1.0, "audio_guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0}
         | {"audio_modality_scale": 1.0, "audio_stg_scale": 0.0},
-        alone={"stg_scale": 0.0, "modality_scale": 1.0, "audio_modality_scale": 1.0, "audio_stg_scale": 0.0}
+        cfg_only={"stg_scale": 0.0, "modality_scale": 1.0, "audio_modality_scale": 1.0, "audio_stg_scale": 0.0}
         | {"guidance_rescale": 0.0, "audio_guidance_rescale": 0.0},
         parts=ltx2_parts,
     ),
     Case(
         "CosmosTextToWorldPipeline",
         "CosmosTransformer3DModel",
-        {**LATENT, "num_frames": 9, "guidance_scale": 2.0},  # it adds the difference to the conditional prediction
+        {**LATENT, "num_frames": 9, "guidance_scale": 2.0},  # adds the difference to the conditional prediction
         scheduler="EDMEulerScheduler",
-        parts=lambda: {"safety_checker": LetsThrough()},
+        parts=lambda: {"safety_checker": NoSafetyChecker()},
     ),
     Case("WanPipeline", "WanTransformer3DModel", {**LATENT, "num_frames": 5}),
     Case("SkyReelsV2Pipeline", "SkyReelsV2Transformer3DModel", {**LATENT, "num_frames": 5}),
@@ -313,7 +314,7 @@ EVERY = [
         "WanVACEPipeline",
         "WanVACETransformer3DModel",
         {**LATENT, "num_frames": 5},
-        parts=lambda: {"vae": Averages(4)},
+        parts=lambda: {"vae": AveragingVAE(4)},
         config={"vace_in_channels": 2 * 4 + 8 * 8},
     ),
     Case(
@@ -321,15 +322,15 @@ EVERY = [
         "WanAnimateTransformer3DModel",
         {**LATENT, "segment_frame_length": 5, "image": picture(), "pose_video": [picture()] * 5}
         | {"face_video": [picture(16, 16)] * 5},
-        parts=lambda: {"vae": Averages(4), **clip_vision()},
+        parts=lambda: {"vae": AveragingVAE(4), **clip_vision()},
         config={"added_kv_proj_dim": 24},
-        length=512,  # what its processor relies on
+        length=512,  # the processor assumes this length
     ),
     Case(
         "ChronoEditPipeline",
         "ChronoEditTransformer3DModel",
         {**LATENT, "num_frames": 5, "image": picture()},
-        parts=lambda: {"vae": Averages(4), **clip_vision()},
+        parts=lambda: {"vae": AveragingVAE(4), **clip_vision()},
         config={"in_channels": 12, "image_dim": 8, "added_kv_proj_dim": 24},
         length=512,
     ),
@@ -343,22 +344,22 @@ EVERY = [
         "HeliosPipeline",
         "HeliosTransformer3DModel",
         {**LATENT, "num_frames": 9, "num_latent_frames_per_chunk": 2},  # two chunks
-        parts=lambda: {"vae": Averages(4), "scheduler": diffusers.HeliosScheduler(stages=1, stage_range=[0, 1])},
+        parts=lambda: {"vae": AveragingVAE(4), "scheduler": diffusers.HeliosScheduler(stages=1, stage_range=[0, 1])},
     ),
     Case(
         "Kandinsky6TI2VAPipeline",
         "Kandinsky6Transformer3DModel",
         {**LATENT, "num_frames": 5},
         text=pooled,
-        arrives=unmasked,
-        parts=lambda: {"audio_vae": Sizes({"sample_rate": 16000, "latent_hop_length": 512}), "vocoder": Sizes({})},
+        to_transformer=unmasked,
+        parts=lambda: {"audio_vae": StubVAE({"sample_rate": 16000, "latent_hop_length": 512}), "vocoder": StubVAE({})},
     ),
     Case(
         "ConsisIDPipeline",
         "ConsisIDTransformer3DModel",
         {"height": 64, "width": 64, "num_frames": 9, "guidance_scale": 3.0, "image": picture(64, 64)},
         scheduler="CogVideoXDDIMScheduler",
-        parts=lambda: {"vae": Averages(4)},
+        parts=lambda: {"vae": AveragingVAE(4)},
         config={"in_channels": 8},
     ),
     Case(
@@ -367,7 +368,7 @@ EVERY = [
         {"height": 32, "width": 48, "num_frames": 5, "true_cfg_scale": 3.0, "image": picture()},
         text=pooled,
         off={"true_cfg_scale": 1.0},
-        parts=lambda: {"vae": Averages(4)},
+        parts=lambda: {"vae": AveragingVAE(4)},
     ),
     Case(
         "HunyuanVideoFramepackPipeline",
@@ -376,7 +377,7 @@ EVERY = [
         | {"latent_window_size": 2},
         text=pooled,
         off={"true_cfg_scale": 1.0},
-        parts=lambda: {"vae": Averages(4), **siglip()},
+        parts=lambda: {"vae": AveragingVAE(4), **siglip()},
     ),
     Case(
         "SanaWMPipeline",
@@ -384,11 +385,11 @@ EVERY = [
         {"height": 64, "width": 96, "num_frames": 9, "guidance_scale": 3.0, "image": picture(96, 64), "prompt": ""}
         | {"c2w": np.eye(4)[None].repeat(9, 0), "intrinsics": [90.0, 90.0, 48.0, 32.0]},
         text=camera_text,
-        parts=lambda: {"vae": Averages(4, 8, 32)},
+        parts=lambda: {"vae": AveragingVAE(4, 8, 32)},
         config={"chunk_plucker_channels": 48},
     ),
 ]
-CASES = [case for case in EVERY if hasattr(diffusers, case.pipeline)]
+CASES = [case for case in ALL_CASES if hasattr(diffusers, case.pipeline)]
 
 
 def name_of(case: Case) -> str:

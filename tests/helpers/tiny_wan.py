@@ -1,4 +1,4 @@
-"""A small random Wan transformer and calls of it."""
+"""A small random Wan transformer and its calls."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from diffusers import WanTransformer3DModel
 
 
 def tiny_wan(**changes: Any) -> WanTransformer3DModel:
-    """A Wan transformer of three blocks with random weights, the same at each call."""
+    """Return a Wan transformer of three blocks with the same random weights at each call."""
     torch.manual_seed(0)
     config = dict(patch_size=(1, 2, 2), num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4)
     config |= dict(text_dim=16, freq_dim=32, ffn_dim=32, num_layers=3, rope_max_seq_len=32)
@@ -15,7 +15,7 @@ def tiny_wan(**changes: Any) -> WanTransformer3DModel:
 
 
 def wan_inputs(batch: int = 2, seed: int = 1, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-    """Keyword arguments of a call of `tiny_wan`."""
+    """Return the keyword arguments of a call of `tiny_wan`."""
     random = torch.Generator().manual_seed(seed)
     return dict(
         hidden_states=torch.randn(batch, 4, 2, 8, 8, generator=random).to(dtype),
@@ -26,5 +26,5 @@ def wan_inputs(batch: int = 2, seed: int = 1, dtype: torch.dtype = torch.float32
 
 
 def negative_text(batch: int = 1, length: int = 9, seed: int = 2, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Embeddings of a negative prompt for `tiny_wan`."""
+    """Return embeddings of a negative prompt for `tiny_wan`."""
     return torch.randn(batch, length, 16, generator=torch.Generator().manual_seed(seed)).to(dtype)

@@ -1,4 +1,4 @@
-"""Sampling in two processes that share a sequence, as `enable_parallelism` of diffusers splits it."""
+"""Runs in two processes that share a sequence, as diffusers' `enable_parallelism` splits it."""
 
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -45,52 +45,52 @@ Case = tuple[str, str, str]  # family, split, guidance
 
 
 def main(rank: int, cases: list[Case], folder: str, device: str) -> None:
-    """Sample each case alone and beside the other rank, and leave what came out in a file."""
+    """Run each case in one process and on both ranks, and save the results to a file."""
     torch.set_num_threads(1)
     if device == "cuda":
         torch.cuda.set_device(rank)
     else:
         torch.accelerator.device_count = lambda: 1  # 0 without an accelerator, and diffusers divides by it
-        attention_dispatch._native_attention_forward_op = attention_that_tells
+        attention_dispatch._native_attention_forward_op = attention_with_lse
     backend = {"cpu": "gloo", "cuda": "nccl"}[device]
-    dist.init_process_group(backend, init_method=f"file://{folder}/meeting", rank=rank, world_size=RANKS)
+    dist.init_process_group(backend, init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS)
     with torch.no_grad():
-        torch.save({case: both(case, device) for case in cases}, Path(folder) / f"{rank}.pt")
+        torch.save({case: run_case(case, device) for case in cases}, Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def attention_that_tells(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *args: Any, **_: Any) -> Any:
-    """The native backend's attention with its log-sum-exp, which ring attention asks for and it has not on a CPU."""
+def attention_with_lse(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, *args: Any, **_: Any) -> Any:
+    """Native attention with log-sum-exp, which ring attention requires and diffusers does not have on a CPU."""
     backend = next(backend for backend in LSE_BACKENDS if backend.device == "cpu")
     output, sums = attend(backend, query, key, value, mask)
     return (output, sums.squeeze(-1)) if args[4] else output
 
 
-def both(case: Case, device: str) -> tuple[Tensor, Tensor]:
-    """What a sampling makes in one process and, under the same guidance, in several."""
+def run_case(case: Case, device: str) -> tuple[Tensor, Tensor]:
+    """Return the result of one process and, with the same guidance, of both ranks."""
     name, split, kind = case
     tiny = BY_NAME[name]
     dtype = tiny.dtype if device == "cpu" else torch.float32
-    alone, beside = (tiny.make().to(device, dtype) for _ in range(2))
-    beside.enable_parallelism(config=ContextParallelConfig(**{SPLITS[split]: RANKS}, convert_to_fp32=False))
-    work = profiled if kind == PROFILE else sampled
+    single, parallel = (tiny.make().to(device, dtype) for _ in range(2))
+    parallel.enable_parallelism(config=ContextParallelConfig(**{SPLITS[split]: RANKS}, convert_to_fp32=False))
+    work = profile_heads if kind == PROFILE else sample
     inputs = calls(tiny, device, dtype)
-    one, other = (work(model, inputs, kind, tiny) for model in (alone, beside))
-    return one.cpu(), other.cpu()
+    expected, result = (work(model, inputs, kind, tiny) for model in (single, parallel))
+    return expected.cpu(), result.cpu()
 
 
 def calls(tiny: Tiny, device: str, dtype: torch.dtype) -> list[Values]:
-    """Calls whose text has a length that can be split, without a mask: under Ulysses diffusers 0.42.1 does not split
-    a mask by heads, and in a ring it does not pass it on with the keys."""
+    """Return calls without a mask and with a text length that can be split. diffusers 0.42.1 does not split a mask by
+    heads under Ulysses, and does not pass it on in a ring."""
     masks = {name: None for name in tiny.text(2, 8, 2) if name.endswith("mask")}
     inputs = cast({**tiny.inputs(2), **tiny.text(2, 8, 2), **masks}, dtype)
-    placed = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
+    on_device = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in inputs.items()}
     shape = inputs["hidden_states"].shape
-    return [{**placed, "hidden_states": noise(*shape, seed=50 + step).to(device, dtype)} for step in range(STEPS)]
+    return [{**on_device, "hidden_states": noise(*shape, seed=50 + step).to(device, dtype)} for step in range(STEPS)]
 
 
-def sampled(model: Any, calls: list[Values], kind: str, tiny: Tiny) -> Tensor:
-    """The predictions, step by step."""
+def sample(model: Any, calls: list[Values], kind: str, tiny: Tiny) -> Tensor:
+    """Return the predictions of all steps."""
     scheduler, predictions = FlowMatchEulerDiscreteScheduler(), []
     guidances = GUIDANCES[kind](tiny.negative())
     with guide(model, *guidances, scheduler=scheduler) if guidances else nullcontext():
@@ -101,8 +101,8 @@ def sampled(model: Any, calls: list[Values], kind: str, tiny: Tiny) -> Tensor:
     return torch.stack(predictions)
 
 
-def profiled(model: Any, calls: list[Values], kind: str, tiny: Tiny) -> Tensor:
-    """How the heads spread their attention."""
+def profile_heads(model: Any, calls: list[Values], kind: str, tiny: Tiny) -> Tensor:
+    """Return the attention shares of the heads."""
     probe = HeadProbe()
     try:
         with guide(model, probe):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tests.helpers.common_pipelines import STEPS, SUBJECTS, Subject
-from tests.helpers.snapshots import same
+from tests.helpers.snapshots import snapshots_equal
 
 pytest.importorskip("diffusers.modular_pipelines.ltx")  # before 0.37 the base class of guiders was different
 
@@ -93,7 +93,7 @@ def test_an_error_restores_the_transformer(name: str, snapshot: Any) -> None:
     with pytest.raises(ZeroDivisionError):
         sample(subject, modular)
     handle.remove()
-    assert same(snapshot(pipe.transformer), before)
+    assert snapshots_equal(snapshot(pipe.transformer), before)
 
 
 def fail(*args: Any) -> None:

@@ -1,4 +1,4 @@
-"""The training scripts compute what the pipeline computes: shared pads, two-chunk VAE passes, held-out scenes."""
+"""The training scripts compute what the pipeline computes: pads, VAE chunks, held-out scenes, distillation targets."""
 
 import sys
 from itertools import pairwise
@@ -21,8 +21,8 @@ from vidguide.functional.cfg import cfg
 
 
 @pytest.mark.parametrize("length", [LENGTH, 64, 512])
-def test_one_pad_slot_stands_for_all_pads(length: int) -> None:
-    """Trained with one slot raised by log(pads), sampled with all of them: the same velocity."""
+def test_one_pad_token_with_a_logit_bias_equals_all_pads(length: int) -> None:
+    """Training uses one pad token with the bias log(pads), the pipeline all pads: the velocity is the same."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
     model = transformer_script.TextToVelocity(len(tokenizer)).eval().requires_grad_(False)
@@ -35,7 +35,7 @@ def test_one_pad_slot_stands_for_all_pads(length: int) -> None:
     assert torch.allclose(model.written_out()(latents, timestep, *batch), expected, atol=2e-5)
 
 
-def test_two_chunks_encode_and_decode_as_the_vae_does() -> None:
+def test_encoding_and_decoding_in_two_chunks_equals_the_vae() -> None:
     torch.manual_seed(0)
     vae = AutoencoderKLWan(**vae_script.CONFIG).eval().requires_grad_(False)
     video = torch.randn(1, 3, 13, 16, 16)
@@ -45,7 +45,7 @@ def test_two_chunks_encode_and_decode_as_the_vae_does() -> None:
     assert torch.allclose(vae_script.decode(vae, latents).clamp(-1, 1), patches, atol=1e-5)
 
 
-def test_every_caption_fits_and_every_word_is_known() -> None:
+def test_captions_fit_the_text_length_and_the_vocabulary() -> None:
     tokenizer = make_tokenizer()
     for template in range(3):
         ids = tokenizer([caption(scene, template) for scene in all_scenes()]).input_ids
@@ -53,7 +53,7 @@ def test_every_caption_fits_and_every_word_is_known() -> None:
         assert not any(tokenizer.unk_token_id in sentence for sentence in ids)
 
 
-def test_training_captions_say_nothing_false() -> None:
+def test_training_captions_are_true_of_their_scene() -> None:
     random = np.random.default_rng(0)
     scene = all_scenes()[100]
     words = set(caption(scene).split()) | {"object"}
@@ -62,8 +62,8 @@ def test_training_captions_say_nothing_false() -> None:
     assert {"", caption(scene)} <= set(captions)
 
 
-def test_the_students_jumps_follow_the_guided_teacher() -> None:
-    """Four steps of the student's scheduler along the targets arrive where many guided steps of the pipeline do."""
+def test_the_students_steps_follow_the_guided_teacher() -> None:
+    """Four student steps along the targets arrive where many guided steps of the pipeline arrive."""
     torch.manual_seed(0)
     tokenizer, scale, substeps = make_tokenizer(), 2.0, 3
     model = transformer_script.TextToVelocity(len(tokenizer)).eval().requires_grad_(False)
@@ -95,6 +95,6 @@ def test_the_students_jumps_follow_the_guided_teacher() -> None:
 
 
 def fine_levels(sigmas: torch.Tensor, substeps: int) -> list[float]:
-    """The student's noise levels with `substeps` equal steps between each two."""
+    """Return the student's noise levels with `substeps` equal steps between consecutive levels."""
     fine = [torch.linspace(float(a), float(b), substeps + 1)[:-1].tolist() for a, b in pairwise(sigmas)]
     return [*(level for part in fine for level in part), float(sigmas[-1])]

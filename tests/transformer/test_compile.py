@@ -1,6 +1,6 @@
 """torch.compile: a compiled guided model equals the eager guided one, and differs from the unguided one.
 
-The second half matters: a processor rebound by name only is silently ignored by Dynamo.
+The second part is needed because Dynamo silently ignores a processor that is replaced by name only.
 """
 
 import warnings
@@ -15,45 +15,45 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch._dynamo.testing import CompileCounterWithBackend
 
 from tests.helpers.compilation import compile_blocks, compile_in_place, compile_whole
-from tests.helpers.sampling import clips, cogvideox, sampled, videos
+from tests.helpers.sampling import clips, cogvideox, sample, videos
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import EMAG, NAG, STG, guide
 from vidguide.guidances.base import Guidance
 from vidguide.transformer.compile import force_eager
 
 
-@pytest.mark.parametrize("compiled", [compile_whole, compile_in_place, compile_blocks])
-def test_compiled_guidance_acts_and_agrees(compiled: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("compile_model", [compile_whole, compile_in_place, compile_blocks])
+def test_compiled_guidance_equals_eager_guidance(compile_model: Callable[..., Any]) -> None:
     torch._dynamo.reset()
     inputs, nag = wan_inputs(), NAG(negative_prompt_embeds=negative_text())
     eager = tiny_wan()
-    plain = eager(**inputs)[0]
+    unguided = eager(**inputs)[0]
     with guide(eager, nag):
         guided = eager(**inputs)[0]
     counter = CompileCounterWithBackend("aot_eager")
-    model = compiled(tiny_wan(), counter)
-    for _ in range(3):  # the graph of the first block serves the others, and the next `guide` as well
+    model = compile_model(tiny_wan(), counter)
+    for _ in range(3):  # the graph of the first block is reused by the others and by the next `guide`
         with guide(model, nag) as run:
             result = model(**inputs)[0]
             assert len(run.trace) == 3
         assert torch.allclose(result, guided, atol=1e-5)
-        assert not torch.allclose(result, plain, atol=1e-3)
+        assert not torch.allclose(result, unguided, atol=1e-3)
     assert counter.frame_count == 1
-    assert torch.allclose(model(**inputs)[0], plain, atol=1e-5)
+    assert torch.allclose(model(**inputs)[0], unguided, atol=1e-5)
     assert counter.frame_count == 2
 
 
-@pytest.mark.parametrize("compiled", [compile_whole, compile_in_place, compile_blocks])
-def test_compiled_weak_passes_act_and_agree(compiled: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("compile_model", [compile_whole, compile_in_place, compile_blocks])
+def test_compiled_perturbed_passes_equal_eager_ones(compile_model: Callable[..., Any]) -> None:
     torch._dynamo.reset()
     emag, calls = EMAG(decay=0.5, select=(1,), start=0.25, stop=1.0), videos(4)
-    eager, _ = sampled(tiny_wan(num_layers=2), calls, emag)
+    eager, _ = sample(tiny_wan(num_layers=2), calls, emag)
     counter = CompileCounterWithBackend("eager")
-    model = compiled(tiny_wan(num_layers=2), counter)
-    result, _ = sampled(model, calls, emag)
+    model = compile_model(tiny_wan(num_layers=2), counter)
+    result, _ = sample(model, calls, emag)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(result, eager, strict=True))
     assert not torch.allclose(result[-1], tiny_wan(num_layers=2)(**calls[-1])[0], atol=1e-4)
-    # First average, later averages, second pass; a block's own graph besides where blocks are compiled one by one.
+    # First average, later averages, perturbed pass; with compiled blocks, one more graph of a block.
     assert counter.frame_count <= 4
 
 
@@ -62,32 +62,32 @@ MAKERS: dict[str, Callable[[], tuple[Guidance, ...]]] = {
     "STG": lambda: (STG(mode="attention", layers=(1,)),),
     "EMAG": lambda: (EMAG(decay=0.5, select=(1,)),),
 }
-# The most graphs of the whole model, and of a block, which serves all blocks. STG: the clean pass and the weak one.
-# EMAG: unguided; of averaging passes the first and the later ones, with and without the output of a block stored; the
-# weak one, anew for each layer that it perturbs.
-MOST: dict[Any, dict[str, int]] = {
+# Largest number of graphs of the model, and of a block, which all blocks share. STG: unperturbed and perturbed pass.
+# EMAG: unguided; first and later averaging passes, with and without storing the output of a block; perturbed pass, one
+# for each perturbed layer.
+MAX_GRAPHS: dict[Any, dict[str, int]] = {
     compile_whole: {"NAG": 1, "STG": 2, "EMAG": 5},
     compile_blocks: {"NAG": 1, "STG": 2, "EMAG": 4},
 }
 
 
-@pytest.mark.parametrize("compiled", [pytest.param(compile_whole, marks=pytest.mark.slow), compile_blocks])
+@pytest.mark.parametrize("compile_model", [pytest.param(compile_whole, marks=pytest.mark.slow), compile_blocks])
 @pytest.mark.parametrize("kind", MAKERS)
-def test_compilations_are_few_in_the_first_run_and_none_in_the_next(kind: str, compiled: Callable[..., Any]) -> None:
+def test_later_runs_do_not_recompile(kind: str, compile_model: Callable[..., Any]) -> None:
     torch._dynamo.reset()
     counter, guidances = CompileCounterWithBackend("eager"), MAKERS[kind]()
-    model = compiled(tiny_wan(num_layers=2), counter)
+    model = compile_model(tiny_wan(num_layers=2), counter)
     counts = []
     with torch.no_grad():
         for steps in (6, 6, 9):
-            sampled(model, videos(steps), *guidances)
+            sample(model, videos(steps), *guidances)
             counts.append(counter.frame_count)
-    assert 1 <= counts[0] <= MOST[compiled][kind]
+    assert 1 <= counts[0] <= MAX_GRAPHS[compile_model][kind]
     assert counts[0] == counts[1] == counts[2]
 
 
 @pytest.mark.parametrize(
-    ("compiled", "parameters", "warned"),
+    ("compile_model", "parameters", "warned"),
     [
         (compile_whole, {}, True),  # five candidates of forty blocks
         (compile_in_place, {}, True),
@@ -97,31 +97,29 @@ def test_compilations_are_few_in_the_first_run_and_none_in_the_next(kind: str, c
         (compile_blocks, {}, False),
     ],
 )
-def test_more_graphs_than_torch_makes_are_said_before_the_first_step(
-    compiled: Callable[..., Any], parameters: dict[str, Any], warned: bool
+def test_emag_warns_if_it_may_exceed_the_recompile_limit(
+    compile_model: Callable[..., Any], parameters: dict[str, Any], warned: bool
 ) -> None:
-    model = compiled(tiny_wan(num_layers=40), "eager")
+    model = compile_model(tiny_wan(num_layers=40), "eager")
     limit = mock.patch.object(torch._dynamo.config, "recompile_limit", 8)
-    with limit, warnings.catch_warnings(record=True) as found:
+    with limit, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         with guide(model, EMAG(**parameters), scheduler=FlowMatchEulerDiscreteScheduler()):
             pass
-    assert (
-        any("40 blocks" in str(one.message) and "recompile_limit is 8" in str(one.message) for one in found) == warned
-    )
+    assert any("40 blocks" in str(w.message) and "recompile_limit is 8" in str(w.message) for w in caught) == warned
 
 
-def test_compiled_weak_passes_act_and_agree_in_joint_attention() -> None:
+def test_compiled_perturbed_passes_of_joint_attention_equal_eager_ones() -> None:
     torch._dynamo.reset()
     emag, calls = EMAG(decay=0.5, select=(1,), start=0.25, stop=1.0), clips(4)
-    eager, _ = sampled(cogvideox(), calls, emag)
+    eager, _ = sample(cogvideox(), calls, emag)
     model = compile_whole(cogvideox(), "eager")
-    result, _ = sampled(model, calls, emag)
+    result, _ = sample(model, calls, emag)
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(result, eager, strict=True))
     assert not torch.allclose(result[-1], cogvideox()(**calls[-1])[0], atol=1e-4)
 
 
-def test_the_default_backend_compiles_it_whole() -> None:
+def test_the_default_backend_compiles_a_guided_model_to_one_graph() -> None:
     torch._dynamo.reset()
     inputs, nag = wan_inputs(), NAG(negative_prompt_embeds=negative_text())
     model = tiny_wan(num_layers=1)
@@ -132,19 +130,20 @@ def test_the_default_backend_compiles_it_whole() -> None:
         assert torch.allclose(compiled(**inputs)[0], guided, atol=1e-5)
 
 
-def test_threads_that_cross_give_the_compilers_stance_back() -> None:
-    """Each `set_stance` gives back what it found, so that the last of two would leave all models eager for good."""
-    one, other = force_eager(), force_eager()
-    one.__enter__()
-    other.__enter__()
-    one.__exit__(None, None, None)
+def test_overlapping_force_eager_contexts_restore_the_stance() -> None:
+    """Each `set_stance` restores the stance that it replaced; nested naively, the last one would leave all models
+    eager."""
+    first, second = force_eager(), force_eager()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
     assert torch._dynamo.eval_frame._stance.stance == "force_eager"
-    other.__exit__(None, None, None)
+    second.__exit__(None, None, None)
     assert torch._dynamo.eval_frame._stance.stance == "default"
 
 
-def test_compiling_a_guided_transformer_is_refused_with_the_cure() -> None:
-    """Compiled before, it works; compiled inside the block, torch would trace the guidance itself."""
+def test_compiling_a_guided_transformer_raises_with_the_cure() -> None:
+    """A model compiled before `guide` works; compiled inside it, torch would trace the guidance itself."""
     model, nag = tiny_wan(), NAG(negative_prompt_embeds=negative_text())
     with guide(model, nag), pytest.raises(RuntimeError, match=r"compile it before guide"):
         torch.compile(model, backend="eager")(**wan_inputs())

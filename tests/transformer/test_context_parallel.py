@@ -1,7 +1,7 @@
-"""Context parallel: guidance on two processes equals that on one, over gloo on a CPU.
+"""Context parallel: guidance on two processes equals guidance on one, over gloo on a CPU.
 
-diffusers 0.42.1 runs Ulysses and ring attention there, once it takes the CPU for one device (it divides by the number
-of accelerators) and the ring's attention tells its log-sum-exp; `two_ranks.py` does both, and splits nothing itself.
+`two_ranks.py` patches diffusers 0.42.1 in two places, as it divides by the number of accelerators and its native
+attention returns no log-sum-exp to the ring. The split itself is diffusers'.
 """
 
 from pathlib import Path
@@ -26,61 +26,61 @@ QUICK: list[Case] = [
     *((WAN, "Ulysses", kind) for kind in ("nothing", "NAG", "NAG by clip", "EMAG")),
     *((WAN, "ring", kind) for kind in ("nothing", "NAG and EMAG")),
 ]
-ALL_DTYPES: list[Case] = [
+ALL_CASES: list[Case] = [
     *((WAN, "Ulysses", kind) for kind in (*GUIDANCES, PROFILE)),
     *((WAN, "ring", kind) for kind in ("nothing", "NAG by clip", "NAG and EMAG")),
     *((LTX, "Ulysses", kind) for kind in ("nothing", "NAG", "VSF", "EMAG", "CFG and CADS")),
     *((LTX, "ring", kind) for kind in ("nothing", "NAG")),
 ]
-Found = list[dict[Case, tuple[Tensor, Tensor]]]
+Results = list[dict[Case, tuple[Tensor, Tensor]]]
 
 
-def on_two(folder: Path, cases: list[Case], device: str) -> Found:
-    """What each rank found: alone, and beside the other."""
+def run_two_ranks(folder: Path, cases: list[Case], device: str) -> Results:
+    """Return the results of each rank: of one process, and of both."""
     spawn(main, (cases, str(folder), device), nprocs=RANKS)
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
 
 @pytest.fixture(scope="module")
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Found:
+def results(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Results:
     if not torch.distributed.is_gloo_available():
         pytest.skip("this torch has no gloo")
-    return on_two(tmp_path_factory.mktemp("ranks"), request.param, "cpu")
+    return run_two_ranks(tmp_path_factory.mktemp("ranks"), request.param, "cpu")
 
 
-def agree(found: Found, case: Case, atol: float) -> None:
-    """Both ranks have what one process has, which is not what it has unguided."""
-    for alone, beside in (rank[case] for rank in found):
-        torch.testing.assert_close(beside, alone, atol=atol, rtol=0)
-    assert torch.equal(found[0][case][1], found[1][case][1])
+def assert_ranks_equal(results: Results, case: Case, atol: float) -> None:
+    """Assert that both ranks equal one process, and that the guidance acts."""
+    for single, parallel in (rank[case] for rank in results):
+        torch.testing.assert_close(parallel, single, atol=atol, rtol=0)
+    assert torch.equal(results[0][case][1], results[1][case][1])
     if case[2] not in ("nothing", PROFILE):
-        assert (found[0][case][1] - found[0][(*case[:2], "nothing")][0]).abs().max() > 1e-2
+        assert (results[0][case][1] - results[0][(*case[:2], "nothing")][0]).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("found", [QUICK], indirect=True, ids=["two ranks"])
+@pytest.mark.parametrize("results", [QUICK], indirect=True, ids=["two ranks"])
 @pytest.mark.parametrize("case", QUICK, ids="-".join)
-def test_two_ranks_find_what_one_does(found: Found, case: Case) -> None:
-    agree(found, case, 1e-6)
+def test_two_ranks_equal_one_process(results: Results, case: Case) -> None:
+    assert_ranks_equal(results, case, 1e-6)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("found", [ALL_DTYPES], indirect=True, ids=["two ranks"])
-@pytest.mark.parametrize("case", ALL_DTYPES, ids="-".join)
-def test_two_ranks_find_what_one_does_whatever_the_guidance(found: Found, case: Case) -> None:
-    agree(found, case, 1e-6)
+@pytest.mark.parametrize("results", [ALL_CASES], indirect=True, ids=["two ranks"])
+@pytest.mark.parametrize("case", ALL_CASES, ids="-".join)
+def test_two_ranks_equal_one_process_for_every_guidance(results: Results, case: Case) -> None:
+    assert_ranks_equal(results, case, 1e-6)
 
 
 @pytest.mark.gpu2
 @pytest.mark.skipif(torch.cuda.device_count() < RANKS, reason="needs two GPUs")
-def test_two_gpus_find_what_one_does(tmp_path: Path) -> None:
+def test_two_gpus_equal_one_gpu(tmp_path: Path) -> None:
     cases = [(WAN, "Ulysses", kind) for kind in (*GUIDANCES, PROFILE)]
-    found = on_two(tmp_path, cases, "cuda")
+    results = run_two_ranks(tmp_path, cases, "cuda")
     for case in cases:
-        agree(found, case, 1e-4)
+        assert_ranks_equal(results, case, 1e-4)
 
 
-def split(model: Any) -> Any:
-    """The model as if `enable_parallelism` had been called."""
+def set_parallel_config(model: Any) -> Any:
+    """Set the model's parallel config as `enable_parallelism` does."""
     model._parallel_config = SimpleNamespace(context_parallel_config=SimpleNamespace(ulysses_degree=RANKS))
     return model
 
@@ -89,26 +89,32 @@ def split(model: Any) -> Any:
 @pytest.mark.parametrize(
     "make", [lambda negative: NAG(negative_prompt_embeds=negative), lambda _: EMAG()], ids=["NAG", "EMAG"]
 )
-def test_joint_attention_is_refused_and_diffusers_has_no_plan_for_it(name: str, make: Any) -> None:
+def test_joint_attention_raises_and_diffusers_has_no_plan_for_it(name: str, make: Any) -> None:
     tiny = BY_NAME[f"{name}Transformer3DModel"]
-    model = split(tiny.make())
+    model = set_parallel_config(tiny.make())
     assert model._cp_plan is None
-    refused_before_any_step(model, make(tiny.negative()), tiny.inputs(2), "text and video share one sequence.*without")
+    assert_raises_before_the_first_step(
+        model, make(tiny.negative()), tiny.inputs(2), "text and video share one sequence.*without"
+    )
 
 
-def test_split_heads_are_refused() -> None:
+def test_tensor_parallel_raises() -> None:
     model = tiny_wan()
     model._parallel_config = SimpleNamespace(context_parallel_config=None, tensor_parallel_config=object())
     nag = NAG(negative_prompt_embeds=negative_text())
-    refused_before_any_step(model, nag, wan_inputs(), "NAG under tensor parallel: .*ContextParallelConfig instead")
+    assert_raises_before_the_first_step(
+        model, nag, wan_inputs(), "NAG under tensor parallel: .*ContextParallelConfig instead"
+    )
 
 
-def test_maps_are_refused() -> None:
+def test_emag_maps_raise() -> None:
     emag = EMAG(variant="map", start=0, stop=1)
-    refused_before_any_step(split(tiny_wan()), emag, wan_inputs(), r"EMAG\(variant='map'\) under context.*'query'")
+    assert_raises_before_the_first_step(
+        set_parallel_config(tiny_wan()), emag, wan_inputs(), r"EMAG\(variant='map'\) under context.*'query'"
+    )
 
 
-def refused_before_any_step(model: Any, guidance: Guidance, inputs: dict[str, Any], message: str) -> None:
+def assert_raises_before_the_first_step(model: Any, guidance: Guidance, inputs: dict[str, Any], message: str) -> None:
     steps = []
     model.register_forward_pre_hook(lambda *args: steps.append(1))
     with guide(model, guidance, scheduler=(scheduler := diffusers.FlowMatchEulerDiscreteScheduler())):
@@ -118,17 +124,17 @@ def refused_before_any_step(model: Any, guidance: Guidance, inputs: dict[str, An
     assert not steps
 
 
-def test_a_split_that_is_set_within_guide_is_seen() -> None:
+def test_context_parallel_enabled_inside_guide_is_checked() -> None:
     tiny = BY_NAME["MochiTransformer3DModel"]
     model, stg = tiny.make(), STG(mode="attention", layers=(1,))
     with guide(model, stg):
         model(**tiny.inputs(1))
         with pytest.raises(ValueError, match="STG under context parallel"):
-            split(model)(**tiny.inputs(1))
+            set_parallel_config(model)(**tiny.inputs(1))
 
 
-def test_neutral_guidance_is_not_asked() -> None:
+def test_neutral_guidances_are_not_checked() -> None:
     model = tiny_wan()
     plain = model(**wan_inputs())[0]
-    with guide(split(model), NAG(negative_prompt_embeds=negative_text(), scale=1)):
+    with guide(set_parallel_config(model), NAG(negative_prompt_embeds=negative_text(), scale=1)):
         assert torch.equal(model(**wan_inputs())[0], plain)

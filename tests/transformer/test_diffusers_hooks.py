@@ -1,4 +1,4 @@
-"""Guidance on models that offload, cast or cache: the same result, with cross-attention and joint attention."""
+"""Guidance on models with diffusers' offload, casting or cache hooks, in cross-attention and joint attention."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,34 +16,34 @@ from vidguide.calls.outputs import prediction_of
 CPU = torch.device("cpu")
 
 
-def blocks_offloaded(model: Any) -> None:
-    in_groups(model, offload_type="block_level", num_blocks_per_group=1)
+def offload_blocks(model: Any) -> None:
+    offload_groups(model, offload_type="block_level", num_blocks_per_group=1)
 
 
-def leaves_offloaded(model: Any) -> None:
-    in_groups(model, offload_type="leaf_level")
+def offload_leaves(model: Any) -> None:
+    offload_groups(model, offload_type="leaf_level")
 
 
-def in_groups(model: Any, **kind: Any) -> None:
+def offload_groups(model: Any, **kind: Any) -> None:
     try:
         apply_group_offloading(model, onload_device=CPU, offload_device=CPU, **kind)
-    except AttributeError:  # 0.36 asks for the type of the accelerator, and there is none
+    except AttributeError:  # 0.36 requires an accelerator
         pytest.skip("this diffusers offloads groups only where there is an accelerator")
 
 
-def modules_offloaded(model: Any) -> None:
+def offload_modules(model: Any) -> None:
     cpu_offload(model, CPU)
 
 
-def cached(model: Any) -> None:
-    model.enable_cache(FirstBlockCacheConfig(threshold=0.0))  # caches nothing, but every hook is there
+def enable_cache(model: Any) -> None:
+    model.enable_cache(FirstBlockCacheConfig(threshold=0.0))  # caches nothing, but installs every hook
 
 
-def cast(model: Any) -> None:
+def cast_layers(model: Any) -> None:
     model.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
 
 
-def guided(model: Any, tiny: Tiny) -> Tensor:
+def predict_guided(model: Any, tiny: Tiny) -> Tensor:
     with torch.no_grad(), guide(model, NAG(negative_prompt_embeds=tiny.negative())):
         for _ in range(2):
             with model.cache_context("cond"):
@@ -51,11 +51,11 @@ def guided(model: Any, tiny: Tiny) -> Tensor:
     return prediction
 
 
-@pytest.mark.parametrize("hook", [blocks_offloaded, leaves_offloaded, modules_offloaded, cached, cast])
+@pytest.mark.parametrize("hook", [offload_blocks, offload_leaves, offload_modules, enable_cache, cast_layers])
 @pytest.mark.parametrize("name", ["WanTransformer3DModel", "HunyuanVideoTransformer3DModel", "MochiTransformer3DModel"])
-def test_a_hooked_model_is_guided_alike(name: str, hook: Callable[[Any], None]) -> None:
+def test_a_model_with_diffusers_hooks_is_guided_equally(name: str, hook: Callable[[Any], None]) -> None:
     tiny, model = BY_NAME[name], BY_NAME[name].make()
-    expected = guided(tiny.make(), tiny)
+    expected = predict_guided(tiny.make(), tiny)
     hook(model)
-    difference = (guided(model, tiny) - expected).abs()
-    assert difference.mean() < (1e-2 if hook is cast else 1e-6)  # casting rounds the weights
+    difference = (predict_guided(model, tiny) - expected).abs()
+    assert difference.mean() < (1e-2 if hook is cast_layers else 1e-6)  # casting rounds the weights

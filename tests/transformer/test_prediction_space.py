@@ -1,4 +1,4 @@
-"""Conversion of predictions to x0: against the schedulers of diffusers, and against the equations."""
+"""Conversion of predictions to x0, against diffusers' schedulers and against the equations."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,7 @@ from vidguide.functional.cfg import cfg
 from vidguide.transformer.prediction_space import noisy_sample, x0_conversion
 
 SHAPE = (2, 4, 3, 5, 6)
-# What a model predicts, and a scheduler for it; each returns x0 or one that its last step reaches.
+# Prediction type and scheduler; x0 is returned by the scheduler or reached by its last step.
 SCHEDULERS: dict[str, Any] = {
     "flow, Euler": lambda: diffusers.FlowMatchEulerDiscreteScheduler(),
     "flow, Euler, shifted": lambda: diffusers.FlowMatchEulerDiscreteScheduler(shift=5.0),
@@ -36,31 +36,31 @@ def noise() -> Tensor:
     return torch.randn(SHAPE, dtype=torch.float64)
 
 
-def scaled(scheduler: Any, sample: Tensor, timestep: Tensor) -> Tensor:
-    """The transformer's input, which some schedulers scale."""
+def scale_input(scheduler: Any, sample: Tensor, timestep: Tensor) -> Tensor:
+    """Return the transformer's input, which some schedulers scale."""
     scale: Any = getattr(scheduler, "scale_model_input", lambda sample, timestep: sample)
     result: Tensor = scale(sample, timestep)
     return result
 
 
-def at_step(name: str, step: int) -> tuple[Any, Tensor, Tensor]:
-    """A scheduler that has taken so many of five steps, the sample there, and the timestep."""
+def scheduler_at_step(name: str, step: int) -> tuple[Any, Tensor, Tensor]:
+    """Return a scheduler after `step` of five steps, the sample there, and its timestep."""
     scheduler, sample = SCHEDULERS[name](), noise()
     scheduler.set_timesteps(5)
     sample = sample * getattr(scheduler, "init_noise_sigma", 1.0)
     for timestep in scheduler.timesteps[:step]:
-        scaled(scheduler, sample, timestep)
+        scale_input(scheduler, sample, timestep)
         sample = scheduler.step(noise(), timestep, sample).prev_sample
     return scheduler, sample.double(), scheduler.timesteps[step]
 
 
 @each_scheduler
 @pytest.mark.parametrize("step", [0, 2, 4])
-def test_x0_is_the_schedulers(name: str, step: int) -> None:
-    """As its step returns it, or its solver converts the output; for flow matching, where one step to sigma 0 ends."""
-    scheduler, sample, timestep = at_step(name, step)
+def test_x0_equals_the_schedulers_x0(name: str, step: int) -> None:
+    """As returned by `step` or `convert_model_output`; for flow matching the result of one step to sigma 0."""
+    scheduler, sample, timestep = scheduler_at_step(name, step)
     prediction = noise()
-    conversion = x0_conversion(scheduler, scaled(scheduler, sample, timestep), timestep.expand(2))
+    conversion = x0_conversion(scheduler, scale_input(scheduler, sample, timestep), timestep.expand(2))
     assert conversion is not None
     x0 = conversion.to_x0(prediction)
     if hasattr(scheduler, "convert_model_output"):
@@ -78,8 +78,8 @@ def test_x0_is_the_schedulers(name: str, step: int) -> None:
 
 
 @each_scheduler
-def test_cfg_on_x0_is_cfg_on_predictions(name: str) -> None:
-    scheduler, sample, timestep = at_step(name, 3)
+def test_cfg_on_x0_equals_cfg_on_predictions(name: str) -> None:
+    scheduler, sample, timestep = scheduler_at_step(name, 3)
     conversion, cond, uncond = x0_conversion(scheduler, sample, timestep), noise(), noise()
     assert conversion is not None
     guided = conversion.from_x0(cfg(conversion.to_x0(cond), conversion.to_x0(uncond), 6.0))
@@ -88,8 +88,8 @@ def test_cfg_on_x0_is_cfg_on_predictions(name: str) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("divided", [1, 1000])
-def test_the_first_step_is_found_by_its_timestep(dtype: torch.dtype, divided: int) -> None:
-    """Before the first `step` a scheduler has no index; some models get the timestep rounded, or divided by 1000."""
+def test_the_first_step_is_identified_by_its_timestep(dtype: torch.dtype, divided: int) -> None:
+    """Before the first `step` a scheduler has no index; some models get a rounded timestep, or one divided by 1000."""
     scheduler, sample = diffusers.FlowMatchEulerDiscreteScheduler(), noise()
     scheduler.set_timesteps(20)
     for index in (0, 7, 18):
@@ -103,7 +103,7 @@ def test_the_first_step_is_found_by_its_timestep(dtype: torch.dtype, divided: in
     assert conversion.factor.item() == -scheduler.sigmas[5].item()
 
 
-def test_what_a_scheduler_does_not_determine_is_none() -> None:
+def test_x0_is_none_if_the_scheduler_does_not_determine_it() -> None:
     sample, flow = noise(), diffusers.FlowMatchEulerDiscreteScheduler()
     flow.set_timesteps(4)
     timestep = flow.timesteps[0]
@@ -126,11 +126,11 @@ def test_the_noisy_sample_is_the_leading_channels() -> None:
     video, condition = torch.randn(1, 4, 3, 5, 6), torch.randn(1, 5, 3, 5, 6)
     for layout, axis in (("BCFHW", 1), ("BFCHW", 2), ("BFHWC", 4)):
         sample, extra = video.movedim(1, axis), condition.movedim(1, axis)
-        found = noisy_sample(torch.cat([sample, extra], axis), layout, torch.zeros_like(sample))
-        assert found is not None
-        assert torch.equal(found, sample)
+        result = noisy_sample(torch.cat([sample, extra], axis), layout, torch.zeros_like(sample))
+        assert result is not None
+        assert torch.equal(result, sample)
         assert noisy_sample(sample, layout, torch.cat([sample, sample], axis)) is None  # a learned variance
-    assert noisy_sample(video, "BCFHW", video[:, :, 1:]) is None  # other frames
+    assert noisy_sample(video, "BCFHW", video[:, :, 1:]) is None  # different number of frames
     packed = torch.randn(1, 90, 4)
     assert noisy_sample(packed, "BL", packed.clone()) is packed
     assert noisy_sample(packed, "BLC", video) is None
