@@ -81,7 +81,7 @@ class Trace:
         """A line per step: relative change of the attention features in each layer, and the share held by tau; then a
         line per weak pass."""
         if not self._measured and not self.choices:
-            return "no attention was changed in this run"
+            return "nothing was measured in this run"
         return "\n".join([*self._features(), *self._weak_passes()])
 
     def _features(self) -> list[str]:
