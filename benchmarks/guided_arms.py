@@ -31,7 +31,7 @@ from vidguide.pipelines.loading.load import load
 from vidguide.pipelines.models.spec import SHIPPED
 
 NONE, CFG_ONLY = "no guidance", "CFG 3"
-EVERY_LAYER = dict(decay=0.5, select=(0, 1, 2, 3, 4))  # of EMAG; best on this model
+EVERY_LAYER: dict[str, Any] = dict(decay=0.5, select=(0, 1, 2, 3, 4))  # of EMAG; best on this model
 TUNING: dict[str, Arm] = {  # with CFG 3
     **{f"STG {scale}": lambda n, scale=scale: (CFG(scale=3), STG(scale=scale)) for scale in (0.1, 0.25, 0.5)},
     **{f"PAG {scale}": lambda n, scale=scale: (CFG(scale=3), PAG(scale=scale)) for scale in (0.25, 0.5, 1.0)},

@@ -285,13 +285,14 @@ def test_apg_without_a_scheduler_works_on_the_predictions() -> None:
 
 def test_apgs_average_goes_on_where_another_transformer_takes_its_turn() -> None:
     """Two of the same weights, as Wan 2.2 has two, sample what one does."""
-    case, samples = case_of("WanPipeline"), []
+    case = case_of("WanPipeline")
+    samples: list[torch.Tensor] = []
     for _ in range(2):
         pipe = case.pipe(False)
         if samples:
             pipe.register_modules(transformer_2=copy.deepcopy(pipe.transformer))
             pipe.register_to_config(boundary_ratio=0.5)
-        guidance = APG(scale=4.0, momentum=-0.5, radius=0, negative_prompt_embeds=case.words(6))
+        guidance = APG(scale=4.0, momentum=-0.5, radius=0, negative_prompt_embeds=case.text_inputs(6))
         samples.append(case.sample(pipe, False, guidance))
     assert torch.equal(*samples)
 

@@ -63,7 +63,7 @@ def test_seg_equals_its_plain_equation(make: Any, each: Any, grid: tuple[int, in
     with guide(model, SEG(scale=2, sigma=1.0, layers=(1,))):
         guided = model(**inputs)[0]
     wan = hasattr(model, "blocks")
-    processor = (PlainSelfAttention if wan else PlainJointAttention)("query")
+    processor = (PlainSelfAttention if wan else PlainJointAttention)("rotated query")
     (model.blocks if wan else model.transformer_blocks)[1].attn1.processor = processor
     model(**inputs)
     pictures = processor.live.unflatten(1, grid).permute(0, 1, 4, 5, 2, 3)

@@ -7,7 +7,7 @@ unchanged, so that every step has the same input under every guidance and the pr
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import diffusers
 import pytest
@@ -179,9 +179,14 @@ def test_corrections_of_two_self_guidances_add_up_under_nag(case: Case) -> None:
 @pytest.mark.parametrize("on", [True, False], ids=["with CFG", "without CFG"])
 def test_ltx2s_weaker_calls_do_not_scale_a_correction(on: bool) -> None:
     """Beside CFG, LTX-2 adds `s (c - p)` for a call with skipped blocks and one without audio: all move."""
-    weaker = {"stg_scale": 1.0, "modality_scale": 2.0, "guidance_rescale": 0.0, "audio_guidance_rescale": 0.0}
+    weaker: dict[str, Any] = {
+        "stg_scale": 1.0,
+        "modality_scale": 2.0,
+        "guidance_rescale": 0.0,
+        "audio_guidance_rescale": 0.0,
+    }
     pag = SELF_GUIDANCES["PAG"]
-    alone = [predictions(LTX2, False, *guidances, **LTX2.alone) for guidances in ((pag(),), ())]
+    alone = [predictions(LTX2, False, *guidances, **LTX2.cfg_only) for guidances in ((pag(),), ())]
     together = [predictions(LTX2, on, *guidances, **weaker) for guidances in ((pag(),), ())]
     moved, expected = ([one - other for one, other in zip(*pair, strict=True)] for pair in (together, alone))
     assert max(difference.abs().max() for difference in expected) > 0.1
@@ -215,8 +220,8 @@ def test_pipeline_rules_that_would_rescale_the_correction_raise() -> None:
 def test_rescale_is_of_the_sum_as_in_diffusers_guiders(name: str) -> None:
     """`rescale` of a self-guidance comes after everything is added, with the conditional prediction's deviation."""
     case, share = PIPELINE_CASES["HunyuanVideoPipeline"], 0.7
-    text = {key: value.double() if value.is_floating_point() else value for key, value in case.words(6).items()}
-    guidance = dataclasses.replace(SELF_GUIDANCES[name](), rescale=share)
+    text = {key: value.double() if value.is_floating_point() else value for key, value in case.text_inputs(6).items()}
+    guidance: Any = dataclasses.replace(cast(Any, SELF_GUIDANCES[name]()), rescale=share)
     outputs = predictions(case, False, CFG(scale=3.0, negative_prompt_embeds=text), guidance)
     conds, unconds = unguided_predictions(case.pipeline, False), unguided_predictions(case.pipeline, False, prompt=6)
     terms = zip(conds, unconds, corrections(case.pipeline, name), strict=True)
@@ -229,7 +234,7 @@ def test_rescale_is_of_the_sum_as_in_diffusers_guiders(name: str) -> None:
 
 def test_emags_rescale_is_of_the_conditional_prediction() -> None:
     case = PIPELINE_CASES["HunyuanVideoPipeline"]
-    emag = dataclasses.replace(SELF_GUIDANCES["EMAG"](), rescale=0.5)
+    emag: Any = dataclasses.replace(cast(Any, SELF_GUIDANCES["EMAG"]()), rescale=0.5)
     conds, added = unguided_predictions(case.pipeline, False), corrections(case.pipeline, "EMAG")
     expected = [rescale_noise_cfg(cond + d, cond, 0.5) for cond, d in zip(conds, added, strict=True)]
     assert_equal(case, predictions(case, False, emag), expected)

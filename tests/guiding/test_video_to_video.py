@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tests.helpers.common_pipelines import case_of
-from tests.helpers.tiny_pipelines import Averages, picture
+from tests.helpers.tiny_pipelines import AveragingVAE, picture
 from vidguide import EMAG, PAG, S2Guidance, guide
 from vidguide.guidances.base import Guidance
 from vidguide.transformer.prediction_space import begin_index
@@ -24,12 +24,12 @@ SCHEDULERS: dict[str, Any] = {
 def guided_steps(scheduler: str, guidance: Guidance, strength: float = 0.5) -> tuple[int | None, list[int]]:
     """The number of steps of a video-to-video run of 10, and at which a second pass was made."""
     case = case_of("WanPipeline")
-    parts: Any = dict(tokenizer=None, text_encoder=None, transformer=case.model.make(), vae=Averages(4))
+    parts: Any = dict(tokenizer=None, text_encoder=None, transformer=case.model.make(), vae=AveragingVAE(4))
     pipe = diffusers.WanVideoToVideoPipeline(**parts, scheduler=SCHEDULERS[scheduler]())
     pipe.set_progress_bar_config(disable=True)
     settings: dict[str, Any] = {"height": 32, "width": 48, "guidance_scale": 1.0, "output_type": "latent"}
     with guide(pipe, guidance) as run:
-        pipe([picture()] * 5, **case.text(case.words(2)), **settings, num_inference_steps=10, strength=strength)
+        pipe([picture()] * 5, **case.text(case.text_inputs(2)), **settings, num_inference_steps=10, strength=strength)
     return run.trace.steps, [choice.step for choice in run.trace.choices]
 
 
@@ -62,7 +62,7 @@ def test_diffusion_forcing_is_refused_where_the_step_counts(guidance: Guidance) 
     pipe = case.pipe(False)
     pipe.scheduler = SCHEDULERS["UniPC"]()
     settings: dict[str, Any] = {"height": 32, "width": 48, "num_frames": 9, "base_num_frames": 9, "guidance_scale": 1.0}
-    settings |= case.text(case.words(2)) | {"prompt": None, "num_inference_steps": 4, "output_type": "latent"}
+    settings |= case.text(case.text_inputs(2)) | {"prompt": None, "num_inference_steps": 4, "output_type": "latent"}
     with guide(pipe, PAG(layers=(1,))) as run:
         pipe(**settings)
     assert len(run.trace.choices) == 4

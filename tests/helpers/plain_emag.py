@@ -12,7 +12,11 @@ from vidguide import EMAG
 
 
 class PlainAttention:
-    """Plain attention that records the live value of EMAG's average and can replace it."""
+    """Plain attention that records a live value and can replace it.
+
+    Args:
+        variant: of EMAG's average; or "rotated query", the query after its rotary embedding.
+    """
 
     def __init__(self, variant: str) -> None:
         self.variant = variant
@@ -30,6 +34,11 @@ class PlainAttention:
     def attend(self, query: Tensor, key: Tensor, value: Tensor, video: slice) -> Tensor:
         """Return the attention output for the query after its rotary embedding."""
         replace = len(self.replacement) > 0
+        if self.variant == "rotated query":
+            self.live = query[:, video].clone()
+            if replace:
+                query = query.clone()
+                query[:, video] = self.replacement
         weights = torch.einsum("bqhd,bkhd->bhqk", query, key).div(query.shape[-1] ** 0.5).softmax(-1)
         if self.variant == "map":
             self.live = weights[:, :, video].clone()

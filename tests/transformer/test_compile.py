@@ -146,13 +146,13 @@ def test_compiling_a_guided_transformer_raises_with_the_cure() -> None:
     """A model compiled before `guide` works; compiled inside it, torch would trace the guidance itself."""
     model, nag = tiny_wan(), NAG(negative_prompt_embeds=negative_text())
     with guide(model, nag), pytest.raises(RuntimeError, match=r"compile it before guide"):
-        torch.compile(model, backend="eager")(**wan_inputs())
+        compile_whole(model, "eager")(**wan_inputs())
     pipe = SimpleNamespace(transformer=tiny_wan(), do_classifier_free_guidance=False)
     with guide(pipe, nag):
-        inside = torch.compile(pipe.transformer, backend="eager")
+        inside = compile_whole(pipe.transformer, "eager")
         with pytest.raises(RuntimeError, match=r"pipe\.transformer = torch\.compile"):
             inside(**wan_inputs())
-    before = torch.compile(tiny_wan(), backend="eager")
+    before = compile_whole(tiny_wan(), "eager")
     with guide(before, nag):
         guided = before(**wan_inputs())[0]
     with guide(model, nag):

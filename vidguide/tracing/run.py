@@ -90,7 +90,7 @@ class Trace:
         """Format a line per step, the relative change of features in each layer and the share limited by tau, then a
         line per perturbed pass."""
         if not self._measured and not self.choices:
-            return "no attention was changed in this run"
+            return "nothing was measured in this run"
         return "\n".join([*self._features(), *self._perturbed_passes()])
 
     def _features(self) -> list[str]:
