@@ -163,8 +163,8 @@ class BlockReplay:
                 self.modes[index].change = change
             yield
         finally:
-            for mode, change in before:
-                mode.change = change
+            for mode, previous in before:
+                mode.change = previous
 
     def clear(self) -> None:
         """Release all recorded outputs."""
