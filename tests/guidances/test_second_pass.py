@@ -209,7 +209,7 @@ def test_apg_without_projection_equals_cfg_and_zero_star_starts_at_zero() -> Non
     negative = negative_text()
     cfg = sample(tiny_wan(), videos(), CFG(scale=3, negative_prompt_embeds=negative))[0]
     apg = sample(tiny_wan(), videos(), APG(scale=3, eta=1, radius=0, negative_prompt_embeds=negative))[0]
-    assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(cfg, apg, strict=True))  # through x0 and back
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(cfg, apg, strict=True))
     star = sample(tiny_wan(), videos(), CFGZeroStar(scale=3, negative_prompt_embeds=negative))[0]
     assert star[0].abs().max() == 0
     assert not torch.allclose(star[1], cfg[1], atol=1e-4)

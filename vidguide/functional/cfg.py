@@ -58,19 +58,26 @@ def apg(
     Returns:
         The guided prediction, and the running average for the next step in the computation dtype.
     """
-    conditional, dims = upcast(cond), _sample_dims(cond)
-    average = conditional - upcast(uncond) if average is None else conditional - upcast(uncond) + momentum * average
-    update = average
+    conditional = upcast(cond)
+    update, average = apg_update(conditional - upcast(uncond), conditional, eta, radius, average, momentum)
+    return (conditional + (scale - 1) * update).to(cond.dtype), average
+
+
+def apg_update(
+    difference: Tensor, cond: Tensor, eta: float, radius: float, average: Tensor | None, momentum: float
+) -> tuple[Tensor, Tensor]:
+    """Compute the update of :func:`apg` from the difference `c - u`, both in the computation dtype.
+
+    Returns:
+        The update, and the running average for the next step.
+    """
+    average = difference if average is None else difference + momentum * average
+    update, dims = average, _sample_dims(cond)
     if radius > 0:
         norm = torch.linalg.vector_norm(update, dim=dims, keepdim=True)
         update = update * (radius / norm).clamp(max=1)
-    parallel = (
-        _dot(update, conditional)
-        / _dot(conditional, conditional).clamp_min(torch.finfo(conditional.dtype).tiny)
-        * conditional
-    )
-    update = update - (1 - eta) * parallel
-    return (conditional + (scale - 1) * update).to(cond.dtype), average
+    length = _dot(cond, cond).clamp_min(torch.finfo(cond.dtype).tiny)
+    return update - (1 - eta) * _dot(update, cond) / length * cond, average
 
 
 def apg_radius(radius: float, values: int) -> float:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from vidguide.calls.call import Call
-from vidguide.functional.cfg import apg, apg_radius
+from vidguide.functional.cfg import apg, apg_radius, apg_update
+from vidguide.functional.upcast import upcast
 from vidguide.guidances.cfg_rules.cfg import CFG
 from vidguide.transformer.prediction_space import X0Conversion, noisy_sample, x0_conversion
 from vidguide.validation import check_number
@@ -49,11 +50,15 @@ class APG(CFG):
     def rule(self, call: Call, cond: Tensor, uncond: Tensor) -> Tensor:
         average, conversion = call.cached(self, RunningAverage, shared=True), x0_conversion_of(call, cond)
         radius, scale = apg_radius(self.radius, cond[0].numel()), self.scale_of(call)
-        if conversion is not None:
-            cond, uncond = conversion.to_x0(cond), conversion.to_x0(uncond)
         previous = average.latest("prediction" if conversion is None else "x0")
-        guided, average.value = apg(cond, uncond, scale, self.eta, radius, previous, self.momentum)
-        return guided if conversion is None else conversion.from_x0(guided)
+        if conversion is None:
+            guided, average.value = apg(cond, uncond, scale, self.eta, radius, previous, self.momentum)
+            return guided
+        # Only differences are converted, by the factor alone: near sigma 0, x0 does not determine the prediction.
+        prediction, x0 = upcast(cond), conversion.to_x0(cond)
+        difference = conversion.factor * (prediction - upcast(uncond))
+        update, average.value = apg_update(difference, x0, self.eta, radius, previous, self.momentum)
+        return (prediction + (scale - 1) * update / conversion.factor).to(cond.dtype)
 
 
 class RunningAverage:
