@@ -26,36 +26,38 @@ from vidguide.eval.metrics.sample import Sample
 from vidguide.eval.scoring.score import measure
 from vidguide.eval.scoring.statistics import Estimate, estimate, mean_by_prompt
 from vidguide.eval.scoring.verdict import MetricComparison, compare_metrics, values_by_key
+from vidguide.guidances.base import Guidance
 from vidguide.pipelines.compare import add_label
 from vidguide.pipelines.loading.load import load
 from vidguide.pipelines.models.spec import SHIPPED
 
 NONE, CFG_ONLY = "no guidance", "CFG 3"
 EVERY_LAYER: dict[str, Any] = dict(decay=0.5, select=(0, 1, 2, 3, 4))  # of EMAG; best on this model
-TUNING: dict[str, Arm] = {  # with CFG 3
-    **{f"STG {scale}": lambda n, scale=scale: (CFG(scale=3), STG(scale=scale)) for scale in (0.1, 0.25, 0.5)},
-    **{f"PAG {scale}": lambda n, scale=scale: (CFG(scale=3), PAG(scale=scale)) for scale in (0.25, 0.5, 1.0)},
-    **{f"SEG {scale}": lambda n, scale=scale: (CFG(scale=3), SEG(scale=scale)) for scale in (0.25, 0.5, 1.0)},
-    **{
-        f"EMAG {scale}, decay 0.5, all layers": lambda n, scale=scale: (
-            CFG(scale=3),
-            EMAG(scale=scale, **EVERY_LAYER),
-        )
-        for scale in (3, 5)
-    },
+
+
+def with_cfg(*guidances: Guidance) -> Arm:
+    """Return a variant of CFG 3 and other guidances."""
+    return lambda negatives: (CFG(scale=3), *guidances)
+
+
+TUNING: dict[str, Arm] = {  # each with CFG 3
+    **{f"STG {scale}": with_cfg(STG(scale=scale)) for scale in (0.1, 0.25, 0.5)},
+    **{f"PAG {scale}": with_cfg(PAG(scale=scale)) for scale in (0.25, 0.5, 1.0)},
+    **{f"SEG {scale}": with_cfg(SEG(scale=scale)) for scale in (0.25, 0.5, 1.0)},
+    **{f"EMAG {scale}, decay 0.5, all layers": with_cfg(EMAG(scale=scale, **EVERY_LAYER)) for scale in (3, 5)},
 }
 ARMS: dict[str, Arm] = {
-    NONE: lambda n: (),
-    CFG_ONLY: lambda n: (CFG(scale=3),),
-    "CFG 3 + EMAG 1.5": lambda n: (CFG(scale=3), EMAG()),
-    "CFG 3 + EMAG 3, decay 0.5, all layers": lambda n: (CFG(scale=3), EMAG(scale=3, **EVERY_LAYER)),
-    "CFG 3 + STG 1": lambda n: (CFG(scale=3), STG()),
-    "CFG 3 + STG 0.1": lambda n: (CFG(scale=3), STG(scale=0.1)),
-    "CFG 3 + PAG 3": lambda n: (CFG(scale=3), PAG()),
-    "CFG 3 + PAG 0.25": lambda n: (CFG(scale=3), PAG(scale=0.25)),
-    "CFG 3 + SEG 3": lambda n: (CFG(scale=3), SEG()),
-    "CFG 3 + SEG 1": lambda n: (CFG(scale=3), SEG(scale=1.0)),
-    "CFG 3 + NAG + EMAG 1.5": lambda n: (CFG(scale=3), NAG(negative_prompt=n), EMAG()),
+    NONE: lambda negatives: (),
+    ON_TOP_OF: with_cfg(),
+    "CFG 3 + EMAG 1.5": with_cfg(EMAG()),
+    "CFG 3 + EMAG 3, decay 0.5, all layers": with_cfg(EMAG(scale=3, **EVERY_LAYER)),
+    "CFG 3 + STG 1": with_cfg(STG()),
+    "CFG 3 + STG 0.1": with_cfg(STG(scale=0.1)),
+    "CFG 3 + PAG 3": with_cfg(PAG()),
+    "CFG 3 + PAG 0.25": with_cfg(PAG(scale=0.25)),
+    "CFG 3 + SEG 3": with_cfg(SEG()),
+    "CFG 3 + SEG 1": with_cfg(SEG(scale=1.0)),
+    "CFG 3 + NAG + EMAG 1.5": lambda negatives: (CFG(scale=3), NAG(negative_prompt=negatives), EMAG()),
 }
 PRIMARY = ("world.attributes", "world.well_formed", "temporal.warp_error")
 METRICS = {  # metric: (heading, factor, digits)

@@ -12,7 +12,6 @@ import torch
 import vidguide
 from vidguide import CFG, NAG
 from vidguide.guidances.base import Guidance
-from vidguide.pipelines.request import guidance_spec
 from vidguide.pipelines.request.guidance_spec import GUIDANCES, fill_negative_prompt, from_json, guidance_class, parse
 
 
@@ -30,7 +29,7 @@ class Scheduled(Guidance):
 @pytest.fixture
 def _scheduled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(GUIDANCES, "scheduled", f"{__name__}:Scheduled")
-    monkeypatch.setattr(guidance_spec.pkgutil, "resolve_name", lambda name: Scheduled)
+    monkeypatch.setattr("pkgutil.resolve_name", lambda name: Scheduled)
 
 
 def test_every_public_guidance_is_registered_under_its_class() -> None:

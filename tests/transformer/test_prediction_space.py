@@ -74,7 +74,7 @@ def test_x0_equals_the_schedulers_x0(name: str, step: int) -> None:
     else:
         expected = scheduler.step(prediction, timestep, sample).pred_original_sample
     torch.testing.assert_close(x0, expected.double(), rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(conversion.from_x0(x0), prediction, rtol=0, atol=1e-6)
+    torch.testing.assert_close((x0 - conversion.offset) / conversion.factor, prediction, rtol=0, atol=1e-6)
 
 
 @each_scheduler
@@ -82,7 +82,7 @@ def test_cfg_on_x0_equals_cfg_on_predictions(name: str) -> None:
     scheduler, sample, timestep = scheduler_at_step(name, 3)
     conversion, cond, uncond = x0_conversion(scheduler, sample, timestep), noise(), noise()
     assert conversion is not None
-    guided = conversion.from_x0(cfg(conversion.to_x0(cond), conversion.to_x0(uncond), 6.0))
+    guided = (cfg(conversion.to_x0(cond), conversion.to_x0(uncond), 6.0) - conversion.offset) / conversion.factor
     torch.testing.assert_close(guided, cfg(cond, uncond, 6.0), rtol=0, atol=1e-6)
 
 

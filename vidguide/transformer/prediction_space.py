@@ -48,10 +48,6 @@ class X0Conversion(NamedTuple):
         """Convert a prediction `(B, ...)` to x0, in at least float32."""
         return self.offset + self.factor * upcast(prediction)
 
-    def from_x0(self, x0: Tensor) -> Tensor:
-        """Convert x0 `(B, ...)` back to a prediction."""
-        return (x0 - self.offset) / self.factor
-
 
 def x0_conversion(scheduler: Any, sample: Tensor, timestep: Any) -> X0Conversion | None:
     """Return the conversion between predictions and x0 at the scheduler's step.
@@ -135,8 +131,9 @@ def begin_index(scheduler: Any, timestep: Any) -> int:
         timestep: of the first call of the run; one value for all rows, as it is or divided by the number of training
             timesteps.
     """
-    if scheduler is None or (index := getattr(scheduler, "begin_index", None)) is not None:
-        return 0 if scheduler is None else int(index)
+    index: int | None = getattr(scheduler, "begin_index", None)
+    if scheduler is None or index is not None:
+        return index or 0
     scheduled = getattr(scheduler, "timesteps", None)
     if not isinstance(timestep, Tensor) or timestep.ndim > 1 or not isinstance(scheduled, Tensor) or not len(scheduled):
         return 0
