@@ -48,7 +48,7 @@ TUNING: dict[str, Arm] = {  # each with CFG 3
 }
 ARMS: dict[str, Arm] = {
     NONE: lambda negatives: (),
-    ON_TOP_OF: with_cfg(),
+    CFG_ONLY: with_cfg(),
     "CFG 3 + EMAG 1.5": with_cfg(EMAG()),
     "CFG 3 + EMAG 3, decay 0.5, all layers": with_cfg(EMAG(scale=3, **EVERY_LAYER)),
     "CFG 3 + STG 1": with_cfg(STG()),
