@@ -102,8 +102,8 @@ def format_estimate(value: Estimate, metric: str) -> str:
     return f"{factor * value.mean:.{digits}f} [{factor * value.low:.{digits}f}, {factor * value.high:.{digits}f}]"
 
 
-def means(rows: dict[str, list[dict[str, Any]]], results: dict[str, Result]) -> list[dict[str, str]]:
-    """Return a row per arm: mean of every metric, and time."""
+def means(rows: dict[str, list[dict[str, Any]]]) -> list[dict[str, str]]:
+    """Return a row per arm: mean of every metric."""
     table_rows = []
     for arm, scored in rows.items():
         row = {"arm": arm}
@@ -111,8 +111,6 @@ def means(rows: dict[str, list[dict[str, Any]]], results: dict[str, Result]) -> 
             row[heading] = format_estimate(
                 estimate(list(mean_by_prompt(values_by_key(scored, metric)).values())), metric
             )
-        ratios = [a / b for a, b in zip(results[arm].seconds, results[NONE].seconds, strict=True)]
-        row["time, x no guidance"] = f"{np.median(ratios):.2f}"
         table_rows.append(row)
     return table_rows
 
@@ -154,7 +152,7 @@ def write_report(name: str, first: int, results: dict[str, Result], rows: dict[s
     guided = [arm for arm in rows if arm != NONE]
     on_top = [arm for arm in rows if arm.startswith(f"{CFG_ONLY} +")]
     parts = [
-        f"Means over {len(cases)} clips a variant, and 95% intervals:\n\n{table(means(rows, results))}",
+        f"Means over {len(cases)} clips a variant, and 95% intervals:\n\n{table(means(rows))}",
         f"Difference to {NONE}, paired:\n\n{table(differences(rows, NONE, guided))}",
         f"Difference to {CFG_ONLY}, paired:\n\n{table(differences(rows, CFG_ONLY, on_top))}",
     ]
@@ -162,8 +160,7 @@ def write_report(name: str, first: int, results: dict[str, Result], rows: dict[s
         arm: {metric: list(values_by_key(scored, metric).values()) for metric in METRICS}
         for arm, scored in rows.items()
     }
-    seconds = {arm: result.seconds for arm, result in results.items()}
-    write(name, "\n".join(parts), {"clips": len(cases), "first": first, "values": values, "seconds": seconds})
+    write(name, "\n".join(parts), {"clips": len(cases), "first": first, "values": values})
     Image.fromarray(contact_sheet(results, cases)).save(RESULTS / f"{name}.png", optimize=True)
 
 
