@@ -3,6 +3,7 @@
 The second part is needed because Dynamo silently ignores a processor that is replaced by name only.
 """
 
+import functools
 import warnings
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -142,17 +143,19 @@ def test_overlapping_force_eager_contexts_restore_the_stance() -> None:
     assert torch._dynamo.eval_frame._stance.stance == "default"
 
 
-def test_compiling_a_guided_transformer_raises_with_the_cure() -> None:
+@pytest.mark.parametrize("fullgraph", [False, True])
+def test_compiling_a_guided_transformer_raises_with_the_cure(fullgraph: bool) -> None:
     """A model compiled before `guide` works; compiled inside it, torch would trace the guidance itself."""
+    compile_model: Any = functools.partial(torch.compile, backend="eager", fullgraph=fullgraph)
     model, nag = tiny_wan(), NAG(negative_prompt_embeds=negative_text())
     with guide(model, nag), pytest.raises(RuntimeError, match=r"compile it before guide"):
-        compile_whole(model, "eager")(**wan_inputs())
+        compile_model(model)(**wan_inputs())
     pipe = SimpleNamespace(transformer=tiny_wan(), do_classifier_free_guidance=False)
     with guide(pipe, nag):
-        inside = compile_whole(pipe.transformer, "eager")
+        inside = compile_model(pipe.transformer)
         with pytest.raises(RuntimeError, match=r"pipe\.transformer = torch\.compile"):
             inside(**wan_inputs())
-    before = compile_whole(tiny_wan(), "eager")
+    before = compile_model(tiny_wan())
     with guide(before, nag):
         guided = before(**wan_inputs())[0]
     with guide(model, nag):

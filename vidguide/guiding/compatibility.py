@@ -155,13 +155,16 @@ def _other_rule(call: Call, pipe: Any) -> str | None:
     return None
 
 
-def check_one_step(guidance: Guidance, call: Call) -> None:
+def check_one_step(guidance: Guidance, call: Call, pipe: Any) -> None:
     """Refuse, before the first step of a run, diffusion forcing where the effect depends on the step.
 
+    Such a pipeline steps a copy of its scheduler for each frame, so the step of the clip is not known. With a bare
+    transformer, the scheduler that is passed to `guide` defines it.
+
     Raises:
-        ValueError: each frame has a step and a scheduler of its own, so that nothing tells the step of the clip.
+        ValueError: naming the guidance and the cure.
     """
-    if guidance.needs_steps and call.inputs.get("enable_diffusion_forcing"):
+    if pipe is not None and guidance.needs_steps and call.inputs.get("enable_diffusion_forcing"):
         raise ValueError(
             f"{type(guidance).__name__} under diffusion forcing: its effect depends on the step, and each frame is at "
             "a step of its own; leave out start, stop and schedules, or use SkyReelsV2Pipeline"

@@ -146,7 +146,7 @@ class GuidedForward:
         for guidance in self.guidances:
             if not guidance.neutral:
                 check_pipeline_cfg(guidance, call, self.pipe)
-                check_one_step(guidance, call)
+                check_one_step(guidance, call, self.pipe)
                 guidance.check_run(call)
         self._checked_run = self.run.number
 

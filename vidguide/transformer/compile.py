@@ -1,5 +1,6 @@
 """Calls of a model that torch.compile must not trace, and the limit on its graphs."""
 
+import inspect
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -42,6 +43,12 @@ def graph_limit(transformer: Any) -> int | None:
     return int(getattr(torch._dynamo.config, "recompile_limit", 8))  # not in torch 2.6
 
 
+COMPILE_FIRST = (
+    "torch.compile was applied to a transformer that is guided already: compile it before guide(...), as "
+    "pipe.transformer = torch.compile(pipe.transformer) or pipe.transformer.compile_repeated_blocks()"
+)
+
+
 def _check_not_compiled_around() -> None:
     """Refuse a call that torch.compile traces from outside, as it would trace the guided transformer's calls.
 
@@ -52,15 +59,14 @@ def _check_not_compiled_around() -> None:
     while frame is not None:
         code = frame.f_code
         if code.co_filename.endswith("eval_frame.py") and _compiles(code.co_name, frame.f_locals):
-            raise RuntimeError(
-                "torch.compile was applied to a transformer that is guided already: compile it before guide(...), as "
-                "pipe.transformer = torch.compile(pipe.transformer) or pipe.transformer.compile_repeated_blocks()"
-            )
+            raise RuntimeError(COMPILE_FIRST)
         frame = frame.f_back
 
 
 # Dynamo breaks its graph here, so that the check runs also where the caller is traced.
-check_not_compiled_around: Callable[[], None] = torch.compiler.disable(_check_not_compiled_around)
+# With fullgraph=True, Dynamo raises an error of its own, which shows the reason (torch 2.8 and later).
+_reason = {"reason": COMPILE_FIRST} if "reason" in inspect.signature(torch.compiler.disable).parameters else {}
+check_not_compiled_around: Callable[[], None] = torch.compiler.disable(_check_not_compiled_around, **_reason)
 
 
 def _compiles(function: str, variables: dict[str, Any]) -> bool:
