@@ -12,6 +12,8 @@ import statistics
 import sys
 from pathlib import Path
 
+from vidguide.eval.report.markdown_table import markdown_table
+
 PACKAGES = ("vidguide", "adapters", "pipelines", "eval", "tests", "benchmarks")
 
 
@@ -69,8 +71,7 @@ HEADER = (
 def main() -> None:
     """Print the table of a checkout."""
     root = Path(sys.argv[1]).resolve()
-    for cells in (HEADER, ["---"] * len(HEADER), *(row(root, package) for package in PACKAGES)):
-        print("|", " | ".join(cells), "|")
+    print(markdown_table(HEADER, [row(root, package) for package in PACKAGES]))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from vidguide.eval.report.markdown_table import markdown_table
 from vidguide.pipelines.models.spec import Model
 
 IMAGE_USE = {"no": "-", "may": "optional", "must": "needed", None: "-"}
@@ -29,8 +30,6 @@ def row(name: str, model: Model) -> dict[str, str]:
 def markdown(models: Mapping[str, Model]) -> str:
     """Return the table in Markdown, each name linked to its weights on the Hugging Face Hub."""
     table = rows(models)
-    lines = ["| " + " | ".join(table[0]) + " |", "|" + "---|" * len(table[0])]
-    for cells, model in zip(table, models.values(), strict=True):
-        linked = {**cells, "model": f"[`{cells['model']}`](https://huggingface.co/{model.source})"}
-        lines.append("| " + " | ".join(linked.values()) + " |")
-    return "\n".join(lines) + "\n"
+    links = [f"[`{name}`](https://huggingface.co/{model.source})" for name, model in models.items()]
+    linked = [list({**cells, "model": link}.values()) for cells, link in zip(table, links, strict=True)]
+    return markdown_table(list(table[0]), linked) + "\n"

@@ -10,8 +10,7 @@ def attention_map(query: Tensor, key: Tensor, scale: float | None = None, mask: 
     """Compute `softmax(q k^T scale + mask)` in at least float32.
 
     Args:
-        query: `(B, Q, H, D)`. key: `(B, K, H, D)`.
-        scale: of the scores; None for `D ** -0.5`.
+        query: `(B, Q, H, D)`. key: `(B, K, H, D)`. scale: of the scores; None for `D ** -0.5`.
         mask: boolean (True attends) or additive, broadcastable to `(B, H, Q, K)`.
 
     Returns:

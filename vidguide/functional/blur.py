@@ -15,14 +15,13 @@ def blur_weights(size: int, sigma: float | None) -> Tensor:
     """
     if sigma is None or size == 1:
         return torch.full((size, size), 1 / size, dtype=torch.float64)
-    radius = math.ceil(6 * sigma) // 2
-    offsets = torch.arange(-radius, radius + 1)
+    offsets = torch.arange(-(math.ceil(6 * sigma) // 2), math.ceil(6 * sigma) // 2 + 1)
     weights = torch.exp(-0.5 * (offsets / sigma) ** 2).double()
     period = 2 * (size - 1)
     positions = (torch.arange(size).unsqueeze(1) + offsets) % period
     positions = torch.where(positions < size, positions, period - positions)
-    weights_by_position = torch.zeros(size, size, dtype=torch.float64)
-    return weights_by_position.scatter_add_(1, positions, weights.expand_as(positions)) / weights.sum()
+    by_position = torch.zeros(size, size, dtype=torch.float64)
+    return by_position.scatter_add_(1, positions, weights.expand_as(positions)) / weights.sum()
 
 
 def blur(tokens: Tensor, grid: tuple[int, int, int], sigma: float | None, over_frames: bool) -> Tensor:

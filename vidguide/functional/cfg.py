@@ -128,15 +128,14 @@ def mambo_g(cond: Tensor, uncond: Tensor, scale: float, alpha: float) -> Tensor:
     the prediction by a large part of its norm, as in the first steps, it is damped.
 
     Args:
-        alpha: strength of the damping; 0 is CFG. Published: 8.
+        alpha: strength of the damping; 0 is CFG. diffusers' default: 8.
     """
     conditional, unconditional, dims = upcast(cond), upcast(uncond), _sample_dims(cond)
     difference = torch.linalg.vector_norm(conditional - unconditional, dim=dims, keepdim=True)
     norm = torch.linalg.vector_norm(unconditional, dim=dims, keepdim=True)
     ratio = difference / norm.clamp_min(torch.finfo(conditional.dtype).tiny)
-    return (unconditional + (1 + (scale - 1) * torch.exp(-alpha * ratio)) * (conditional - unconditional)).to(
-        cond.dtype
-    )
+    damped = 1 + (scale - 1) * torch.exp(-alpha * ratio)
+    return (unconditional + damped * (conditional - unconditional)).to(cond.dtype)
 
 
 def _sample_dims(tensor: Tensor) -> list[int]:

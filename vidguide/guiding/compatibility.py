@@ -137,14 +137,19 @@ def pipeline_combines(call: Call, pipe: Any) -> bool:
     return call.pipeline_guides or getattr(getattr(pipe, "guider", None), "num_conditions", 1) > 1
 
 
+def _other_rule_of_guider(guider: Any) -> str | None:
+    """Return a description of a guider's rule where it is not `u + w (c - u)`, else None."""
+    name, rescale = type(guider).__name__, getattr(guider, "guidance_rescale", 0) or 0
+    if name != "ClassifierFreeGuidance":
+        return f"the pipeline's guider {name}"
+    return f"the guider's guidance_rescale={rescale}" if rescale > 0 else None
+
+
 def _other_rule(call: Call, pipe: Any) -> str | None:
     """Return a description of the pipeline's rule of combination where it is not `u + w (c - u)`, else None."""
     guider = getattr(pipe, "guider", None)
     if guider is not None and getattr(guider, "num_conditions", 1) > 1:
-        name, rescale = type(guider).__name__, getattr(guider, "guidance_rescale", 0) or 0
-        if name != "ClassifierFreeGuidance":
-            return f"the pipeline's guider {name}"
-        return f"the guider's guidance_rescale={rescale}" if rescale > 0 else None
+        return _other_rule_of_guider(guider)
     if not call.pipeline_guides and not any(getattr(pipe, name, False) for name in WEAKER):
         return None
     rescale = getattr(pipe, "guidance_rescale", 0) or 0

@@ -115,10 +115,17 @@ def check_guidances(guidances: tuple[Any, ...], scheduler: Any) -> None:
             raise TypeError(f"guide(..., {guidance!r}): not a guidance; give NAG(...), CFG(...)")
         if scheduler is None and guidance.needs_steps:
             window = f"(start={guidance.start}, stop={guidance.stop})" if guidance.windowed else ""
-            raise ValueError(
-                f"{type(guidance).__name__}{window}: its effect depends on the step; a bare transformer needs "
-                "scheduler= as well"
-            )
+            what = f"{type(guidance).__name__}{window}: its effect depends on the step"
+            raise ValueError(f"{what}; a bare transformer needs scheduler= as well")
+    check_kinds(guidances)
+
+
+def check_kinds(guidances: tuple[Guidance, ...]) -> None:
+    """Refuse guidances of which only one may be given.
+
+    Raises:
+        ValueError: naming them and the cure.
+    """
     rules = [type(guidance).__name__ for guidance in guidances if isinstance(guidance, CFG)]
     if len(rules) > 1:
         raise ValueError(f"{' and '.join(rules)} both combine the two predictions: keep one of them")

@@ -154,6 +154,11 @@ def _step_index(scheduler: Any, timestep: Tensor) -> int | None:
         index: int | None = getattr(scheduler, name, None)
         if index is not None:
             return index
+    return _nearest_index(scheduler, timestep)
+
+
+def _nearest_index(scheduler: Any, timestep: Tensor) -> int | None:
+    """Return the index of the scheduled timestep that is nearest to the given one; None where none is near."""
     scheduled = scheduler.timesteps.to("cpu", torch.float64)
     value = timestep.flatten()[0].to("cpu", torch.float64)
     candidates = torch.stack([value, value * scheduler.config.num_train_timesteps]).unsqueeze(1)
