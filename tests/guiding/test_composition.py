@@ -16,6 +16,7 @@ from diffusers.guiders.guider_utils import rescale_noise_cfg
 from torch import Tensor
 
 from tests.helpers.tiny_pipelines import CASES, Case
+from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import APG, CFG, EMAG, MAMBOG, NAG, PAG, SEG, STG, TCFG, TPG, CFGZeroStar, S2Guidance, guide
 from vidguide.functional.cfg import cfg, cfg_zero_star, mambo_g, tcfg
 from vidguide.guidances.base import Guidance
@@ -241,6 +242,32 @@ def test_emags_rescale_is_of_the_conditional_prediction() -> None:
     combined = predictions(case, True, emag)
     unconds = unguided_predictions(case.pipeline, False, prompt=6)
     assert_equal(case, combined, [cfg(cond, uncond, 3.0) for cond, uncond in zip(expected, unconds, strict=True)])
+
+
+def test_a_loop_of_ones_own_gets_the_correction_in_both_calls_or_is_refused() -> None:
+    """On a bare transformer the cache context names the unconditional call, and the scheduler the step."""
+    model, scheduler, cond = tiny_wan().double(), diffusers.FlowMatchEulerDiscreteScheduler(), wan_inputs()
+    cond = {
+        name: value.double() if name != "timestep" and isinstance(value, Tensor) else value
+        for name, value in cond.items()
+    }
+    uncond = {**cond, "encoder_hidden_states": negative_text().double().expand(2, -1, -1)}
+    c, u = model(**cond)[0], model(**uncond)[0]
+    with guide(model, PAG(layers=(1,)), scheduler=scheduler):
+        scheduler.set_timesteps(3)
+        for timestep in scheduler.timesteps[:2]:
+            guided = model(**cond)[0]
+            with model.cache_context("uncond"):
+                moved = model(**uncond)[0]
+            scheduler.step(guided, timestep, cond["hidden_states"])
+        torch.testing.assert_close(moved - u, guided - c, atol=1e-12, rtol=0)
+        assert (guided - c).abs().max() > 0.1
+        with model.cache_context("uncond"), pytest.raises(ValueError, match="make the conditional call first"):
+            model(**uncond)
+    with guide(model, PAG(layers=(1,))):
+        model(**cond)
+        with model.cache_context("uncond"), pytest.raises(ValueError, match="needs scheduler="):
+            model(**uncond)
 
 
 def test_rescaling_that_cannot_be_is_refused() -> None:

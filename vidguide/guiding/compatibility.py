@@ -160,6 +160,25 @@ def _other_rule(call: Call, pipe: Any) -> str | None:
     return None
 
 
+def check_order(guidance: Guidance, first: bool, steps: int | None) -> None:
+    """Refuse an unconditional call to which the correction of this step's conditional call cannot be added.
+
+    Args:
+        first: whether the step had no conditional call yet.
+        steps: number of steps, None for a bare transformer without a scheduler.
+
+    Raises:
+        ValueError: naming the guidance and the cure.
+    """
+    if not isinstance(guidance, SelfGuidance) or guidance.before_cfg:
+        return
+    who = f"{type(guidance).__name__} with an unconditional call"
+    if steps is None:
+        raise ValueError(f"{who}: a bare transformer needs scheduler= as well, which tells the calls of one step")
+    if first:
+        raise ValueError(f"{who} before the conditional one of the step: make the conditional call first")
+
+
 def check_one_step(guidance: Guidance, call: Call, pipe: Any) -> None:
     """Refuse, before the first step of a run, diffusion forcing where the effect depends on the step.
 

@@ -21,6 +21,7 @@ from vidguide.guiding.compatibility import (
     check_caches,
     check_caches_of_uncond,
     check_one_step,
+    check_order,
     check_parallel,
     check_pipeline_cfg,
     check_together,
@@ -61,6 +62,7 @@ class GuidedForward:
         self._within_call = False
         self._checked_run = -1  # number of the run that was checked before its first step
         self._shift: tuple[tuple[int, int], Tensor] | None = None  # of the other calls of a run's step
+        self._guided_step: tuple[int, int] | None = None  # run and step of the latest conditional call
 
     def check(self) -> None:
         """Refuse guidances that do not fit the model or each other."""
@@ -95,6 +97,7 @@ class GuidedForward:
         if branch != "cond":
             self._check_uncond(active)
             return self._shifted(forward(*args, **kwargs))
+        self._guided_step = (self.run.number, self.run.step)
         if not active:
             return forward(*args, **kwargs)
         try:
@@ -151,9 +154,11 @@ class GuidedForward:
         self._checked_run = self.run.number
 
     def _check_uncond(self, active: list[Guidance]) -> None:
+        first = self._guided_step != (self.run.number, self.run.step)
         for guidance in active:
             guidance.check_pipeline_guides()
             check_caches_of_uncond(guidance, self.model.family, self.caches)
+            check_order(guidance, first, self.run.steps)
 
     def _guide(self, active: list[Guidance], forward: Callable[..., Any], inputs: Inputs) -> Any:
         """Run a conditional call: the unperturbed pass, corrections to its prediction, and the CFG rule."""

@@ -27,7 +27,8 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
         model: a diffusers pipeline with a video transformer, or such a transformer by itself.
         guidances: any number, each kind once; their order does not matter.
         scheduler: for a bare transformer, the scheduler of the sampling loop, which defines the step. Without one a
-            guidance must act over the whole run, and nothing is cached between calls.
+            guidance must act over the whole run, and nothing is cached between calls. A bare transformer's calls are
+            conditional, except within `transformer.cache_context("uncond")`.
 
     Yields:
         The :class:`vidguide.tracing.run.Run`: the current step, and a trace of the guidances' effects.
