@@ -89,9 +89,9 @@ class Comparison:
 
     def row(self, spec: str, clip: Clip, summary: Summary) -> dict[str, str]:
         """Return the text cells of one clip; metrics that could not be computed are left out."""
-        trace = clip.provenance["trace"]
+        change = clip.provenance["trace"].get("change")  # not measured where only a second pass is perturbed
         row = {"arm": spec, "seconds": f"{clip.provenance['seconds']:.2f}"}
-        row["features changed"] = f"{trace['change']:.0%}" if trace else "-"
+        row["features changed"] = "-" if change is None else f"{change:.0%}"
         scores = {score["metric"]: score for score in summary.rows if score["arm"] == spec and score["status"] == "ok"}
         if attributes := scores.get("world.attributes"):
             row["seen"] = " ".join(str(value) for value in attributes["details"]["seen"].values() if value)

@@ -70,9 +70,12 @@ def test_compare_scores_one_arm_and_compares_several_with_the_first(tmp_path: Pa
     assert row["warping error"]
     assert "as asked" not in row  # the world metrics do not apply to this prompt
     assert " against " not in (tmp_path / "one" / "report.md").read_text()
-    arguments = ["-g", "none", "-g", "cfg:2", "-g", "nag", "--steps", "1", "--json", "-o", str(tmp_path / "three")]
-    three = invoke("compare", "a large circle", "-n", "red", *arguments)
-    assert [row["arm"] for row in json.loads(three.stdout)["arms"]] == ["none", "cfg:2", "nag"]
+    specs = ["none", "cfg:2", "nag", "pag+s2"]
+    arguments = [part for spec in specs for part in ("-g", spec)] + ["--steps", "1", "--json"]
+    several = invoke("compare", "a large circle", "-n", "red", *arguments, "-o", str(tmp_path / "three"))
+    rows = json.loads(several.stdout)["arms"]
+    assert [row["arm"] for row in rows] == specs
+    assert [row["features changed"] == "-" for row in rows] == [True, True, False, True]
     report = (tmp_path / "three" / "report.md").read_text()
     assert "`cfg:2` against `none`" in report
     assert "`nag` against `none`" in report
