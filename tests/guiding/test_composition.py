@@ -35,7 +35,7 @@ PIPELINE_CASES = {case.pipeline: case for case in CASES if case.pipeline in CFG_
 # These pipelines combine predictions in float64, the others in float32.
 IN_FLOAT64 = {"WanPipeline", "HunyuanVideoPipeline", "HunyuanVideo15Pipeline"}
 PIPELINES = list(PIPELINE_CASES.values())
-LTX2 = next(case for case in CASES if case.pipeline == "LTX2Pipeline")
+LTX2 = next((case for case in CASES if case.pipeline == "LTX2Pipeline"), None)  # not in diffusers 0.36
 CFG_BY_VIDGUIDE = ["WanPipeline", "HunyuanVideoPipeline", "LTXPipeline", "MochiPipeline"]
 pipelines = pytest.mark.parametrize("case", PIPELINES, ids=lambda case: f"{case.pipeline}, {CFG_FORMS[case.pipeline]}")
 
@@ -177,9 +177,11 @@ def test_corrections_of_two_self_guidances_add_up_under_nag(case: Case) -> None:
     assert_equal(case, together, expected)
 
 
+@pytest.mark.skipif(LTX2 is None, reason="this diffusers has no LTX-2")
 @pytest.mark.parametrize("on", [True, False], ids=["with CFG", "without CFG"])
 def test_ltx2s_weaker_calls_do_not_scale_a_correction(on: bool) -> None:
     """Beside CFG, LTX-2 adds `s (c - p)` for a call with skipped blocks and one without audio: all move."""
+    assert LTX2 is not None
     weaker: dict[str, Any] = {
         "stg_scale": 1.0,
         "modality_scale": 2.0,
