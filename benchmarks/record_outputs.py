@@ -36,10 +36,9 @@ import vidguide
 from vidguide import APG, CADS, CFG, EMAG, NAG, PAG, SEG, STG, VSF, CFGZeroStar, generate, guide
 
 ROOT = Path(vidguide.__file__).parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-HELPERS = "tests.helpers." if (ROOT / "tests" / "helpers").is_dir() else ""  # older checkouts have them in tests/
-BY_NAME: dict[str, Any] = importlib.import_module(f"{HELPERS}tiny_families").BY_NAME
-CASES: list[Any] = importlib.import_module(f"{HELPERS}tiny_pipelines").CASES
+sys.path.insert(0, str(ROOT))
+BY_NAME: dict[str, Any] = importlib.import_module("tests.helpers.tiny_families").BY_NAME
+CASES: list[Any] = importlib.import_module("tests.helpers.tiny_pipelines").CASES
 
 Values = dict[str, Any]
 Recording = tuple[Any, Any]  # outputs, trace
