@@ -20,7 +20,7 @@ FAMILIES = (
         name="Allegro",
         transformers=("AllegroTransformer3DModel",),
         blocks=("transformer_blocks",),
-        encode=encoder(*EMBEDS_AND_MASK["text_inputs"], do_classifier_free_guidance=False, clean_caption=True),
+        encode=encoder(*EMBEDS_AND_MASK["text_inputs"], clean_caption=True),
         # Text attention has no rotary embedding, so the keys of the text do not depend on the video.
         adjust_one_token=two_tokens,
         one_token_inputs={"attention_mask": None, "image_rotary_emb": None},

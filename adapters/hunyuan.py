@@ -7,8 +7,8 @@ that it is independent of the text.
 import inspect
 from typing import Any
 
-from vidguide.adapters._encode_prompt import check_length, encoder
-from vidguide.transformer.family import Family, Inputs, Joint, Modulation, by_step
+from vidguide.adapters._encode_prompt import batch_of, encode_prompt, encoder
+from vidguide.transformer.family import Family, Inputs, Joint, Modulation, Prompt, by_step
 
 TEXT = ("encoder_hidden_states", "pooled_projections", "encoder_attention_mask")
 MASKS = {"encoder_attention_mask": "encoder_hidden_states"}
@@ -17,24 +17,23 @@ TEXT_15 = ("encoder_hidden_states", "encoder_attention_mask", "encoder_hidden_st
 _encode = encoder(*TEXT)
 
 
-def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
+def encode(pipe: Any, prompt: Prompt, inputs: Inputs) -> Inputs:
     """Encode negative prompts as the pipelines do: image-to-video encodes them together with a black image."""
     if "image" not in inspect.signature(pipe.encode_prompt).parameters:
-        return _encode(pipe, prompts, inputs)
+        return _encode(pipe, prompt, inputs)
     from PIL import Image
 
     height, width = (size * pipe.vae_scale_factor_spatial for size in inputs["hidden_states"].shape[-2:])
     # The pipeline keeps a half or a quarter of the 576 image tokens, and cuts 4 tokens of the template.
     image_tokens = 576 // (4 if pipe.transformer.config.image_condition_type == "token_replace" else 2)
     length = inputs["encoder_hidden_states"].shape[1] - image_tokens + 4
-    check_length(pipe, prompts, length)
-    values = pipe.encode_prompt(Image.new("RGB", (width, height)), prompts, max_sequence_length=length)
+    values = encode_prompt(pipe, prompt, image=Image.new("RGB", (width, height)), max_sequence_length=length)
     return dict(zip(TEXT, values, strict=True))
 
 
-def encode_15(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
+def encode_15(pipe: Any, prompt: Prompt, inputs: Inputs) -> Inputs:
     """Encode with both text encoders; the pipeline pads each to a fixed length."""
-    return dict(zip(TEXT_15, pipe.encode_prompt(prompts, batch_size=len(prompts)), strict=True))
+    return dict(zip(TEXT_15, encode_prompt(pipe, prompt, batch_size=batch_of(prompt)), strict=True))
 
 
 MODULATION = Modulation(norms=("norm1_context", "norm"), leading="first_frame_num_tokens")

@@ -5,14 +5,19 @@ from typing import Any
 import torch
 
 from vidguide.adapters._encode_prompt import encoder
-from vidguide.transformer.family import Family, Inputs, by_step
+from vidguide.transformer.family import Family, Inputs, Prompt, by_step
 
 _encode = encoder("encoder_hidden_states", "pooled_projections", max_sequence_length=None)
 
 
-def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
-    """Encode prompts, with the positions 0 to L - 1 of the longest prompt's L tokens."""
-    text = _encode(pipe, prompts, inputs)
+def encode(pipe: Any, prompt: Prompt, inputs: Inputs) -> Inputs:
+    """Encode prompts, with the positions 0 to L - 1 of the longest prompt's L tokens.
+
+    The pipelines' `encode_prompt` takes texts only; embeddings are used as they are.
+    """
+    names = {"prompt_embeds_qwen": "encoder_hidden_states", "prompt_embeds_clip": "pooled_projections"}
+    text = {names[name]: value for name, value in prompt.items() if name in names}
+    text = text or _encode(pipe, prompt, inputs)
     length = text["encoder_hidden_states"].shape[1]
     return {**text, "text_rope_pos": torch.arange(length, device=inputs["text_rope_pos"].device)}
 
@@ -39,12 +44,7 @@ FAMILIES = (
         block_output=("vis", "aud"),
         self_attention="video_dec_block.self_attention",
         text_attention=("video_dec_block.cross_attention", "audio_dec_block.cross_attention"),
-        encode=encoder(
-            "encoder_hidden_states",
-            "pooled_projections",
-            "encoder_attention_mask",
-            do_classifier_free_guidance=False,
-        ),
+        encode=encoder("encoder_hidden_states", "pooled_projections", "encoder_attention_mask"),
         text_inputs=("encoder_hidden_states", "pooled_projections", "encoder_attention_mask"),
         text_masks={"encoder_attention_mask": "encoder_hidden_states"},
         text_extras=("pooled_projections",),

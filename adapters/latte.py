@@ -11,9 +11,7 @@ FAMILIES = (
         temporal_blocks="temporal_transformer_blocks",
         extent="spatial",
         # A single prompt is trimmed to its tokens; for several, the padding is zeroed. Likewise for negatives.
-        encode=encoder(
-            "encoder_hidden_states", do_classifier_free_guidance=False, clean_caption=True, max_sequence_length=None
-        ),
+        encode=encoder("encoder_hidden_states", clean_caption=True),
         cfg="batched",
     ),
 )

@@ -2,16 +2,16 @@
 
 from typing import Any
 
-from vidguide.adapters._encode_prompt import EMBEDS_AND_MASK, embeds_and_mask
-from vidguide.transformer.family import Family, Inputs
+from vidguide.adapters._encode_prompt import EMBEDS_AND_MASK, embeds_and_mask, encode_prompt
+from vidguide.transformer.family import Family, Inputs, Prompt
 
 ONE_TOKEN = dict.fromkeys(("num_frames", "height", "width", "audio_num_frames"), 1)
 
 
-def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
+def encode(pipe: Any, prompt: Prompt, inputs: Inputs) -> Inputs:
     """Encode prompts, then apply the connectors, which return one text for the video and one for the audio."""
     length = inputs[LTX2_TEXT[0]].shape[-2]  # unchanged by the connectors
-    embeds, mask, *_ = pipe.encode_prompt(prompts, do_classifier_free_guidance=False, max_sequence_length=length)
+    embeds, mask, *_ = encode_prompt(pipe, prompt, max_sequence_length=length)
     padding_side = getattr(getattr(pipe, "tokenizer", None), "padding_side", "left")
     video, audio, mask = pipe.connectors(embeds, mask, padding_side=padding_side)
     return dict(zip(LTX2_TEXT, (video, audio, mask, mask), strict=True))

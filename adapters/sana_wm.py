@@ -4,14 +4,16 @@ from typing import Any
 
 import torch
 
-from vidguide.transformer.family import Family, Inputs
+from vidguide.adapters._encode_prompt import texts_of
+from vidguide.transformer.family import Family, Inputs, Prompt
 
 
-def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
+def encode(pipe: Any, prompt: Prompt, inputs: Inputs) -> Inputs:
     """Encode negative prompts without the instruction that precedes a prompt, as the pipeline does."""
     embeds, mask = inputs["encoder_hidden_states"], inputs["mask"]
     settings = {"prompt_embeds": embeds, "prompt_attention_mask": mask, "max_sequence_length": embeds.shape[-2]}
-    texts = [pipe.encode_prompt("", prompt, **settings)[2:] for prompt in prompts]
+    negative = {f"negative_{name}": value for name, value in prompt.items() if name != "prompt"}
+    texts = [pipe.encode_prompt("", text, **negative, **settings)[2:] for text in texts_of(prompt) or [""]]
     return {
         name: torch.cat(parts)
         for name, parts in zip(("encoder_hidden_states", "mask"), zip(*texts, strict=True), strict=True)

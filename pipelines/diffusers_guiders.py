@@ -17,6 +17,7 @@ from vidguide.guidances.emag import EMAG, PUBLISHED_DECAY
 from vidguide.guidances.nag import NAG
 from vidguide.guiding.forward import GuidedForward
 from vidguide.guiding.guide import FORWARD, guided_class
+from vidguide.guiding.step_counter import StepCounter
 from vidguide.tracing.run import Run
 from vidguide.transformer.class_swap import swapped_class
 from vidguide.transformer.family import Inputs, family_of
@@ -86,9 +87,9 @@ class Guider(ClassifierFreeGuidance):
                 return self._guided
         text = family_of(getattr(transformer, "_orig_mod", transformer)).text_inputs
         negative = {name: value for name, value in self._uncond.items() if name in text and value is not None}
-        run = Run()
-        run.begin(self._num_inference_steps)
-        self._guided = GuidedForward(transformer, None, None, (self._guidance(negative),), run)
+        steps = StepCounter(Run())
+        steps.run.begin(self._num_inference_steps)
+        self._guided = GuidedForward(transformer, (self._guidance(negative),), steps)
         self._guided.check()
         return self._guided
 

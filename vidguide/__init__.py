@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from vidguide.guidances.stg import STG
     from vidguide.guidances.tpg import TPG
     from vidguide.guidances.vsf import VSF
+    from vidguide.guiding.attach import attach, attached, detach
     from vidguide.guiding.guide import guide
     from vidguide.guiding.locate import locate
     from vidguide.pipelines.generate import generate
@@ -44,6 +45,9 @@ __all__ = [
     "EnhanceAVideo",
     "S2Guidance",
     "__version__",
+    "attach",
+    "attached",
+    "detach",
     "generate",
     "guide",
     "locate",
@@ -68,6 +72,9 @@ _MODULES = {
     "TPG": "vidguide.guidances.tpg",
     "VSF": "vidguide.guidances.vsf",
     "Clip": "vidguide.clip",
+    "attach": "vidguide.guiding.attach",
+    "attached": "vidguide.guiding.attach",
+    "detach": "vidguide.guiding.attach",
     "generate": "vidguide.pipelines.generate",
     "guide": "vidguide.guiding.guide",
     "locate": "vidguide.guiding.locate",

@@ -72,7 +72,7 @@ def test_a_negative_prompt_is_encoded_as_a_prompt(case: Case, encoders: Values) 
     else:
         (inputs,), (expected,) = (calls_of(pipe, case, words) for words in (OTHER, PROMPT))
     with torch.no_grad():
-        encoded = family.encode(pipe, [PROMPT], inputs)
+        encoded = family.encode(pipe, {"prompt": [PROMPT]}, inputs)
     for name in family.text_inputs:
         value: Tensor = expected[name]
         assert not torch.equal(value, inputs[name]) or "mask" in name

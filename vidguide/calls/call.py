@@ -27,7 +27,11 @@ class AuxiliaryForward(Protocol):
 
 
 class NegativeText(Protocol):
-    """Encodes a negative as the pipeline encodes its prompt; returns its text inputs by name."""
+    """Encodes a negative as the pipeline encodes its prompt; returns its text inputs by name.
+
+    Args:
+        prompt, embeds: of a guidance; both None for the negative prompt of the pipeline's call, or the empty text.
+    """
 
     def __call__(self, prompt: str | list[str] | None, embeds: Tensor | Mapping[str, Tensor] | None) -> Inputs: ...
 
@@ -61,7 +65,7 @@ class Call:
         step, steps: index of the step from 0, and the number of steps; None for a bare transformer without scheduler.
         pipeline_guides: whether the pipeline applies classifier-free guidance.
         scheduler: the pipeline's, or the one given for a bare transformer; None without.
-        encode_negative: encodes a negative prompt; results are cached for the length of `guide`.
+        encode_negative: encodes a negative prompt; results are cached for the length of `guide`, or of an attachment.
         auxiliary_forward: runs a pass that records activations; not to be called while a plan is installed.
         cache, run: cache of the run, and the run's number.
         shared_cache: the same for all transformers that take turns in a run.

@@ -1,44 +1,67 @@
-"""Negative prompts encoded as a pipeline encodes its prompt, cached for the length of `guide`."""
+"""Negative prompts encoded as a pipeline encodes its prompt, cached for the length of `guide` or of an attachment."""
 
-from collections.abc import Mapping
+import weakref
+from collections import OrderedDict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
-from vidguide.transformer.family import Family, Inputs
+from vidguide.transformer.family import Family, Inputs, Prompt
 from vidguide.transformer.negative_text import ready_text, text_shape
+
+CAPACITY = 16  # texts; a server receives others with every request
+ENCODERS = ("text_encoder", "text_encoder_2", "connectors")  # components of a pipeline
 
 
 class NegativeTexts:
-    """Cache of encoded negative prompts of one transformer."""
+    """Cache of the encoded negative prompts of one pipeline: the latest texts, and the latest embeddings."""
 
-    def __init__(self, pipe: Any, family: Family) -> None:
-        self.pipe, self.family = pipe, family
-        self._encoded: dict[Any, Inputs] = {}
+    def __init__(self) -> None:
+        self._texts: OrderedDict[Any, Inputs] = OrderedDict()
+        self._embeds: tuple[Prompt, Any, Inputs] | None = None  # of one call, by identity
 
-    def get(
-        self,
-        prompt: str | list[str] | None,
-        embeds: Tensor | Mapping[str, Tensor] | None,
-        inputs: Inputs,
-        rows: int,
-    ) -> Inputs:
-        """Return the text inputs of a negative for a call.
+    def get(self, pipe: Any, family: Family, prompt: Prompt, inputs: Inputs, rows: int) -> Inputs:
+        """Return the text inputs of a negative for a call of a transformer.
 
         Args:
-            prompt: a text, or one per prompt; None for the empty text. embeds: ready embeddings in its place.
+            prompt: arguments of the pipeline's `encode_prompt` that hold the negative.
             inputs: arguments of the call. rows: its conditional rows.
 
         Raises:
             ValueError: embeddings of another width, or a number of negatives that does not divide the rows.
         """
-        if embeds is not None:
-            return ready_text(self.family, embeds, inputs, rows)
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt or [""])
-        shape, dtype, device = text_shape(self.family, inputs)
-        key = (*prompts, shape[1:], dtype, device)
-        if key not in self._encoded:
-            with torch.no_grad():
-                self._encoded[key] = self.family.encode(self.pipe, prompts, inputs)
-        return ready_text(self.family, self._encoded[key], inputs, rows)
+        shape, dtype, device = text_shape(family, inputs)
+        key = (family.name, shape[1:], dtype, device, _encoders(pipe))
+        if all(_is_text(value) for value in prompt.values()):
+            encoded = self._text(pipe, family, prompt, inputs, key)
+        else:
+            if self._embeds is None or self._embeds[0] is not prompt or self._embeds[1] != key:
+                self._embeds = (prompt, key, _encode(pipe, family, prompt, inputs))
+            encoded = self._embeds[2]
+        return ready_text(family, encoded, inputs, rows)
+
+    def _text(self, pipe: Any, family: Family, prompt: Prompt, inputs: Inputs, key: Any) -> Inputs:
+        lists = {name: [text] if isinstance(text, str) else list(text) for name, text in prompt.items()}
+        key = (key, tuple((name, *texts) for name, texts in lists.items()))
+        if key not in self._texts:
+            self._texts[key] = _encode(pipe, family, lists, inputs)
+        self._texts.move_to_end(key)
+        while len(self._texts) > CAPACITY:
+            self._texts.popitem(last=False)
+        return self._texts[key]
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) or (isinstance(value, list | tuple) and all(isinstance(text, str) for text in value))
+
+
+def _encode(pipe: Any, family: Family, prompt: Prompt, inputs: Inputs) -> Inputs:
+    with torch.no_grad():
+        return family.encode(pipe, prompt, inputs)
+
+
+def _encoders(pipe: Any) -> tuple[Any, ...]:
+    """Return weak references to the components that encode: another one encodes anew."""
+    components = (getattr(pipe, name, None) for name in ENCODERS)
+    return tuple(weakref.ref(component) for component in components if isinstance(component, nn.Module))

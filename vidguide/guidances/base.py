@@ -10,6 +10,7 @@ from vidguide.attention.plan import EMPTY, AttentionPlan
 from vidguide.calls.call import Call, Correction, Rerun, Unconditional
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.guidances.schedule import in_window
+from vidguide.transformer.family import Prompt
 from vidguide.validation import check_number
 
 
@@ -59,6 +60,15 @@ class Guidance:
     def needs_steps(self) -> bool:
         """Whether its effect depends on the step of the run, so that a bare transformer needs a scheduler."""
         return self.windowed and not self.neutral
+
+    @property
+    def reads_negative(self) -> bool:
+        """Whether it takes the negative prompt of the pipeline's call, having none itself."""
+        return False
+
+    def acts_on(self, negative: Prompt | None) -> bool:
+        """Return whether it acts in a call of the pipeline with this negative prompt; None outside of such calls."""
+        return True
 
     @property
     def pauses(self) -> bool:

@@ -12,7 +12,7 @@ from vidguide.calls.call import Call
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.text_capture import text_keys_values, text_stream
-from vidguide.transformer.family import Inputs
+from vidguide.transformer.family import Inputs, Prompt
 from vidguide.transformer.negative_text import check_encodable, check_negative
 from vidguide.transformer.text_stream import TextStream
 
@@ -32,7 +32,8 @@ class NegativePromptGuidance(Guidance):
     """A guidance with a negative prompt at every text attention; subclasses define the edits.
 
     Attributes:
-        negative_prompt: what the clip should not show; a text, or one per prompt.
+        negative_prompt: what the clip should not show; a text, or one per prompt. None for the `negative_prompt` (or
+            its embeddings) of each call of the pipeline; a call without one is not guided.
         negative_prompt_embeds: `(1 or B, L, C)`, ready embeddings in place of the text; or a dict of all the text
             inputs of the transformer (embeddings, masks, pooled ones) by the names of its arguments.
     """
@@ -53,11 +54,22 @@ class NegativePromptGuidance(Guidance):
         """Whether joint blocks modulate the negative's tokens by its pooled embedding instead of the prompt's."""
         return False
 
+    @property
+    def reads_negative(self) -> bool:
+        return self.negative_prompt is None and self.negative_prompt_embeds is None
+
+    def acts_on(self, negative: Prompt | None) -> bool:
+        """Raise ValueError outside of a call of the pipeline if there is no negative prompt."""
+        if self.reads_negative and negative is None:
+            who = f"{type(self).__name__}(negative_prompt=None)"
+            lack = "say what the clip should not show, as text or as embeddings"
+            raise ValueError(f"{who}: {lack}; without it, only a call of a pipeline can give one")
+        return not self.reads_negative or bool(negative)
+
     def check(self, model: GuidedModel, pipe: Any) -> None:
         super().check(model, pipe)
-        if self.negative_prompt is None and self.negative_prompt_embeds is None:
-            who = f"{type(self).__name__}(negative_prompt=None)"
-            raise ValueError(f"{who}: say what the clip should not show, as text or as embeddings")
+        if pipe is None and not self.neutral:
+            self.acts_on(None)
         check_encodable(self, pipe)
 
     def check_run(self, call: Call) -> None:

@@ -26,14 +26,16 @@ from vidguide.guiding.compatibility import (
     check_pipeline_cfg,
     check_together,
 )
+from vidguide.guiding.guided_pipeline import PipelineCalls
 from vidguide.guiding.installation import Installation
 from vidguide.guiding.passes import Passes
-from vidguide.tracing.run import Run
+from vidguide.guiding.step_counter import StepCounter
 from vidguide.transformer.cache_context import CacheContexts
 from vidguide.transformer.caches import Caches
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.cfg_branch import BranchDetector
-from vidguide.transformer.family import Inputs
+from vidguide.transformer.family import Inputs, Prompt
+from vidguide.transformer.negative_text import ready_text
 from vidguide.transformer.prediction_space import begin_index
 
 
@@ -42,23 +44,32 @@ class GuidedForward:
 
     Args:
         transformer: as the pipeline holds it, possibly compiled.
-        pipe, scheduler: the pipeline and the scheduler that steps its runs, or None.
-        guidances: all of this `guide`.
-        run: the sampling run.
+        pipe: the pipeline, or None. guidances: all of this `guide`.
+        steps: counts the steps of the sampling run.
+        calls: the calls of the pipeline, or None.
+        texts: cache of encoded negative prompts.
 
     Attributes:
         peers: the conductors of all transformers of the run, including this one.
     """
 
-    def __init__(self, transformer: Any, pipe: Any, scheduler: Any, guidances: Sequence[Guidance], run: Run) -> None:
-        self.pipe, self.scheduler, self.guidances, self.run = pipe, scheduler, tuple(guidances), run
+    def __init__(
+        self,
+        transformer: Any,
+        guidances: Sequence[Guidance],
+        steps: StepCounter,
+        calls: PipelineCalls | None = None,
+        texts: NegativeTexts | None = None,
+    ) -> None:
+        self.guidances, self.steps, self.run, self.calls = tuple(guidances), steps, steps.run, calls
+        self.pipe = None if calls is None else calls.pipe
         self.model, blocks = guided_model(transformer, any(guidance.perturbs for guidance in guidances))
         self.installation = Installation(self.model, blocks)
         self.contexts, self.caches = CacheContexts(self.model.original), Caches(self.model.original)
-        self.branches = BranchDetector(pipe, self.model.family, self.contexts, run)
+        self.branches = BranchDetector(self.pipe, self.model.family, self.contexts, self.run)
         self.peers: Sequence[GuidedForward] = (self,)
         self._signature = inspect.signature(type(self.model.original).forward)
-        self._cache, self._texts = RunCache(), NegativeTexts(pipe, self.model.family)
+        self._cache, self._texts = RunCache(), texts or NegativeTexts()
         self._within_call = False
         self._checked_run = -1  # number of the run that was checked before its first step
         self._shift: tuple[tuple[int, int], Tensor] | None = None  # of the other calls of a run's step
@@ -89,11 +100,11 @@ class GuidedForward:
         if self._within_call:
             return forward(*args, **kwargs)  # an extra pass
         branch, _ = self.branches.next_branch(), self.branches.pipeline_guides()
-        if self.pipe is None and self.run.steps is None:
+        if self.run.steps is None and (self.pipe is None or self.steps.scheduler is None):
             self.run.begin(None)  # without a scheduler no call is known to continue a run: cache nothing between calls
         if branch == "cond" and self._checked_run != self.run.number:
             self._check_run(args, kwargs)
-        active = [guidance for guidance in self.guidances if guidance.active(self.run.step, self.run.steps)]
+        active = self._active()
         if branch != "cond":
             self._check_uncond(active)
             return self._shifted(forward(*args, **kwargs))
@@ -106,6 +117,23 @@ class GuidedForward:
         finally:
             self._within_call = False
             self.installation.blocks.clear()
+
+    @property
+    def negative(self) -> Prompt | None:
+        """Negative prompt of the pipeline's call that is running; None outside of one."""
+        return None if self.calls is None else self.calls.negative
+
+    def _active(self) -> list[Guidance]:
+        """Return the guidances that act at this step of this call."""
+        run, negative = self.run, self.negative
+        return [one for one in self.guidances if one.active(run.step, run.steps) and one.acts_on(negative)]
+
+    def _encode_negative(self, inputs: Inputs, rows: int, prompt: Any, embeds: Any) -> Inputs:
+        """Return the text inputs of a guidance's negative, or of the pipeline call's."""
+        if embeds is not None:
+            return ready_text(self.model.family, embeds, inputs, rows)
+        arguments = {"prompt": prompt} if prompt is not None else self.negative or {"prompt": ""}
+        return self._texts.get(self.pipe, self.model.family, arguments, inputs, rows)
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
         """Return a call's arguments by name."""
@@ -126,8 +154,8 @@ class GuidedForward:
             step=self.run.step,
             steps=self.run.steps,
             pipeline_guides=self.branches.pipeline_guides(),
-            scheduler=self.scheduler,
-            encode_negative=lambda prompt, embeds: self._texts.get(prompt, embeds, inputs, conditional_rows),
+            scheduler=self.steps.scheduler,
+            encode_negative=functools.partial(self._encode_negative, inputs, conditional_rows),
             auxiliary_forward=_no_pass if passes is None else passes.auxiliary,
             cache=self._cache,
             shared_cache=self.peers[0]._cache,
@@ -144,10 +172,14 @@ class GuidedForward:
                 check_parallel(guidance, peer.model)
         inputs = self._bind(args, kwargs)
         if self.run.step == 0 and self.pipe is not None:
-            self.run.skip(begin_index(self.scheduler, inputs.get("timestep")))
+            self.run.skip(begin_index(self.steps.scheduler, inputs.get("timestep")))
         call = self._call(inputs, None)
         for guidance in self.guidances:
-            if not guidance.neutral:
+            if guidance.neutral:
+                continue
+            if not guidance.acts_on(self.negative):
+                self.run.current.notes.append(f"{type(guidance).__name__}: off, as the call has no negative_prompt")
+            else:
                 check_pipeline_cfg(guidance, call, self.pipe)
                 check_one_step(guidance, call, self.pipe)
                 guidance.check_run(call)

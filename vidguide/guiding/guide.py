@@ -7,16 +7,19 @@ from typing import Any
 
 from torch import nn
 
+from vidguide.calls.negative_texts import NegativeTexts
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.cfg_rules.cfg import CFG
 from vidguide.guidances.negative_prompt import NegativePromptGuidance
 from vidguide.guiding.forward import GuidedForward
+from vidguide.guiding.guided_pipeline import PIPELINE, PipelineCalls, guided_pipeline_class
+from vidguide.guiding.step_counter import StepCounter, check_scheduler
 from vidguide.kernels import dispatch as kernels
 from vidguide.tracing.run import Run
 from vidguide.transformer.class_swap import subclass_of, swapped_class
 from vidguide.transformer.compile import check_not_compiled_around
 
-FORWARD, RUN = "_vidguide_forward", "_vidguide_run"
+FORWARD, ATTACHED = "_vidguide_forward", "_vidguide_attached"
 
 
 @contextmanager
@@ -39,16 +42,37 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
 
     On exit, also by an exception, the model and the pipeline are restored bit for bit.
     """
-    pipe = None if isinstance(model, nn.Module) else model
-    transformers = [model] if pipe is None else transformers_of(pipe)
-    scheduler = scheduler or getattr(pipe, "scheduler", None)
+    if ATTACHED in getattr(model, "__dict__", {}):
+        raise ValueError(f"{type(model).__name__} has guidances attached: detach(pipe) first, or attach all of them")
+    with guided(model, guidances, scheduler) as (run, calls), ExitStack() as stack:
+        if calls is not None and callable(model):
+            stack.enter_context(swapped_class(model, guided_pipeline_class, PIPELINE, calls))
+        yield run
+
+
+@contextmanager
+def guided(
+    model: Any, guidances: tuple[Guidance, ...], scheduler: Any = None, texts: NegativeTexts | None = None
+) -> Iterator[tuple[Run, PipelineCalls | None]]:
+    """Guide the transformers of a model within the block, but leave the pipeline's class unchanged.
+
+    Args:
+        texts: cache of encoded negative prompts, a new one by default.
+
+    Yields:
+        The run, and the wrapper for the pipeline's calls; None for a bare transformer.
+    """
+    steps = StepCounter(Run())
+    calls = None if isinstance(model, nn.Module) else PipelineCalls(model, guidances, steps, scheduler)
+    scheduler = scheduler or getattr(model, "scheduler", None)
     check_scheduler(scheduler)
     check_guidances(guidances, scheduler)
     kernels.mode()
-    run = Run()
+    transformers = [model] if calls is None else calls.transformers
     for transformer in transformers:
         check_transformer(transformer)
-    forwards = [GuidedForward(transformer, pipe, scheduler, guidances, run) for transformer in transformers]
+    texts = texts or NegativeTexts()
+    forwards = [GuidedForward(transformer, guidances, steps, calls, texts) for transformer in transformers]
     for forward in forwards:
         forward.peers = forwards
         forward.check()
@@ -56,9 +80,9 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
         for forward in forwards:
             stack.enter_context(forward.intercepted())
             stack.enter_context(swapped_class(forward.model.transformer, guided_class, FORWARD, forward))
-        if scheduler is not None:
-            stack.enter_context(swapped_class(scheduler, counting_class, RUN, (run, id(scheduler))))
-        yield run
+        stack.callback(steps.close)
+        steps.observe(scheduler)
+        yield steps.run, calls
 
 
 def check_transformer(transformer: nn.Module) -> None:
@@ -69,40 +93,6 @@ def check_transformer(transformer: nn.Module) -> None:
     """
     if FORWARD in vars(transformer):
         raise ValueError(f"{type(transformer).__name__} is guided already: list all guidances in one guide(...)")
-
-
-def transformers_of(pipe: Any) -> list[nn.Module]:
-    """Return the denoising transformers of a pipeline: one, or two in a mixture of experts over timesteps.
-
-    Raises:
-        TypeError: the object has none.
-    """
-    candidates = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
-    transformers = [module for module in candidates if isinstance(module, nn.Module)]
-    if not transformers:
-        raise TypeError(f"model={type(pipe).__name__}: give a diffusers pipeline with a transformer, or a transformer")
-    return transformers
-
-
-def check_scheduler(scheduler: Any) -> None:
-    """Validate: a scheduler of diffusers, or None, that no other `guide` uses.
-
-    Raises:
-        TypeError, ValueError: with the cure.
-    """
-    if scheduler is None:
-        return
-    if not (hasattr(scheduler, "set_timesteps") and hasattr(scheduler, "step")):
-        raise TypeError(f"scheduler={scheduler!r}: give a scheduler of diffusers, with set_timesteps and step")
-    if run_of(scheduler) is not None:
-        name = type(scheduler).__name__
-        raise ValueError(f"this {name} is in use by another guide(...): give each pipeline a scheduler of its own")
-
-
-def run_of(scheduler: Any) -> Run | None:
-    """Return the run that a scheduler advances; None for a copy of the scheduler, which pipelines may make."""
-    run, owner = vars(scheduler).get(RUN, (None, None))
-    return run if owner == id(scheduler) else None
 
 
 def check_guidances(guidances: tuple[Any, ...], scheduler: Any) -> None:
@@ -152,26 +142,3 @@ def guided_class(original: Any) -> Any:
 
     cached = hasattr(original, "cache_context") or original.__name__ == "OptimizedModule"
     return subclass_of(original, __call__=call, **({"cache_context": cache_context} if cached else {}))
-
-
-@functools.cache
-def counting_class(original: Any) -> Any:
-    """Return a subclass of a scheduler's class whose `set_timesteps` begins a run and whose `step` advances it."""
-
-    @functools.wraps(original.set_timesteps)
-    def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = original.set_timesteps(self, *args, **kwargs)
-        if (run := run_of(self)) is not None:
-            run.begin(len(self.timesteps))
-        return result
-
-    @functools.wraps(original.step)
-    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
-        result = original.step(self, *args, **kwargs)
-        if (run := run_of(self)) is not None:
-            # Video-to-video starts at a later timestep; only the steps that are taken count.
-            steps = len(self.timesteps) - max(getattr(self, "begin_index", None) or 0, run.skipped)
-            run.advance(steps, getattr(self, "step_index", None))
-        return result
-
-    return subclass_of(original, set_timesteps=set_timesteps, step=step)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 from vidguide.attention.sites import supports_perturbed_pass
-from vidguide.guiding.guide import transformers_of
+from vidguide.guiding.guided_pipeline import transformers_of
 from vidguide.transformer.family import Family, blocks_of, families, family_of
 
 

@@ -52,12 +52,14 @@ class Trace:
 
     Attributes:
         steps: number of completed steps. choices: the perturbed passes, with the layers chosen for each.
+        notes: why guidances were off in this run.
     """
 
     def __init__(self) -> None:
         self._measured: list[tuple[int, int, Tensor]] = []
         self.steps = 0
         self.choices: list[PerturbedPass] = []
+        self.notes: list[str] = []
 
     def add(self, step: int, layer: int, measured: Tensor) -> None:
         self._measured.append((step, layer, measured.detach()))
@@ -90,8 +92,8 @@ class Trace:
         """Format a line per step, the relative change of features in each layer and the share limited by tau, then a
         line per perturbed pass."""
         if not self._measured and not self.choices:
-            return "nothing was measured in this run"
-        return "\n".join([*self._features(), *self._perturbed_passes()])
+            return "\n".join(["nothing was measured in this run", *self.notes])
+        return "\n".join([*self._features(), *self._perturbed_passes(), *self.notes])
 
     def _features(self) -> list[str]:
         records = list(self)

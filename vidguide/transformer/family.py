@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Inputs = dict[str, Any]  # keyword arguments of a transformer's forward
+Prompt = Mapping[str, Any]  # arguments of `encode_prompt` with a prompt: texts, embeddings, masks; `prompt`, if text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +69,8 @@ class Family:
     Attributes:
         name: its usual name.
         transformers: class names of its transformers in diffusers, matched exactly.
-        encode: `(pipe, prompts, inputs) -> text inputs`, encoded as the pipeline encodes its prompt; `inputs` are the
-            arguments of the call to guide.
+        encode: `(pipe, prompt, inputs) -> text inputs`, encoded as the pipeline encodes a negative prompt; `inputs` are
+            the arguments of the call to guide.
         blocks: dotted paths of the lists of blocks, in the order in which `layers` counts them.
         self_attention, text_attention: attention modules of a block: the video's self-attention, and those where the
             video (or audio) attends to text. A block may lack some.
@@ -100,7 +101,7 @@ class Family:
 
     name: str
     transformers: tuple[str, ...]
-    encode: Callable[[Any, list[str], Inputs], Inputs]
+    encode: Callable[[Any, Prompt, Inputs], Inputs]
     blocks: tuple[str, ...] = ("blocks",)
     self_attention: str = "attn1"
     text_attention: tuple[str, ...] = ("attn2",)

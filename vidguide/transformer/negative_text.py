@@ -72,13 +72,21 @@ def repeat_rows(value: Any, rows: int) -> Any:
 
 
 def check_encodable(guidance: Any, pipe: Any) -> None:
-    """Refuse a negative prompt without an encoder.
+    """Refuse a guidance whose negative prompt cannot be encoded.
 
     Raises:
         ValueError: naming the guidance, its negative and what is missing.
     """
-    if guidance.negative_prompt_embeds is not None:
-        return
+    if guidance.negative_prompt_embeds is None and (pipe is None or guidance.negative_prompt is not None):
+        check_text_encoder(f"{type(guidance).__name__}(negative_prompt={guidance.negative_prompt or ''!r})", pipe)
+
+
+def check_text_encoder(who: str, pipe: Any) -> None:
+    """Refuse text without an encoder.
+
+    Raises:
+        ValueError: beginning with `who`, with what is missing.
+    """
     if pipe is None:
         lack = "a bare transformer cannot encode text; pass negative_prompt_embeds, or guide the pipeline"
     elif not hasattr(pipe, "encode_prompt"):
@@ -87,7 +95,7 @@ def check_encodable(guidance: Any, pipe: Any) -> None:
         lack = f"the {type(pipe).__name__} has no text_encoder; load it, or pass negative_prompt_embeds"
     else:
         return
-    raise ValueError(f"{type(guidance).__name__}(negative_prompt={guidance.negative_prompt or ''!r}): {lack}")
+    raise ValueError(f"{who}: {lack}")
 
 
 def check_negative(guidance: Any, empty: bool) -> None:

@@ -28,7 +28,8 @@ class CFG(Guidance):
             the fraction of completed steps. Steps at scale 1 make no unconditional call.
         rescale: phi of Lin et al. (arXiv 2305.08891, eq. 15 and 16), 0 to 1: how far the guided prediction is rescaled
             to the standard deviation of the conditional one; 0 is off. Published: 0.7.
-        negative_prompt: text of the unconditional branch; None for the empty text.
+        negative_prompt: text of the unconditional branch; None for the `negative_prompt` (or its embeddings) of each
+            call of the pipeline, or the empty text where a call has none.
         negative_prompt_embeds: `(1 or B, L, C)`, ready embeddings in place of the text; or a dict of the
             transformer's text inputs.
         start, stop: window in fractions of the steps.
@@ -55,6 +56,10 @@ class CFG(Guidance):
     @property
     def neutral(self) -> bool:
         return is_constant(self.scale, 1)
+
+    @property
+    def reads_negative(self) -> bool:
+        return self.negative_prompt is None and self.negative_prompt_embeds is None
 
     @property
     def needs_steps(self) -> bool:
@@ -86,8 +91,7 @@ class CFG(Guidance):
 
     def negative_text(self, call: Call) -> Inputs:
         """Return the text inputs of the unconditional branch."""
-        prompt = None if self.negative_prompt_embeds is not None else self.negative_prompt or ""
-        return call.encode_negative(prompt, self.negative_prompt_embeds)
+        return call.encode_negative(self.negative_prompt, self.negative_prompt_embeds)
 
     def combine(self, call: Call, predictions: list[Any], unconditional: Unconditional) -> list[Any]:
         scale = self.scale_of(call)

@@ -1,0 +1,155 @@
+"""Calls of a guided pipeline: the negative prompt that a call gives, and the objects that it uses."""
+
+import functools
+import inspect
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from vidguide.guidances.base import Guidance
+from vidguide.guiding.step_counter import StepCounter
+from vidguide.transformer.class_swap import subclass_of
+from vidguide.transformer.family import Prompt
+from vidguide.transformer.negative_text import check_text_encoder
+
+PIPELINE = "_vidguide_pipeline"
+NEGATIVE = re.compile(r"negative_(?=(pooled_)?prompt)")  # not negative_index_latents
+CFG_SCALE = re.compile(r"guidance_scale|cfg_scale")
+
+
+class PipelineCalls:
+    """The calls of a guided pipeline.
+
+    Args:
+        scheduler: counts the steps instead of the pipeline's own.
+
+    Attributes:
+        negative: the running call's negative prompt, as arguments of `encode_prompt`; empty if it gives none, None
+            while no call runs.
+    """
+
+    def __init__(self, pipe: Any, guidances: Sequence[Guidance], steps: StepCounter, scheduler: Any = None) -> None:
+        self.pipe, self.guidances, self.steps, self.scheduler = pipe, guidances, steps, scheduler
+        self.transformers = transformers_of(pipe)
+        self.negative: Prompt | None = None
+
+    def __call__(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one call of the pipeline; `call` is its original."""
+        if self.negative is not None:
+            return call(*args, **kwargs)  # a pipeline that calls itself
+        self._check_transformers()
+        self.steps.observe(self.scheduler or getattr(self.pipe, "scheduler", None))
+        readers = [guidance for guidance in self.guidances if guidance.reads_negative and not guidance.neutral]
+        self.negative = {}
+        try:
+            if readers:
+                arguments = CallArguments.of(call, args, kwargs)
+                self.negative = arguments.negative()
+                self._check_negative(readers, self.negative)
+                args, kwargs = (), arguments.without_unread_negative()
+            return call(*args, **kwargs)
+        finally:
+            self.negative = None
+
+    def _check_negative(self, readers: Sequence[Guidance], negative: Prompt) -> None:
+        """Refuse, before the call does anything, a text that cannot be encoded."""
+        for guidance in readers:
+            if guidance.acts_on(negative) and ("prompt" in negative or not negative):
+                text = negative.get("prompt", "")
+                check_text_encoder(f"{type(guidance).__name__}, negative_prompt={text!r}", self.pipe)
+
+    def _check_transformers(self) -> None:
+        for old, new in zip(self.transformers, transformers_of(self.pipe), strict=True):
+            if old is not new:
+                what = f"{type(self.pipe).__name__}'s {type(new).__name__} was replaced within guide(...)"
+                raise ValueError(f"{what}: replace, or compile, a transformer before guide(...)")
+
+
+@dataclass(frozen=True)
+class CallArguments:
+    """Arguments of a pipeline's call.
+
+    Attributes:
+        given: those that the user passed, by name; defaults do not count. signature: of the call.
+    """
+
+    given: Mapping[str, Any]
+    signature: inspect.Signature
+
+    @classmethod
+    def of(cls, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "CallArguments":
+        """Bind the arguments of a call, and keep those that the pipeline lacks too.
+
+        Raises:
+            TypeError: too many positional arguments.
+        """
+        signature = inspect.signature(call)
+        return cls({**signature.bind_partial(*args).arguments, **kwargs}, signature)
+
+    def negative(self) -> Prompt:
+        """Return the negative prompt as the arguments of `encode_prompt` for a prompt; empty if there is none.
+
+        A blank text is none: web servers send it for a field that was left empty.
+
+        Raises:
+            ValueError: both a text and embeddings of it.
+        """
+        given = {name: value for name, value in self.given.items() if NEGATIVE.match(name) and not is_blank(value)}
+        if "negative_prompt" in given and "negative_prompt_embeds" in given:
+            raise ValueError("negative_prompt and negative_prompt_embeds are both given: keep one of them")
+        return {NEGATIVE.sub("", name): value for name, value in given.items()}
+
+    def without_unread_negative(self) -> dict[str, Any]:
+        """Return the arguments of the call by name, without a negative that the pipeline does not read.
+
+        AnyFlow's pipeline would append it to the prompt, and others refuse it if its shape is not the prompt's.
+        """
+        read = self.signature.parameters if self.reads_negative() else ()
+        return {name: value for name, value in self.given.items() if name in read or not NEGATIVE.match(name)}
+
+    def reads_negative(self) -> bool:
+        """Return whether a scale of classifier-free guidance of this call is above 1, or not known."""
+        parameters = self.signature.parameters
+        scales = [self.given.get(name, parameters[name].default) for name in parameters if CFG_SCALE.search(name)]
+        return not scales or any(_is_above_1(scale) for scale in scales)
+
+
+def _is_above_1(scale: Any) -> bool:
+    if isinstance(scale, list | tuple):
+        return any(_is_above_1(item) for item in scale)
+    return scale is not None and not (isinstance(scale, int | float) and scale <= 1)
+
+
+def is_blank(value: Any) -> bool:
+    """Return whether a negative prompt says nothing: None, blank text, or a list of these."""
+    if isinstance(value, list | tuple):
+        return all(is_blank(item) for item in value)
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def transformers_of(pipe: Any) -> list[nn.Module]:
+    """Return the denoising transformers of a pipeline: one, or two in a mixture of experts over timesteps.
+
+    Raises:
+        TypeError: the object has none.
+    """
+    candidates = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
+    transformers = [module for module in candidates if isinstance(module, nn.Module)]
+    if not transformers:
+        raise TypeError(f"model={type(pipe).__name__}: give a diffusers pipeline with a transformer, or a transformer")
+    return transformers
+
+
+@functools.cache
+def guided_pipeline_class(original: Any) -> Any:
+    """Return a subclass of a pipeline's class whose calls go through its `PipelineCalls`. Cached."""
+
+    @functools.wraps(original.__call__)
+    def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        calls: PipelineCalls = vars(self)[PIPELINE]
+        return calls(functools.partial(original.__call__, self), args, kwargs)
+
+    return subclass_of(original, __call__=call)
