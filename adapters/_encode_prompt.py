@@ -38,7 +38,7 @@ def encode_prompt(pipe: Any, prompt: Prompt, **settings: Any) -> Any:
         ValueError: a text is longer than `max_sequence_length`, or these embeddings are not those that it takes.
     """
     parameters = inspect.signature(pipe.encode_prompt).parameters
-    settings = {"do_classifier_free_guidance": False, **settings}
+    settings = {"do_classifier_free_guidance": False, **_place(prompt), **settings}
     settings = {name: value for name, value in settings.items() if value is not None and name in parameters}
     check_length(pipe, texts_of(prompt), settings.get("max_sequence_length"))
     try:
@@ -49,6 +49,12 @@ def encode_prompt(pipe: Any, prompt: Prompt, **settings: Any) -> Any:
         names = ", ".join(f"negative_{name}" for name in prompt)
         encoder = f"{type(pipe).__name__}.encode_prompt"
         raise ValueError(f"{names}: not what {encoder} takes as a prompt ({error}); give all it needs") from error
+
+
+def _place(prompt: Prompt) -> dict[str, Any]:
+    """Return dtype and device of embeddings, which some pipelines would take from a text encoder that is not loaded."""
+    tensors = [value for value in prompt.values() if isinstance(value, Tensor)]
+    return {"dtype": tensors[0].dtype, "device": tensors[0].device} if tensors else {}
 
 
 def texts_of(prompt: Prompt) -> list[str]:

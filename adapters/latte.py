@@ -1,7 +1,21 @@
 """Latte: spatial blocks with cross-attention to text, alternating with temporal blocks without text."""
 
+from typing import Any
+
 from vidguide.adapters._encode_prompt import encoder
-from vidguide.transformer.family import Family
+from vidguide.transformer.family import Family, Inputs, Prompt
+
+_encode = encoder("encoder_hidden_states", clean_caption=True)
+
+
+def encode(pipe: Any, prompt: Prompt, inputs: Inputs) -> Inputs:
+    """Encode prompts; embeddings are used as they are, since `encode_prompt` takes them only in pairs.
+
+    A single prompt is trimmed to its tokens; for several, the padding is zeroed. Likewise for negatives.
+    """
+    embeds = prompt.get("prompt_embeds")
+    return _encode(pipe, prompt, inputs) if embeds is None else {"encoder_hidden_states": embeds}
+
 
 FAMILIES = (
     Family(
@@ -10,8 +24,7 @@ FAMILIES = (
         blocks=("transformer_blocks",),
         temporal_blocks="temporal_transformer_blocks",
         extent="spatial",
-        # A single prompt is trimmed to its tokens; for several, the padding is zeroed. Likewise for negatives.
-        encode=encoder("encoder_hidden_states", clean_caption=True),
+        encode=encode,
         cfg="batched",
     ),
 )

@@ -44,6 +44,7 @@ FAMILIES = (
         layout="BFCHW",
         grid_axes={"r_timestep": "BL"},
         cfg="batched",
+        appends_negative=True,
         min_diffusers="0.39",
     ),
     Family(

@@ -12,7 +12,7 @@ from torch import nn
 from vidguide.guidances.base import Guidance
 from vidguide.guiding.step_counter import StepCounter
 from vidguide.transformer.class_swap import subclass_of
-from vidguide.transformer.family import Prompt
+from vidguide.transformer.family import Prompt, family_of
 from vidguide.transformer.negative_text import check_text_encoder
 
 PIPELINE = "_vidguide_pipeline"
@@ -49,10 +49,15 @@ class PipelineCalls:
                 arguments = CallArguments.of(call, args, kwargs)
                 self.negative = arguments.negative()
                 self._check_negative(readers, self.negative)
-                args, kwargs = (), arguments.without_unread_negative()
+                args, kwargs = (), self._passed(arguments)
             return call(*args, **kwargs)
         finally:
             self.negative = None
+
+    def _passed(self, arguments: "CallArguments") -> dict[str, Any]:
+        """Return the arguments to call the pipeline with: without a negative that it lacks or would misuse."""
+        appends = family_of(getattr(self.transformers[0], "_orig_mod", self.transformers[0])).appends_negative
+        return arguments.without_negative() if appends and not arguments.reads_negative() else arguments.known()
 
     def _check_negative(self, readers: Sequence[Guidance], negative: Prompt) -> None:
         """Refuse, before the call does anything, a text that cannot be encoded."""
@@ -102,13 +107,14 @@ class CallArguments:
             raise ValueError("negative_prompt and negative_prompt_embeds are both given: keep one of them")
         return {NEGATIVE.sub("", name): value for name, value in given.items()}
 
-    def without_unread_negative(self) -> dict[str, Any]:
-        """Return the arguments of the call by name, without a negative that the pipeline does not read.
+    def known(self) -> dict[str, Any]:
+        """Return the arguments by name, without a negative that the pipeline has no parameters for."""
+        names = self.signature.parameters
+        return {name: value for name, value in self.given.items() if name in names or not NEGATIVE.match(name)}
 
-        AnyFlow's pipeline would append it to the prompt, and others refuse it if its shape is not the prompt's.
-        """
-        read = self.signature.parameters if self.reads_negative() else ()
-        return {name: value for name, value in self.given.items() if name in read or not NEGATIVE.match(name)}
+    def without_negative(self) -> dict[str, Any]:
+        """Return the arguments by name, without a negative."""
+        return {name: value for name, value in self.given.items() if not NEGATIVE.match(name)}
 
     def reads_negative(self) -> bool:
         """Return whether a scale of classifier-free guidance of this call is above 1, or not known."""

@@ -81,6 +81,8 @@ class Family:
         text_extras: those that `negative_prompt_embeds` may omit; the prompt's value is used for them.
         text_varies: `config -> bool`, whether the text's keys and values, or what modulates it, depend on the step.
         joint: how text and video share joint attention; None for cross-attention.
+        appends_negative: whether its pipelines append negative embeddings to the prompt's even without classifier-free
+            guidance.
         cfg: how its pipelines run classifier-free guidance: "two_calls", the conditional one first, or "batched", with
             the conditional half last.
         layout: axes of `hidden_states`; `L` for packed tokens.
@@ -113,6 +115,7 @@ class Family:
     text_extras: tuple[str, ...] = ()
     text_varies: Callable[[Any], bool] = constant
     joint: Joint | None = None
+    appends_negative: bool = False
     cfg: str = "two_calls"
     layout: str = "BCFHW"
     grid_axes: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,198 @@
+"""The negative prompt of a pipeline's call, for guidances that have none."""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import UniPCMultistepScheduler
+
+from tests.helpers.tiny_families import cast
+from tests.helpers.tiny_pipelines import CASES, STEPS, Case, name_of
+from vidguide import CFG, NAG, STG, VSF, guide
+from vidguide.guidances.base import Guidance
+from vidguide.pipelines.loading.load import load
+
+CALL: dict[str, Any] = dict(height=64, width=64, num_frames=9, num_inference_steps=3, output_type="np")
+
+
+@pytest.fixture(autouse=True)
+def _quick() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Any:
+    pipe = load("tiny", device="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def sample(pipe: Any, *args: Any, **call: Any) -> np.ndarray:
+    call = {"guidance_scale": 1.0, **CALL, **call, "generator": torch.Generator().manual_seed(0)}
+    frames: np.ndarray = pipe(*args, **call).frames
+    return frames
+
+
+def guided(pipe: Any, guidance: Guidance, *args: Any, **call: Any) -> np.ndarray:
+    with guide(pipe, guidance):
+        return sample(pipe, *args, **call)
+
+
+PROMPT, RED, BLUE = "a circle moves right", "red", "blue"
+
+
+@pytest.mark.parametrize("kind", [NAG, VSF])
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+def test_it_equals_the_negative_of_the_guidance(tiny: Any, kind: Any, scale: float) -> None:
+    expected = guided(tiny, kind(negative_prompt=RED), PROMPT, guidance_scale=scale, negative_prompt=RED)
+    assert np.array_equal(guided(tiny, kind(), PROMPT, negative_prompt=RED, guidance_scale=scale), expected)
+    assert not np.array_equal(expected, sample(tiny, PROMPT, negative_prompt=RED, guidance_scale=scale))
+
+
+def test_each_call_has_its_own(tiny: Any) -> None:
+    with guide(tiny, NAG()) as run:
+        outputs = [sample(tiny, PROMPT, negative_prompt=text) for text in (RED, BLUE, None, RED)]
+    for text, output in zip((RED, BLUE, None, RED), outputs, strict=True):
+        expected = sample(tiny, PROMPT) if text is None else guided(tiny, NAG(negative_prompt=text), PROMPT)
+        assert np.array_equal(output, expected)
+    assert [trace.notes for trace in run.traces] == [[], [], ["NAG: off, as the call has no negative_prompt"], []]
+    assert "off, as the call" in str(run.traces[2])
+
+
+@pytest.mark.parametrize("blank", ["", "  ", None, [""], ["", " "]])
+def test_a_blank_negative_is_none(tiny: Any, blank: Any) -> None:
+    prompt = [PROMPT] * len(blank) if isinstance(blank, list) else PROMPT
+    assert np.array_equal(guided(tiny, NAG(), prompt, negative_prompt=blank), sample(tiny, prompt))
+
+
+def test_the_negative_of_the_guidance_has_precedence(tiny: Any) -> None:
+    expected = guided(tiny, NAG(negative_prompt=RED), PROMPT)
+    assert np.array_equal(guided(tiny, NAG(negative_prompt=RED), PROMPT, negative_prompt=BLUE), expected)
+
+
+def test_positional_arguments(tiny: Any) -> None:
+    assert np.array_equal(guided(tiny, NAG(), PROMPT, RED), guided(tiny, NAG(negative_prompt=RED), PROMPT))
+
+
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize("negative", [[RED, BLUE], RED])
+def test_lists_and_several_videos_per_prompt(tiny: Any, negative: Any, number: int) -> None:
+    call: dict[str, Any] = dict(prompt=[PROMPT, "a square moves left"], num_videos_per_prompt=number)
+    expected = guided(tiny, NAG(negative_prompt=negative), **call)
+    assert np.array_equal(guided(tiny, NAG(), **call, negative_prompt=negative), expected)
+    assert len(expected) == 2 * number
+
+
+def test_embeddings(tiny: Any) -> None:
+    embeds, _ = tiny.encode_prompt(RED, do_classifier_free_guidance=False, max_sequence_length=512)
+    expected = guided(tiny, NAG(negative_prompt=RED), PROMPT, max_sequence_length=512)
+    guidance = NAG()
+    output = guided(tiny, guidance, PROMPT, negative_prompt_embeds=embeds, max_sequence_length=512)
+    assert np.array_equal(output, expected)
+    with guide(tiny, guidance):  # other embeddings in the next call
+        for factor in (1.0, 2.0):
+            output = sample(tiny, PROMPT, negative_prompt_embeds=factor * embeds, max_sequence_length=512)
+            assert np.array_equal(output, expected) == (factor == 1.0)
+
+
+def test_cfg_takes_it_too(tiny: Any) -> None:
+    expected = guided(tiny, CFG(scale=3, negative_prompt=RED), PROMPT)
+    assert np.array_equal(guided(tiny, CFG(scale=3), PROMPT, negative_prompt=RED), expected)
+    assert np.array_equal(guided(tiny, CFG(scale=3), PROMPT), guided(tiny, CFG(scale=3, negative_prompt=""), PROMPT))
+
+
+def test_other_guidances_leave_it_to_the_pipeline(tiny: Any) -> None:
+    stg = STG(layers=(1,))
+    expected = guided(tiny, stg, PROMPT, guidance_scale=3.0, negative_prompt=RED)
+    assert not np.array_equal(expected, guided(tiny, stg, PROMPT, guidance_scale=3.0))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (dict(negative_prompt=RED, negative_prompt_embeds=torch.zeros(1, 16, 8)), "both given"),
+        (dict(negative_prompt=[RED] * 3), "3 negative prompts for a batch of 1"),
+        (dict(negative_prompt_embeds=torch.zeros(1, 16, 8)), "wide"),
+    ],
+)
+def test_wrong_negatives_are_refused_before_the_first_step(tiny: Any, call: dict[str, Any], message: str) -> None:
+    calls: list[None] = []
+    handle = tiny.transformer.blocks[0].register_forward_pre_hook(lambda *_: calls.append(None))
+    with pytest.raises(ValueError, match=re.escape(message)):
+        guided(tiny, NAG(), PROMPT, **call)
+    handle.remove()
+    assert not calls
+
+
+def test_without_a_text_encoder_it_is_refused_before_the_call(tiny: Any) -> None:
+    encoder, tiny.text_encoder = tiny.text_encoder, None
+    try:
+        with pytest.raises(ValueError, match="negative_prompt='red': the WanPipeline has no text_encoder"):
+            guided(tiny, NAG(), PROMPT, negative_prompt=RED)
+    finally:
+        tiny.text_encoder = encoder
+
+
+def test_outside_of_a_call_there_is_none(tiny: Any) -> None:
+    inputs = dict(hidden_states=torch.randn(1, 16, 3, 8, 8), timestep=torch.tensor([500.0]))
+    inputs["encoder_hidden_states"] = torch.randn(1, 16, tiny.transformer.config.text_dim)
+    inputs["hidden_states"] = torch.randn(1, tiny.transformer.config.in_channels, 3, 8, 8)
+    with guide(tiny, NAG()), pytest.raises(ValueError, match="only a call of a pipeline can give one"):
+        tiny.transformer(**inputs)
+
+
+def test_a_scheduler_replaced_inside_the_block_counts_the_steps(tiny: Any) -> None:
+    nag, original = NAG(negative_prompt=RED, stop=0.5), tiny.scheduler
+    try:
+        with guide(tiny, nag) as run:
+            tiny.scheduler = UniPCMultistepScheduler.from_config(original.config)
+            within = sample(tiny, PROMPT, num_inference_steps=4)
+            assert run.trace.steps == 4
+            assert {record.step for record in run.trace} == {0, 1}
+        assert type(tiny.scheduler) is UniPCMultistepScheduler
+        assert np.array_equal(within, guided(tiny, nag, PROMPT, num_inference_steps=4))
+        assert type(original) is not type(tiny.scheduler)
+        assert "_vidguide_run" not in vars(original)
+    finally:
+        tiny.scheduler = original
+
+
+def test_a_transformer_replaced_inside_the_block_is_refused(tiny: Any) -> None:
+    import copy
+
+    original = tiny.transformer
+    other = copy.deepcopy(original)
+    try:
+        with guide(tiny, NAG(negative_prompt=RED)):
+            tiny.transformer = other
+            with pytest.raises(ValueError, match="was replaced within guide"):
+                sample(tiny, PROMPT)
+    finally:
+        tiny.transformer = original
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_embeddings_of_the_call_in_every_family(case: Case) -> None:
+    """Bitwise equal to the same embeddings given to the guidance, with the pipeline's own guidance off."""
+    pipe = case.pipe(False)
+    outputs = []
+    for in_call in (True, False):
+        negative = case.model.text(1, case.length, 6)
+        guidance = NAG() if in_call else NAG(negative_prompt_embeds=case.to_transformer(negative))
+        texts = case.text(case.to_transformer(case.model.text(1, case.length, 2)))
+        if in_call or case.pipeline != "AnyFlowPipeline":  # which would append it to the prompt
+            texts |= case.text(case.to_transformer(negative), "negative_")
+        with guide(pipe, guidance) as run:
+            output = pipe(
+                **{**case.call, **case.off, **cast(texts, pipe.transformer.dtype)},
+                num_inference_steps=STEPS,
+                generator=torch.Generator().manual_seed(0),
+                output_type="latent",
+            ).frames
+        assert len(run.trace)
+        outputs.append(output[-1] if isinstance(output, list) else output)
+    assert torch.equal(*outputs)
