@@ -9,7 +9,7 @@ import torch
 from rich.progress import track
 
 from vidguide import guide
-from vidguide.eval.metrics.optical_flow import flow_statistics
+from vidguide.eval.metrics.warping import warping_error
 from vidguide.eval.world.oracle import Reading, read
 from vidguide.eval.world.scene import ATTRIBUTES, Scene, caption
 from vidguide.guidances.base import Guidance
@@ -40,13 +40,12 @@ class Case:
         """Return the oracle's judgements of the clip as 0 or 1, and its warping error (x 1000)."""
         reading: Reading = read(frames)
         named = [name for name in ATTRIBUTES if name != self.kind]
-        errors = [error for error in flow_statistics(frames).error if error is not None]
         return {
             "unwanted": float(getattr(reading.scene, self.kind) == self.unwanted),
             "as asked": float(all(reading.matches(self.scene, name) for name in named)),
             "readable": float(getattr(reading.scene, self.kind) is not None),
             "well-formed": float(reading.well_formed),
-            "warping error": 1000 * float(np.mean(errors)) if errors else float("nan"),
+            "warping error": 1000 * warping_error(frames),
         }
 
 

@@ -45,11 +45,20 @@ class Guard:
 
 
 WELL_FORMED = Guard(id="world.well_formed", change=-0.05, relative=False, violation="fewer well-formed clips")
+COLOUR_GUARDS = tuple(
+    Guard(id=f"guard.{name}", change=change, relative=True, violation=f"{'more' if change > 0 else 'less'} {quantity}")
+    for name, quantity in (("contrast", "contrast"), ("luma", "brightness"), ("saturation", "saturation"))
+    for change in (-0.10, 0.10)
+)
 STEADINESS_GUARDS = (
     Guard(id="guard.motion", change=-0.05, relative=True, violation="less motion"),
-    # Detail is a squared quantity: 10% of it are 5% of sharpness.
-    Guard(id="guard.detail", change=-0.10, relative=True, violation="less sharpness"),
+    Guard(id="guard.detail", change=-0.05, relative=True, violation="less sharpness"),
     Guard(id="guard.frozen_share", change=0.05, relative=False, violation="more frozen frames"),
+    Guard(id="guard.tracked_share", change=-0.05, relative=False, violation="less is tracked"),
+    Guard(id="temporal.breaks", change=0.05, relative=False, violation="more cuts or flashes"),
+    # Pixels per frame squared at a short side of 256; a duplicated frame between two moving ones has more.
+    Guard(id="temporal.flow_jerk", change=1.0, relative=False, violation="more jerk"),
+    *COLOUR_GUARDS,
     WELL_FORMED,
 )
 AVOIDANCE_GUARDS = (

@@ -1,8 +1,11 @@
 """Guard metrics: what a clip may lose while a consistency metric improves. None has a better direction by itself."""
 
+from typing import Any
+
 import numpy as np
 
 from vidguide.eval.metrics.base import Value, metric
+from vidguide.eval.metrics.optical_flow import FLOW
 from vidguide.eval.metrics.sample import Sample
 from vidguide.eval.metrics.temporal import check_frame_size, defined_values, frame_differences, length_scale
 
@@ -12,7 +15,7 @@ VBENCH_INTERVAL = 1 / 8  # seconds between the frames in which VBench measures m
 
 @metric(
     id="guard.motion",
-    version="dis-medium/fastest-5%/per-1-8s/1",
+    version=f"{FLOW}/fastest-5%/per-1-8s/2",
     unit="pixels per 1/8 s, at a short side of 256",
     low=0.0,
     high=float("inf"),
@@ -29,8 +32,8 @@ def motion(sample: Sample) -> Value:
     """
     check_frame_size(sample)
     rates = VBENCH_INTERVAL / sample.frame_intervals * length_scale(sample)
-    values: list[float | None] = (defined_values(sample.flow.speed, "motion") * rates).tolist()
-    return Value(value=float(np.mean(defined_values(values, "motion"))), per_frame=values)
+    values = np.array(sample.flow.speed) * rates
+    return Value(value=float(values.mean()), per_frame=values.tolist())
 
 
 @metric(
@@ -58,7 +61,7 @@ def sharpness(sample: Sample) -> Value:
 
 @metric(
     id="guard.detail",
-    version="dis-medium/laplacian-covariance/contrast/1",
+    version=f"{FLOW}/laplacian-covariance/contrast/2",
     unit="per squared pixel, relative to contrast",
     low=float("-inf"),
     high=float("inf"),
@@ -100,7 +103,7 @@ def frozen_share(sample: Sample) -> Value:
 
 @metric(
     id="guard.tracked_share",
-    version="dis-medium/fb+oob-mask/1",
+    version=f"{FLOW}/fb+oob-mask/2",
     unit="share of pixels",
     low=0.0,
     high=1.0,
@@ -115,4 +118,44 @@ def tracked_share(sample: Sample) -> Value:
     """
     check_frame_size(sample)
     values = sample.flow.tracked
-    return Value(value=float(defined_values(values, "tracked share").mean()), per_frame=values)
+    return Value(value=float(np.mean(values)), per_frame=list(values))
+
+
+COLOUR: dict[str, Any] = dict(version="bt709/1", unit="levels (0..255)", low=0.0, high=255.0, better="")
+
+
+def mean_over_frames(values: np.ndarray) -> Value:
+    """Return the mean of one number per frame."""
+    return Value(value=float(values.mean()), per_frame=values.tolist())
+
+
+@metric(id="guard.luma", **COLOUR)
+def luma(sample: Sample) -> Value:
+    """Measure the brightness: the mean BT.709 luma.
+
+    Direction: none; an improvement of consistency with another brightness is confounded. Range: 0 to 255.
+    Unit: levels, mean over frames. Fooled by: a region that darkens while another one brightens. Source: BT.709.
+    """
+    return mean_over_frames(sample.colours.luma)
+
+
+@metric(id="guard.contrast", **COLOUR)
+def contrast(sample: Sample) -> Value:
+    """Measure the contrast: the standard deviation of the luma over the pixels of a frame.
+
+    Direction: none; an improvement of consistency with another contrast is confounded. Range: 0 to 127.5.
+    Unit: levels, mean over frames. Fooled by: contrast of a region that makes up for another one's.
+    Source: root mean square contrast (Peli 1990).
+    """
+    return mean_over_frames(sample.colours.contrast)
+
+
+@metric(id="guard.saturation", **COLOUR)
+def saturation(sample: Sample) -> Value:
+    """Measure the saturation: the root mean square difference of the colours from their luma.
+
+    Direction: none; an improvement of consistency with another saturation is confounded. Range: 0 to 255; a grey clip
+    has 0. Unit: levels, over pixels and channels, mean over frames. Fooled by: another hue of equal saturation.
+    Source: BT.709; this form is specific to vidguide.
+    """
+    return mean_over_frames(sample.colours.saturation)

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from vidguide.clip import Clip
 from vidguide.eval.clips.errors import UndefinedError
 from vidguide.eval.encoders.transformers import Encoder, Features
+from vidguide.eval.metrics.colours import Colours, colours
 from vidguide.eval.metrics.optical_flow import FlowStatistics, flow_statistics
+from vidguide.eval.metrics.warping import PairErrors, pair_errors
 from vidguide.eval.world import oracle
 from vidguide.eval.world.shipped_encoder import shipped_encoder
 
@@ -65,6 +67,16 @@ class Sample:
     def flow(self) -> FlowStatistics:
         """Return statistics of the optical flow between neighbouring frames."""
         return flow_statistics(self.clip.frames)
+
+    @cached_property
+    def pair_errors(self) -> PairErrors:
+        """Return the warping errors of neighbouring frames."""
+        return pair_errors(self.flow)
+
+    @cached_property
+    def colours(self) -> Colours:
+        """Return brightness, contrast and saturation of the frames."""
+        return colours(self.clip.frames)
 
     @cached_property
     def reading(self) -> oracle.Reading:

@@ -1,10 +1,12 @@
 """Temporal consistency without a model: how little a clip changes other than by motion.
 
 All of these metrics are best for a frozen or blurred clip. Therefore each has guards (motion, sharpness, frozen
-frames): an improvement that came with less motion is reported as confounded. They cannot be compared across different
-content.
+frames, contrast and so on): an improvement that came with less motion is reported as confounded. They cannot be
+compared across different content.
 """
 
+from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
@@ -12,15 +14,16 @@ import numpy as np
 
 from vidguide.eval.clips.errors import UndefinedError
 from vidguide.eval.metrics.base import STEADINESS_GUARDS, Value, metric
-from vidguide.eval.metrics.optical_flow import MIN_SIDE
+from vidguide.eval.metrics.optical_flow import FLOW, MIN_SIDE
 from vidguide.eval.metrics.sample import Sample
+from vidguide.eval.metrics.warping import find_breaks
 
 REFERENCE_SIDE = 256  # pixels of the short side to which lengths are scaled
-LUMA = np.array([0.2126, 0.7152, 0.0722])  # BT.709
+WORST_PAIRS = 3
 MIN_FRAMES_SPECTRUM = 8  # with fewer frames the upper half of the spectrum has too few bins
 WARPING: dict[str, Any] = dict(
-    version="lai2018/dis-medium/fb+oob-mask/1",
-    unit="mean squared error, frames in 0..1",
+    version=f"relative/{FLOW}/fb+oob-mask/excess-loss/2",
+    unit="squared error relative to unrelated frames",
     low=0.0,
     high=1.0,
     better="lower",
@@ -29,7 +32,7 @@ WARPING: dict[str, Any] = dict(
 )
 
 
-def defined_values(values: list[float | None], quantity: str) -> np.ndarray:
+def defined_values(values: Sequence[float | None], quantity: str) -> np.ndarray:
     """Return the values that are not None.
 
     Raises:
@@ -55,32 +58,59 @@ def length_scale(sample: Sample) -> float:
 
 @metric(id="temporal.warp_error", **WARPING)
 def warp_error(sample: Sample) -> Value:
-    """Measure the mean squared difference between each frame and the next one warped to it by optical flow.
+    """Measure the squared difference of each frame and the next one warped to it, relative to unrelated frames.
 
-    Direction: lower is better. Range: 0 to 1; a still clip has 0, sensor-like noise of sigma 8 levels about 0.002.
-    Unit: squared difference of pixel values in 0..1, mean over tracked pixels, channels and pairs.
-    Fooled by: a frozen, stuttering or blurred clip scores better than a good one; consistent garbage scores well,
-    because the flow is estimated from the clip itself; lossy compression hides noise.
+    Direction: lower is better. Range: 0 to 1; a still clip has 0, a clip of unrelated frames nearly 1.
+    Unit: mean squared difference over tracked pixels and channels, divided by twice the variance over pixels, so that a
+    change of contrast or brightness has no effect; mean over pairs, weighted by the share of tracked pixels. Pixels
+    lost in excess of the neighbouring pairs count too; a pair with less than 1% of tracked pixels has 1.
+    Fooled by: a frozen, stuttering or blurred clip scores better than a good one, hence the guards; consistent garbage
+    scores well, because the flow is estimated from the clip itself; lossy compression hides noise; still patterns of
+    high contrast raise the variance.
     Source: Lai et al., Learning Blind Video Temporal Consistency, ECCV 2018 (with flow from the input video);
-    occlusions by forward-backward check; targets outside the frame are excluded, which their code does not do.
+    occlusions by forward-backward check; targets outside the frame are excluded, which their code does not do; the
+    normalisation is specific to vidguide.
     """
     check_frame_size(sample)
-    errors = defined_values(sample.flow.error, "warping error")
-    return Value(value=float(errors.mean()), per_frame=sample.flow.error, details={"pairs": len(errors)})
+    errors = sample.pair_errors
+    return Value(value=errors.mean(), per_frame=errors.error.tolist(), details={"weights": errors.weight.tolist()})
 
 
-@metric(id="temporal.warp_error_p95", **WARPING)
-def warp_error_p95(sample: Sample) -> Value:
-    """Measure the warping error of the worst pairs of frames: the 95th percentile over pairs.
+@metric(id="temporal.warp_error_worst", **WARPING)
+def warp_error_worst(sample: Sample) -> Value:
+    """Measure the warping error of the worst pairs of frames: the mean of the three largest errors.
 
-    Direction: lower is better. Range: 0 to 1. Unit: as temporal.warp_error.
-    It detects what a mean hides: an object that appears suddenly, a single flash. Fooled by: as temporal.warp_error,
-    and scene cuts.
-    Source: Lai et al. 2018; the percentile is specific to vidguide.
+    Direction: lower is better. Range: 0 to 1. Unit: as temporal.warp_error, without weights.
+    It detects what a mean hides: an object that appears suddenly, a single flash, a cut. Fooled by: as
+    temporal.warp_error; more pairs have larger worst errors, so compare clips of one length.
+    Source: as temporal.warp_error; the mean of the worst pairs is specific to vidguide.
     """
     check_frame_size(sample)
-    errors = defined_values(sample.flow.error, "warping error")
-    return Value(value=float(np.quantile(errors, 0.95)), per_frame=sample.flow.error)
+    errors = sample.pair_errors.error
+    return Value(value=float(np.sort(errors)[-WORST_PAIRS:].mean()), per_frame=errors.tolist())
+
+
+@metric(
+    id="temporal.breaks",
+    version=f"relative/{FLOW}/error-0.1/5-times-median/1",
+    unit="cuts and flashes",
+    low=0.0,
+    high=float("inf"),
+    better="lower",
+    min_frames=3,
+    guards=STEADINESS_GUARDS,
+)
+def breaks(sample: Sample) -> Value:
+    """Count the cuts and flashes: pairs with a warping error of at least 0.1 and five times the usual one.
+
+    Direction: lower is better. Range: from 0; a flash of up to three frames counts once. Unit: breaks per clip; the
+    details name the frames, counted from 0: the first of a new shot, those of a flash. The usual error is the median of
+    the five pairs around. Fooled by: faint flashes, changes of a small region, dissolves; intended cuts count.
+    Source: specific to vidguide.
+    """
+    check_frame_size(sample)
+    events = find_breaks(sample.clip.frames, sample.pair_errors)
+    return Value(value=float(len(events)), details={"breaks": [asdict(event) for event in events]})
 
 
 @metric(
@@ -131,7 +161,7 @@ def luma_flicker(sample: Sample) -> Value:
     the frame rate, corrected for the window. Fooled by: flicker of regions that cancels in the mean; periodic motion
     into and out of the frame. Source: flicker meters; the normalisation is specific to vidguide.
     """
-    luma = np.array([frame.reshape(-1, 3).mean(0, dtype=np.float64) @ LUMA for frame in sample.clip.frames])
+    luma = sample.colours.luma
     power, frequency = high_spectrum(luma)
     peak = float(frequency[power.argmax()] * sample.clip.fps)
     rms = float(np.sqrt(power.sum()))
@@ -156,7 +186,7 @@ def high_spectrum(signal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @metric(
     id="temporal.flow_jerk",
-    version="dis-medium/lagrangian/fastest-5%/1",
+    version=f"{FLOW}/lagrangian/fastest-5%/2",
     unit="pixels per frame squared, at a short side of 256",
     low=0.0,
     high=float("inf"),
