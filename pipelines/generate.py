@@ -23,7 +23,7 @@ from vidguide.pipelines.request.call_settings import (
     text_arguments,
     warn_about_cfg,
 )
-from vidguide.pipelines.request.guidance_spec import fill_negative_prompt
+from vidguide.pipelines.request.guidance_spec import check_negative_prompts, fill_negative_prompt
 from vidguide.pipelines.request.images import check_use, describe_image, fit, read_image, takes_image
 from vidguide.pipelines.request.provenance import describe_preset, versions
 from vidguide.pipelines.request.schema import Request, validate
@@ -131,7 +131,7 @@ def choose_guidances(
     """
     if guidance is None:
         guidance = () if negative_prompt is None else (default_nag(model, has_image),)
-    return fill_negative_prompt(guidance, negative_prompt)
+    return check_negative_prompts(fill_negative_prompt(guidance, negative_prompt))
 
 
 def check_call(

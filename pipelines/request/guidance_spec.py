@@ -164,6 +164,18 @@ def from_json(entry: Mapping[str, Any]) -> Guidance:
     return guidance(**values)
 
 
+def check_negative_prompts(guidances: Sequence[Guidance]) -> tuple[Guidance, ...]:
+    """Return the guidances, after a check that those that need a negative prompt have one.
+
+    Raises:
+        ValueError: naming the guidance.
+    """
+    for guidance in guidances:
+        if isinstance(guidance, Guidance) and not guidance.neutral:
+            guidance.acts_on(None)
+    return tuple(guidances)
+
+
 def fill_negative_prompt(guidances: Sequence[Guidance], negative_prompt: str | None) -> tuple[Guidance, ...]:
     """Return the guidances; those that take a negative prompt and have none get this one."""
 

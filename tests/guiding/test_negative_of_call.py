@@ -1,5 +1,6 @@
 """The negative prompt of a pipeline's call, for guidances that have none."""
 
+import copy
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -9,13 +10,10 @@ import pytest
 import torch
 from diffusers import UniPCMultistepScheduler
 
+from tests.helpers.shipped_calls import BLUE, PROMPT, RED, guided, load_tiny, sample
 from tests.helpers.tiny_families import cast
 from tests.helpers.tiny_pipelines import CASES, STEPS, Case, name_of
 from vidguide import CFG, NAG, STG, VSF, guide
-from vidguide.guidances.base import Guidance
-from vidguide.pipelines.loading.load import load
-
-CALL: dict[str, Any] = dict(height=64, width=64, num_frames=9, num_inference_steps=3, output_type="np")
 
 
 @pytest.fixture(autouse=True)
@@ -26,23 +24,7 @@ def _quick() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def tiny() -> Any:
-    pipe = load("tiny", device="cpu")
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def sample(pipe: Any, *args: Any, **call: Any) -> np.ndarray:
-    call = {"guidance_scale": 1.0, **CALL, **call, "generator": torch.Generator().manual_seed(0)}
-    frames: np.ndarray = pipe(*args, **call).frames
-    return frames
-
-
-def guided(pipe: Any, guidance: Guidance, *args: Any, **call: Any) -> np.ndarray:
-    with guide(pipe, guidance):
-        return sample(pipe, *args, **call)
-
-
-PROMPT, RED, BLUE = "a circle moves right", "red", "blue"
+    return load_tiny()
 
 
 @pytest.mark.parametrize("kind", [NAG, VSF])
@@ -141,7 +123,7 @@ def test_outside_of_a_call_there_is_none(tiny: Any) -> None:
     inputs = dict(hidden_states=torch.randn(1, 16, 3, 8, 8), timestep=torch.tensor([500.0]))
     inputs["encoder_hidden_states"] = torch.randn(1, 16, tiny.transformer.config.text_dim)
     inputs["hidden_states"] = torch.randn(1, tiny.transformer.config.in_channels, 3, 8, 8)
-    with guide(tiny, NAG()), pytest.raises(ValueError, match="only a call of a pipeline can give one"):
+    with guide(tiny, NAG()), pytest.raises(ValueError, match="here or in the call of a pipeline"):
         tiny.transformer(**inputs)
 
 
@@ -162,8 +144,6 @@ def test_a_scheduler_replaced_inside_the_block_counts_the_steps(tiny: Any) -> No
 
 
 def test_a_transformer_replaced_inside_the_block_is_refused(tiny: Any) -> None:
-    import copy
-
     original = tiny.transformer
     other = copy.deepcopy(original)
     try:

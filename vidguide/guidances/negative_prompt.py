@@ -62,8 +62,8 @@ class NegativePromptGuidance(Guidance):
         """Raise ValueError outside of a call of the pipeline if there is no negative prompt."""
         if self.reads_negative and negative is None:
             who = f"{type(self).__name__}(negative_prompt=None)"
-            lack = "say what the clip should not show, as text or as embeddings"
-            raise ValueError(f"{who}: {lack}; without it, only a call of a pipeline can give one")
+            what = "say what the clip should not show, as text or as embeddings"
+            raise ValueError(f"{who}: {what}, here or in the call of a pipeline")
         return not self.reads_negative or bool(negative)
 
     def check(self, model: GuidedModel, pipe: Any) -> None:
