@@ -118,6 +118,25 @@ def test_a_compiled_transformer_is_guided(pipe: Any, expected: np.ndarray) -> No
     assert len(attached(pipe).trace)
 
 
+def test_attached_calls_do_not_compile_again(pipe: Any) -> None:
+    graphs: list[None] = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        graphs.append(None)
+        return graph.forward
+
+    torch.compiler.reset()
+    attach(pipe, NAG())
+    pipe.transformer.compile(backend=backend)
+    counts = []
+    for negative in (RED, "blue", "green"):
+        sample(pipe, PROMPT, negative_prompt=negative)
+        counts.append(len(graphs))
+    torch.compiler.reset()
+    assert counts[0] > 0
+    assert counts == counts[:1] * 3
+
+
 def test_the_pipeline_can_be_saved_and_loaded(pipe: Any, tmp_path: Path) -> None:
     attach(pipe, NAG())
     pipe.save_pretrained(tmp_path)

@@ -60,11 +60,14 @@ class PipelineCalls:
         return arguments.without_negative() if appends and not arguments.reads_negative() else arguments.known()
 
     def _check_negative(self, readers: Sequence[Guidance], negative: Prompt) -> None:
-        """Refuse, before the call does anything, a text that cannot be encoded."""
+        """Refuse, before the call does anything, a text that cannot be encoded, or that some of the prompts lack."""
         for guidance in readers:
             if guidance.acts_on(negative) and ("prompt" in negative or not negative):
                 text = negative.get("prompt", "")
-                check_text_encoder(f"{type(guidance).__name__}, negative_prompt={text!r}", self.pipe)
+                who = f"{type(guidance).__name__}, negative_prompt={text!r}"
+                check_text_encoder(who, self.pipe)
+                if not guidance.acts_on({}) and not isinstance(text, str) and any(map(is_blank, text)):
+                    raise ValueError(f"{who}: blank for some of the prompts; give one for each, or separate the calls")
 
     def _check_transformers(self) -> None:
         for old, new in zip(self.transformers, transformers_of(self.pipe), strict=True):
