@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from vidguide.adapters._encode_prompt import encoder
-from vidguide.transformer.family import Family, Inputs, Prompt, by_step
+from vidguide.transformer.family import Audio, Family, Inputs, Prompt, by_step
 
 _encode = encoder("encoder_hidden_states", "pooled_projections", max_sequence_length=None)
 
@@ -44,6 +44,10 @@ FAMILIES = (
         block_output=("vis", "aud"),
         self_attention="video_dec_block.self_attention",
         text_attention=("video_dec_block.cross_attention", "audio_dec_block.cross_attention"),
+        audio=Audio(
+            text_attention=("audio_dec_block.cross_attention",),
+            sample_rate=lambda pipe, output: int(pipe.audio_sample_rate),
+        ),
         encode=encoder("encoder_hidden_states", "pooled_projections", "encoder_attention_mask"),
         text_inputs=("encoder_hidden_states", "pooled_projections", "encoder_attention_mask"),
         text_masks={"encoder_attention_mask": "encoder_hidden_states"},

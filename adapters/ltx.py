@@ -3,7 +3,7 @@
 from typing import Any
 
 from vidguide.adapters._encode_prompt import EMBEDS_AND_MASK, embeds_and_mask, encode_prompt
-from vidguide.transformer.family import Family, Inputs, Prompt
+from vidguide.transformer.family import Audio, Family, Inputs, Prompt
 
 ONE_TOKEN = dict.fromkeys(("num_frames", "height", "width", "audio_num_frames"), 1)
 
@@ -20,6 +20,11 @@ def encode(pipe: Any, prompt: Prompt, inputs: Inputs) -> Inputs:
 def modulates_text(config: Any) -> bool:
     """Return whether every block modulates the text by the noise level, as since LTX-2.3."""
     return bool(getattr(config, "cross_attn_mod", False) or getattr(config, "audio_cross_attn_mod", False))
+
+
+def vocoder_rate(pipe: Any, output: Any) -> int:
+    """Return the rate of the vocoder's waveform; `pipe.audio_sampling_rate` is that of the audio VAE."""
+    return int(pipe.vocoder.config.output_sampling_rate)
 
 
 LTX2_TEXT = (
@@ -48,6 +53,7 @@ FAMILIES = (
         blocks=("transformer_blocks",),
         block_output=("hidden_states", "audio_hidden_states"),
         text_attention=("attn2", "audio_attn2"),
+        audio=Audio(text_attention=("audio_attn2",), sample_rate=vocoder_rate),
         encode=encode,
         text_inputs=LTX2_TEXT,
         text_masks={LTX2_TEXT[2]: LTX2_TEXT[0], LTX2_TEXT[3]: LTX2_TEXT[1]},

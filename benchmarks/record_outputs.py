@@ -142,7 +142,7 @@ def trace_values(run: Any) -> list[Any]:
     return [
         [
             [trace.steps],
-            [[record.step, record.layer, record.clamped, record.change] for record in trace],
+            [[record.step, record.layer, record.stream, record.clamped, record.change] for record in trace],
             [
                 [choice.step, choice.guidance, list(choice.layers), sorted(choice.gradients.items())]
                 for choice in trace.choices

@@ -133,7 +133,8 @@ class AttentionSite:
 
     Attributes:
         layer: block index as `layers` counts. attention: the module. kernel: which of its kernel calls, in source
-            order. name: path of the module in its block. execution_index: of its block, in the order in which blocks
+            order. name: path of the module in its block. stream: whose tokens are the queries of a text attention,
+            "video" or "audio"; "video" for a joint attention. execution_index: of its block, in the order in which blocks
             run. extent: what the video's self-attention spans here. per_sample: whether the processor calls the kernel
             once per sample. video: which tokens are the video's; None where no perturbed pass is run.
         edit, outputs, perturbation, observers, batch, recording: installed for one forward pass.
@@ -144,6 +145,7 @@ class AttentionSite:
     def __init__(self, layer: int, attention: Any, kernel: int, name: str = "", per_sample: bool = False) -> None:
         self.layer, self.attention, self.kernel, self.name = layer, attention, kernel, name
         self.per_sample = per_sample
+        self.stream = "video"
         self.video: VideoTokens | None = None
         self.execution_index, self.extent = layer, "spatiotemporal"
         self.edit: Edit | None = None

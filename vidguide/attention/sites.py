@@ -30,6 +30,9 @@ def find_text_sites(family: Family, transformer: Any) -> dict[int, AttentionSite
         modules = dict(block.named_modules())
         present = [name for name in names if name in modules]
         sites += [attention_site(layer, modules[name], family.text_kernel, name, per_sample) for name in present]
+    for site in sites:
+        if family.audio is not None and site.name in family.audio.text_attention:
+            site.stream = "audio"
     return dict(enumerate(sites))
 
 

@@ -34,6 +34,8 @@ class NAG(NegativePromptGuidance):
             token per frame, and is one clip.
         start, stop: window in fractions of the steps.
         layers: blocks it acts in; None for all.
+        on: the stream whose attention to text is guided, where a model makes audio with the video: "video", "audio", or
+            "both".
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
@@ -63,21 +65,21 @@ class NAG(NegativePromptGuidance):
     def cross_edits(self, call: Call, negatives: Mapping[AttentionSite, Negative]) -> dict[AttentionSite, Edit]:
         combinations = self.combinations(call)
         return {
-            site: CrossAttentionNAG(combinations["audio" in site.name], negative.key, negative.value, negative.mask)
+            site: CrossAttentionNAG(combinations[site.stream], negative.key, negative.value, negative.mask)
             for site, negative in negatives.items()
         }
 
     def joint_edit(self, call: Call, site: AttentionSite, stream: TextStream, split: bool, guides: bool) -> Edit:
-        combination, attention = self.combinations(call)["audio" in site.name], site.attention
+        combination, attention = self.combinations(call)[site.stream], site.attention
         if split:
             return SplitAttentionNAG(combination, stream, guides)
         return JointAttentionNAG(combination, stream, guides, attention.inner_dim // attention.heads)
 
-    def combinations(self, call: Call) -> tuple[Combination, Combination]:
-        """Return the combination of features at attentions of the video, and of the audio."""
+    def combinations(self, call: Call) -> dict[str, Combination]:
+        """Return the combination of features at attentions of the video, and of the audio, by stream."""
         strength = float(self.scale), float(self.tau), float(self.alpha)
         by_frame, rows = self.norm == "frame", call.conditional_rows
         parallel = call.model.parallel if self.norm != "token" and call.model.parallel.active else None
         video = Group(self.norm, rows, call.grid if by_frame else (1, 1, 1), parallel)
         audio = Group("token" if by_frame else self.norm, rows, parallel=None if by_frame else parallel)
-        return Combination(strength, video), Combination(strength, audio)
+        return {"video": Combination(strength, video), "audio": Combination(strength, audio)}

@@ -12,7 +12,8 @@ from vidguide.calls.call import Call
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.text_capture import text_keys_values, text_stream
-from vidguide.transformer.family import Inputs, Prompt
+from vidguide.tracing.run import STREAMS
+from vidguide.transformer.family import Family, Inputs, Prompt
 from vidguide.transformer.negative_text import check_encodable, check_negative
 from vidguide.transformer.text_stream import TextStream
 
@@ -36,14 +37,23 @@ class NegativePromptGuidance(Guidance):
             its embeddings) of each call of the pipeline; a call without one is not guided.
         negative_prompt_embeds: `(1 or B, L, C)`, ready embeddings in place of the text; or a dict of all the text
             inputs of the transformer (embeddings, masks, pooled ones) by the names of its arguments.
+        on: the stream whose attention to text is guided: "video", "audio", or "both".
     """
 
     negative_prompt: str | list[str] | None = None
     negative_prompt_embeds: Tensor | Mapping[str, Tensor] | None = None
+    on: str = "both"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_negative(self, empty=False)
+        if self.on not in (*STREAMS, "both"):
+            raise ValueError(f"{self._on}: must be one of {', '.join(STREAMS)}, both")
+
+    @property
+    def _on(self) -> str:
+        """The parameter `on`, as messages name it."""
+        return f"{type(self).__name__}(on={self.on!r})"
 
     @property
     def edits_attention(self) -> bool:
@@ -71,9 +81,28 @@ class NegativePromptGuidance(Guidance):
         if pipe is None and not self.neutral:
             self.acts_on(None)
         check_encodable(self, pipe)
+        self.check_stream(model.family)
+
+    def check_stream(self, family: Family) -> None:
+        """Refuse a stream that the family's pipelines do not make, or that attends together with the other.
+
+        Raises:
+            ValueError: with the values that are right.
+        """
+        if self.on == "audio" and family.audio is None:
+            raise ValueError(f"{self._on}: {family.name} makes no audio; must be video or both")
+        if self.on != "both" and family.audio is not None and not family.audio.text_attention:
+            raise ValueError(f"{self._on}: {family.name} attends to text from video and audio at once; must be both")
 
     def check_run(self, call: Call) -> None:
+        audio = call.model.family.audio
+        if self.on == "audio" and audio is not None and call.inputs.get(audio.inputs) is None:
+            raise ValueError(f"{self._on}: this call makes no audio; must be video or both")
         self.negative_text(call)
+
+    def guides(self, site: AttentionSite) -> bool:
+        """Return whether it guides the text attention at a site, by its layer and stream."""
+        return (self.layers is None or site.layer in self.layers) and self.on in (site.stream, "both")
 
     def negative_text(self, call: Call) -> Inputs:
         """Return the text inputs of the negative."""
@@ -91,17 +120,15 @@ class NegativePromptGuidance(Guidance):
     def cross_plan(self, call: Call, text: Inputs) -> AttentionPlan:
         """Return the plan for a family of cross-attention."""
         recorded = text_keys_values(call, text).items()
-        chosen = {site: values for site, values in recorded if self.layers is None or site.layer in self.layers}
-        negatives = {site: Negative(*values, text) for site, values in chosen.items()}
+        negatives = {site: Negative(*values, text) for site, values in recorded if self.guides(site)}
         return AttentionPlan(edits=self.cross_edits(call, negatives))
 
     def joint_plan(self, call: Call, text: Inputs) -> AttentionPlan:
         """Return the plan for a family of joint attention."""
         stream, joint, edits = text_stream(call, text, self.negative_modulation), call.model.family.joint, {}
         for site in call.model.text_sites.values():
-            guides = self.layers is None or site.layer in self.layers
             split = joint is not None and site.name in joint.split_attention
-            edits[site] = self.joint_edit(call, site, stream, split, guides)
+            edits[site] = self.joint_edit(call, site, stream, split, self.guides(site))
         return AttentionPlan(edits=edits, second_text=stream)
 
     def cross_edits(self, call: Call, negatives: Mapping[AttentionSite, Negative]) -> Mapping[AttentionSite, Edit]:

@@ -34,6 +34,8 @@ class VSF(NegativePromptGuidance):
         offset: subtracted from the negative's scores. Published for Wan: 0.1 to 0.2.
         start, stop: window in fractions of the steps.
         layers: blocks it acts in; None for all.
+        on: the stream whose attention to text is guided, where a model makes audio with the video: "video", "audio", or
+            "both".
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.

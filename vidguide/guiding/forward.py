@@ -246,7 +246,7 @@ class GuidedForward:
         """Record what the edits measured in the pass that just ran."""
         for site in self.installation.text_sites:
             if site.measured is not None:
-                self.run.current.add(self.run.step, site.layer, site.measured)
+                self.run.current.add(self.run.step, site.layer, site.stream, site.measured)
 
     def _corrections(
         self, active: list[Guidance], passes: Passes, call: Call, plan: AttentionPlan, cond: Tensor

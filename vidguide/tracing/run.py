@@ -9,16 +9,21 @@ from torch import Tensor
 from vidguide.tracing.stopwatch import Stopwatch
 
 
+STREAMS = ("video", "audio")  # whose tokens attend to text
+
+
 @dataclass(frozen=True)
 class Record:
-    """Effect of NAG or VSF at one layer in one step.
+    """Effect of NAG or VSF on one stream at one layer in one step.
 
     Attributes:
+        stream: what attends to the text there, "video" or "audio".
         clamped: share of the tokens whose norm tau limits. change: relative L1 change of the features.
     """
 
     step: int
     layer: int
+    stream: str
     clamped: float
     change: float
 
@@ -45,7 +50,7 @@ class PerturbedPass:
 
 
 class Trace:
-    """Effects of the guidances in one run, by step and layer.
+    """Effects of the guidances in one run, by step, layer and stream.
 
     Measurements remain tensors on their device until they are read, so that tracing never waits for the GPU. Under
     context parallel they are of this rank's tokens, except for D.
@@ -56,41 +61,40 @@ class Trace:
     """
 
     def __init__(self) -> None:
-        self._measured: list[tuple[int, int, Tensor]] = []
+        self._measured: list[tuple[int, int, str, Tensor]] = []
         self.steps = 0
         self.choices: list[PerturbedPass] = []
         self.notes: list[str] = []
 
-    def add(self, step: int, layer: int, measured: Tensor) -> None:
-        self._measured.append((step, layer, measured.detach()))
+    def add(self, step: int, layer: int, stream: str, measured: Tensor) -> None:
+        self._measured.append((step, layer, stream, measured.detach()))
 
     def __iter__(self) -> Iterator[Record]:
-        for step, layer, measured in self._measured:
+        for step, layer, stream, measured in self._measured:
             clamped, change, norm = measured.tolist()
-            yield Record(step, layer, clamped, change / norm if norm else 0.0)
+            yield Record(step, layer, stream, clamped, change / norm if norm else 0.0)
 
     def __len__(self) -> int:
         return len(self._measured)
 
     def summary(self) -> dict[str, Any]:
-        """Return means over steps and layers, the numbers of guided steps and layers, and the number and time of the
-        perturbed passes; an empty dict where nothing was done."""
+        """Return means over steps and layers, those of the audio as `audio_clamped` and `audio_change`, the numbers of
+        guided steps and layers, and the number and time of the perturbed passes; an empty dict where nothing was
+        done."""
         records, passes = list(self), {}
         if self.choices:
             seconds = sum(choice.seconds for choice in self.choices)
             passes = {"weak_passes": len(self.choices), "weak_seconds": round(seconds, 3)}
         if not records:
             return passes
-        return passes | {
-            "steps": len({record.step for record in records}),
-            "layers": len({record.layer for record in records}),
-            "clamped": sum(record.clamped for record in records) / len(records),
-            "change": sum(record.change for record in records) / len(records),
-        }
+        counts = {name: len({getattr(record, name[:-1]) for record in records}) for name in ("steps", "layers")}
+        video, audio = ([record for record in records if record.stream == stream] for stream in STREAMS)
+        audio_means = {f"audio_{name}": value for name, value in _means(audio).items()}
+        return passes | counts | _means(video) | audio_means
 
     def __str__(self) -> str:
-        """Format a line per step, the relative change of features in each layer and the share limited by tau, then a
-        line per perturbed pass."""
+        """Format a line per step and stream, the relative change of features in each layer and the share limited by
+        tau, then a line per perturbed pass."""
         if not self._measured and not self.choices:
             return "\n".join(["nothing was measured in this run", *self.notes])
         return "\n".join([*self._features(), *self._perturbed_passes(), *self.notes])
@@ -100,12 +104,12 @@ class Trace:
         if not records:
             return []
         layers = sorted({record.layer for record in records})
-        lines = ["step  clamped  change in layer " + " ".join(f"{layer:>6}" for layer in layers)]
-        for step in sorted({record.step for record in records}):
-            by_layer = {record.layer: record for record in records if record.step == step}
-            clamped = sum(record.clamped for record in by_layer.values()) / len(by_layer)
-            cells = " ".join(f"{by_layer[layer].change:6.2f}" if layer in by_layer else "     -" for layer in layers)
-            lines.append(f"{step:>4}  {clamped:>6.0%}   {'':15} {cells}")
+        lines = ["step  stream  clamped  change in layer " + " ".join(f"{layer:>6}" for layer in layers)]
+        for step, stream in dict.fromkeys((record.step, record.stream) for record in records):
+            at = {record.layer: record for record in records if (record.step, record.stream) == (step, stream)}
+            clamped = _means(list(at.values()))["clamped"]
+            cells = " ".join(f"{at[layer].change:6.2f}" if layer in at else "     -" for layer in layers)
+            lines.append(f"{step:>4}  {stream:<6}  {clamped:>6.0%}   {'':15} {cells}")
         return lines
 
     def _perturbed_passes(self) -> list[str]:
@@ -118,6 +122,15 @@ class Trace:
             gradients = "  ".join(f"{layer}: {value:.4f}" for layer, value in choice.gradients.items())
             lines.append(f"{choice.step:>4}  {choice.guidance:<9}  {layers:<7}  {choice.seconds:7.3f}  {gradients}")
         return lines
+
+
+def _means(records: list[Record]) -> dict[str, float]:
+    """Return the means of some records; an empty dict where there are none."""
+    return {
+        name: sum(getattr(record, name) for record in records) / len(records)
+        for name in ("clamped", "change")
+        if records
+    }
 
 
 class Run:

@@ -52,6 +52,24 @@ class Joint:
     modulation: Modulation | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Audio:
+    """The audio that a family's pipelines generate with the video.
+
+    Attributes:
+        sample_rate: `(pipe, output) -> samples per second` of the waveform in a call's output.
+        output: name of the waveform in the output, `(B, samples)` or `(B, channels, samples)` in -1..1.
+        inputs: the forward's argument that holds the audio's latents; None in it for a video without audio.
+        text_attention: those of the family's `text_attention` where the audio attends to text; empty where video and
+            audio share one attention.
+    """
+
+    sample_rate: Callable[[Any, Any], int]
+    output: str = "audio"
+    inputs: str = "audio_hidden_states"
+    text_attention: tuple[str, ...] = ()
+
+
 def constant(config: Any) -> bool:
     """Return False: the text that the blocks receive is the same at every step."""
     return False
@@ -81,6 +99,7 @@ class Family:
         text_extras: those that `negative_prompt_embeds` may omit; the prompt's value is used for them.
         text_varies: `config -> bool`, whether the text's keys and values, or what modulates it, depend on the step.
         joint: how text and video share joint attention; None for cross-attention.
+        audio: the audio that its pipelines generate with the video; None where they generate none.
         appends_negative: whether its pipelines append negative embeddings to the prompt's even without classifier-free
             guidance.
         cfg: how its pipelines run classifier-free guidance: "two_calls", the conditional one first, or "batched", with
@@ -115,6 +134,7 @@ class Family:
     text_extras: tuple[str, ...] = ()
     text_varies: Callable[[Any], bool] = constant
     joint: Joint | None = None
+    audio: Audio | None = None
     appends_negative: bool = False
     cfg: str = "two_calls"
     layout: str = "BCFHW"
