@@ -44,14 +44,19 @@ class Comparison:
     clips: dict[str, Clip]
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write comparison.mp4, contact-sheet.png and each clip as lossless FFV1; return the paths."""
+        """Write comparison.mp4 (silent), contact-sheet.png and each clip, lossless; return the paths.
+
+        A clip with audio is also written as .mp4, which browsers play.
+        """
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         labelled = [add_label(clip.upscaled_frames(), spec) for spec, clip in self.clips.items()]
         video = Clip(frames=np.concatenate(labelled, axis=2), fps=next(iter(self.clips.values())).fps)
         paths = [video.save(target / "comparison.mp4"), target / "contact-sheet.png"]
         replace_whole(paths[1], lambda temporary: Image.fromarray(self.contact_sheet()).save(temporary))
-        return [*paths, *(clip.save(path) for path, clip in self.lossless(target))]
+        lossless = self.lossless(target)
+        playable = [clip.save(path.with_suffix(".mp4")) for path, clip in lossless if clip.audio is not None]
+        return [*paths, *playable, *(clip.save(path) for path, clip in lossless)]
 
     def lossless(self, folder: Path) -> list[tuple[Path, Clip]]:
         """Return the path of each clip's lossless file, and the clip."""
@@ -90,8 +95,11 @@ class Comparison:
     def row(self, spec: str, clip: Clip, summary: Summary) -> dict[str, str]:
         """Return the text cells of one clip; metrics that could not be computed are left out."""
         change = clip.provenance["trace"].get("change")  # not measured where only a second pass is perturbed
+        audio_change = clip.provenance["trace"].get("audio_change")
         row = {"arm": spec, "seconds": f"{clip.provenance['seconds']:.2f}"}
         row["features changed"] = "-" if change is None else f"{change:.0%}"
+        if audio_change is not None:
+            row["audio features changed"] = f"{audio_change:.0%}"
         scores = {score["metric"]: score for score in summary.rows if score["arm"] == spec and score["status"] == "ok"}
         if attributes := scores.get("world.attributes"):
             row["seen"] = " ".join(str(value) for value in attributes["details"]["seen"].values() if value)
@@ -107,12 +115,19 @@ class Comparison:
         return np.concatenate(rows)
 
     def header(self) -> str:
-        """Return the HTML at the top of the report: the texts, the video side by side, and the contact sheet."""
+        """Return the HTML at the top of the report: the texts, the video side by side, the contact sheet, and a player
+        for each clip with audio."""
         negative = f"; negative prompt: <b>{html.escape(self.negative_prompt)}</b>" if self.negative_prompt else ""
         return (
             f"<p><b>{html.escape(self.prompt)}</b>{negative}</p>"
             "<video src=comparison.mp4 autoplay loop muted controls></video>"
             f'<figure><img alt="frames of each arm" src="{data_uri(self.contact_sheet())}"></figure>'
+            + "".join(
+                f"<figure><video src=arm-{index}.mp4 controls></video>"
+                f"<figcaption>{html.escape(spec)}</figcaption></figure>"
+                for index, (spec, clip) in enumerate(self.clips.items())
+                if clip.audio is not None
+            )
         )
 
 

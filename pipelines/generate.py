@@ -28,6 +28,7 @@ from vidguide.pipelines.request.images import check_use, describe_image, fit, re
 from vidguide.pipelines.request.provenance import describe_preset, versions
 from vidguide.pipelines.request.schema import Request, validate
 from vidguide.pipelines.request.validation import check_lengths, check_size, check_steps
+from vidguide.transformer.family import family_of
 
 
 def generate(
@@ -76,12 +77,13 @@ def generate(
         progress: show progress bars of loading and of the steps.
 
     Returns:
-        A :class:`vidguide.Clip` with these arguments, versions, seconds and a summary of the trace in its provenance.
+        A :class:`vidguide.Clip`, with audio where the pipeline makes it, and with these arguments, versions, seconds and
+        a summary of the trace in its provenance.
 
     Raises:
         ValueError, TypeError: before any step, naming the argument, its value and what it must be.
         OSError, ImportError: the image or the model's files cannot be read, or need another package.
-        FloatingPointError: after the steps, if the frames have NaN.
+        FloatingPointError: after the steps, if the frames or the audio have NaN.
 
     Warns:
         UserWarning: classifier-free guidance on a model that is distilled to run without it; words that are not in the
@@ -102,7 +104,7 @@ def generate(
     warn_about_cfg(model_name(model), declared, settings, guidances)
     arguments = check_call(pipe, declared, settings, texts, picture)
     pipe.set_progress_bar_config(disable=not progress)
-    video, result = sample(pipe, arguments, guidances, settings["guidance_scale"], seed)
+    output, result = sample(pipe, arguments, guidances, settings["guidance_scale"], seed)
     provenance = {
         **texts,
         "model": model_name(model),
@@ -115,7 +117,8 @@ def generate(
         "offload": offload,
         **result,
     }
-    return Clip(frames=to_frames(video), fps=settings["fps"], provenance=provenance)
+    sound = audio_of(pipe, output)
+    return Clip(frames=to_frames(output.frames[0]), fps=settings["fps"], **sound, provenance=provenance)
 
 
 def choose_guidances(
@@ -154,7 +157,7 @@ def check_call(
 
 def sample(
     pipe: Any, arguments: dict[str, Any], guidances: Sequence[Guidance], scale: float | None, seed: int
-) -> tuple[np.ndarray, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any]]:
     """Call the pipeline under guidance.
 
     Args:
@@ -165,18 +168,28 @@ def sample(
         seed: of the noise.
 
     Returns:
-        Frames `(F, H, W, 3)` in 0..1, and for the provenance: device, dtype, seconds, trace and versions.
+        The pipeline's output, its frames `(1, F, H, W, 3)` in 0..1; and for the provenance: device, dtype, seconds,
+        trace and versions.
     """
     generator, started = torch.Generator("cpu").manual_seed(seed), time.perf_counter()
     with prepare_pipeline(pipe, arguments, scale, generator) as call, guide(pipe, *guidances) as run:
-        video = pipe(**call, generator=generator, output_type="np").frames[0]
-    return video, {
+        output = pipe(**call, generator=generator, output_type="np")
+    return output, {
         "device": str(pipe._execution_device),
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
         "seconds": round(time.perf_counter() - started, 3),
         "trace": run.trace.summary(),
         "versions": versions(),
     }
+
+
+def audio_of(pipe: Any, output: Any) -> dict[str, Any]:
+    """Return the audio in a pipeline's output as fields of a :class:`vidguide.Clip`; empty where there is none."""
+    audio = family_of(getattr(pipe.transformer, "_orig_mod", pipe.transformer)).audio
+    waveform = None if audio is None else getattr(output, audio.output, None)
+    if audio is None or waveform is None:
+        return {}
+    return {"audio": to_samples(waveform[0]), "audio_sample_rate": audio.sample_rate(pipe, output)}
 
 
 def to_frames(video: Any) -> np.ndarray:
@@ -186,8 +199,27 @@ def to_frames(video: Any) -> np.ndarray:
         FloatingPointError: there are NaN, which would become black.
     """
     values = np.asarray(video)
-    if np.isnan(values).any():
-        share = np.isnan(values).mean()
-        raise FloatingPointError(f"frames: {share:.0%} of the values are NaN; the model overflowed, try dtype=float32")
+    check_nan("frames", values)
     frames: np.ndarray = np.round(np.clip(values, 0, 1) * 255).astype(np.uint8)
     return frames
+
+
+def to_samples(waveform: Any) -> np.ndarray:
+    """Convert a pipeline's waveform `(samples,)` or `(channels, samples)` in -1..1 to `(samples, channels)` int16.
+
+    Raises:
+        FloatingPointError: there are NaN, which would become silence. ValueError: the waveform has another shape.
+    """
+    values = torch.as_tensor(waveform).float().cpu().numpy()
+    if values.ndim not in (1, 2):
+        raise ValueError(f"audio{values.shape}: must be (samples,) or (channels, samples)")
+    check_nan("audio", values)
+    samples: np.ndarray = np.round(np.clip(np.atleast_2d(values).T, -1, 1) * 32767).astype(np.int16)
+    return samples
+
+
+def check_nan(name: str, values: np.ndarray) -> None:
+    """Refuse NaN in a pipeline's output, with a FloatingPointError."""
+    if np.isnan(values).any():
+        share = np.isnan(values).mean()
+        raise FloatingPointError(f"{name}: {share:.0%} of the values are NaN; the model overflowed, try dtype=float32")

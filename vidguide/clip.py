@@ -1,38 +1,67 @@
-"""A clip: frames, frame rate and provenance; writes video files, contact sheets and JSON."""
+"""A clip: frames, audio and provenance; writes video files, contact sheets and JSON."""
 
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from heapq import merge
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 UPSCALED_SIZE = 384  # smaller frames are upscaled by whole numbers to about this many pixels for MP4 and GIF
 SHEET_WIDTH = 1024  # contact sheets are upscaled by whole numbers to about this
-SUFFIXES = {".mp4": "H.264 for viewing", ".mkv": "FFV1, lossless", ".gif": "animation", ".png": "contact sheet"}
+SUFFIXES = {
+    ".mp4": "H.264 and AAC for viewing",
+    ".mkv": "FFV1 and FLAC, lossless",
+    ".gif": "animation, without audio",
+    ".png": "contact sheet, without audio",
+}
+LAYOUTS = {1: "mono", 2: "stereo"}  # by number of channels
+
+
+class Encoding(NamedTuple):
+    """How a container is encoded: the video's codec, pixel format and options, and the audio's codec and bit rate."""
+
+    video: str
+    pixels: str
+    options: dict[str, str]
+    audio: str
+    bit_rate: int | None = None
+
+
+ENCODINGS = {
+    ".mp4": Encoding("libx264", "yuv420p", {"crf": "12"}, "aac", 192_000),
+    ".mkv": Encoding("ffv1", "bgr0", {}, "flac"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """A video in memory.
+    """A video in memory, with its audio if it has any.
 
     Attributes:
         frames: `(F, H, W, 3)` uint8.
         fps: frames per second.
+        audio: `(N, C)` int16, N samples of C channels: one (mono) or two (stereo). None without audio.
+        audio_sample_rate: samples of the audio per second; None without audio.
         provenance: the settings and versions that produced it, as plain values; written as JSON next to each file.
 
     Raises:
-        ValueError: the frames are no such array, or fps is not positive.
+        ValueError: the frames or the audio are no such array, or a rate is not positive.
     """
 
     frames: NDArray[np.uint8]
     fps: float
+    audio: NDArray[np.int16] | None = None
+    audio_sample_rate: int | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -44,36 +73,68 @@ class Clip:
             raise ValueError("Clip(frames=...): has no frame")
         if not self.fps > 0:
             raise ValueError(f"Clip(fps={self.fps!r}): must be above 0")
+        self._check_audio()
+
+    def _check_audio(self) -> None:
+        """Refuse audio that is no such array, and a rate that is no positive integer."""
+        audio, rate = self.audio, self.audio_sample_rate
+        if audio is None:
+            if rate is not None:
+                raise ValueError(f"Clip(audio_sample_rate={rate!r}): must be None without audio")
+            return
+        if not isinstance(audio, np.ndarray) or audio.dtype != np.int16 or audio.ndim != 2:
+            actual = f"{audio.dtype} {audio.shape}" if isinstance(audio, np.ndarray) else type(audio).__name__
+            raise ValueError(f"Clip(audio={actual}): must be a numpy array (samples, channels) of int16")
+        if not len(audio) or audio.shape[1] not in LAYOUTS:
+            raise ValueError(f"Clip(audio={audio.shape}): must have at least one sample, of 1 or 2 channels")
+        if not isinstance(rate, int) or isinstance(rate, bool) or rate <= 0:
+            raise ValueError(f"Clip(audio_sample_rate={rate!r}): must be an integer above 0")
 
     @property
     def sha256(self) -> str:
         """SHA-256 of the frames: equal if and only if all pixels are."""
-        return hashlib.sha256(np.ascontiguousarray(self.frames).tobytes()).hexdigest()
+        return _sha256(self.frames)
+
+    @property
+    def audio_sha256(self) -> str | None:
+        """SHA-256 of the audio's samples, equal if and only if all of them are; None without audio."""
+        return None if self.audio is None else _sha256(self.audio)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the provenance, the rates, and the SHA-256 of frames and audio, as plain values."""
+        frames = {**self.provenance, "fps": self.fps, "sha256": self.sha256}
+        if self.audio is None:
+            return frames
+        return {**frames, "audio_sample_rate": self.audio_sample_rate, "audio_sha256": self.audio_sha256}
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the clip in the suffix's format (.mp4 to view, .mkv lossless, .gif, .png contact sheet), and its JSON.
 
-        Files are written atomically.
+        Files are written atomically. Audio is AAC in .mp4 and FLAC in .mkv, which is exact to the sample.
 
         Raises:
-            ValueError, OSError: before anything is encoded, for an unknown suffix or a folder that cannot be written.
+            ValueError, OSError: before anything is encoded, for an unknown suffix, a folder that cannot be written, or
+                a rate of the audio that the format does not have.
+
+        Warns:
+            UserWarning: the clip has audio, and the format has none.
         """
         target = check_output(path)
+        suffix = target.suffix.lower()
+        self._check_format(suffix)
         writers: dict[str, Callable[[Path], None]] = {
-            ".mp4": lambda temporary: _encode(
-                temporary, self.upscaled_frames(), self.fps, "libx264", "yuv420p", {"crf": "12"}
-            ),
-            ".mkv": lambda temporary: _encode(temporary, self.frames, self.fps, "ffv1", "bgr0", {}),
+            ".mp4": lambda temporary: self._encode(temporary, self.upscaled_frames(), ENCODINGS[".mp4"]),
+            ".mkv": lambda temporary: self._encode(temporary, self.frames, ENCODINGS[".mkv"]),
             ".gif": self._write_gif,
             ".png": self._write_sheet,
         }
-        replace_whole(target, writers[target.suffix.lower()])
+        replace_whole(target, writers[suffix])
         self.save_json(target.with_suffix(".json"))
         return target
 
     def save_json(self, path: Path) -> None:
-        """Write the provenance and the SHA-256 of the frames."""
-        text = json.dumps({**self.provenance, "fps": self.fps, "sha256": self.sha256}, indent=2) + "\n"
+        """Write the provenance and the SHA-256 of frames and audio."""
+        text = json.dumps(self.describe(), indent=2) + "\n"
         replace_whole(path, lambda temporary: temporary.write_text(text))
 
     def upscaled_frames(self) -> NDArray[np.uint8]:
@@ -85,6 +146,35 @@ class Clip:
         """Return evenly spaced frames in one row, `(H, columns * W, 3)` uint8."""
         indices = np.linspace(0, len(self.frames) - 1, min(columns, len(self.frames))).round().astype(int)
         return np.concatenate(list(self.frames[indices]), axis=1)
+
+    def _check_format(self, suffix: str) -> None:
+        """Refuse a rate of the audio that a format does not have; warn where a format has no audio."""
+        if self.audio is None:
+            return
+        if suffix not in ENCODINGS:
+            message = f"output={suffix!r}: has no audio, so that of the clip is left out; write .mp4 or .mkv to keep it"
+            warnings.warn(message, stacklevel=3)
+            return
+        import av
+
+        rates = av.codec.Codec(ENCODINGS[suffix].audio, "w").audio_rates or [self.audio_sample_rate]
+        if self.audio_sample_rate not in rates:
+            known = ", ".join(map(str, sorted(rates)))
+            raise ValueError(
+                f"Clip(audio_sample_rate={self.audio_sample_rate}): {suffix} has audio at {known}; write .mkv"
+            )
+
+    def _encode(self, path: Path, frames: NDArray[np.uint8], encoding: Encoding) -> None:
+        import av
+
+        # The edit list of .mp4 counts in this unit, so that it states the audio's length to the sample.
+        unit = {} if self.audio is None or path.suffix != ".mp4" else {"movie_timescale": str(self.audio_sample_rate)}
+        with av.open(str(path), "w", options=unit) as container:
+            streams = [_video_packets(container, frames, self.fps, encoding)]
+            if self.audio is not None and self.audio_sample_rate is not None:
+                streams.append(_audio_packets(container, self.audio, self.audio_sample_rate, encoding))
+            for packet in merge(*streams, key=lambda packet: packet.dts * packet.time_base):
+                container.mux(packet)
 
     def _write_gif(self, path: Path) -> None:
         import imageio.v3 as iio
@@ -131,14 +221,46 @@ def replace_whole(target: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _encode(path: Path, frames: NDArray[np.uint8], fps: float, codec: str, pixels: str, options: Any) -> None:
+def _sha256(values: NDArray[Any]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
+
+
+def _video_packets(container: Any, frames: NDArray[np.uint8], fps: float, encoding: Encoding) -> Iterator[Any]:
+    """Add a video stream to a container, and return its packets in order; frames are encoded as they are read."""
     import av
 
     even = np.pad(frames, ((0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)), mode="edge")
-    encoded = even if codec == "libx264" else frames  # 4:2:0 colour needs even sides
-    with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1001), options=options)
-        stream.height, stream.width, stream.pix_fmt = encoded.shape[1], encoded.shape[2], pixels
-        for frame in encoded:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    encoded = even if encoding.video == "libx264" else frames  # 4:2:0 colour needs even sides
+    stream = container.add_stream(
+        encoding.video, rate=Fraction(fps).limit_denominator(1001), options=dict(encoding.options)
+    )
+    stream.height, stream.width, stream.pix_fmt = encoded.shape[1], encoded.shape[2], encoding.pixels
+    images = (av.VideoFrame.from_ndarray(frame, format="rgb24") for frame in encoded)
+    return (packet for image in chain(images, [None]) for packet in stream.encode(image))
+
+
+def _audio_packets(container: Any, audio: NDArray[np.int16], rate: int, encoding: Encoding) -> Iterator[Any]:
+    """Add an audio stream to a container, and return its packets in order."""
+    import av
+
+    layout = LAYOUTS[audio.shape[1]]
+    stream = container.add_stream(encoding.audio, rate=rate, layout=layout)
+    if encoding.bit_rate is not None:
+        stream.bit_rate = encoding.bit_rate
+    whole = av.AudioFrame.from_ndarray(np.ascontiguousarray(audio).reshape(1, -1), format="s16", layout=layout)
+    whole.sample_rate, whole.pts = rate, 0
+    return _resampled_packets(stream, whole)
+
+
+def _resampled_packets(stream: Any, whole: Any) -> Iterator[Any]:
+    """Yield the packets of an audio frame, in the sample format and frame size of the stream's encoder."""
+    import av
+
+    # The encoder has a frame size once it is open; None makes the resampler return what is left of the last frame.
+    stream.codec_context.open(strict=False)
+    settings: dict[str, Any] = dict(format=stream.format.name, layout=stream.layout.name, rate=stream.rate)
+    resampler = av.AudioResampler(**settings, frame_size=stream.codec_context.frame_size or None)
+    for piece in (whole, None):
+        for frame in resampler.resample(piece):
+            yield from stream.encode(frame)
+    yield from stream.encode(None)

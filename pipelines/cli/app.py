@@ -53,9 +53,9 @@ def generate(
     size: Size = None,
     seed: Seed = 0,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="File to write: .mp4, .mkv (lossless), .gif or .png (contact sheet).")
+        Path, typer.Option("--output", "-o", help="File to write: .mp4, .mkv (lossless), or without audio .gif, .png (sheet).")
     ] = Path("clip.mp4"),
-    lossless: Annotated[bool, typer.Option(help="Also write a lossless .mkv (FFV1).")] = False,
+    lossless: Annotated[bool, typer.Option(help="Also write a lossless .mkv (FFV1, FLAC).")] = False,
     recorded: Annotated[
         Path | None, typer.Option("--from", help="JSON of a clip to reproduce, with its settings.")
     ] = None,
@@ -71,7 +71,7 @@ def generate(
         from vidguide.clip import check_output
         from vidguide.pipelines.generate import generate as run
         from vidguide.pipelines.request.guidance_spec import parse_unless_default
-        from vidguide.pipelines.request.provenance import arguments_from, compare_frames, load_provenance
+        from vidguide.pipelines.request.provenance import arguments_from, compare_clip, load_provenance
 
         check_output(output)
         if recorded is None and prompt is None:
@@ -86,12 +86,12 @@ def generate(
         clip = run(**arguments, progress=not (quiet or as_json))
         files = write(clip, output, lossless)
         if as_json:
-            typer.echo(json.dumps({**clip.provenance, "sha256": clip.sha256, "files": files}))
+            typer.echo(json.dumps({**clip.describe(), "files": files}))
             return
         if trace:
             console.print(clip.provenance["trace"] or "the guidance changed no attention")
         if provenance is not None:
-            console.print(compare_frames(provenance, clip), markup=False)
+            console.print(compare_clip(provenance, clip), markup=False)
         console.print("wrote " + ", ".join(files))
 
 

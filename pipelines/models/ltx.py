@@ -87,11 +87,11 @@ LTX_VIDEO = {
     "ltx-2-distilled": Model(
         source="rootonchair/LTX-2-19b-distilled",
         **LTX2,
-        about="LTX-2 19B distilled; first stage; the audio is discarded",
+        about="LTX-2 19B distilled; first stage; with audio",
     ),
     "ltx-2.5-distilled": Model(
         source="Lightricks/LTX-2.5-Diffusers",
         **LTX2,
-        about="LTX-2.5 distilled; first stage; the audio is discarded",
+        about="LTX-2.5 distilled; first stage; with audio",
     ),
 }

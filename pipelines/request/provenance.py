@@ -35,6 +35,7 @@ class Provenance(Settings, total=False):
 
 
 RECORDED = ("preset", "image", "guidance")  # in a form that arguments_from() converts
+HASHES = {"sha256": "frames", "audio_sha256": "audio"}  # fields of a clip's JSON, and what they are of
 REPRODUCED = tuple(name for name in Provenance.__annotations__ if name not in RECORDED)
 
 
@@ -129,9 +130,16 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     ]
 
 
-def compare_frames(provenance: dict[str, Any], clip: Clip) -> str:
-    """Return, as text, whether a reproduced clip has the recorded frames, and otherwise what may explain it."""
-    if provenance.get("sha256") == clip.sha256:
-        return "the same frames, bit for bit"
-    reasons = differences(provenance, clip.provenance) or ["no recorded version, device, dtype or file has changed"]
-    return "the frames differ from the original's: " + "; ".join(reasons)
+def compare_clip(provenance: dict[str, Any], clip: Clip) -> str:
+    """Return, as text, whether a reproduced clip has the recorded frames and audio, and otherwise what may explain it.
+
+    Clips of earlier versions have no audio in their JSON, even if the model makes it.
+    """
+    recorded = {name: provenance[name] for name in HASHES if name in provenance}
+    reproduced = {name: value for name, value in clip.describe().items() if name in HASHES}
+    changed = [HASHES[name] for name in recorded if reproduced.get(name) != recorded[name]]
+    if changed:
+        reasons = differences(provenance, clip.provenance) or ["no recorded version, device, dtype or file has changed"]
+        return f"not the original's {' and '.join(changed)}: " + "; ".join(reasons)
+    rest = "; the audio of the original was not recorded" if reproduced.keys() > recorded.keys() else ""
+    return f"the same {' and '.join(HASHES[name] for name in recorded)}, bit for bit{rest}"
