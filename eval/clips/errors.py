@@ -40,6 +40,10 @@ class FramesError(ReadError):
     """Frames in memory of an unsupported shape, dtype or range, or frames of different sizes."""
 
 
+class AudioError(ReadError):
+    """Audio that a Clip cannot hold: without samples, or with more than two channels."""
+
+
 class ManifestError(ValueError):
     """A manifest, or the JSON file of a clip, with invalid content; the message names line and field."""
 

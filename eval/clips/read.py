@@ -7,6 +7,7 @@ A source that cannot be read completely raises an error; frames are never replac
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from vidguide.clip import Clip
 from vidguide.eval.clips.arrays import convert_frames
+from vidguide.eval.clips.audio import read_audio
 from vidguide.eval.clips.decord import read_decord
 from vidguide.eval.clips.errors import EmptyError, MissingError
 from vidguide.eval.clips.images import IMAGES, frame_files, read_folder, read_image
@@ -34,6 +36,7 @@ def read(
     reader: str = "av",
     partial: bool = False,
     max_bytes: int = MAX_BYTES,
+    audio: bool = False,
 ) -> Clip:
     """Read one clip.
 
@@ -44,6 +47,7 @@ def read(
         reader: decoder of video files, "av" or "decord".
         partial: return what can be decoded of a damaged file, with a warning, instead of raising.
         max_bytes: largest size of the decoded frames.
+        audio: whether to read the audio of a video file as well, which the metrics do not use.
 
     Raises:
         ReadError: the subclass names the kind of problem. ValueError: an invalid argument.
@@ -54,7 +58,10 @@ def read(
     if not isinstance(source, str | os.PathLike):
         decoded = DecodedFrames(reader="memory", codec="raw", fps=0.0)
         return make_clip("memory", decoded, fps, frames=convert_frames(source, max_bytes))
-    return make_clip(Path(source), decode(Path(source), READERS[reader], partial, max_bytes), fps)
+    path = Path(source)
+    clip = make_clip(path, decode(path, READERS[reader], partial, max_bytes), fps)
+    sound = read_audio(path) if audio and path.is_file() and path.suffix.lower() in VIDEOS else None
+    return clip if sound is None else replace(clip, audio=sound[0], audio_sample_rate=sound[1])
 
 
 def check_arguments(fps: float | None, reader: str) -> None:

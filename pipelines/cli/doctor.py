@@ -1,9 +1,10 @@
-"""Check of the environment: versions, devices, kernels, video encoders and models."""
+"""Check of the environment: versions, devices, kernels, encoders of clips, and models."""
 
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
+from vidguide.clip import ENCODINGS
 from vidguide.kernels import dispatch, lse_backends
 from vidguide.pipelines.models.spec import SHIPPED
 from vidguide.transformer.family import families
@@ -34,11 +35,12 @@ def devices() -> dict[str, str]:
     return descriptions
 
 
-def video_encoders() -> dict[str, str]:
-    """Return whether PyAV has the video encoders that clips are written with."""
+def encoders() -> dict[str, str]:
+    """Return whether PyAV has the encoders of video and audio that clips are written with."""
     import av
 
-    return {name: "yes" if name in av.codecs_available else "missing" for name in ("libx264", "ffv1")}
+    codecs = [codec for encoding in ENCODINGS.values() for codec in (encoding.video, encoding.audio)]
+    return {name: "yes" if name in av.codecs_available else "missing" for name in codecs}
 
 
 def report() -> dict[str, dict[str, str]]:
@@ -49,7 +51,7 @@ def report() -> dict[str, dict[str, str]]:
         "optional packages": {name: package_version(name) or "not installed" for name in OPTIONAL},
         "devices": devices(),
         "kernels": {**dispatch.in_use(), **lse_backends.in_use()},
-        "video encoders": video_encoders(),
+        "encoders": encoders(),
         "families": {name: family.name for name, family in sorted(families().items())},
         "shipped models": {
             name: model.about if (model.path / "model_index.json").is_file() else "weights missing"

@@ -84,7 +84,7 @@ def models(as_json: AsJson = False) -> None:
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Check the environment: versions, devices, kernels, video encoders, families and shipped models."""
+    """Check the environment: versions, devices, kernels, encoders, families and shipped models."""
     with plain_errors():
         from vidguide.pipelines.cli.doctor import report
 

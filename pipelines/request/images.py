@@ -16,6 +16,7 @@ PARTNERS = {
     "WanPipeline": "WanImageToVideoPipeline",
 }
 REQUIRES_IMAGE = ("ImageToVideo", "Image2Video", "I2V")  # in class names of pipelines that need a first image
+FROM_EITHER = "TI2V"  # in class names of pipelines from text or image
 
 
 def takes_image(pipeline: Any) -> str:
@@ -23,7 +24,7 @@ def takes_image(pipeline: Any) -> str:
     parameter = inspect.signature(pipeline.__call__).parameters.get("image")
     if parameter is None:
         return "no"
-    by_name = any(word in pipeline.__name__ for word in REQUIRES_IMAGE)
+    by_name = FROM_EITHER not in pipeline.__name__ and any(word in pipeline.__name__ for word in REQUIRES_IMAGE)
     return "must" if by_name or parameter.default is parameter.empty else "may"
 
 
