@@ -1,7 +1,11 @@
-"""Writing of clips: lossless and viewable formats, JSON, and complete files only."""
+"""Writing of clips: lossless and viewable formats, audio, JSON, and complete files only."""
 
+import hashlib
 import json
+from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import imageio.v3 as iio
@@ -94,3 +98,116 @@ def test_invalid_frames_raise(frames: np.ndarray) -> None:
 def test_an_invalid_frame_rate_raises(fps: float) -> None:
     with pytest.raises(ValueError, match="fps"):
         Clip(frames=np.zeros((2, 4, 4, 3), np.uint8), fps=fps)
+
+
+RATES = (16000, 24000, 32000, 44100, 48000)
+
+
+def with_audio(samples: int, channels: int = 2, rate: int = 24000, frames: int = 5) -> Clip:
+    """Return a clip with samples of every value that int16 has."""
+    audio = np.random.default_rng().integers(-(2**15), 2**15, (samples, channels), dtype=np.int16)
+    return replace(clip(frames), audio=audio, audio_sample_rate=rate)
+
+
+def decode_audio(path: Path, channels: int) -> np.ndarray:
+    """Return the samples of a file `(N, channels)` as its decoder returns them."""
+    with av.open(str(path)) as container:
+        parts = [frame.to_ndarray() for frame in container.decode(container.streams.audio[0])]
+    planar = len(parts[0]) == channels and channels > 1
+    return np.concatenate([part.T if planar else part.reshape(-1, channels) for part in parts])
+
+
+@pytest.mark.parametrize("samples", [1, 777, 4608, 24001])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", RATES)
+def test_audio_in_a_mkv_file_is_exact_to_the_sample(rate: int, channels: int, samples: int, tmp_path: Path) -> None:
+    original = with_audio(samples, channels, rate)
+    path = original.save(tmp_path / "clip.mkv")
+    assert np.array_equal(decode_audio(path, channels), original.audio)
+    assert np.array_equal(decode(path)[0], original.frames)
+    with av.open(str(path)) as container:
+        stream = container.streams.audio[0]
+        assert (stream.codec_context.name, stream.rate, stream.channels) == ("flac", rate, channels)
+
+
+def tones(seconds: float, rate: int) -> np.ndarray:
+    """Return a tone for each of two channels, `(N, 2)` int16."""
+    times = np.arange(round(seconds * rate)) / rate
+    return np.round(12000 * np.sin(2 * np.pi * np.outer(times, [440, 1000]))).astype(np.int16)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate", RATES)
+def test_audio_in_an_mp4_file_is_aac_in_time_with_the_frames(rate: int, channels: int, tmp_path: Path) -> None:
+    audio = tones(1.2345, rate)[:, :channels]
+    path = replace(clip(10), audio=audio, audio_sample_rate=rate).save(tmp_path / "clip.mp4")
+    with av.open(str(path)) as container:
+        sound, video = container.streams.audio[0], container.streams.video[0]
+        assert (sound.codec_context.name, sound.rate, sound.channels) == ("aac", rate, channels)
+        assert (sound.duration * sound.time_base, sound.start_time) == (Fraction(len(audio), rate), 0)
+        assert float(video.duration * video.time_base) == pytest.approx(10 / 8, abs=1e-3)
+        decoded = [frame.to_ndarray() for frame in container.decode(sound)]
+    heard = np.concatenate(decoded, axis=1)[:, : len(audio)].T
+    for mine, theirs in zip(heard.T, audio.T / 32768, strict=True):
+        assert np.corrcoef(mine, theirs)[0, 1] > 0.99  # a shift by a frame of the encoder would lower it
+
+
+def test_packets_of_frames_and_audio_are_written_in_the_order_of_their_times(tmp_path: Path) -> None:
+    path = with_audio(24000 * 20, frames=8 * 20).save(tmp_path / "clip.mp4")
+    with av.open(str(path)) as container:
+        packets = [(packet.stream.type, packet.pts * packet.time_base) for packet in container.demux() if packet.size]
+    for at in range(0, len(packets), 100):
+        assert {kind for kind, _ in packets[at : at + 100]} == {"audio", "video"}
+
+
+def test_the_json_file_has_the_rate_and_the_hash_of_the_audio(tmp_path: Path) -> None:
+    original = with_audio(1000)
+    original.save(tmp_path / "clip.mkv")
+    assert original.audio is not None
+    assert json.loads((tmp_path / "clip.json").read_text()) == {
+        "prompt": "a red circle",
+        "fps": 8,
+        "sha256": clip_hash(original.frames),
+        "audio_sample_rate": 24000,
+        "audio_sha256": clip_hash(original.audio),
+    }
+    assert replace(original, audio=original.audio[:-1]).audio_sha256 != original.audio_sha256
+
+
+def clip_hash(values: np.ndarray) -> str:
+    return hashlib.sha256(values.tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".png"])
+def test_a_format_without_audio_warns(suffix: str, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match=rf"output='{suffix}': has no audio.*write \.mp4 or \.mkv"):
+        with_audio(1000).save(tmp_path / f"clip{suffix}")
+
+
+@pytest.mark.parametrize(
+    ("audio", "rate", "message"),
+    [
+        (np.zeros((9, 2)), 24000, r"Clip\(audio=float64 \(9, 2\)\): must be a numpy array \(samples, channels\) of int16"),
+        (np.full((9, 2), np.nan, np.float32), 24000, r"audio=float32 \(9, 2\)\): must be"),
+        (np.zeros(9, np.int16), 24000, r"audio=int16 \(9,\)\): must be"),
+        ([[0], [1]], 24000, r"audio=list\): must be"),
+        (np.zeros((0, 2), np.int16), 24000, r"audio=\(0, 2\)\): must have at least one sample, of 1 or 2 channels"),
+        (np.zeros((2, 9), np.int16), 24000, r"audio=\(2, 9\)\): must have .* 1 or 2 channels"),
+        (np.zeros((9, 2), np.int16), 0, r"audio_sample_rate=0\): must be an integer above 0"),
+        (np.zeros((9, 2), np.int16), -24000, r"audio_sample_rate=-24000\): must be"),
+        (np.zeros((9, 2), np.int16), 24000.5, r"audio_sample_rate=24000.5\): must be"),
+        (np.zeros((9, 2), np.int16), None, r"audio_sample_rate=None\): must be an integer above 0"),
+        (None, 24000, r"audio_sample_rate=24000\): must be None without audio"),
+    ],
+)
+def test_invalid_audio_raises(audio: Any, rate: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Clip(frames=np.zeros((2, 4, 4, 3), np.uint8), fps=8, audio=audio, audio_sample_rate=rate)
+
+
+def test_a_rate_that_aac_does_not_have_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    odd = with_audio(1000, rate=12345)
+    with pytest.raises(ValueError, match=r"audio_sample_rate=12345\): \.mp4 has audio at 7350, .*96000; write \.mkv"):
+        odd.save(tmp_path / "clip.mp4")
+    assert not list(tmp_path.iterdir())
+    assert np.array_equal(decode_audio(odd.save(tmp_path / "clip.mkv"), 2), odd.audio)

@@ -47,6 +47,7 @@ def decode_samples(container: Any, stream: Any, path: Path) -> NDArray[np.int16]
     """
     import av
 
+    stream.codec_context.options = {"err_detect": "crccheck+explode"}  # without it, damaged FLAC becomes other samples
     layout = "mono" if stream.channels == 1 else "stereo"
     to_int16 = av.AudioResampler(format="s16", layout=layout, rate=stream.rate)
     parts = [np.empty((1, 0), np.int16)]
