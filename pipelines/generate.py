@@ -77,8 +77,8 @@ def generate(
         progress: show progress bars of loading and of the steps.
 
     Returns:
-        A :class:`vidguide.Clip`, with audio where the pipeline makes it, and with these arguments, versions, seconds and
-        a summary of the trace in its provenance.
+        A :class:`vidguide.Clip`, with audio where the pipeline makes it, and with these arguments, versions, seconds
+        and a summary of the trace in its provenance.
 
     Raises:
         ValueError, TypeError: before any step, naming the argument, its value and what it must be.

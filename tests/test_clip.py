@@ -109,6 +109,11 @@ def with_audio(samples: int, channels: int = 2, rate: int = 24000, frames: int =
     return replace(clip(frames), audio=audio, audio_sample_rate=rate)
 
 
+def audio_of(original: Clip) -> np.ndarray:
+    assert original.audio is not None
+    return original.audio
+
+
 def decode_audio(path: Path, channels: int) -> np.ndarray:
     """Return the samples of a file `(N, channels)` as its decoder returns them."""
     with av.open(str(path)) as container:
@@ -123,7 +128,7 @@ def decode_audio(path: Path, channels: int) -> np.ndarray:
 def test_audio_in_a_mkv_file_is_exact_to_the_sample(rate: int, channels: int, samples: int, tmp_path: Path) -> None:
     original = with_audio(samples, channels, rate)
     path = original.save(tmp_path / "clip.mkv")
-    assert np.array_equal(decode_audio(path, channels), original.audio)
+    assert np.array_equal(decode_audio(path, channels), audio_of(original))
     assert np.array_equal(decode(path)[0], original.frames)
     with av.open(str(path)) as container:
         stream = container.streams.audio[0]
@@ -142,7 +147,8 @@ def test_audio_in_an_mp4_file_is_aac_in_time_with_the_frames(rate: int, channels
     audio = tones(1.2345, rate)[:, :channels]
     path = replace(clip(10), audio=audio, audio_sample_rate=rate).save(tmp_path / "clip.mp4")
     with av.open(str(path)) as container:
-        sound, video = container.streams.audio[0], container.streams.video[0]
+        sound: Any = container.streams.audio[0]
+        video: Any = container.streams.video[0]
         assert (sound.codec_context.name, sound.rate, sound.channels) == ("aac", rate, channels)
         assert (sound.duration * sound.time_base, sound.start_time) == (Fraction(len(audio), rate), 0)
         assert float(video.duration * video.time_base) == pytest.approx(10 / 8, abs=1e-3)
@@ -155,23 +161,22 @@ def test_audio_in_an_mp4_file_is_aac_in_time_with_the_frames(rate: int, channels
 def test_packets_of_frames_and_audio_are_written_in_the_order_of_their_times(tmp_path: Path) -> None:
     path = with_audio(24000 * 20, frames=8 * 20).save(tmp_path / "clip.mp4")
     with av.open(str(path)) as container:
-        packets = [(packet.stream.type, packet.pts * packet.time_base) for packet in container.demux() if packet.size]
-    for at in range(0, len(packets), 100):
-        assert {kind for kind, _ in packets[at : at + 100]} == {"audio", "video"}
+        kinds = [packet.stream.type for packet in container.demux() if packet.size]
+    for at in range(0, len(kinds) - 100, 100):
+        assert {*kinds[at : at + 100]} == {"audio", "video"}
 
 
 def test_the_json_file_has_the_rate_and_the_hash_of_the_audio(tmp_path: Path) -> None:
     original = with_audio(1000)
     original.save(tmp_path / "clip.mkv")
-    assert original.audio is not None
     assert json.loads((tmp_path / "clip.json").read_text()) == {
         "prompt": "a red circle",
         "fps": 8,
         "sha256": clip_hash(original.frames),
         "audio_sample_rate": 24000,
-        "audio_sha256": clip_hash(original.audio),
+        "audio_sha256": clip_hash(audio_of(original)),
     }
-    assert replace(original, audio=original.audio[:-1]).audio_sha256 != original.audio_sha256
+    assert replace(original, audio=audio_of(original)[:-1]).audio_sha256 != original.audio_sha256
 
 
 def clip_hash(values: np.ndarray) -> str:
@@ -187,7 +192,11 @@ def test_a_format_without_audio_warns(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("audio", "rate", "message"),
     [
-        (np.zeros((9, 2)), 24000, r"Clip\(audio=float64 \(9, 2\)\): must be a numpy array \(samples, channels\) of int16"),
+        (
+            np.zeros((9, 2)),
+            24000,
+            r"Clip\(audio=float64 \(9, 2\)\): must be a numpy array \(samples, channels\) of int16",
+        ),
         (np.full((9, 2), np.nan, np.float32), 24000, r"audio=float32 \(9, 2\)\): must be"),
         (np.zeros(9, np.int16), 24000, r"audio=int16 \(9,\)\): must be"),
         ([[0], [1]], 24000, r"audio=list\): must be"),
@@ -210,4 +219,4 @@ def test_a_rate_that_aac_does_not_have_is_refused_before_anything_is_written(tmp
     with pytest.raises(ValueError, match=r"audio_sample_rate=12345\): \.mp4 has audio at 7350, .*96000; write \.mkv"):
         odd.save(tmp_path / "clip.mp4")
     assert not list(tmp_path.iterdir())
-    assert np.array_equal(decode_audio(odd.save(tmp_path / "clip.mkv"), 2), odd.audio)
+    assert np.array_equal(decode_audio(odd.save(tmp_path / "clip.mkv"), 2), audio_of(odd))

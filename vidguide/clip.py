@@ -149,7 +149,7 @@ class Clip:
 
     def _check_format(self, suffix: str) -> None:
         """Refuse a rate of the audio that a format does not have; warn where a format has no audio."""
-        if self.audio is None:
+        if self.audio is None or self.audio_sample_rate is None:
             return
         if suffix not in ENCODINGS:
             message = f"output={suffix!r}: has no audio, so that of the clip is left out; write .mp4 or .mkv to keep it"

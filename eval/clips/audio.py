@@ -1,5 +1,6 @@
 """Decoding of a file's audio by PyAV, as int16."""
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +51,9 @@ def decode_samples(container: Any, stream: Any, path: Path) -> NDArray[np.int16]
     stream.codec_context.options = {"err_detect": "crccheck+explode"}  # without it, damaged FLAC becomes other samples
     layout = "mono" if stream.channels == 1 else "stereo"
     to_int16 = av.AudioResampler(format="s16", layout=layout, rate=stream.rate)
-    parts = [np.empty((1, 0), np.int16)]
+    parts: list[NDArray[Any]] = [np.empty((1, 0), np.int16)]
     try:
-        for frame in (*container.decode(stream), None):
+        for frame in chain(container.decode(stream), [None]):
             parts += [part.to_ndarray() for part in to_int16.resample(frame)]
     except av.error.FFmpegError as error:
         raise CorruptError(path, f"damaged audio: {error}; create or copy it again") from None

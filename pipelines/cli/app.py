@@ -53,7 +53,10 @@ def generate(
     size: Size = None,
     seed: Seed = 0,
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="File to write: .mp4, .mkv (lossless), or without audio .gif, .png (sheet).")
+        Path,
+        typer.Option(
+            "--output", "-o", help="File to write: .mp4, .mkv (lossless), or without audio .gif, .png (sheet)."
+        ),
     ] = Path("clip.mp4"),
     lossless: Annotated[bool, typer.Option(help="Also write a lossless .mkv (FFV1, FLAC).")] = False,
     recorded: Annotated[

@@ -135,11 +135,12 @@ def compare_clip(provenance: dict[str, Any], clip: Clip) -> str:
 
     Clips of earlier versions have no audio in their JSON, even if the model makes it.
     """
-    recorded = {name: provenance[name] for name in HASHES if name in provenance}
-    reproduced = {name: value for name, value in clip.describe().items() if name in HASHES}
-    changed = [HASHES[name] for name in recorded if reproduced.get(name) != recorded[name]]
+    reproduced = clip.describe()
+    compared = [name for name in HASHES if name == "sha256" or name in provenance]
+    changed = [HASHES[name] for name in compared if provenance.get(name) != reproduced.get(name)]
     if changed:
+        verb = "differs" if changed == ["audio"] else "differ"
         reasons = differences(provenance, clip.provenance) or ["no recorded version, device, dtype or file has changed"]
-        return f"not the original's {' and '.join(changed)}: " + "; ".join(reasons)
-    rest = "; the audio of the original was not recorded" if reproduced.keys() > recorded.keys() else ""
-    return f"the same {' and '.join(HASHES[name] for name in recorded)}, bit for bit{rest}"
+        return f"the {' and '.join(changed)} {verb} from the original's: " + "; ".join(reasons)
+    rest = "; the audio of the original was not recorded" if reproduced.keys() & HASHES.keys() - {*compared} else ""
+    return f"the same {' and '.join(HASHES[name] for name in compared)}, bit for bit{rest}"

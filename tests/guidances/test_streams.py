@@ -1,4 +1,4 @@
-"""`on=`: NAG and VSF on the video's or the audio's attention to text alone, against plain surgery on the kernel calls."""
+"""`on=`: NAG and VSF on the video's or the audio's attention to text alone, against plain changes of kernel calls."""
 
 import importlib
 from collections.abc import Callable, Iterator
@@ -56,15 +56,16 @@ def plain(guidance: NegativePromptGuidance, positive: tuple[Any, ...], negative:
     if isinstance(guidance, NAG):
         return plain_nag(attention(*positive), attention(*negative), guidance.scale, guidance.tau, guidance.alpha)
     assert isinstance(guidance, VSF)
-    both = scores(*positive[:2], positive[3]), scores(*negative[:2], negative[3]) - guidance.offset
-    values = torch.cat([positive[2], -guidance.scale * negative[2]], 1)
+    (query, key, value, mask), (_, negative_key, negative_value, negative_mask) = positive, negative
+    both = scores(query, key, mask), scores(query, negative_key, negative_mask) - guidance.offset
+    values = torch.cat([value, -guidance.scale * negative_value], 1)
     return torch.einsum("bhqk,bkhd->bqhd", torch.cat(both, -1).softmax(-1), values)
 
 
 @contextmanager
 def replaced_kernels(model: Any, names: list[str], replace: Callable[[Any, tuple[Any, ...]], Tensor]) -> Iterator[None]:
     """Replace the kernel calls of modules of these names by `replace(module, (query, key, value, mask))`."""
-    module, entered = importlib.import_module(type(model).__module__), []
+    module, entered = importlib.import_module(type(model).__module__), list[Any]()
     kernel: Kernel = vars(module)["dispatch_attention_fn"]
 
     def dispatch(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, **settings: Any) -> Tensor:

@@ -20,7 +20,7 @@ class TimedVAE(AveragingVAE):
         super().__init__(channels, frames, size)
         self.config.timestep_conditioning = False
 
-    def decode(self, latents: Tensor, timestep: Any = None, return_dict: bool = True) -> tuple[Tensor]:
+    def decode(self, latents: Tensor, *timestep: Any, return_dict: bool = True) -> tuple[Tensor]:
         return super().decode(latents, return_dict)
 
 

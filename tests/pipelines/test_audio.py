@@ -29,6 +29,14 @@ PROMPT, MODEL = "a red circle", "org/tiny"  # the model is a name in the provena
 audible = pytest.mark.parametrize("case", AUDIBLE, ids=lambda case: case.pipeline)
 
 
+Pipes = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def pipes() -> Pipes:
+    return {case.pipeline: case.pipe() for case in AUDIBLE}
+
+
 def clip_of(case: Audible, pipe: Any, **changes: Any) -> Clip:
     return generate(**dict(prompt=PROMPT, model=MODEL, pipe=pipe, progress=False) | case.settings | changes)
 
@@ -41,8 +49,8 @@ def called(case: Audible, pipe: Any, seed: int = 0) -> Any:
 
 
 @audible
-def test_the_audio_is_the_pipelines(case: Audible) -> None:
-    pipe = case.pipe()
+def test_the_audio_is_the_pipelines(case: Audible, pipes: Pipes) -> None:
+    pipe = pipes[case.pipeline]
     clip, output = clip_of(case, pipe), called(case, pipe)
     waveform = np.asarray(output.audio)[0].reshape(case.channels, -1).T.astype(np.float64)
     assert clip.audio is not None
@@ -54,8 +62,8 @@ def test_the_audio_is_the_pipelines(case: Audible) -> None:
 
 
 @audible
-def test_guidance_of_the_audio_changes_it_and_is_traced(case: Audible) -> None:
-    pipe = case.pipe()
+def test_guidance_of_the_audio_changes_it_and_is_traced(case: Audible, pipes: Pipes) -> None:
+    pipe = pipes[case.pipeline]
     guided = {on: clip_of(case, pipe, guidance=[NAG(negative_prompt="blue", on=on)]) for on in ("video", "audio")}
     assert len({clip_of(case, pipe).audio_sha256, *(clip.audio_sha256 for clip in guided.values())}) == 3
     traces = {on: clip.provenance["trace"] for on, clip in guided.items()}
@@ -65,8 +73,8 @@ def test_guidance_of_the_audio_changes_it_and_is_traced(case: Audible) -> None:
 
 
 @audible
-def test_frames_and_audio_are_reproduced_from_the_json(case: Audible, tmp_path: Path) -> None:
-    pipe = case.pipe()
+def test_frames_and_audio_are_reproduced_from_the_json(case: Audible, pipes: Pipes, tmp_path: Path) -> None:
+    pipe = pipes[case.pipeline]
     guidance = [NAG(negative_prompt="blue", on="audio")]
     clip = clip_of(case, pipe, guidance=guidance, seed=4)
     path = clip.save(tmp_path / "clip.mkv")
@@ -85,18 +93,21 @@ def test_frames_and_audio_are_compared_each() -> None:
     recorded, louder, silent = clip.describe(), replace(clip, audio=audio + 1), Clip(frames=frames, fps=8)
     unexplained = ": no recorded version, device, dtype or file has changed"
     assert compare_clip(recorded, clip) == "the same frames and audio, bit for bit"
-    assert compare_clip(recorded, louder) == f"not the original's audio{unexplained}"
-    assert compare_clip(recorded, replace(louder, frames=frames + 1)) == f"not the original's frames and audio{unexplained}"
-    assert compare_clip(recorded, silent) == f"not the original's audio{unexplained}"
+    assert compare_clip(recorded, louder) == f"the audio differs from the original's{unexplained}"
+    assert (
+        compare_clip(recorded, replace(louder, frames=frames + 1))
+        == f"the frames and audio differ from the original's{unexplained}"
+    )
+    assert compare_clip(recorded, silent) == f"the audio differs from the original's{unexplained}"
     assert compare_clip(silent.describe(), silent) == "the same frames, bit for bit"
     without = "the same frames, bit for bit; the audio of the original was not recorded"
     assert compare_clip(silent.describe(), clip) == without
 
 
 @pytest.mark.skipif(len(AUDIBLE) < 2, reason="this diffusers has no Kandinsky 6")
-def test_a_clip_has_no_audio_where_the_call_makes_none(tmp_path: Path) -> None:
+def test_a_clip_has_no_audio_where_the_call_makes_none(pipes: Pipes, tmp_path: Path) -> None:
     case = AUDIBLE[1]
-    pipe = case.pipe()
+    pipe = pipes[case.pipeline]
     clip = clip_of(case, pipe, model=Model(source=MODEL, call={"sample_audio": False}))
     assert (clip.audio, clip.audio_sample_rate) == (None, None)
     clip.save(tmp_path / "clip.mkv")
@@ -106,9 +117,9 @@ def test_a_clip_has_no_audio_where_the_call_makes_none(tmp_path: Path) -> None:
 
 @audible
 def test_the_command_line_writes_the_audio_and_reproduces_it(
-    case: Audible, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    case: Audible, pipes: Pipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipe, settings = case.pipe(), case.settings
+    pipe, settings = pipes[case.pipeline], case.settings
     monkeypatch.setattr(generate_module, "load", lambda *args, **kwargs: pipe)
     size = f"{settings['width']}x{settings['height']}"
     options = ["-m", MODEL, "--cfg", "1", "--steps", "2", "--size", size, "--frames", str(settings["frames"]), "-q"]
@@ -128,8 +139,10 @@ def test_the_command_line_writes_the_audio_and_reproduces_it(
 
 
 @audible
-def test_clips_of_a_sweep_have_their_audio(case: Audible, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipe = case.pipe()
+def test_clips_of_a_sweep_have_their_audio(
+    case: Audible, pipes: Pipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = pipes[case.pipeline]
     monkeypatch.setattr(sweep_run, "load", lambda *args, **kwargs: pipe)
     content = {"model": MODEL, "prompts": [PROMPT], "seeds": [3], "negative_prompt": "blue", **case.settings}
     content["arms"] = {"none": "none", "audio": "nag:on=audio"}
@@ -143,8 +156,10 @@ def test_clips_of_a_sweep_have_their_audio(case: Audible, tmp_path: Path, monkey
 
 
 @audible
-def test_compared_clips_have_their_audio(case: Audible, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pipe = case.pipe()
+def test_compared_clips_have_their_audio(
+    case: Audible, pipes: Pipes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipe = pipes[case.pipeline]
     monkeypatch.setattr(compare_module, "load", lambda *args, **kwargs: pipe)
     specs = ["none", "nag:on=audio"]
     result = compare(PROMPT, specs, negative_prompt="blue", model=MODEL, progress=False, **case.settings)
@@ -172,7 +187,8 @@ def test_samples_are_clipped_and_rounded() -> None:
     expected = np.array([-32767, -32767, 0, 0, 1, 32767, 32767])
     for waveform in (values, values[0], values.numpy(), values.double()):
         samples = to_samples(waveform)
-        assert (samples.dtype, samples.shape) == (np.int16, (7, 1))
+        assert samples.dtype == np.int16
+        assert samples.shape == (7, 1)
         assert np.array_equal(samples[:, 0], expected)
     stereo = to_samples(torch.stack([values[0], -values[0]]).bfloat16())
     assert stereo.shape == (7, 2)

@@ -10,7 +10,7 @@ import pytest
 from vidguide import generate
 from vidguide.clip import Clip
 from vidguide.pipelines.generate import generate as function
-from vidguide.pipelines.request.provenance import REPRODUCED, arguments_from, compare_frames, load_provenance
+from vidguide.pipelines.request.provenance import REPRODUCED, arguments_from, compare_clip, load_provenance
 from vidguide.pipelines.request.schema import Rate, Request, Settings, validate
 
 RECORD: dict[str, Any] = {"prompt": "a red circle", "model": "tiny", "seed": 0, "guidance": []}
@@ -85,8 +85,8 @@ def test_provenance_without_settings_gives_the_arguments_that_it_has() -> None:
 def test_differences_that_may_explain_other_frames_are_listed() -> None:
     provenance = {"versions": {"torch": "2"}, "device": "cpu", "preset": {"files": {"a/b": "1"}}}
     clip = Clip(frames=np.zeros((1, 2, 2, 3), np.uint8), fps=8, provenance={**provenance, "device": "cuda"})
-    assert compare_frames({"sha256": clip.sha256}, clip) == "the same frames, bit for bit"
-    assert compare_frames(provenance, clip) == "the frames differ from the original's: device: cpu before, cuda now"
+    assert compare_clip({"sha256": clip.sha256}, clip) == "the same frames, bit for bit"
+    assert compare_clip(provenance, clip) == "the frames differ from the original's: device: cpu before, cuda now"
     other = {**clip.provenance, "preset": {"files": {"a/b": "2"}}, "versions": {"torch": "1"}}
-    assert compare_frames(other, clip).endswith("a/b: 2 before, 1 now; torch: 1 before, 2 now")
-    assert "no recorded version" in compare_frames(clip.provenance, clip)
+    assert compare_clip(other, clip).endswith("a/b: 2 before, 1 now; torch: 1 before, 2 now")
+    assert "no recorded version" in compare_clip(clip.provenance, clip)

@@ -134,9 +134,9 @@ class AttentionSite:
     Attributes:
         layer: block index as `layers` counts. attention: the module. kernel: which of its kernel calls, in source
             order. name: path of the module in its block. stream: whose tokens are the queries of a text attention,
-            "video" or "audio"; "video" for a joint attention. execution_index: of its block, in the order in which blocks
-            run. extent: what the video's self-attention spans here. per_sample: whether the processor calls the kernel
-            once per sample. video: which tokens are the video's; None where no perturbed pass is run.
+            "video" or "audio"; "video" for a joint attention. execution_index: of its block, in the order in which
+            blocks run. extent: what the video's self-attention spans here. per_sample: whether the processor calls the
+            kernel once per sample. video: which tokens are the video's; None where no perturbed pass is run.
         edit, outputs, perturbation, observers, batch, recording: installed for one forward pass.
         rotary: of the query of the next kernel call, recorded where there is an observer or a perturbation.
         measured, recorded: results of that pass: statistics of the edit, and `(key, value, mask)` where recorded.

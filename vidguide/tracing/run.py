@@ -8,7 +8,6 @@ from torch import Tensor
 
 from vidguide.tracing.stopwatch import Stopwatch
 
-
 STREAMS = ("video", "audio")  # whose tokens attend to text
 
 
