@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.helpers.audio_pipelines import AUDIBLE
 from tests.helpers.plain_nag import plain_nag
-from tests.helpers.tiny_families import ALL, BY_NAME, Tiny, Values
+from tests.helpers.tiny_families import BY_NAME, TINY, Tiny, Values
 from vidguide import NAG, VSF, guide
 from vidguide.calls.outputs import predictions_of
 from vidguide.guidances.negative_prompt import NegativePromptGuidance
@@ -26,7 +26,7 @@ ATTENTION = {  # modules of a block in which a stream attends to text
         "audio": "audio_dec_block.cross_attention",
     },
 }
-WITH_AUDIO = [tiny for tiny in ALL if tiny.key in ATTENTION and tiny.key in families()]
+WITH_AUDIO = [tiny for tiny in TINY if tiny.key in ATTENTION]
 with_audio = pytest.mark.parametrize("tiny", WITH_AUDIO, ids=lambda tiny: tiny.name)
 methods = pytest.mark.parametrize("method", [NAG, VSF])
 Kernel = Callable[..., Tensor]
