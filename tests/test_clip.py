@@ -145,7 +145,7 @@ def tones(seconds: float, rate: int) -> np.ndarray:
 @pytest.mark.parametrize("rate", RATES)
 def test_audio_in_an_mp4_file_is_aac_in_time_with_the_frames(rate: int, channels: int, tmp_path: Path) -> None:
     audio = tones(1.2345, rate)[:, :channels]
-    path = replace(clip(10), audio=audio, audio_sample_rate=rate).save(tmp_path / "clip.mp4")
+    path = replace(clip(10), audio=audio, audio_sample_rate=rate).save(tmp_path / "clip.MP4")
     with av.open(str(path)) as container:
         sound: Any = container.streams.audio[0]
         video: Any = container.streams.video[0]

@@ -168,7 +168,8 @@ class Clip:
         import av
 
         # The edit list of .mp4 counts in this unit, so that it states the audio's length to the sample.
-        unit = {} if self.audio is None or path.suffix != ".mp4" else {"movie_timescale": str(self.audio_sample_rate)}
+        in_mp4 = self.audio is not None and encoding is ENCODINGS[".mp4"]
+        unit = {"movie_timescale": str(self.audio_sample_rate)} if in_mp4 else {}
         with av.open(str(path), "w", options=unit) as container:
             streams = [_video_packets(container, frames, self.fps, encoding)]
             if self.audio is not None and self.audio_sample_rate is not None:
