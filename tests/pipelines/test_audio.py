@@ -12,7 +12,8 @@ import yaml
 from typer.testing import CliRunner
 
 from tests.helpers.audio_pipelines import AUDIBLE, Audible
-from vidguide import NAG, Clip, generate
+from tests.helpers.common_pipelines import case_of
+from vidguide import NAG, Clip, generate, guide
 from vidguide.eval.clips.read import read
 from vidguide.pipelines import compare as compare_module
 from vidguide.pipelines import generate as generate_module
@@ -41,11 +42,11 @@ def clip_of(case: Audible, pipe: Any, **changes: Any) -> Clip:
     return generate(**dict(prompt=PROMPT, model=MODEL, pipe=pipe, progress=False) | case.settings | changes)
 
 
-def called(case: Audible, pipe: Any, seed: int = 0) -> Any:
+def called(case: Audible, pipe: Any, **call: Any) -> Any:
     """Return the output of the pipeline's own call with the settings of the case."""
     names = {"steps": "num_inference_steps", "frames": "num_frames", "fps": "frame_rate"}
     settings = {names.get(name, name): value for name, value in case.settings.items()}
-    return pipe(prompt=PROMPT, **settings, generator=torch.Generator().manual_seed(seed), output_type="np")
+    return pipe(prompt=PROMPT, **settings | call, generator=torch.Generator().manual_seed(0), output_type="np")
 
 
 @audible
@@ -70,6 +71,20 @@ def test_guidance_of_the_audio_changes_it_and_is_traced(case: Audible, pipes: Pi
     assert traces["video"].keys() == {"steps", "layers", "clamped", "change"}
     assert traces["audio"].keys() == {"steps", "layers", "audio_clamped", "audio_change"}
     assert [clip.provenance["guidance"][0]["on"] for clip in guided.values()] == ["video", "audio"]
+
+
+@audible
+def test_the_negative_prompt_of_a_call_guides_the_audio(case: Audible, pipes: Pipes) -> None:
+    pipe, waveforms, off = pipes[case.pipeline], [], case_of(case.pipeline).off
+    for guidance, call in (
+        (NAG(on="audio"), {"negative_prompt": "blue"}),
+        (NAG(negative_prompt="blue", on="audio"), {}),
+    ):
+        with guide(pipe, guidance) as run:
+            waveforms.append(torch.as_tensor(called(case, pipe, **off | call).audio))
+        assert {record.stream for record in run.trace} == {"audio"}
+    assert torch.equal(*waveforms)
+    assert not torch.equal(waveforms[0], torch.as_tensor(called(case, pipe, **off).audio))
 
 
 @audible
