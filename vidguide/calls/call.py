@@ -1,5 +1,6 @@
 """One conditional call of a guided transformer, as a value: its inputs, and the passes that a guidance may run."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -96,10 +97,16 @@ class Call:
         device: torch.device = self.inputs["hidden_states"].device
         return device
 
-    @property
+    @functools.cached_property
     def grid(self) -> tuple[int, int, int]:
         """The video's token grid (F, H, W)."""
         return grid(self.model.family, self.model.original, self.inputs)
+
+    @functools.cached_property
+    def media(self) -> tuple[int, int, int] | None:
+        """Lengths of conditions, audio and video in a packed sequence; None where the tokens are not packed."""
+        joint = self.model.family.joint
+        return None if joint is None or joint.packed is None else joint.packed.media(self.inputs)
 
     def repeat(self, text: Inputs) -> Inputs:
         """Repeat a text's inputs for every conditional row."""

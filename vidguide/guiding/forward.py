@@ -136,10 +136,11 @@ class GuidedForward:
         return self._texts.get(self.pipe, self.model.family, arguments, inputs, rows)
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
-        """Return a call's arguments by name."""
+        """Return a call's arguments by name, with the text first in a packed sequence."""
         arguments = dict(self._signature.bind(self.model.original, *args, **kwargs).arguments)
         arguments.pop("self")
-        return arguments
+        joint = self.model.family.joint
+        return arguments if joint is None or joint.packed is None else joint.packed.text_first(arguments)
 
     def _call(self, inputs: Inputs, passes: Passes | None) -> Call:
         """Return a conditional call as a value; before a run, when no pass may be run, without `passes`."""
@@ -196,6 +197,8 @@ class GuidedForward:
         """Run a conditional call: the unperturbed pass, corrections to its prediction, and the CFG rule."""
         passes = Passes(self.model, self.installation, self.contexts, self.caches, self.run, forward)
         call = self._call(inputs, passes)
+        if self.installation.blocks.modes and call.media is not None:
+            self.installation.blocks.set_tokens(call.media[-1])
         for guidance in active:
             call = guidance.change_inputs(call)
         plan = self._plan(active, call)
