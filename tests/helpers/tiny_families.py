@@ -194,8 +194,8 @@ WAN_VIDEO = (4, 2, 4, 6)
 ROPE = tuple(noise(2 * 4 * 3, 16, seed=3).sin() for _ in range(2))
 
 
-def packed_call(batch: int, tags: Tensor, keyframes: tuple[str, ...] = ()) -> Values:
-    """Return MiniMax-H3's video of 3 frames of 2 x 3 tokens, its audio, and the rows of both after a text, as its
+def packed_call(batch: int, tags: Tensor, keyframes: tuple[str, ...] = (), frames: int = 3) -> Values:
+    """Return MiniMax-H3's video of frames of 2 x 3 tokens, its audio, and the rows of both after a text, as its
     pipeline lays them out.
 
     Args:
@@ -206,7 +206,7 @@ def packed_call(batch: int, tags: Tensor, keyframes: tuple[str, ...] = ()) -> Va
         MiniMaxH3SetTimestepsStep,
     )
 
-    layout = MiniMaxH3PrepareLayoutStep.build_packed_sequence(tags, 3, 4, 6, 4, (1, 2, 2), 2, 2, 0, keyframes)
+    layout = MiniMaxH3PrepareLayoutStep.build_packed_sequence(tags, frames, 4, 6, 4, (1, 2, 2), 2, 2, 0, keyframes)
     position_ids, token_tags, video_indices, audio_indices, text_indices, conditions, _ = layout
     timestep, timestep_indices = MiniMaxH3SetTimestepsStep.build_row_timesteps(
         video_indices, audio_indices, conditions, 0, len(tags), 0.25, 0.5, 0.999, 1.0

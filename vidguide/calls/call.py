@@ -12,10 +12,13 @@ from vidguide.attention.plan import AttentionPlan
 from vidguide.attention.site import AttentionSite
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.calls.run_cache import RunCache
+from vidguide.functional.cfg import rescale_std
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.family import Inputs
 from vidguide.transformer.negative_text import repeat_rows, text_shape
 from vidguide.transformer.token_grid import grid
+
+AUDIO, VIDEO = 1, 2  # of `Call.media`
 
 Cached = TypeVar("Cached")
 Recorded = dict[AttentionSite, tuple[Tensor, Tensor, Tensor | None]]  # key, value and mask of a kernel call, by site
@@ -107,6 +110,23 @@ class Call:
         """Lengths of conditions, audio and video in a packed sequence; None where the tokens are not packed."""
         joint = self.model.family.joint
         return None if joint is None or joint.packed is None else joint.packed.media(self.inputs)
+
+    def generated(self, prediction: Tensor, medium: int = VIDEO) -> Tensor:
+        """Return the generated part of a prediction: without the conditions, the first rows of a packed one."""
+        return prediction if self.media is None else prediction[:, prediction.shape[1] - self.media[medium] :]
+
+    def with_generated(self, prediction: Tensor, generated: Tensor, medium: int = VIDEO) -> Tensor:
+        """Return a prediction with another generated part."""
+        if self.media is None:
+            return generated
+        return torch.cat([prediction[:, : prediction.shape[1] - self.media[medium]], generated], 1)
+
+    def rescale(self, guided: Tensor, cond: Tensor, share: float, medium: int = VIDEO) -> Tensor:
+        """Rescale the generated part of a prediction: :func:`vidguide.functional.cfg.rescale_std`."""
+        if share == 0:
+            return guided
+        part = rescale_std(self.generated(guided, medium), self.generated(cond, medium), share)
+        return self.with_generated(guided, part, medium)
 
     def repeat(self, text: Inputs) -> Inputs:
         """Repeat a text's inputs for every conditional row."""
