@@ -10,7 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers.plain_minimax_h3 import Attend, Rows, attend_plainly, attend_to, plain_h3, softmax_attention
+from tests.helpers.pipeline_features import enable_attention_broadcast, enable_taylorseer
+from tests.helpers.plain_minimax_h3 import (
+    Attend,
+    PlainProcessor,
+    Rows,
+    SplitRefiner,
+    attend_plainly,
+    attend_to,
+    plain_h3,
+    softmax_attention,
+)
 from tests.helpers.plain_nag import plain_grouped_nag, plain_nag
 from tests.helpers.snapshots import snapshots_equal
 from tests.helpers.tiny_families import BY_NAME, Tiny, Values, noise, packed_call
@@ -22,6 +32,7 @@ from vidguide.functional.seeds import generator_at
 from vidguide.functional.shuffle import random_order
 from vidguide.guidances.base import Guidance
 from vidguide.guiding.guide import transformers_of
+from vidguide.transformer.context_parallel import ContextParallel
 
 NAME = "MiniMaxH3Transformer3DModel"
 pytestmark = pytest.mark.skipif(NAME not in BY_NAME, reason="MiniMax-H3 is in diffusers 0.42 and later")
@@ -376,6 +387,92 @@ def test_emag_averages_the_attention_of_the_generated_video(model: Any, keyframe
     assert (perturbed[0] - cond[0]).abs().max() > 1e-5
 
 
+@pytest.mark.parametrize("extent", ["spatial", "temporal"])
+@every_layout
+def test_heads_of_an_extent_are_those_of_the_generated_video(
+    model: Any, keyframes: str, extent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With no least lift, so that each head has an extent."""
+    monkeypatch.setattr("vidguide.functional.head_mass.LIFT", 0.0)
+    chosen: list[Tensor] = []
+
+    def measure(rows: Rows, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if rows.layer == 1:
+            scores = torch.einsum("bqhd,bkhd->hqk", query[:, rows.video], key[:, rows.video]) / 14**0.5
+            weights = scores.masked_fill(torch.eye(18, dtype=torch.bool), -torch.inf).softmax(-1)
+            index = torch.arange(18)
+            frame, pixel = (code[:, None] == code for code in (index // 6, index % 6))
+            within, along = ((weights * near).sum((1, 2)) * 17 / (near.sum() / 18 - 1) for near in (frame, pixel))
+            chosen.append(along > within if extent == "temporal" else within >= along)
+        return attend_plainly(rows, query, key, value)
+
+    def attend(rows: Rows, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        plain, changed = (a(rows, query, key, value) for a in (attend_plainly, identity(1)))
+        return torch.where(chosen[0][:, None], changed, plain)
+
+    inputs, pag = call(keyframes), PAG(layers=(1,), scale=2, extent=extent)
+    cond = plain_h3(model, inputs, attend=measure)
+    if not chosen[0].any():
+        with pytest.raises(ValueError, match=f"no {extent} head"):
+            predict(model, inputs, pag)
+        return
+    perturbed, _ = plain_h3(model, inputs, attend=attend)
+    assert_equal(predict(model, inputs, pag), (cond[0] + 2 * (cond[0] - perturbed), cond[1]))
+
+
+@pytest.mark.parametrize("cache", [enable_taylorseer, enable_attention_broadcast])
+def test_cached_nag_equals_cached_plain_nag(cache: Callable[[Any], None]) -> None:
+    """The reference receives `[prompt | negative | media]` in its arguments, and attends plainly."""
+    inputs, negative = call(), text(4)
+    calls = [{**inputs, "hidden_states": inputs["hidden_states"] * (1 - 0.05 * step)} for step in range(6)]
+    longer = [with_both_texts(inputs, negative) for inputs in calls]
+    guided, reference, uncached = (tiny().make().double() for _ in range(3))
+    for plain in (reference, uncached):
+        plain.token_refiner = SplitRefiner(plain.token_refiner, 5)
+        for block in plain.transformer_blocks:
+            block.attn.set_processor(PlainProcessor(5, 4, nag_of(token_nag)))
+    for cached in (guided, reference):
+        cache(cached)
+    with guide(guided, NAG(negative_prompt_embeds=negative, **STRENGTH)):
+        results = [guided(**inputs) for inputs in in_context(guided, calls)]
+    expected = [reference(**inputs) for inputs in in_context(reference, longer)]
+    plain = [uncached(**inputs) for inputs in longer]
+    for one, other in zip(results, expected, strict=True):
+        assert_equal(one, other)
+    assert any((one[0] - other[0]).abs().max() > 1e-4 for one, other in zip(expected, plain, strict=True))
+
+
+def in_context(model: Any, calls: list[Values]) -> Any:
+    """Yield each call within the cache context of the conditional branch."""
+    for inputs in calls:
+        with model.cache_context("cond"):
+            yield inputs
+
+
+def with_both_texts(inputs: Values, negative: Values) -> Values:
+    """Return the call with the negative's rows after the prompt's, which end where the prompt ends on the time axis."""
+    length, rows = len(inputs["text_indices"]), len(negative["text_token_tags"])
+    positions = torch.zeros(rows, 3, dtype=torch.float64)
+    positions[:, 0] = torch.arange(length - rows, length)
+    added = {"position_ids": positions, "token_tags": negative["text_token_tags"]}
+    added["timestep_indices"] = inputs["timestep_indices"][:1].repeat(rows)
+    name = "encoder_hidden_states"
+    return {
+        **inputs,
+        **{name: torch.cat([inputs[name][:length], new, inputs[name][length:]]) for name, new in added.items()},
+        **{name: inputs[name] + rows for name in ("audio_indices", "video_indices")},
+        "text_indices": torch.arange(length + rows),
+        name: torch.cat([inputs[name], negative[name]], 1),
+    }
+
+
+def test_context_parallel_raises(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ContextParallel, "active", True)
+    for guidance in (NAG(negative_prompt_embeds=text(4)), PAG()):
+        with pytest.raises(ValueError, match="under context parallel: in MiniMax-H3 text and video share one"):
+            predict(model, call(), guidance)
+
+
 GUIDANCES: dict[str, Callable[[Values], Guidance]] = {
     "NAG": lambda negative: NAG(negative_prompt_embeds=negative),
     "VSF": lambda negative: VSF(negative_prompt_embeds=negative),
@@ -383,7 +480,7 @@ GUIDANCES: dict[str, Callable[[Values], Guidance]] = {
     "PAG": lambda negative: PAG(layers=(1,)),
     "S2Guidance": lambda negative: S2Guidance(layers=(1,)),
     "CADS": lambda negative: CADS(full=0.9, none=1.0),
-    "heads": lambda negative: SEG(layers=(0, 1, 2), extent="spatial"),
+    "SEG": lambda negative: SEG(layers=(1,)),
 }
 
 

@@ -1,5 +1,6 @@
 """MiniMax-H3 written plainly, with a negative's rows after all others, and attention of each kind of row by itself."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -46,11 +47,51 @@ def attend_plainly(rows: Rows, query: Tensor, key: Tensor, value: Tensor) -> Ten
     return attend_to(rows, rows.prompt, query, key, value)
 
 
-def rotate(heads: Tensor, angles: Tensor) -> Tensor:
-    """Rotate channel i with channel `n + i` of `(B, L, H, D)` by `(L, n)` angles; other channels are unchanged."""
-    n, cos, sin = angles.shape[1], angles.cos()[:, None], angles.sin()[:, None]
+def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate channel i with channel `n + i` of `(B, L, H, D)` by angles, given as `(L, n)` cosines and sines; other
+    channels are unchanged."""
+    n, cos, sin = cos.shape[1], cos[:, None], sin[:, None]
     first, second = heads[..., :n], heads[..., n : 2 * n]
     return torch.cat([first * cos - second * sin, second * cos + first * sin, heads[..., 2 * n :]], -1)
+
+
+def plain_attention(attn: Any, normed: Tensor, cos: Tensor, sin: Tensor, rows: Rows, attend: Attend) -> Tensor:
+    """Return the attention of all rows: of texts to themselves and the media, and of the media."""
+    query, key, value = (linear(normed).unflatten(2, (attn.heads, -1)) for linear in (attn.to_q, attn.to_k, attn.to_v))
+    query, key = (rotate(rms(x, norm), cos, sin) for x, norm in ((query, attn.norm_q), (key, attn.norm_k)))
+    attended = torch.empty_like(query)
+    for text in (rows.prompt, rows.negative):
+        keys = torch.cat([text, rows.media])
+        attended[:, text] = softmax_attention(query[:, text], key[:, keys], value[:, keys])
+    attended[:, rows.media] = attend(rows, query, key, value)
+    return attn.to_out[0](attended.flatten(2))
+
+
+class PlainProcessor:
+    """MiniMax-H3's attention over `[prompt | negative | media]`."""
+
+    def __init__(self, prompt: int, negative: int, attend: Attend) -> None:
+        self.prompt, self.negative, self.attend = prompt, negative, attend
+
+    def __call__(self, attn: Any, hidden_states: Tensor, rotary_emb: Any = None, attention_mask: Any = None) -> Tensor:
+        lengths = [self.prompt, self.negative, hidden_states.shape[1] - self.prompt - self.negative]
+        prompt, negative, media = torch.arange(hidden_states.shape[1]).split(lengths)
+        rows = Rows(0, prompt, media, media[-18:], negative, 3)
+        cos, sin = (part[:, : part.shape[1] // 2] for part in rotary_emb)
+        return plain_attention(attn, hidden_states, cos, sin, rows, self.attend)
+
+
+class SplitRefiner(torch.nn.Module):
+    """MiniMax-H3's text refiner, of prompt and negative by themselves."""
+
+    def __init__(self, refiner: Any, prompt: int) -> None:
+        super().__init__()
+        self.refiners = torch.nn.ModuleList([refiner, copy.deepcopy(refiner)])  # a cache has one state for each
+        self.prompt = prompt
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        texts = hidden_states.tensor_split([self.prompt], 1)
+        return torch.cat([refiner(text) for refiner, text in zip(self.refiners, texts, strict=True)], 1)
 
 
 def rms(tokens: Tensor, norm: Any) -> Tensor:
@@ -67,15 +108,8 @@ def plain_block(model: Any, block: Any, hidden: Tensor, modulation: Values, rows
     """Return the sequence after a block. Texts attend to themselves and the media."""
     table = modulations(model, block.adaln_proj.linear, modulation["timestep"]).view(-1, 6, hidden.shape[-1])
     shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = table[modulation["index"]].unbind(1)
-    attn, normed = block.attn, rms(hidden, block.norm1) * (1 + scale) + shift
-    query, key, value = (linear(normed).unflatten(2, (attn.heads, -1)) for linear in (attn.to_q, attn.to_k, attn.to_v))
-    query, key = (rotate(rms(x, n), modulation["angles"]) for x, n in ((query, attn.norm_q), (key, attn.norm_k)))
-    attended = torch.empty_like(query)
-    for text in (rows.prompt, rows.negative):
-        keys = torch.cat([text, rows.media])
-        attended[:, text] = softmax_attention(query[:, text], key[:, keys], value[:, keys])
-    attended[:, rows.media] = attend(rows, query, key, value)
-    hidden = hidden + gate * attn.to_out[0](attended.flatten(2))
+    normed, angles = rms(hidden, block.norm1) * (1 + scale) + shift, modulation["angles"]
+    hidden = hidden + gate * plain_attention(block.attn, normed, angles.cos(), angles.sin(), rows, attend)
     return hidden + mlp_gate * block.ff(rms(hidden, block.norm2) * (1 + mlp_scale) + mlp_shift)
 
 
