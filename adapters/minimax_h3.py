@@ -35,7 +35,7 @@ def with_text(inputs: Inputs, text: Inputs) -> Inputs:
     """Return a call with another text, which ends where the prompt ends on the time axis; all else stays in its place.
 
     Raises:
-        ValueError: the prompt was encoded with pictures, and the text has no tags that say which of its rows are theirs.
+        ValueError: the prompt was encoded with pictures, and the text has no tags of its rows.
     """
     length, embeds = len(inputs["text_indices"]), text[TEXT]
     rows = embeds.shape[1]

@@ -1,6 +1,5 @@
 """MiniMax-H3: laws of guidance in its packed sequence, in float64 against the model written plainly."""
 
-import itertools
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +23,7 @@ from tests.helpers.plain_minimax_h3 import (
 from tests.helpers.plain_nag import plain_grouped_nag, plain_nag
 from tests.helpers.snapshots import snapshots_equal
 from tests.helpers.tiny_families import BY_NAME, Tiny, Values, noise, packed_call
-from vidguide import APG, CADS, CFG, EMAG, NAG, PAG, SEG, STG, TPG, VSF, EnhanceAVideo, S2Guidance, guide
+from vidguide import APG, CADS, CFG, EMAG, NAG, PAG, SEG, STG, TPG, VSF, EnhanceAVideo, S2Guidance, guide, locate
 from vidguide.adapters.minimax_h3 import grid, media, text_first, with_text
 from vidguide.edits.nag_combine import Combination
 from vidguide.functional.cfg import apg, apg_radius, rescale_std
@@ -38,7 +37,6 @@ NAME = "MiniMaxH3Transformer3DModel"
 pytestmark = pytest.mark.skipif(NAME not in BY_NAME, reason="MiniMax-H3 is in diffusers 0.42 and later")
 KEYFRAMES = {"none": (), "first": ("first",), "both": ("first", "last")}
 STRENGTH: Values = dict(scale=4.0, tau=1.5, alpha=0.5)
-PREDICTIONS = ("video", "audio")
 
 
 @pytest.fixture(autouse=True)
@@ -91,9 +89,10 @@ def predict(model: Any, inputs: Values, *guidances: Guidance) -> tuple[Tensor, T
 
 
 def assert_equal(first: Any, second: Any, atol: float = 1e-12) -> None:
-    for name, one, other in zip(PREDICTIONS, first, second, strict=True):
+    """Assert that the predictions of video and audio are equal up to rounding."""
+    for one, other in zip(first, second, strict=True):
         assert one.dtype == other.dtype == torch.float64
-        torch.testing.assert_close(one, other, atol=atol, rtol=0, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(one, other, atol=atol, rtol=0)
 
 
 def nag_of(group: Callable[[Tensor, Tensor], Tensor], *layers: int) -> Attend:
@@ -147,8 +146,8 @@ def test_norms_of_nag_are_over_frames_or_clip_of_each_medium(model: Any, keyfram
         lengths = [conditions, 8, 18]
         groups = [1, 8 if norm == "clip" else 1, 18 if norm == "clip" else 6]
         parts = zip(positive.split(lengths, 1), negative.split(lengths, 1), groups, strict=True)
-        values = STRENGTH.values()
-        return torch.cat([plain_grouped_nag(p, n, *values, g) for p, n, g in parts if p.shape[1]], 1)
+        s, tau, alpha = STRENGTH.values()
+        return torch.cat([plain_grouped_nag(p, n, s, tau, alpha, g) for p, n, g in parts if p.shape[1]], 1)
 
     guided = predict(model, inputs, NAG(negative_prompt_embeds=negative, norm=norm, **STRENGTH))
     assert_equal(guided, plain_h3(model, inputs, negative, nag_of(grouped)))
@@ -345,32 +344,43 @@ def test_tpg_shuffles_the_tokens_of_the_generated_video(model: Any, keyframes: s
     assert (perturbed[0] - cond[0]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("variant", ["query", "map"])
-@every_layout
-def test_emag_averages_the_attention_of_the_generated_video(model: Any, keyframes: str, variant: str) -> None:
-    """Rotation is linear and the same at both steps, so the average of rotated queries is the rotated average."""
-    seen: list[Tensor] = []
+class PlainEMAG:
+    """The attention of one layer, whose live value is recorded, or replaced by an average.
 
-    def maps(query: Tensor, key: Tensor, rows: Rows) -> Tensor:
-        keys = torch.cat([rows.prompt, rows.media])
-        return torch.einsum("bqhd,bkhd->bhqk", query[:, rows.video], key[:, keys]).div(14**0.5).softmax(-1)
+    Rotation is linear and the same at both steps, so the average of rotated queries is the rotated average.
 
-    def attend(rows: Rows, query: Tensor, key: Tensor, value: Tensor, use: bool) -> Tensor:
-        output = torch.zeros_like(query)
-        if rows.layer == 1:
-            live = query[:, rows.video].clone() if variant == "query" else maps(query, key, rows)
-            if not use:
-                seen.append(live)
-            elif variant == "query":
-                query = query.clone()
-                query[:, rows.video] = 0.5 * seen[0] + 0.5 * seen[1]
+    Attributes:
+        variant: "query" or "map", of the generated video.
+    """
+
+    def __init__(self, variant: str) -> None:
+        self.variant = variant
+        self.live: list[Tensor] = []
+        self.average: Tensor | None = None
+
+    def __call__(self, rows: Rows, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        if rows.layer != 1:
+            return attend_plainly(rows, query, key, value)
+        query, output, keys = query.clone(), torch.zeros_like(query), torch.cat([rows.prompt, rows.media])
+        if self.variant == "query":
+            query[:, rows.video] = self.used(query[:, rows.video].clone())
         output[:, rows.media] = attend_plainly(rows, query, key, value)
-        if rows.layer == 1 and use and variant == "map":
-            keys = torch.cat([rows.prompt, rows.media])
-            weights = 0.5 * seen[0] + 0.5 * seen[1]
+        if self.variant == "map":
+            scores = torch.einsum("bqhd,bkhd->bhqk", query[:, rows.video], key[:, keys]) / 14**0.5
+            weights = self.used(scores.softmax(-1))
             output[:, rows.video] = torch.einsum("bhqk,bkhd->bqhd", weights, value[:, keys])
         return output[:, rows.media]
 
+    def used(self, live: Tensor) -> Tensor:
+        if self.average is not None:
+            return self.average
+        self.live.append(live)
+        return live
+
+
+@pytest.mark.parametrize("variant", ["query", "map"])
+@every_layout
+def test_emag_averages_the_attention_of_the_generated_video(model: Any, keyframes: str, variant: str) -> None:
     first, second = call(keyframes), call(keyframes)
     second["hidden_states"] = second["hidden_states"] * 0.5 + 0.2
     emag = EMAG(decay=0.5, select=(1,), start=0.0, stop=1.0, scale=3, variant=variant)
@@ -380,9 +390,10 @@ def test_emag_averages_the_attention_of_the_generated_video(model: Any, keyframe
         for timestep, inputs in zip(scheduler.timesteps, (first, second), strict=True):
             guided = model(**inputs)
             scheduler.step(guided[0], timestep, guided[0])
-    for inputs in (first, second):
-        cond = plain_h3(model, inputs, attend=lambda *args: attend(*args, use=False))
-    perturbed = plain_h3(model, second, attend=lambda *args: attend(*args, use=True))
+    plain = PlainEMAG(variant)
+    _, cond = (plain_h3(model, inputs, attend=plain) for inputs in (first, second))
+    plain.average = 0.5 * plain.live[0] + 0.5 * plain.live[1]
+    perturbed = plain_h3(model, second, attend=plain)
     assert_equal(guided, (perturbed[0] + 3 * (cond[0] - perturbed[0]), cond[1]))
     assert (perturbed[0] - cond[0]).abs().max() > 1e-5
 
@@ -639,14 +650,16 @@ def test_a_window_guides_some_steps_of_the_pipelines_own_loop() -> None:
 def test_the_pipelines_second_transformer_is_guided() -> None:
     first, second = tiny().make(), tiny().make()
     assert transformers_of(SimpleNamespace(transformer_ref=second)) == [second]
-    assert transformers_of(SimpleNamespace(transformer=first, transformer_ref=second)) == [first, second]
+    both = SimpleNamespace(transformer=first, transformer_ref=second)
+    assert transformers_of(both) == [first, second]
+    paths = [location.path for location in locate(both)]
+    assert paths == [f"{prefix}transformer_blocks.{n}.attn" for prefix in ("", "transformer_ref.") for n in range(3)]
 
 
 @pytest.mark.parametrize("make", [NAG, VSF])
 def test_a_negative_prompt_in_words_raises(make: Any) -> None:
-    with pytest.raises(ValueError, match=r"has no encode_prompt; pass negative_prompt_embeds"):
-        with guide(pipeline(), make(negative_prompt="red")):
-            pass
+    with pytest.raises(ValueError, match="has no encode_prompt; pass negative_prompt_embeds"):
+        guide(pipeline(), make(negative_prompt="red")).__enter__()
 
 
 def pipeline() -> Any:
@@ -654,7 +667,8 @@ def pipeline() -> Any:
     from diffusers.modular_pipelines.minimax_h3.modular_blocks_minimax_h3 import MiniMaxH3CoreDenoiseStep
 
     pipe = MiniMaxH3CoreDenoiseStep().init_pipeline()
-    schedulers = {f"{name}scheduler": diffusers.MiniMaxH3Scheduler(shift) for name, shift in (("", 12.0), ("audio_", 3.0))}
+    shifts = {"scheduler": 12.0, "audio_scheduler": 3.0}
+    schedulers = {name: diffusers.MiniMaxH3Scheduler(shift) for name, shift in shifts.items()}
     settings = {**tiny().config, "in_channels": 24, "audio_in_channels": 32}
     torch.manual_seed(0)
     transformer = diffusers.MiniMaxH3Transformer3DModel(**settings).eval().requires_grad_(False)
@@ -681,4 +695,4 @@ def generate(pipe: Any) -> Tensor:
 def test_every_layer_and_step_is_traced(model: Any) -> None:
     with guide(model, NAG(negative_prompt_embeds=text(4))) as run:
         model(**call())
-    assert [record.layer for record in run.trace] == list(itertools.chain(range(3)))
+    assert [record.layer for record in run.trace] == [0, 1, 2]

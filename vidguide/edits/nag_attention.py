@@ -65,9 +65,7 @@ Both = tuple[AttentionWithLse, AttentionWithLse]  # torch.compile evaluates anno
 class JointAttentionNAG(JointEdit):
     """NAG in one joint attention: the video attends to itself with either text, and the two outputs are combined."""
 
-    def __init__(
-        self, combine: Combination | PackedCombination, stream: TextStream, guides: bool, width: int
-    ) -> None:
+    def __init__(self, combine: Combination | PackedCombination, stream: TextStream, guides: bool, width: int) -> None:
         super().__init__(stream, guides)
         self.combine = combine
         self.masked = not stream.joint.per_sample and any(mask is not None for mask in stream.masks.values())

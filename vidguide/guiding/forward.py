@@ -216,9 +216,7 @@ class GuidedForward:
             predictions[0] = self._add_to_guided(call, predictions[0], outside, cond)
         return output if predictions[0] is original else with_predictions(output, predictions)
 
-    def _add_to_guided(
-        self, call: Call, prediction: Tensor, corrections: list[Correction], cond: Tensor
-    ) -> Tensor:
+    def _add_to_guided(self, call: Call, prediction: Tensor, corrections: list[Correction], cond: Tensor) -> Tensor:
         """Return the prediction with corrections that are not scaled by classifier-free guidance.
 
         Where the pipeline combines two predictions as `u + w (c - u)`, the result moves by `d` when both move by `d`,
