@@ -22,7 +22,7 @@ from tests.helpers.plain_minimax_h3 import (
 )
 from tests.helpers.plain_nag import plain_grouped_nag, plain_nag
 from tests.helpers.snapshots import snapshots_equal
-from tests.helpers.tiny_families import BY_NAME, Tiny, Values, noise, packed_call
+from tests.helpers.tiny_families import BY_NAME, Tiny, Values, cast, noise, packed_call
 from vidguide import APG, CADS, CFG, EMAG, NAG, PAG, SEG, STG, TPG, VSF, EnhanceAVideo, S2Guidance, guide, locate
 from vidguide.adapters.minimax_h3 import grid, media, text_first, with_text
 from vidguide.edits.nag_combine import Combination
@@ -153,6 +153,33 @@ def test_norms_of_nag_are_over_frames_or_clip_of_each_medium(model: Any, keyfram
     assert_equal(guided, plain_h3(model, inputs, negative, nag_of(grouped)))
     by_token = predict(model, inputs, NAG(negative_prompt_embeds=negative, **STRENGTH))
     assert (guided[0] - by_token[0]).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("norm", ["token", "frame", "clip"])
+def test_attention_to_the_media_once_equals_two_full_passes(
+    model: Any, norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs, nag = call("first"), NAG(negative_prompt_embeds=text(4, "first"), norm=norm, **STRENGTH)
+    merged = predict(model, inputs, nag)
+    monkeypatch.setattr("vidguide.edits.nag_attention.select_pair", lambda *args: None)
+    assert_equal(merged, predict(model, inputs, nag))
+    single = predict(tiny().make(), cast(inputs, torch.float32), nag)
+    for one, other in zip(single, merged, strict=True):
+        torch.testing.assert_close(one.double(), other, atol=2e-6, rtol=0)
+
+
+def test_rows_of_the_negative_follow_the_timestep_of_each_step(model: Any) -> None:
+    """A timestep is an index into a call's sorted timesteps: the video's is the first one, then the second one."""
+    first, second, negative = call("first"), call("first"), text(4, "first")
+    second["timestep"] = torch.tensor([0.5, 0.75, 0.999], dtype=torch.float64)
+    second["timestep_indices"] = torch.tensor([1, 0, 2])[second["timestep_indices"]]
+    scheduler = diffusers.MiniMaxH3Scheduler()
+    with guide(model, NAG(negative_prompt_embeds=negative, **STRENGTH), scheduler=scheduler):
+        scheduler.set_timesteps(3)
+        for timestep, inputs in zip(scheduler.timesteps, (first, second), strict=True):
+            guided = model(**inputs)
+            assert_equal(guided, plain_h3(model, inputs, negative, nag_of(token_nag)))
+            scheduler.step(guided[0], timestep, guided[0])
 
 
 @every_layout
