@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidguide.transformer.family import Family, Inputs, Joint, Packed, by_step
+from vidguide.transformer.family import Family, Inputs, Joint, Packed, Prompt, by_step
 
 TEXT, TAGS = "encoder_hidden_states", "text_token_tags"
 INDICES = ("text_indices", "audio_indices", "video_indices")
@@ -131,9 +131,12 @@ def _repeats(values: Tensor) -> int:
     return int((values == values[0]).int().cumprod(0).sum())
 
 
-def encode(pipe: Any, prompts: list[str], inputs: Inputs) -> Inputs:
-    """Refuse texts: the modular pipeline has no `encode_prompt`."""
-    raise ValueError(f"{type(pipe).__name__} cannot encode a negative prompt; pass negative_prompt_embeds")
+def encode(pipe: Any, prompt: Prompt, inputs: Inputs) -> Inputs:
+    """Return embeddings as they are, and refuse texts: the modular pipeline has no `encode_prompt`."""
+    if set(prompt) != {"prompt_embeds"}:
+        names = ", ".join(f"negative_{name}" for name in prompt)
+        raise ValueError(f"{names}: {type(pipe).__name__} has no encode_prompt; pass negative_prompt_embeds")
+    return {TEXT: prompt["prompt_embeds"]}
 
 
 FAMILIES = (

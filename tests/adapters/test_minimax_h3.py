@@ -30,7 +30,7 @@ from vidguide.functional.cfg import apg, apg_radius, rescale_std
 from vidguide.functional.seeds import generator_at
 from vidguide.functional.shuffle import random_order
 from vidguide.guidances.base import Guidance
-from vidguide.guiding.guide import transformers_of
+from vidguide.guiding.guided_pipeline import transformers_of
 from vidguide.transformer.context_parallel import ContextParallel
 
 NAME = "MiniMaxH3Transformer3DModel"
@@ -674,6 +674,17 @@ def test_a_window_guides_some_steps_of_the_pipelines_own_loop() -> None:
     assert {record.layer for record in run.trace} == {0, 1, 2}
 
 
+@pytest.mark.parametrize("make", [NAG, VSF, CFG])
+def test_the_negative_embeddings_of_a_call_guide_as_those_of_the_guidance(make: Any) -> None:
+    pipe, embeds = pipeline(), text(4)["encoder_hidden_states"].float()
+    with guide(pipe, make(negative_prompt_embeds=embeds)):
+        expected = generate(pipe)
+    with guide(pipe, make()):
+        assert torch.equal(generate(pipe, negative_prompt_embeds=embeds), expected)
+        with pytest.raises(ValueError, match="has no encode_prompt; pass negative_prompt_embeds"):
+            generate(pipe, negative_prompt="red")
+
+
 def test_the_pipelines_second_transformer_is_guided() -> None:
     first, second = tiny().make(), tiny().make()
     assert transformers_of(SimpleNamespace(transformer_ref=second)) == [second]
@@ -703,7 +714,7 @@ def pipeline() -> Any:
     return pipe
 
 
-def generate(pipe: Any) -> Tensor:
+def generate(pipe: Any, **arguments: Any) -> Tensor:
     """Run three inference steps, of which two call the model; return the video's latents."""
     pipe.set_progress_bar_config(disable=True)
     state = pipe(
@@ -714,6 +725,7 @@ def generate(pipe: Any) -> Tensor:
         num_frames=124,
         num_inference_steps=3,
         generator=torch.Generator().manual_seed(0),
+        **arguments,
     )
     latents: Tensor = state.values["latents"]
     return latents
