@@ -12,10 +12,11 @@ def two_frames(transformer: Any, inputs: Inputs, small: Inputs) -> Inputs:
     return {**small, "hidden_states": inputs["hidden_states"][:, :, :2, :height, :width]}
 
 
-def blank_face(inputs: Inputs) -> Inputs:
-    """Return a black face (-1), which Animate's pipeline passes to the unconditional branch."""
+def blank_face(inputs: Inputs, text: Inputs) -> Inputs:
+    """Return inputs with another text and a black face (-1), as Animate's pipeline does in the unconditional branch."""
     face = inputs.get("face_pixel_values")
-    return {} if face is None else {"face_pixel_values": face * 0 - 1}
+    black = {} if face is None else {"face_pixel_values": face * 0 - 1}
+    return {**inputs, **text, **black}
 
 
 FAMILIES = (

@@ -14,7 +14,7 @@ from vidguide.calls.outputs import prediction_of
 from vidguide.transformer.family import families
 
 NAMES = [f"{name}Transformer3DModel" for name in ("Allegro", "Latte", "Cosmos", "EasyAnimate", "Kandinsky5")]
-NAMES += [f"{name}Transformer3DModel" for name in ("SanaVideo", "WanVACE", "HunyuanVideo15", "ConsisID")]
+NAMES += [f"{name}Transformer3DModel" for name in ("SanaVideo", "WanVACE", "HunyuanVideo15", "ConsisID", "MiniMaxH3")]
 
 
 @pytest.fixture(autouse=True)

@@ -186,8 +186,42 @@ LTX2 |= dict(caption_channels=16, rope_double_precision=False)
 MOTIF: Values = dict(in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=16, num_layers=2)
 MOTIF |= dict(num_single_layers=3, patch_size=1, text_embed_dim=16, rope_axes_dim=(4, 6, 6))
 
+H3: Values = dict(num_attention_heads=2, attention_head_dim=14, hidden_size=24, num_layers=3, num_refiner_layers=1)
+H3 |= dict(ffn_dim=32, in_channels=4, audio_in_channels=6, text_dim=16, freq_dim=16, time_embed_hidden_dim=24)
+H3 |= dict(time_embed_dim=16, rope_freq_dim=2)
+
 WAN_VIDEO = (4, 2, 4, 6)
 ROPE = tuple(noise(2 * 4 * 3, 16, seed=3).sin() for _ in range(2))
+
+
+def packed_call(batch: int, tags: Tensor, keyframes: tuple[str, ...] = (), frames: int = 3) -> Values:
+    """Return MiniMax-H3's video of frames of 2 x 3 tokens, its audio, and the rows of both after a text, as its
+    pipeline lays them out.
+
+    Args:
+        tags: `(L,)`, modality of the text's rows. keyframes: "first", "last".
+    """
+    from diffusers.modular_pipelines.minimax_h3.before_denoise import (
+        MiniMaxH3PrepareLayoutStep,
+        MiniMaxH3SetTimestepsStep,
+    )
+
+    layout = MiniMaxH3PrepareLayoutStep.build_packed_sequence(tags, frames, 4, 6, 4, (1, 2, 2), 2, 2, 0, keyframes)
+    position_ids, token_tags, video_indices, audio_indices, text_indices, conditions, _ = layout
+    timestep, timestep_indices = MiniMaxH3SetTimestepsStep.build_row_timesteps(
+        video_indices, audio_indices, conditions, 0, len(tags), 0.25, 0.5, 0.999, 1.0
+    )
+    return {
+        "hidden_states": noise(batch, len(video_indices), 16, seed=1),
+        "audio_hidden_states": noise(batch, len(audio_indices), 6, seed=7),
+        "timestep": torch.cat([timestep, torch.tensor([0.9, 1.0])])[: max(len(timestep), 3)],  # not one for each sample
+        "timestep_indices": timestep_indices,
+        "token_tags": token_tags,
+        "position_ids": position_ids,
+        "video_indices": video_indices,
+        "audio_indices": audio_indices,
+        "text_indices": text_indices,
+    }
 
 
 def allegro_rope(frames: int, height: int, width: int) -> Any:
@@ -512,6 +546,13 @@ ALL = [
         latents(4, 2, 3, 4, image_embeds=random(4, 8)),
         masked(),
         float64=False,
+    ),
+    Tiny(
+        "MiniMaxH3Transformer3DModel",
+        H3,
+        lambda batch: packed_call(batch, torch.ones(7)),
+        embeds(),
+        length=7,  # a call's rows are laid out for a text of this length; tests/adapters/test_minimax_h3.py has others
     ),
 ]
 TINY = [tiny for tiny in ALL if hasattr(diffusers, tiny.key)]  # older releases of diffusers have fewer classes

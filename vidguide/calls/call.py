@@ -1,5 +1,6 @@
 """One conditional call of a guided transformer, as a value: its inputs, and the passes that a guidance may run."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -11,10 +12,13 @@ from vidguide.attention.plan import AttentionPlan
 from vidguide.attention.site import AttentionSite
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.calls.run_cache import RunCache
+from vidguide.functional.cfg import rescale_std
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.family import Inputs
 from vidguide.transformer.negative_text import repeat_rows, text_shape
 from vidguide.transformer.token_grid import grid
+
+AUDIO, VIDEO = 1, 2  # of `Call.media`
 
 Cached = TypeVar("Cached")
 Recorded = dict[AttentionSite, tuple[Tensor, Tensor, Tensor | None]]  # key, value and mask of a kernel call, by site
@@ -96,10 +100,33 @@ class Call:
         device: torch.device = self.inputs["hidden_states"].device
         return device
 
-    @property
+    @functools.cached_property
     def grid(self) -> tuple[int, int, int]:
         """The video's token grid (F, H, W)."""
         return grid(self.model.family, self.model.original, self.inputs)
+
+    @functools.cached_property
+    def media(self) -> tuple[int, int, int] | None:
+        """Lengths of conditions, audio and video in a packed sequence; None where the tokens are not packed."""
+        joint = self.model.family.joint
+        return None if joint is None or joint.packed is None else joint.packed.media(self.inputs)
+
+    def generated(self, prediction: Tensor, medium: int = VIDEO) -> Tensor:
+        """Return the generated part of a prediction: without the conditions, the first rows of a packed one."""
+        return prediction if self.media is None else prediction[:, prediction.shape[1] - self.media[medium] :]
+
+    def with_generated(self, prediction: Tensor, generated: Tensor, medium: int = VIDEO) -> Tensor:
+        """Return a prediction with another generated part."""
+        if self.media is None:
+            return generated
+        return torch.cat([prediction[:, : prediction.shape[1] - self.media[medium]], generated], 1)
+
+    def rescale(self, guided: Tensor, cond: Tensor, share: float, medium: int = VIDEO) -> Tensor:
+        """Rescale the generated part of a prediction: :func:`vidguide.functional.cfg.rescale_std`."""
+        if share == 0:
+            return guided
+        part = rescale_std(self.generated(guided, medium), self.generated(cond, medium), share)
+        return self.with_generated(guided, part, medium)
 
     def repeat(self, text: Inputs) -> Inputs:
         """Repeat a text's inputs for every conditional row."""

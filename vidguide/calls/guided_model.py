@@ -55,7 +55,8 @@ def guided_model(transformer: Any, self_attention: bool) -> tuple[GuidedModel, B
     text_sites = find_text_sites(family, original)
     blocks, self_sites = BlockReplay([], (), False), {}
     if self_attention:
-        outputs = family.block_output + ((TEXT,) if family.joint else ())
-        blocks = BlockReplay(blocks_in_order(family, original), outputs, family.joint is not None)
+        two_streams = family.joint is not None and family.joint.packed is None
+        outputs = family.block_output + ((TEXT,) if two_streams else ())
+        blocks = BlockReplay(blocks_in_order(family, original), outputs, two_streams)
         self_sites = find_self_sites(family, blocks, text_sites, parallel)
     return GuidedModel(transformer, original, family, depth, parallel, text_sites, self_sites), blocks

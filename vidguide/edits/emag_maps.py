@@ -60,6 +60,7 @@ def check_maps_fit(call: Call, layers: int) -> None:
     """
     tokens, family = math.prod(call.grid), call.model.family
     text = call.inputs[family.text_inputs[0]].shape[-2] if family.joint else 0
+    text += sum(call.media[:-1]) if call.media else 0  # conditions and audio in a packed sequence
     heads = next(iter(call.model.self_sites[family.extent].values())).attention.heads
     maps = (layers + 2) * call.conditional_rows  # two more while one is compared with its average
     needed = maps * heads * tokens * (tokens + text) * 4

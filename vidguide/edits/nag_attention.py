@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vidguide.attention.site import KernelCall
 from vidguide.edits.joint_attention import JointEdit, Parts, two_passes
-from vidguide.edits.nag_combine import Combination
+from vidguide.edits.nag_combine import Combination, PackedCombination
 from vidguide.functional.lse_merge import AttentionWithLse, merge
 from vidguide.functional.masks import masked, rows_of
 from vidguide.kernels.lse_backends import LseBackend, attend, select_pair
@@ -65,7 +65,7 @@ Both = tuple[AttentionWithLse, AttentionWithLse]  # torch.compile evaluates anno
 class JointAttentionNAG(JointEdit):
     """NAG in one joint attention: the video attends to itself with either text, and the two outputs are combined."""
 
-    def __init__(self, combine: Combination, stream: TextStream, guides: bool, width: int) -> None:
+    def __init__(self, combine: Combination | PackedCombination, stream: TextStream, guides: bool, width: int) -> None:
         super().__init__(stream, guides)
         self.combine = combine
         self.masked = not stream.joint.per_sample and any(mask is not None for mask in stream.masks.values())

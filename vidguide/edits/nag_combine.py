@@ -1,6 +1,6 @@
 """NAG's combination of positive and negative features, and the tokens over which its norms are taken."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -97,6 +97,34 @@ class Combination:
             group = self.group.size(video[0])
             output, kernel.measured = kernels.nag_merged(video, positive, negative, self.strength, group)
             return output
+        return self(kernel, merge(video, positive), merge(video, negative))
+
+
+class PackedCombination:
+    """NAG's combination for the media of a packed sequence, which have norms of their own.
+
+    Args:
+        parts: consecutive numbers of tokens, each with the combination of their features.
+    """
+
+    def __init__(self, parts: Sequence[tuple[int, Combination]]) -> None:
+        self.parts = [(tokens, combine) for tokens, combine in parts if tokens]
+
+    def __call__(self, kernel: KernelCall, positive: Tensor, negative: Tensor) -> Tensor:
+        """Combine features `(B, L, H, D)`; what is measured are means over all tokens."""
+        lengths, outputs, measured = [tokens for tokens, _ in self.parts], [], []
+        features = zip(positive.split(lengths, 1), negative.split(lengths, 1), strict=True)
+        for (tokens, combine), (part, negative_part) in zip(self.parts, features, strict=True):
+            outputs.append(combine(kernel, part, negative_part))
+            if kernel.measured is not None:
+                measured.append(kernel.measured * (tokens / sum(lengths)))
+        kernel.measured = torch.stack(measured).sum(0)
+        return torch.cat(outputs, 1)
+
+    def merged(
+        self, kernel: KernelCall, video: AttentionWithLse, positive: AttentionWithLse, negative: AttentionWithLse
+    ) -> Tensor:
+        """Combine the same features, given as attention over the media's keys and over either text's."""
         return self(kernel, merge(video, positive), merge(video, negative))
 
 

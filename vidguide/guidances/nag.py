@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from vidguide.attention.site import AttentionSite, Edit
 from vidguide.calls.call import Call
 from vidguide.edits.nag_attention import CrossAttentionNAG, JointAttentionNAG, SplitAttentionNAG
-from vidguide.edits.nag_combine import NORMS, Combination, Group
+from vidguide.edits.nag_combine import NORMS, Combination, Group, PackedCombination
 from vidguide.guidances.negative_prompt import Negative, NegativePromptGuidance
 from vidguide.transformer.text_stream import TextStream
 from vidguide.validation import check_number
@@ -31,7 +31,7 @@ class NAG(NegativePromptGuidance):
         alpha: share of the guided features in the result, 0 to 1; 0 is off.
         norm: the tokens that share a norm: each "token" (the paper), a "frame", or the "clip", so that the limit is the
             same for all frames. On the shipped model this does not reduce flicker (README). An audio stream has one
-            token per frame, and is one clip.
+            token per frame, and is one clip; conditions in a packed sequence (MiniMax-H3) keep the norms of tokens.
         start, stop: window in fractions of the steps.
         layers: blocks it acts in; None for all.
         on: the stream whose attention to text is guided, where a model makes audio with the video: "video", "audio", or
@@ -70,10 +70,21 @@ class NAG(NegativePromptGuidance):
         }
 
     def joint_edit(self, call: Call, site: AttentionSite, stream: TextStream, split: bool, guides: bool) -> Edit:
-        combination, attention = self.combinations(call)[site.stream], site.attention
+        combinations, attention = self.combinations(call), site.attention
+        video = combinations[site.stream]
         if split:
-            return SplitAttentionNAG(combination, stream, guides)
-        return JointAttentionNAG(combination, stream, guides, attention.inner_dim // attention.heads)
+            return SplitAttentionNAG(video, stream, guides)
+        combine: Combination | PackedCombination = video
+        if self.norm != "token" and call.media is not None:
+            combine = PackedCombination(self.packed_parts(call.media, combinations))
+        return JointAttentionNAG(combine, stream, guides, attention.inner_dim // attention.heads)
+
+    def packed_parts(
+        self, media: tuple[int, int, int], combinations: dict[str, Combination]
+    ) -> list[tuple[int, Combination]]:
+        """Return the combinations of conditions, audio and video in a packed sequence; conditions have token norms."""
+        audio, video = combinations["audio"], combinations["video"]
+        return list(zip(media, (Combination(video.strength), audio, video), strict=True))
 
     def combinations(self, call: Call) -> dict[str, Combination]:
         """Return the combination of features at attentions of the video, and of the audio, by stream."""

@@ -5,7 +5,7 @@ from functools import partial
 from vidguide.attention.plan import EMPTY, AttentionPlan
 from vidguide.calls.call import Call, Recorded
 from vidguide.transformer.family import Inputs
-from vidguide.transformer.text_stream import TextStream, capture_stream
+from vidguide.transformer.text_stream import TEXT, TextStream, capture_stream
 from vidguide.transformer.token_grid import one_token
 
 
@@ -30,7 +30,10 @@ def text_stream(call: Call, text: Inputs, negative_modulation: bool) -> TextStre
     Args:
         negative_modulation: whether the text's pooled embedding modulates it; otherwise the prompt's does.
     """
-    inputs = {**call.batch.conditional_inputs(call.inputs), **call.repeat(text)}
-    family, transformer = call.model.family, call.model.original
+    family, transformer, text = call.model.family, call.model.original, call.repeat(text)
+    inputs = call.batch.conditional_inputs(call.inputs)
+    packed = family.joint.packed if family.joint else None
+    inputs = {**inputs, **text} if packed is None else packed.with_text(inputs, text)
     forward = partial(call.auxiliary_forward, EMPTY, inputs)
-    return capture_stream(family, transformer, call.batch, forward, negative_modulation)
+    lengths = call.inputs[TEXT].shape[1], inputs[TEXT].shape[1]
+    return capture_stream(family, transformer, call.batch, forward, negative_modulation, lengths)

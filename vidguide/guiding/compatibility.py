@@ -212,6 +212,6 @@ def check_parallel(guidance: Guidance, model: GuidedModel) -> None:
     if model.parallel.active and model.family.joint is not None:
         raise ValueError(
             f"{type(guidance).__name__} under context parallel: in {model.family.name} text and video share one "
-            "sequence, which diffusers does not say how to split, nor where a second text would lie; guide it "
-            "without enable_parallelism"
+            "sequence, and diffusers does not say on which rank a second text would lie; guide it without "
+            "enable_parallelism"
         )

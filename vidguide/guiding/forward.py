@@ -15,7 +15,6 @@ from vidguide.calls.guided_model import guided_model
 from vidguide.calls.negative_texts import NegativeTexts
 from vidguide.calls.outputs import prediction_of, predictions_of, with_predictions
 from vidguide.calls.run_cache import RunCache
-from vidguide.functional.cfg import rescale_std
 from vidguide.guidances.base import Guidance
 from vidguide.guiding.compatibility import (
     check_caches,
@@ -136,10 +135,11 @@ class GuidedForward:
         return self._texts.get(self.pipe, self.model.family, arguments, inputs, rows)
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
-        """Return a call's arguments by name."""
+        """Return a call's arguments by name, with the text first in a packed sequence."""
         arguments = dict(self._signature.bind(self.model.original, *args, **kwargs).arguments)
         arguments.pop("self")
-        return arguments
+        joint = self.model.family.joint
+        return arguments if joint is None or joint.packed is None else joint.packed.text_first(arguments)
 
     def _call(self, inputs: Inputs, passes: Passes | None) -> Call:
         """Return a conditional call as a value; before a run, when no pass may be run, without `passes`."""
@@ -196,6 +196,8 @@ class GuidedForward:
         """Run a conditional call: the unperturbed pass, corrections to its prediction, and the CFG rule."""
         passes = Passes(self.model, self.installation, self.contexts, self.caches, self.run, forward)
         call = self._call(inputs, passes)
+        if self.installation.blocks.modes and call.media is not None:
+            self.installation.blocks.set_tokens(call.media[-1])
         for guidance in active:
             call = guidance.change_inputs(call)
         plan = self._plan(active, call)
@@ -207,14 +209,14 @@ class GuidedForward:
         corrections = self._corrections(active, passes, call, plan, cond)
         inside = [correction for correction in corrections if correction.before_cfg]
         outside = [correction for correction in corrections if not correction.before_cfg]
-        predictions = [_add(original, inside), *predictions_of(output)[1:]]
+        predictions = [_add(call, original, inside), *predictions_of(output)[1:]]
         for guidance in active:
             predictions = guidance.combine(call, predictions, functools.partial(passes.unconditional, call))
         if outside:
-            predictions[0] = self._add_to_guided(predictions[0], outside, cond)
+            predictions[0] = self._add_to_guided(call, predictions[0], outside, cond)
         return output if predictions[0] is original else with_predictions(output, predictions)
 
-    def _add_to_guided(self, prediction: Tensor, corrections: list[Correction], cond: Tensor) -> Tensor:
+    def _add_to_guided(self, call: Call, prediction: Tensor, corrections: list[Correction], cond: Tensor) -> Tensor:
         """Return the prediction with corrections that are not scaled by classifier-free guidance.
 
         Where the pipeline combines two predictions as `u + w (c - u)`, the result moves by `d` when both move by `d`,
@@ -224,7 +226,7 @@ class GuidedForward:
         self._shift = ((self.run.number, self.run.step), shift)
         if len(shift) < len(prediction):
             return prediction + torch.cat([shift, shift])
-        return rescale_std(prediction + shift, cond, corrections[0].rescale)
+        return call.rescale(prediction + shift, cond, corrections[0].rescale)
 
     def _shifted(self, output: Any) -> Any:
         """Return the output of an unconditional or weaker call, moved as the conditional one of the same step was.
@@ -257,14 +259,14 @@ class GuidedForward:
         return [correction for correction in corrections if correction is not None]
 
 
-def _add(prediction: Tensor, corrections: list[Correction]) -> Tensor:
+def _add(call: Call, prediction: Tensor, corrections: list[Correction]) -> Tensor:
     """Add corrections to a prediction's conditional rows, which are its last ones."""
     if not corrections:
         return prediction
     rows = len(corrections[0].value)
     cond = prediction[-rows:]
     corrected = functools.reduce(torch.add, (correction.value for correction in corrections), cond)
-    corrected = rescale_std(corrected, cond, corrections[0].rescale)
+    corrected = call.rescale(corrected, cond, corrections[0].rescale)
     return corrected if rows == len(prediction) else torch.cat([prediction[:-rows], corrected])
 
 

@@ -145,7 +145,7 @@ def transformers_of(pipe: Any) -> list[nn.Module]:
     Raises:
         TypeError: the object has none.
     """
-    candidates = [getattr(pipe, name, None) for name in ("transformer", "transformer_2")]
+    candidates = [getattr(pipe, name, None) for name in ("transformer", "transformer_2", "transformer_ref")]
     transformers = [module for module in candidates if isinstance(module, nn.Module)]
     if not transformers:
         raise TypeError(f"model={type(pipe).__name__}: give a diffusers pipeline with a transformer, or a transformer")

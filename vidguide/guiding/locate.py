@@ -31,18 +31,24 @@ class Location:
 
 
 def locate(model: Any) -> list[Location]:
-    """List the attention modules of a transformer, or of a pipeline's; paths of a second one begin with its name.
+    """List the attention modules of a transformer, or of a pipeline's; paths of all but the pipeline's `transformer`
+    begin with the name of the component.
 
     Raises:
         LookupError: the transformer is of no registered family; the message lists the registered ones.
     """
     transformers = [model] if isinstance(model, nn.Module) else transformers_of(model)
-    prefixes = ["", "transformer_2."]
     return [
         location
-        for prefix, transformer in zip(prefixes, transformers, strict=False)
-        for location in _locate(getattr(transformer, "_orig_mod", transformer), prefix)
+        for transformer in transformers
+        for location in _locate(getattr(transformer, "_orig_mod", transformer), _prefix(model, transformer))
     ]
+
+
+def _prefix(model: Any, transformer: nn.Module) -> str:
+    """Return what the paths of a transformer begin with."""
+    components = (name for name in ("transformer_2", "transformer_ref") if getattr(model, name, None) is transformer)
+    return next((f"{name}." for name in components), "")
 
 
 def listing() -> list[dict[str, str]]:

@@ -58,10 +58,10 @@ class Passes:
 
     def unconditional(self, call: Call, text: Inputs) -> list[Any]:
         """Run the call with another text and nothing installed; return all predictions."""
-        family = call.model.family
-        changes = family.uncond(call.inputs) if family.uncond is not None else {}
+        family, text = call.model.family, call.repeat(text)
+        inputs = family.uncond(call.inputs, text) if family.uncond is not None else {**call.inputs, **text}
         with self.contexts.extra("uncond"):
-            return predictions_of(self.forward(**{**call.inputs, **changes, **call.repeat(text)}))
+            return predictions_of(self.forward(**inputs))
 
 
 @dataclass(frozen=True, eq=False)

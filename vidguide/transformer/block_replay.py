@@ -25,14 +25,15 @@ class BlockMode:
 
     Attributes:
         video: name of the argument that holds the video's tokens. change: input change of the block, or None.
-        rows, tokens: size of the video in the block's latest call, where text shares its attention.
+        counts: whether `rows` and `tokens` are those of `hidden_states` in the block's latest call.
+        rows, tokens: size of the video, where text shares its attention.
         record, skip: the mode. output: the recorded output. replay: an output to return without running.
     """
 
-    def __init__(self, block: Any, output: tuple[str, ...], joint: bool) -> None:
+    def __init__(self, block: Any, output: tuple[str, ...], counts: bool) -> None:
         self.arguments = Arguments(block)
         self.pass_input = self.arguments.passing(output)
-        self.video, self.joint = output[0], joint
+        self.video, self.counts = output[0], counts
         self.change: InputChange | None = None
         self.rows = self.tokens = 0
         self.record = self.skip = False
@@ -62,7 +63,7 @@ def block_class(original: Any) -> Any:
             return mode.replay
         if mode.skip:
             return mode.pass_input(args, kwargs)
-        if mode.joint:
+        if mode.counts:
             mode.rows, mode.tokens = mode.arguments.get("hidden_states", args, kwargs).shape[:2]
         change = mode.change
         if change is not None:
@@ -92,12 +93,18 @@ class BlockReplay:
     Args:
         blocks: the blocks, in execution order.
         output: names of the arguments that a block returns updated.
-        joint: whether text and video share the blocks' attention.
+        counts: whether the blocks receive the video apart from the text that shares their attention, and count its
+            tokens; in a packed sequence :meth:`set_tokens` does.
     """
 
-    def __init__(self, blocks: list[Any], output: tuple[str, ...], joint: bool) -> None:
+    def __init__(self, blocks: list[Any], output: tuple[str, ...], counts: bool) -> None:
         self.blocks = blocks
-        self.modes = [BlockMode(block, output, joint) for block in blocks]
+        self.modes = [BlockMode(block, output, counts) for block in blocks]
+
+    def set_tokens(self, tokens: int) -> None:
+        """Set the number of the video's tokens, the last ones of a packed sequence."""
+        for mode in self.modes:
+            mode.tokens = tokens
 
     @contextmanager
     def installed(self) -> Iterator[None]:

@@ -31,6 +31,29 @@ class Modulation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Packed:
+    """How one packed sequence holds the text, conditions, audio and video of a call, one row per token.
+
+    Attributes:
+        text_first: `inputs -> inputs` of the same call with the text's rows before all others, in which order all other
+            functions receive them.
+        with_text: `(inputs, text) -> inputs` of a call with another text, whose last row has the position of the
+            prompt's last row; the positions of all other rows are unchanged.
+        media: `inputs -> lengths` of the conditions, the audio and the video that are generated, which follow the text
+            in this order.
+        grid: `(inputs, length) -> (F, H, W)`, the token grid of the `length` last rows, which are the video's.
+        row_arguments: a block's arguments with one row per token along their first dimension, tensors or tuples of
+            tensors.
+    """
+
+    text_first: Callable[[Inputs], Inputs]
+    with_text: Callable[[Inputs, Inputs], Inputs]
+    media: Callable[[Inputs], tuple[int, int, int]]
+    grid: Callable[[Inputs, int], tuple[int, int, int]]
+    row_arguments: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Joint:
     """How text and video share one attention in families with joint attention.
 
@@ -42,6 +65,7 @@ class Joint:
         split_attention: further attention modules of a block, whose keys are text only.
         modulation: how text is modulated by a vector that depends on the text; None where the vector depends on the
             timestep alone and is the same for both texts.
+        packed: how one packed sequence holds text and video; None where blocks receive them as two arguments.
     """
 
     text_first: bool = False
@@ -50,6 +74,7 @@ class Joint:
     text_blocks: Callable[[Any], int] | None = None
     split_attention: tuple[str, ...] = ()
     modulation: Modulation | None = None
+    packed: Packed | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +138,7 @@ class Family:
         side_blocks: dotted paths of lists of blocks outside the video's stream that attend to the text too. `layers`
             counts them after all others; perturbed passes do not change them.
         block_output: names of the arguments that a block returns updated; more than one are returned as a tuple.
-        uncond: `inputs -> arguments` besides the text that differ in the pipelines' unconditional call.
+        uncond: `(inputs, text) -> inputs` of the pipelines' unconditional call, where more than the text differs.
         refuse: `transformer -> reason` why this model cannot be guided; None if it can.
         min_diffusers: the first release of diffusers that has it; "0.36" for older ones.
         stg_layers: layers that the authors of STG skip, by the number of blocks of the model; empty where none is
@@ -145,7 +170,7 @@ class Family:
     temporal_blocks: str | None = None
     side_blocks: tuple[str, ...] = ()
     block_output: tuple[str, ...] = ("hidden_states",)
-    uncond: Callable[[Inputs], Inputs] | None = None
+    uncond: Callable[[Inputs, Inputs], Inputs] | None = None
     refuse: Callable[[Any], str | None] | None = None
     min_diffusers: str = "0.36"
     stg_layers: Mapping[int, tuple[int, ...]] = field(default_factory=dict)

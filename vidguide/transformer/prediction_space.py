@@ -55,13 +55,14 @@ def x0_conversion(scheduler: Any, sample: Tensor, timestep: Any) -> X0Conversion
     Args:
         scheduler: a scheduler of diffusers, at the step of the prediction; None for none.
         sample: `(B, ...)`, x_t as the transformer receives it, scaled by the scheduler.
-        timestep: as the transformer receives it, a tensor `()` or `(B,)`.
+        timestep: as the transformer receives it, a tensor `()`, `(1,)` or `(B,)`.
 
     Returns:
         None where the scheduler does not determine it: an unknown class, timesteps per token or none, a timestep that
         is not in the schedule, or sigmas above 1 in flow matching (Cosmos-Predict2).
     """
-    levels = _levels(scheduler, timestep)
+    per_sample = isinstance(timestep, Tensor) and timestep.numel() in (1, len(sample))
+    levels = _levels(scheduler, timestep) if per_sample else None
     if levels is None:
         return None
     noisy = upcast(sample)

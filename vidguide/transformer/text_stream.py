@@ -5,6 +5,9 @@ everything before the blocks (refiners, pooling, positions, reordering) processe
 the first block receives `[prompt | negative]` as its text, every block processes both, and the last one returns the
 prompt's alone. There is one video stream. Which tokens attend to which is defined by the attention edit. Where blocks
 modulate text by a vector that depends on the text, the auxiliary forward captures the negative's vector too.
+
+Where blocks receive one packed sequence, `[prompt | media]`, the negative's rows are inserted after the prompt's at the
+first block and removed after the last one, and in each block's arguments with one row per token.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +22,8 @@ from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.family import Family, Joint, blocks_of
 from vidguide.transformer.text_modulation import modulated_norms, norm_calls
 
-TEXT = "encoder_hidden_states"  # the name of the text among a block's arguments, in every family of joint attention
+TEXT = "encoder_hidden_states"  # the text among the arguments of a model, and of a block unless it is packed
+HIDDEN = "hidden_states"  # the video among a block's arguments, or its packed sequence
 
 BlockSlot = tuple[nn.ModuleList, int]  # a list of blocks, and an index in it
 
@@ -32,6 +36,7 @@ class TextStream:
         text, masks: the second text as the first block receives it, and its block masks by argument name.
         prompt_length: length of the prompt's text in the current call.
         vector: `(B, C)`, modulates the second text; None where the prompt's vector modulates both.
+        row_arguments: rows of the second text in the block's arguments with one row per token, by name.
         valid_lengths: for kernels called per sample, the numbers of valid prompt and negative tokens of each sample.
     """
 
@@ -40,10 +45,12 @@ class TextStream:
         self.text = torch.empty(0)
         self.masks: dict[str, Tensor | None] = {}
         self.vector: Tensor | None = None
+        self.row_arguments: dict[str, Any] = {}
         self.prompt_length = 0
         self.valid_lengths: list[tuple[int, int]] = []
         last, blocks = len(slots) - 1, [stack[i] for stack, i in slots]
-        self.wrappers = [TwoTextBlock(block, self, n == 0, n == last) for n, block in enumerate(blocks)]
+        wrapper = TwoTextBlock if joint.packed is None else PackedTextBlock
+        self.wrappers = [wrapper(block, self, n == 0, n == last) for n, block in enumerate(blocks)]
         self.norms = norm_calls(blocks, joint.modulation, self)
 
     @property
@@ -78,6 +85,17 @@ class TextStream:
         """
         return slice(0, keys - self.negative_length), slice(self.prompt_length, None)
 
+    def insert(self, value: Any, rows: Any, dim: int) -> Any:
+        """Insert rows of the second text after the prompt's in a packed tensor, or in each tensor of a tuple."""
+        if isinstance(value, tuple):
+            return tuple(self.insert(part, part_rows, dim) for part, part_rows in zip(value, rows, strict=True))
+        prompt, media = value.tensor_split([self.prompt_length], dim)
+        return torch.cat([prompt, rows.to(value.dtype), media], dim)
+
+    def remove(self, hidden: Tensor) -> Tensor:
+        """Remove the second text from a packed sequence `(B, L, C)`."""
+        return torch.cat([hidden[:, : self.prompt_length], hidden[:, self.prompt_length + self.negative_length :]], 1)
+
     def extend_mask(self, name: str, mask: Tensor | None) -> Tensor | None:
         """Append the negative's part to a block's key mask."""
         negative = self.masks[name]
@@ -108,6 +126,26 @@ class TwoTextBlock(nn.Module):
         return hidden, text[:, : stream.prompt_length] if self.last else text
 
 
+class PackedTextBlock(nn.Module):
+    """Wraps a block while a second text stream is installed, and passes it a longer packed sequence."""
+
+    def __init__(self, block: Any, stream: TextStream, first: bool, last: bool) -> None:
+        super().__init__()
+        self.block, self.stream, self.first, self.last = block, stream, first, last
+        self.arguments = Arguments(block)
+        self.train(block.training)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        stream, arguments = self.stream, self.arguments
+        if self.first:
+            hidden = stream.insert(arguments.get(HIDDEN, args, kwargs), stream.text, 1)
+            args = arguments.put(HIDDEN, hidden, args, kwargs)
+        for name, rows in stream.row_arguments.items():
+            args = arguments.put(name, stream.insert(arguments.get(name, args, kwargs), rows, 0), args, kwargs)
+        hidden = self.block(*args, **kwargs)
+        return stream.remove(hidden) if self.last else hidden
+
+
 class TextRecorder(nn.Module):
     """Replaces a block in the auxiliary forward: returns its input; the first one records the text it receives."""
 
@@ -122,7 +160,33 @@ class TextRecorder(nn.Module):
             stream.text = text
             stream.masks = {name: self.arguments.get(name, args, kwargs) for name in stream.joint.block_masks}
             stream.vector = self.arguments.get(modulation.vector, args, kwargs) if modulation else None
-        return self.arguments.get("hidden_states", args, kwargs), text
+        return self.arguments.get(HIDDEN, args, kwargs), text
+
+
+class PackedTextRecorder(nn.Module):
+    """Replaces a block in the auxiliary forward: returns its input; the first one records the rows of the text.
+
+    Args:
+        length: number of those rows, which are the first ones.
+    """
+
+    def __init__(self, block: Any, stream: TextStream, first: bool, length: int) -> None:
+        super().__init__()
+        self.stream, self.first, self.length, self.arguments = stream, first, length, Arguments(block)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        hidden = self.arguments.get(HIDDEN, args, kwargs)
+        packed = self.stream.joint.packed
+        if self.first and packed is not None:
+            self.stream.text = hidden[:, : self.length]
+            values = {name: self.arguments.get(name, args, kwargs) for name in packed.row_arguments}
+            self.stream.row_arguments = {name: first_rows(value, self.length) for name, value in values.items()}
+        return hidden
+
+
+def first_rows(value: Any, length: int) -> Any:
+    """Return the first rows of a tensor, or of each tensor of a tuple."""
+    return tuple(part[:length] for part in value) if isinstance(value, tuple) else value[:length]
 
 
 @contextmanager
@@ -139,13 +203,19 @@ def replaced_blocks(slots: list[BlockSlot], modules: list[Any]) -> Iterator[None
 
 
 def capture_stream(
-    family: Family, transformer: Any, batch: Batch, forward: Callable[[], object], negative_modulation: bool
+    family: Family,
+    transformer: Any,
+    batch: Batch,
+    forward: Callable[[], object],
+    negative_modulation: bool,
+    lengths: tuple[int, int],
 ) -> TextStream:
     """Return the text that the first block receives in `forward`, as a second text stream.
 
     Args:
         negative_modulation: whether the vector that the first block receives there modulates the text; otherwise the
             prompt's does.
+        lengths: of the prompt and of the negative in the model's arguments, those of their rows in a packed sequence.
 
     Raises:
         ValueError: the family has no joint attention.
@@ -155,11 +225,20 @@ def capture_stream(
     slots = [(transformer.get_submodule(path), i) for path, i, _ in blocks_of(family, transformer)]
     count = family.joint.text_blocks(transformer) if family.joint.text_blocks else len(slots)
     stream = TextStream(family.joint, batch, slots[:count])
-    with replaced_blocks(slots, [TextRecorder(stack[i], stream, n == 0) for n, (stack, i) in enumerate(slots)]):
+    with replaced_blocks(slots, recorders(stream, slots, lengths)):
         forward()
     if not negative_modulation:
         stream.vector = None
     return stream
+
+
+def recorders(stream: TextStream, slots: list[BlockSlot], lengths: tuple[int, int]) -> list[nn.Module]:
+    """Return the modules that replace the blocks in the auxiliary forward."""
+    blocks = [stack[i] for stack, i in slots]
+    if stream.joint.packed is None:
+        return [TextRecorder(block, stream, n == 0) for n, block in enumerate(blocks)]
+    stream.prompt_length = lengths[0]
+    return [PackedTextRecorder(block, stream, n == 0, lengths[1]) for n, block in enumerate(blocks)]
 
 
 @contextmanager

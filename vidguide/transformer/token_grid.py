@@ -20,8 +20,11 @@ def grid(family: Family, transformer: Any, inputs: Inputs) -> tuple[int, int, in
     """Return the video's token grid (F, H, W).
 
     Raises:
-        ValueError: the pipeline packs its tokens and does not pass their grid.
+        ValueError: the pipeline packs its tokens and does not pass their grid, or packs them in an unknown order.
     """
+    if family.joint is not None and family.joint.packed is not None:
+        packed = family.joint.packed
+        return packed.grid(inputs, packed.media(inputs)[-1])
     if "L" in family.layout:  # packed by the pipeline, which passes the grid
         frames, height, width = (inputs.get(name) for name in ("num_frames", "height", "width"))
         if frames is None or height is None or width is None:

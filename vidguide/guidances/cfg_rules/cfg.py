@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from vidguide.calls.call import Call, Unconditional
+from vidguide.calls.call import AUDIO, Call, Unconditional
 from vidguide.calls.guided_model import GuidedModel
-from vidguide.functional.cfg import cfg, rescale_std
+from vidguide.functional.cfg import cfg
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.schedule import Schedule, check_run_scale, check_schedule, is_constant, may_be, scale_of
 from vidguide.transformer.family import Inputs
@@ -99,13 +99,13 @@ class CFG(Guidance):
             return predictions
         (cond, *extra), (uncond, *uncond_extra) = predictions, unconditional(self.negative_text(call))
         guided_extra = [
-            rescale_std(cfg(output, uncond_output, scale), output, self.rescale)
+            call.rescale(cfg(output, uncond_output, scale), output, self.rescale, AUDIO)
             if isinstance(output, Tensor) and isinstance(uncond_output, Tensor)
             else output
             for output, uncond_output in zip(extra, uncond_extra, strict=True)
         ]
-        guided = self.rule(call, cond, uncond).to(cond.dtype)
-        return [rescale_std(guided, cond, self.rescale), *guided_extra]
+        guided = self.rule(call, call.generated(cond), call.generated(uncond)).to(cond.dtype)
+        return [call.rescale(call.with_generated(cond, guided), cond, self.rescale), *guided_extra]
 
     def scale_of(self, call: Call) -> float:
         """Return the scale at the step of a call.
