@@ -105,7 +105,8 @@ def breaks(sample: Sample) -> Value:
 
     Direction: lower is better. Range: from 0; a flash of up to three frames counts once. Unit: breaks per clip; the
     details name the frames, counted from 0: the first of a new shot, those of a flash. The usual error is the median of
-    the five pairs around. Fooled by: faint flashes, changes of a small region, dissolves; intended cuts count.
+    the five pairs around. Fooled by: faint flashes, changes of a small region, dissolves; intended cuts count, and so
+    does a jump of the camera that the flow cannot follow.
     Source: specific to vidguide.
     """
     check_frame_size(sample)
