@@ -45,7 +45,7 @@ class Guard:
 
 
 WELL_FORMED = Guard(id="world.well_formed", change=-0.05, relative=False, violation="fewer well-formed clips")
-ASKED = Guard(id="world.attributes", change=-0.05, relative=False, violation="less of what was asked for")
+PROMPT_FOLLOWED = Guard(id="world.attributes", change=-0.05, relative=False, violation="less of what was asked for")
 COLOUR_GUARDS = tuple(
     Guard(id=f"guard.{name}", change=sign * limit, relative=True, violation=f"{comparative} {quantity}")
     for name, quantity, limit in (
@@ -69,7 +69,7 @@ STEADINESS_GUARDS = (
 AVOIDANCE_GUARDS = (
     WELL_FORMED,
     Guard(id="world.readable", change=-0.05, relative=False, violation="fewer readable attributes"),
-    ASKED,
+    PROMPT_FOLLOWED,
     Guard(id="clip.frame_cosine", change=-0.005, relative=False, violation="less of what was asked for"),
 )
 

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from vidguide.eval.clips.errors import UndefinedError
-from vidguide.eval.metrics.base import ASKED, AVOIDANCE_GUARDS, Value, metric
+from vidguide.eval.metrics.base import PROMPT_FOLLOWED, AVOIDANCE_GUARDS, Value, metric
 from vidguide.eval.metrics.sample import Sample
 from vidguide.eval.world.scene import ATTRIBUTES, HEIGHT, WIDTH, Scene
 
@@ -88,7 +88,7 @@ def attributes(sample: Sample) -> Value:
     unit="0 or 1",
     better="higher",
     needs=("eval_prompt",),
-    guards=(ASKED,),
+    guards=(PROMPT_FOLLOWED,),
 )
 def well_formed(sample: Sample) -> Value:
     """Measure whether every frame shows exactly one undistorted shape, the same in all, on a clean background.
