@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from vidguide.eval.clips.errors import UndefinedError
-from vidguide.eval.metrics.base import PROMPT_FOLLOWED, AVOIDANCE_GUARDS, Value, metric
+from vidguide.eval.metrics.base import AVOIDANCE_GUARDS, PROMPT_FOLLOWED, Value, metric
 from vidguide.eval.metrics.sample import Sample
 from vidguide.eval.world.scene import ATTRIBUTES, HEIGHT, WIDTH, Scene
 
