@@ -7,7 +7,6 @@ compared across different content.
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -132,16 +131,8 @@ def temporal_flickering(sample: Sample) -> Value:
     pass its static filter, which is not applied here, so for a moving clip it is not a VBench score.
     Source: VBench (Huang et al., CVPR 2024), temporal_flickering.py.
     """
-    scores = 1 - frame_differences(sample) / 255
+    scores = 1 - sample.frame_differences / 255
     return Value(value=float(scores.mean()), per_frame=scores.tolist())
-
-
-def frame_differences(sample: Sample) -> np.ndarray:
-    """Return the mean absolute difference of neighbouring frames `(F - 1,)`, in levels of 0..255."""
-    import cv2
-
-    pairs = pairwise(sample.clip.frames)
-    return np.array([cv2.absdiff(first, second).mean(dtype=np.float64) for first, second in pairs])
 
 
 @metric(
