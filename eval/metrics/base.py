@@ -45,10 +45,15 @@ class Guard:
 
 
 WELL_FORMED = Guard(id="world.well_formed", change=-0.05, relative=False, violation="fewer well-formed clips")
+PROMPT_FOLLOWED = Guard(id="world.attributes", change=-0.05, relative=False, violation="less of what was asked for")
 COLOUR_GUARDS = tuple(
-    Guard(id=f"guard.{name}", change=change, relative=True, violation=f"{'more' if change > 0 else 'less'} {quantity}")
-    for name, quantity in (("contrast", "contrast"), ("luma", "brightness"), ("saturation", "saturation"))
-    for change in (-0.10, 0.10)
+    Guard(id=f"guard.{name}", change=sign * limit, relative=True, violation=f"{comparative} {quantity}")
+    for name, quantity, limit in (
+        ("contrast", "contrast", 0.05),
+        ("luma", "brightness", 0.10),
+        ("saturation", "saturation", 0.10),
+    )
+    for sign, comparative in ((-1, "less"), (1, "more"))
 )
 STEADINESS_GUARDS = (
     Guard(id="guard.motion", change=-0.05, relative=True, violation="less motion"),
@@ -63,7 +68,8 @@ STEADINESS_GUARDS = (
 )
 AVOIDANCE_GUARDS = (
     WELL_FORMED,
-    Guard(id="world.attributes", change=-0.05, relative=False, violation="less of what was asked for"),
+    Guard(id="world.readable", change=-0.05, relative=False, violation="fewer readable attributes"),
+    PROMPT_FOLLOWED,
     Guard(id="clip.frame_cosine", change=-0.005, relative=False, violation="less of what was asked for"),
 )
 

@@ -7,10 +7,15 @@ import numpy as np
 from vidguide.eval.metrics.base import Value, metric
 from vidguide.eval.metrics.optical_flow import FLOW
 from vidguide.eval.metrics.sample import Sample
-from vidguide.eval.metrics.temporal import check_frame_size, defined_values, frame_differences, length_scale
+from vidguide.eval.metrics.temporal import check_frame_size, defined_values, length_scale
 
 STILL = 0.5  # mean absolute difference in levels below which two frames count as identical
 VBENCH_INTERVAL = 1 / 8  # seconds between the frames in which VBench measures motion
+
+
+def mean_over_frames(values: np.ndarray) -> Value:
+    """Return the mean of one number per frame."""
+    return Value(value=float(values.mean()), per_frame=values.tolist())
 
 
 @metric(
@@ -53,10 +58,9 @@ def sharpness(sample: Sample) -> Value:
     """
     import cv2
 
-    values = [
-        float(cv2.Laplacian(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), cv2.CV_64F).var()) for frame in sample.clip.frames
-    ]
-    return Value(value=float(np.mean(values)), per_frame=list(values))
+    greys = (cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in sample.clip.frames)
+    deviations = [cv2.meanStdDev(cv2.Laplacian(grey, cv2.CV_16S))[1].item() for grey in greys]
+    return mean_over_frames(np.square(deviations))
 
 
 @metric(
@@ -97,7 +101,7 @@ def frozen_share(sample: Sample) -> Value:
     Unit: share of pairs. Fooled by: faint noise over a frozen picture; tiny objects that do move.
     Source: specific to vidguide.
     """
-    frozen = frame_differences(sample) < STILL
+    frozen = sample.frame_differences < STILL
     return Value(value=float(frozen.mean()), per_frame=frozen.astype(float).tolist())
 
 
@@ -122,11 +126,6 @@ def tracked_share(sample: Sample) -> Value:
 
 
 COLOUR: dict[str, Any] = dict(version="bt709/1", unit="levels (0..255)", low=0.0, high=255.0, better="")
-
-
-def mean_over_frames(values: np.ndarray) -> Value:
-    """Return the mean of one number per frame."""
-    return Value(value=float(values.mean()), per_frame=values.tolist())
 
 
 @metric(id="guard.luma", **COLOUR)

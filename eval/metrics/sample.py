@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -77,6 +78,14 @@ class Sample:
     def colours(self) -> Colours:
         """Return brightness, contrast and saturation of the frames."""
         return colours(self.clip.frames)
+
+    @cached_property
+    def frame_differences(self) -> NDArray[np.float64]:
+        """Return the mean absolute difference of neighbouring frames `(F - 1,)`, in levels of 0..255."""
+        import cv2
+
+        pairs = pairwise(self.clip.frames)
+        return np.array([cv2.norm(first, second, cv2.NORM_L1) / first.size for first, second in pairs])
 
     @cached_property
     def reading(self) -> oracle.Reading:

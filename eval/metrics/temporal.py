@@ -7,7 +7,6 @@ compared across different content.
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -105,7 +104,8 @@ def breaks(sample: Sample) -> Value:
 
     Direction: lower is better. Range: from 0; a flash of up to three frames counts once. Unit: breaks per clip; the
     details name the frames, counted from 0: the first of a new shot, those of a flash. The usual error is the median of
-    the five pairs around. Fooled by: faint flashes, changes of a small region, dissolves; intended cuts count.
+    the five pairs around. Fooled by: faint flashes, changes of a small region, dissolves; intended cuts count, and so
+    does a jump of the camera that the flow cannot follow.
     Source: specific to vidguide.
     """
     check_frame_size(sample)
@@ -131,16 +131,8 @@ def temporal_flickering(sample: Sample) -> Value:
     pass its static filter, which is not applied here, so for a moving clip it is not a VBench score.
     Source: VBench (Huang et al., CVPR 2024), temporal_flickering.py.
     """
-    scores = 1 - frame_differences(sample) / 255
+    scores = 1 - sample.frame_differences / 255
     return Value(value=float(scores.mean()), per_frame=scores.tolist())
-
-
-def frame_differences(sample: Sample) -> np.ndarray:
-    """Return the mean absolute difference of neighbouring frames `(F - 1,)`, in levels of 0..255."""
-    import cv2
-
-    pairs = pairwise(sample.clip.frames)
-    return np.array([cv2.absdiff(first, second).mean(dtype=np.float64) for first, second in pairs])
 
 
 @metric(

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from vidguide.eval.clips.errors import UndefinedError
-from vidguide.eval.metrics.base import AVOIDANCE_GUARDS, Value, metric
+from vidguide.eval.metrics.base import AVOIDANCE_GUARDS, PROMPT_FOLLOWED, Value, metric
 from vidguide.eval.metrics.sample import Sample
 from vidguide.eval.world.scene import ATTRIBUTES, HEIGHT, WIDTH, Scene
 
@@ -88,7 +88,7 @@ def attributes(sample: Sample) -> Value:
     unit="0 or 1",
     better="higher",
     needs=("eval_prompt",),
-    guards=AVOIDANCE_GUARDS[1:2],
+    guards=(PROMPT_FOLLOWED,),
 )
 def well_formed(sample: Sample) -> Value:
     """Measure whether every frame shows exactly one undistorted shape, the same in all, on a clean background.
@@ -98,6 +98,19 @@ def well_formed(sample: Sample) -> Value:
     """
     check_world(sample)
     return Value(value=float(sample.reading.well_formed), details={"fit": sample.reading.fit})
+
+
+@metric(id="world.readable", **ORACLE, unit="share of attributes", better="higher", needs=("eval_prompt",))
+def readable(sample: Sample) -> Value:
+    """Measure the share of the five attributes for which the oracle reads any value.
+
+    Direction: higher is better. Range: 0 to 1. Unit: share of size, colour, shape, motion and background. A colour
+    between those of the palette, as in a pale or grey clip, is not readable. Fooled by: wrong values that are readable.
+    Source: specific to vidguide, see vidguide.eval.world.oracle.
+    """
+    check_world(sample)
+    values = vars(sample.reading.scene).values()
+    return Value(value=sum(value is not None for value in values) / len(ATTRIBUTES))
 
 
 @metric(
@@ -112,7 +125,8 @@ def negative_present(sample: Sample) -> Value:
     """Measure the share of the attributes named in the negative_prompt that the oracle still reads in the clip.
 
     Direction: lower is better. Range: 0 to 1. Unit: share of named attributes. Fooled by: a destroyed picture has no
-    attributes, hence the guards world.well_formed and world.attributes. Source: specific to vidguide.
+    attributes, and a pale one no colour, hence the guards world.well_formed, world.readable and world.attributes.
+    Source: specific to vidguide.
     """
     check_world(sample)
     named = negative_attributes(sample.negative_prompt)

@@ -70,7 +70,7 @@ def negative_similarity(sample: Sample) -> Value:
     **COSINE_DIFFERENCE,
     better="higher",
     needs=("eval_prompt", "negative_prompt"),
-    guards=GUARDS[:1],
+    guards=GUARDS[:2],
 )
 def margin(sample: Sample) -> Value:
     """Measure how much closer the clip is to its eval_prompt than to the negative_prompt, by the dual encoder.

@@ -17,6 +17,7 @@ from vidguide.eval.report.contact_sheets import (
 from vidguide.eval.report.tables import (
     INTERVAL,
     arm_table,
+    break_list,
     comparison_table,
     format_versions,
     metric_label,
@@ -108,6 +109,7 @@ def to_html(summary: Summary, head: str = "") -> str:
         galleries=galleries,
         curves=error_curves(summary),
         arms=plain_table(*arm_table(summary)),
+        breaks=break_list(summary),
         failures=summary.failures,
         definitions=[(metric_label(name), METRICS[name]) for name in dict.fromkeys(m.metric for m in summary.means)],
         protocol=protocol(summary),

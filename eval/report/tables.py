@@ -1,6 +1,7 @@
 """The tables and sentences of a report, as plain text for every output format."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.scoring.notes import PROTOCOL
@@ -9,6 +10,7 @@ from vidguide.eval.scoring.verdict import Comparison, MetricComparison
 
 ARROWS = {"higher": "↑", "lower": "↓", "": ""}
 INTERVAL = "95% interval"
+SHOWN_BREAKS = 20  # clips
 
 
 def metric_label(metric: str) -> str:
@@ -62,6 +64,20 @@ def unmeasured_notes(summary: Summary) -> list[str]:
         f"Not measured in {', '.join(arms)}: {', '.join(metrics)}: {reason}."
         for reason, (metrics, arms) in reasons.items()
     ]
+
+
+def break_list(summary: Summary) -> list[tuple[str, str]]:
+    """Return (clip, its cuts and flashes with frame numbers) of the first clips that have any."""
+    rows = [row for row in summary.rows if row["metric"] == "temporal.breaks" and row["value"]]
+    return [(row["clip"], describe_breaks(row["details"]["breaks"])) for row in rows[:SHOWN_BREAKS]]
+
+
+def describe_breaks(breaks: Sequence[Mapping[str, Any]]) -> str:
+    """Return the breaks of one clip, such as `cut at frame 40; flash at frames 5, 6`."""
+    return "; ".join(
+        f"{item['kind']} at frame{'s' if len(item['frames']) > 1 else ''} {', '.join(map(str, item['frames']))}"
+        for item in breaks
+    )
 
 
 def nonempty_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:

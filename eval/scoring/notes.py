@@ -10,9 +10,11 @@ PROTOCOL = (
     "The unit is the prompt; seeds are averaged within it, and both arms share prompts and seeds. Intervals are 95%, "
     "by bootstrap over prompts (BCa); win rates have Wilson intervals. An improvement needs an interval without 0 and "
     "p < 0.05 by sign-flip permutation, corrected by Holm over the primary metrics ({primary}); other metrics are "
-    "exploratory. An improvement of steadiness is confounded if motion or lasting detail falls by 5%, if contrast, "
-    "brightness or saturation changes by 10%, if jerk rises by 1 pixel per frame squared, or if the tracked share "
-    "falls or the share of frozen frames, of ill-formed clips or the number of cuts and flashes rises by 0.05."
+    "exploratory. An improvement of steadiness is confounded if motion or lasting detail falls by 5%, if contrast "
+    "changes by 5% or brightness or saturation by 10%, if jerk rises by 1 pixel per frame squared, or if the tracked "
+    "share falls or the share of frozen frames, of ill-formed clips or the number of cuts and flashes rises by 0.05; "
+    "avoidance of a negative prompt, if the share of well-formed clips, of readable attributes or of attributes asked "
+    "for falls by 0.05."
 )
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from tests.helpers.known_clips import translation
 from vidguide.clip import Clip
 from vidguide.eval import evaluate as evaluating
 from vidguide.eval.cli import app
@@ -77,6 +78,16 @@ def test_compare_writes_a_complete_report(arms: tuple[Path, Path], tmp_path: Pat
     assert {path.name for path in tmp_path.iterdir()} == {"report.html", "report.md", "results.csv", "results.jsonl"}
     again = RUN.invoke(app, ["compare", str(tmp_path), str(arms[1]), "-o", str(tmp_path / "two")])
     assert again.exit_code == 0, again.output  # results of one run against clips
+
+
+def test_report_names_the_frames_of_cuts_and_flashes(tmp_path: Path) -> None:
+    frames = translation().frames.copy()
+    frames[5] = 0
+    clip = Clip(frames=frames, fps=8).save(tmp_path / "black.mkv")
+    done = RUN.invoke(app, [str(clip), "-m", "temporal", "-o", str(tmp_path / "o")])
+    assert done.exit_code == 0, done.output
+    for name in ("report.md", "report.html"):
+        assert "black.mkv: flash at frame 5" in (tmp_path / "o" / name).read_text()
 
 
 def test_arms_can_be_names_within_one_set_of_clips(arms: tuple[Path, Path], tmp_path: Path) -> None:

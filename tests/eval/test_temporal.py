@@ -10,11 +10,12 @@ import pytest
 from tests.helpers import known_clips as clips
 from vidguide.clip import Clip
 from vidguide.eval.clips.read import read
-from vidguide.eval.metrics.colours import LUMA
+from vidguide.eval.metrics.colours import LUMA, colours
+from vidguide.eval.metrics.optical_flow import FlowStatistics
 from vidguide.eval.metrics.registry import METRICS, select_metrics
 from vidguide.eval.metrics.sample import Sample
 from vidguide.eval.metrics.temporal import high_spectrum
-from vidguide.eval.metrics.warping import MIN_VARIANCE
+from vidguide.eval.metrics.warping import LOSS_TOLERANCE, MAX_USUAL_LOSS, MIN_VARIANCE, pair_errors
 
 STEADY = ("temporal", "vbench", "guard")
 
@@ -148,6 +149,85 @@ def test_detail_distinguishes_noise_from_blur() -> None:
     pale = Clip(frames=(128 + (clip.frames.astype(int) - 128) // 2).astype(np.uint8), fps=8)
     assert value("guard.detail", pale) == pytest.approx(sharp, rel=0.1)  # another contrast, coarser steps
     assert value("guard.sharpness", clips.noisy(6, clip)) > 2 * value("guard.sharpness", clip)
+
+
+def with_flash(frames: np.ndarray, first: int, length: int) -> np.ndarray:
+    changed = frames.copy()
+    changed[first : first + length] = 255 - changed[first : first + length] // 2
+    return changed
+
+
+@pytest.mark.parametrize("length", [1, 2, 3])
+@pytest.mark.parametrize("sigma", [0, 6])
+def test_breaks_name_their_frames(length: int, sigma: float) -> None:
+    frames = clips.noisy(sigma, clips.translation(frames=24)).frames
+    other = clips.noisy(sigma, clips.clip(np.stack([clips.texture(64, 64, seed=8)] * 8))).frames
+    changed = np.concatenate([with_flash(frames, 5, length), other])
+    measured = METRICS["temporal.breaks"](Sample(Clip(frames=changed, fps=8)))
+    flash = {"kind": "flash", "frames": tuple(range(5, 5 + length))}
+    assert measured.details["breaks"] == [flash, {"kind": "cut", "frames": (24,)}]
+    assert measured.value == 2
+    assert value("temporal.breaks", Clip(frames=frames, fps=8)) == 0
+
+
+@pytest.mark.parametrize("sigma", [1, 4, 16, 60])
+def test_noise_pumping_and_uneven_motion_are_no_breaks(sigma: float) -> None:
+    for clip in (clips.translation(), clips.jittered(1), clips.alternating(6), clips.duplicated()):
+        assert value("temporal.breaks", clips.noisy(sigma, clip)) == 0
+
+
+def test_one_flash_or_cut_of_81_frames_raises_the_worst_pairs() -> None:
+    frames = clips.noisy(4, clips.translation(frames=81)).frames
+    cut = np.concatenate([frames[:40], frames[40:, ::-1]])
+    black = frames.copy()
+    black[40] = 0
+    steady = value("temporal.warp_error_worst", Clip(frames=frames, fps=8))
+    for changed in (with_flash(frames, 40, 1), cut, black):
+        assert value("temporal.warp_error_worst", Clip(frames=changed, fps=8)) > 10 * steady
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(0.5, 0), (0.7, 20), (1, 30), (1.3, -60)])
+def test_warping_error_is_invariant_to_gain_and_offset(factor: float, offset: float) -> None:
+    clip = clips.noisy(6, clips.translation(side=96))
+    changed = clips.clip(128 + factor * (clip.frames - 128.0) / 1.5 + offset)
+    plain = clips.clip(128 + (clip.frames - 128.0) / 1.5)
+    assert value("temporal.warp_error", changed) == pytest.approx(value("temporal.warp_error", plain), rel=0.02)
+
+
+def test_pair_errors_equal_the_plain_formula() -> None:
+    random = np.random.default_rng()
+    variance, error, lost_error = random.uniform(100, 2000, 13), random.uniform(0, 900, 12), random.uniform(0, 4000, 12)
+    lost = random.uniform(0, 0.6, 12)
+    tracked = (1 - lost) * random.uniform(0.5, 1, 12)
+    tracked[4] = 0.001
+    errors = pair_errors(
+        FlowStatistics(
+            variance=variance.tolist(),
+            error=[None if t == 4 else value for t, value in enumerate(error.tolist())],
+            tracked=tracked.tolist(),
+            lost=lost.tolist(),
+            lost_error=lost_error.tolist(),
+        )
+    )
+    total = weights = 0.0
+    for t in range(12):
+        around = [lost[min(max(i, 0), 11)] for i in range(t - 2, t + 3)]
+        excess = max(0.0, lost[t] - min(float(np.median(around)), MAX_USUAL_LOSS) - LOSS_TOLERANCE)
+        unrelated = 2 * max((variance[t] + variance[t + 1]) / 2, 0.1 * np.median(variance), MIN_VARIANCE)
+        part = tracked[t] * min(error[t] / unrelated, 1) + excess * min(lost_error[t] / unrelated, 1)
+        part, weight = (1.0, 1.0) if t == 4 else (part, tracked[t] + excess)
+        total, weights = total + part, weights + weight
+        assert errors.error[t] == pytest.approx(part / weight, rel=1e-12)
+    assert errors.mean() == pytest.approx(total / weights, rel=1e-12)
+
+
+def test_colours_equal_their_definition() -> None:
+    frames = np.random.default_rng().integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
+    measured, luma = colours(frames), frames @ LUMA
+    np.testing.assert_allclose(measured.luma, luma.mean((1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(measured.contrast, luma.std((1, 2)), rtol=1e-5)
+    chroma = frames - luma[..., None]
+    np.testing.assert_allclose(measured.saturation, np.sqrt((chroma**2).mean((1, 2, 3))), rtol=1e-5)
 
 
 def test_shuffling_degrades_and_reversal_preserves_metrics() -> None:
