@@ -193,7 +193,7 @@ def main() -> None:
         table(verdict_rows),
         f"Percent without a change in which one of {len(EXPLORATORY)} exploratory metrics is significant:\n",
         table(exploratory_rows),
-        f"Percent of {arguments.samples} intervals that contain the true mean, by number of prompts. There are none (-)",
+        f"Percent of {arguments.samples} intervals that contain the mean, by number of prompts. There is none (-)",
         "where five prompts cannot reach p < 0.05:\n",
         table(covered),
         f"Intervals that contradict the p-value: {contradictions}.\n",

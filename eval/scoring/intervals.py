@@ -22,7 +22,7 @@ ALPHA = 0.05
 TAIL = ALPHA / 2
 RESAMPLES = 9999
 MAX_VALUES = 4_000_000  # resampled values in memory
-NODES = 200  # of the numerical integral over a share
+NODES = 2000  # of the numerical integral over a share
 TINY = 1e-12  # relative rounding error of a sum
 
 Interval = tuple[float, float]
@@ -77,7 +77,7 @@ def is_enumerated(count: int) -> bool:
 
 
 def choose_subsets(count: int) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Yield all nonempty subsets of `count` prompts, or of RESAMPLES random ones, in blocks: members 0 or 1, and sizes."""
+    """Yield the members (0 or 1) and the sizes of all nonempty subsets of `count` prompts, or of random ones."""
     total = 2**count if is_enumerated(count) else RESAMPLES
     block = max(MAX_VALUES // count, 1)
     for start in range(0, total, block):

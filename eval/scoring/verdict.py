@@ -121,7 +121,7 @@ def compare_metrics(
     for name, pair in pairs.items():
         floor = noise_floor(values_by_key(reference, name), values_by_key(again, name)) if again else None
         tests = sum(pairs[other_name].p is not None for other_name in primary if other_name in pairs)
-        conclusion = verdict(name, pairs, corrected.get(name), floor, name in primary, tests)
+        conclusion = verdict(name, pairs, corrected.get(name), floor, name in primary, max(tests, 1))
         if different_clips:
             conclusion = f"not comparable: the clips differ in {different_clips}"
         line = MetricComparison(
