@@ -9,6 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vidguide.eval.clips.containers import (
+    LENGTH_WARNING,
+    UNSTATED_LENGTH,
+    check_transport_stream,
+    count_empty_avi_chunks,
+)
 from vidguide.eval.clips.errors import (
     CorruptError,
     EmptyError,
@@ -74,6 +80,8 @@ def read_av(path: Path, *, partial: bool, max_bytes: int) -> DecodedFrames:
     """
     with open_container(path) as container:
         stream = video_stream(container, path)
+        if container.format.name == "mpegts" and not partial:
+            check_transport_stream(path)
         stream.codec_context.thread_type = "SLICE"
         result = describe_stream(stream)
         area = stream.codec_context.width * stream.codec_context.height * 3
@@ -81,7 +89,9 @@ def read_av(path: Path, *, partial: bool, max_bytes: int) -> DecodedFrames:
         with capture_decoder_errors() as log:
             problems = decode(container, stream, path, result, max_bytes)
         problems += log if result.codec in LOSSLESS else []
-        missing = count_missing(container, stream, result, problems)
+        missing = count_missing(container, stream, path, result, problems)
+        if container.format.name in UNSTATED_LENGTH:
+            result.warnings.append(LENGTH_WARNING)
     check_integrity(path, result, problems, missing, partial)
     if log and not problems:
         result.warnings.append(f"the decoder reported: {'; '.join(log[:3])}")
@@ -183,14 +193,16 @@ def rotate(frame: Any, result: DecodedFrames) -> NDArray[np.uint8]:
     return pixels
 
 
-def count_missing(container: Any, stream: Any, result: DecodedFrames, problems: list[str]) -> int:
+def count_missing(container: Any, stream: Any, path: Path, result: DecodedFrames, problems: list[str]) -> int:
     """Return how many frames the file declares beyond those decoded, by frame count, else by duration.
 
     Frames that an edit list hides are in the frame count, but are not missing: the decoded times then cover the
-    whole duration.
+    whole duration. Nor are the empty chunks of an AVI file, which repeat a frame.
     """
     by_duration = missing_by_duration(container, stream, result)
     missing = int(stream.frames) - len(result.frames) if stream.frames else by_duration or 0
+    if missing > 0 and container.format.name == "avi":
+        missing -= count_empty_avi_chunks(path, stream.index)
     steps = np.diff(result.times)
     regular = len(steps) > 0 and bool((steps < 1.5 * np.median(steps)).all())
     if by_duration == 0 and regular and missing > 0 and not problems:
