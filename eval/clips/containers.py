@@ -5,8 +5,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from vidguide.eval.clips.errors import TruncatedError
-
 AVI_ENTRY = struct.Struct("<4sIII")  # of the index: stream and kind, flags, offset, size
 SYNC = 0x47  # first byte of every packet of a transport stream
 PACKET_BYTES = (188, 192, 204)  # plain, with a time stamp (.m2ts), with error correction
@@ -42,17 +40,13 @@ def riff_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
         position += 8 + size + size % 2
 
 
-def check_transport_stream(path: Path) -> None:
-    """Refuse a transport stream that ends within a packet.
-
-    Raises:
-        TruncatedError: naming the number of bytes.
-    """
+def cut_packet(path: Path) -> str:
+    """Return how a transport stream ends within a packet; empty if it does not."""
     length = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(4 * max(PACKET_BYTES))
     for size in PACKET_BYTES:
         first = 4 if size == 192 else 0
         if len(head) > first + size and head[first] == head[first + size] == SYNC and length % size:
-            rest = f"{length} bytes end within a packet of {size}"
-            raise TruncatedError(path, f"truncated: {rest}; create or copy it again")
+            return f"{length} bytes end within a packet of {size}"
+    return ""

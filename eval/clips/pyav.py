@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from vidguide.eval.clips.containers import (
     LENGTH_WARNING,
     UNSTATED_LENGTH,
-    check_transport_stream,
     count_empty_avi_chunks,
+    cut_packet,
 )
 from vidguide.eval.clips.errors import (
     CorruptError,
@@ -80,8 +80,6 @@ def read_av(path: Path, *, partial: bool, max_bytes: int) -> DecodedFrames:
     """
     with open_container(path) as container:
         stream = video_stream(container, path)
-        if container.format.name == "mpegts" and not partial:
-            check_transport_stream(path)
         stream.codec_context.thread_type = "SLICE"
         result = describe_stream(stream)
         area = stream.codec_context.width * stream.codec_context.height * 3
@@ -92,7 +90,8 @@ def read_av(path: Path, *, partial: bool, max_bytes: int) -> DecodedFrames:
         missing = count_missing(container, stream, path, result, problems)
         if container.format.name in UNSTATED_LENGTH:
             result.warnings.append(LENGTH_WARNING)
-    check_integrity(path, result, problems, missing, partial)
+        cut = cut_packet(path) if container.format.name == "mpegts" else ""
+    check_integrity(path, result, problems, missing, partial, cut)
     if log and not problems:
         result.warnings.append(f"the decoder reported: {'; '.join(log[:3])}")
     return result
@@ -205,7 +204,8 @@ def count_missing(container: Any, stream: Any, path: Path, result: DecodedFrames
         missing -= count_empty_avi_chunks(path, stream.index)
     steps = np.diff(result.times)
     regular = len(steps) > 0 and bool((steps < 1.5 * np.median(steps)).all())
-    if by_duration == 0 and regular and missing > 0 and not problems:
+    has_edit_list = "mov" in container.format.name
+    if has_edit_list and by_duration == 0 and regular and missing > 0 and not problems:
         result.warnings.append(f"an edit list hides {missing} frames of the file")
         return 0
     return missing
@@ -231,11 +231,22 @@ def stated_duration(container: Any, stream: Any) -> float | None:
     return container.duration / 1e6 if only_stream and container.duration else None
 
 
-def check_integrity(path: Path, result: DecodedFrames, problems: list[str], missing: int, partial: bool) -> None:
-    """Refuse a damaged or truncated clip (with `partial`: add a warning), and check its frame times."""
+def check_integrity(
+    path: Path, result: DecodedFrames, problems: list[str], missing: int, partial: bool, cut: str = ""
+) -> None:
+    """Refuse a damaged or truncated clip (with `partial`: add a warning), and check its frame times.
+
+    Args:
+        path: of the clip.
+        result: decoded frames.
+        problems: of the decoder.
+        missing: number of frames.
+        partial: whether damage is a warning.
+        cut: how the file is truncated apart from missing frames; empty if it is not.
+    """
     if not result.frames:
         raise (CorruptError if problems else EmptyError)(path, "no frame can be decoded")
-    error = damage(path, len(result.frames), problems, missing)
+    error = damage(path, len(result.frames), problems, missing, cut)
     if error and not partial:
         raise error
     if error:
@@ -243,10 +254,10 @@ def check_integrity(path: Path, result: DecodedFrames, problems: list[str], miss
     check_times(result)
 
 
-def damage(path: Path, frames: int, problems: list[str], missing: int) -> ReadError | None:
+def damage(path: Path, frames: int, problems: list[str], missing: int, cut: str) -> ReadError | None:
     """Return the error that describes the damage of a file; None where there is none."""
-    if missing > 0:
-        counts = f"{frames} of {frames + missing} frames"
+    if missing > 0 or cut:
+        counts = f"{frames} of {frames + missing} frames" if missing > 0 else cut
         return TruncatedError(path, f"truncated: {counts}; create or copy it again")
     if problems:
         return CorruptError(path, f"damaged: {'; '.join(problems[:3])}; create or copy it again")
