@@ -86,7 +86,7 @@ def arm_rows(results: dict[str, Result], picked: list[int], times: bool = True) 
         judged, before = [result.judged[i] for i in picked], [base.judged[i] for i in picked]
         row = {"arm": arm, "unwanted shows, %": format_share(judged, "unwanted")}
         row["against no guidance, points"] = (
-            "-" if arm == BASE else percent(paired(paired_differences(judged, before, "unwanted"), span=1))
+            "-" if arm == BASE else percent(paired(paired_differences(judged, before, "unwanted")))
         )
         for name in SHARES:
             row[f"{name}, %"] = format_share(judged, name)

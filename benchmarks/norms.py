@@ -56,7 +56,7 @@ def compare(results: dict[tuple[str, float], Result]) -> dict[tuple[str, float],
         base, every = results[PAPER, tau], list(range(len(result.judged)))
         alike = same_scene(base, result)
         comparisons[norm, tau] = {
-            "unwanted": compare_pairs(values(base, "unwanted", every), values(result, "unwanted", every), 1),
+            "unwanted": compare_pairs(values(base, "unwanted", every), values(result, "unwanted", every)),
             "warping error": compare_pairs(
                 values(base, "warping error", every), values(result, "warping error", every)
             ),

@@ -1,7 +1,6 @@
 """Shared code of the benchmarks: intervals, tables and result files."""
 
 import json
-import math
 import platform
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -22,16 +21,11 @@ def share(successes: int, total: int) -> tuple[float, float, float]:
     return (successes / total, *share_interval(successes, total))
 
 
-def paired(differences: Sequence[float], span: float = math.inf) -> tuple[float, float, float]:
-    """Return the mean of paired differences and its 95% interval.
-
-    Args:
-        differences: one per prompt.
-        span: largest possible difference, see :func:`vidguide.eval.scoring.statistics.estimate_difference`.
-    """
-    mean, _ = estimate_difference(differences, span)
+def paired(differences: Sequence[float]) -> tuple[float, float, float]:
+    """Return the mean of paired differences and its 95% interval."""
+    mean, _ = estimate_difference(differences)
     if mean.mean is None or mean.low is None or mean.high is None:
-        raise ValueError(f"differences={differences!r}: an interval needs at least six values, not all equal")
+        raise ValueError(f"differences={differences!r}: an interval needs at least six values")
     return mean.mean, mean.low, mean.high
 
 

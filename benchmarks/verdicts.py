@@ -132,7 +132,7 @@ def paired_share_coverage(gained: float, lost: float, prompts: int, samples: int
     changes = random.multinomial(prompts, [gained, lost, 1 - gained - lost], samples)
     for ups, downs, _ in changes.tolist():
         low, high = paired_share_interval(ups, downs, prompts)
-        _, p = estimate_difference([1.0] * ups + [-1.0] * downs + [0.0] * (prompts - ups - downs), 1.0)
+        _, p = estimate_difference([1.0] * ups + [-1.0] * downs + [0.0] * (prompts - ups - downs))
         covered += low <= gained - lost <= high
         contradictions += ((p or 1) <= ALPHA) == (low <= 0 <= high)
     return covered / samples, contradictions

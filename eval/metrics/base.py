@@ -109,11 +109,6 @@ class Metric:
         """Return the smallest and the largest possible value."""
         return self.low, self.high
 
-    @property
-    def span(self) -> float:
-        """Return the largest possible difference of two values."""
-        return self.high - self.low
-
     def __call__(self, sample: Sample) -> Value:
         """Compute the value on one clip; it is None, with a reason, where the metric is undefined.
 

@@ -13,7 +13,6 @@ from typing import Literal
 import numpy as np
 
 from vidguide.eval.metrics.base import Guard
-from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.scoring.intervals import (
     Interval,
     SignFlips,
@@ -21,7 +20,7 @@ from vidguide.eval.scoring.intervals import (
     prompts_for_p,
     prompts_for_share,
 )
-from vidguide.eval.scoring.statistics import PairedComparison
+from vidguide.eval.scoring.statistics import PairedComparison, is_yes_or_no
 
 MANY = 10_000  # prompts, above which their number is not stated
 
@@ -80,9 +79,8 @@ def distance_interval(guard: Guard, pair: PairedComparison) -> Interval | None:
 def needed_prompts(guard: Guard, pair: PairedComparison) -> float:
     """Return how many prompts decide an undecided guard: more than now, at the differences that were observed."""
     needed = max(prompts_for_decision(distances(guard, pair)), len(pair.by_prompt) + 1, prompts_for_p())
-    span = METRICS[guard.id].span
-    if not guard.relative and {abs(b - a) for a, b in pair.by_prompt.values()} <= {0.0, span} and span < math.inf:
-        needed = max(needed, prompts_for_share(abs(guard.change) / span))
+    if not guard.relative and is_yes_or_no([b - a for a, b in pair.by_prompt.values()]):
+        needed = max(needed, prompts_for_share(abs(guard.change)))
     return needed
 
 

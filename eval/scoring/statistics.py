@@ -94,40 +94,39 @@ def make_estimate(values: Sequence[float], interval: Interval | None) -> Estimat
     return Estimate(mean=float(np.mean(values)), low=low, high=high, prompts=len(values))
 
 
-def estimate_difference(differences: Sequence[float], span: float = math.inf) -> tuple[Estimate, float | None]:
+def estimate_difference(differences: Sequence[float]) -> tuple[Estimate, float | None]:
     """Return the mean of paired differences with its interval, and the two-sided p-value of a mean of 0.
+
+    Differences of yes-or-no values, all of which are -1, 0 or 1, have the exact interval of paired shares. So has a
+    metric without any difference, so that no interval is 0 to 0: a share of the prompts may differ by 1.
 
     Args:
         differences: one per prompt.
-        span: largest possible difference. Differences of yes-or-no values are 0 or `span` in size and have the exact
-            interval of paired shares; so have differences of bounded values if all are 0. No interval is 0 to 0.
 
     Returns:
         estimate and p-value. Without two differences both interval and p-value are None.
     """
     if len(differences) < 2:
         return estimate(differences), None
-    if {abs(value) for value in differences} <= {0.0, span}:
+    if is_yes_or_no(differences):
         gained, lost = (sum(value * sign > 0 for value in differences) for sign in (1, -1))
         low, high = paired_share_interval(gained, lost, len(differences))
-        return make_estimate(differences, (low * span, high * span)), paired_share_p_value(gained, lost)
+        return make_estimate(differences, (low, high)), paired_share_p_value(gained, lost)
     flips = SignFlips(np.asarray(differences, float))
     return make_estimate(differences, flips.interval()), flips.p_value()
 
 
-def compare_pairs(
-    reference: Mapping[Key, float], other: Mapping[Key, float], span: float = math.inf
-) -> PairedComparison:
-    """Compare two arms on the clips that both have; a clip without a partner is left out.
+def is_yes_or_no(differences: Sequence[float]) -> bool:
+    """Return whether differences can be those of yes-or-no values: -1, 0 and 1."""
+    return set(differences) <= {-1.0, 0.0, 1.0}
 
-    Args:
-        reference, other: values of the arms.
-        span: largest possible difference, see :func:`estimate_difference`.
-    """
+
+def compare_pairs(reference: Mapping[Key, float], other: Mapping[Key, float]) -> PairedComparison:
+    """Compare two arms on the clips that both have; a clip without a partner is left out."""
     shared = [key for key in reference if key in other]
     left = mean_by_prompt({key: reference[key] for key in shared})
     right = mean_by_prompt({key: other[key] for key in shared})
-    difference, p = estimate_difference([right[prompt] - left[prompt] for prompt in left], span)
+    difference, p = estimate_difference([right[prompt] - left[prompt] for prompt in left])
     return PairedComparison(
         reference=float(np.mean(list(left.values()))) if left else None,
         other=float(np.mean(list(right.values()))) if right else None,
@@ -181,7 +180,10 @@ def noise_floor(first: Mapping[Key, float], again: Mapping[Key, float]) -> float
     Returns:
         the larger absolute bound of the 95% interval; without an interval, the absolute mean difference or None.
     """
-    difference = compare_pairs(first, again).difference
+    comparison = compare_pairs(first, again)
+    difference = comparison.difference
+    if comparison.by_prompt and all(a == b for a, b in comparison.by_prompt.values()):
+        return 0.0
     if difference.low is None or difference.high is None:
         return None if difference.mean is None else abs(difference.mean)
     return max(abs(difference.low), abs(difference.high))

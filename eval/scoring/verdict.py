@@ -139,7 +139,7 @@ def compare_metrics(
 
 def compare_metric(reference: Sequence[Row], other: Sequence[Row], name: str) -> PairedComparison:
     """Return the paired statistics of one metric."""
-    return compare_pairs(values_by_key(reference, name), values_by_key(other, name), METRICS[name].span)
+    return compare_pairs(values_by_key(reference, name), values_by_key(other, name))
 
 
 def correct_p_values(pairs: Mapping[str, PairedComparison], primary: Sequence[str]) -> dict[str, float]:

@@ -142,7 +142,7 @@ def test_interval_of_paired_shares_agrees_with_mcnemar_in_every_table() -> None:
 def test_p_value_of_yes_or_no_differences_is_that_of_sign_flips() -> None:
     for ups, downs, zeros in ((6, 1, 3), (3, 2, 0), (8, 0, 4)):
         values = [1.0] * ups + [-1.0] * downs + [0.0] * zeros
-        assert estimate_difference(values, 1)[1] == pytest.approx(SignFlips(np.array(values)).p_value())
+        assert estimate_difference(values)[1] == pytest.approx(SignFlips(np.array(values)).p_value())
 
 
 def test_numbers_of_prompts() -> None:
