@@ -13,7 +13,9 @@ PROTOCOL = (
     "uncorrected p is at most 0.05. Shares have exact intervals (Clopper-Pearson; Fay and Lumbard for paired shares). "
     "An improvement needs p <= 0.05, corrected by Holm over the primary metrics ({primary}); other metrics are "
     "exploratory, corrected by Benjamini and Hochberg. An improvement is confounded if the whole interval of a guard "
-    "lies outside its margin, and unconfounded only if it lies inside; otherwise the guard is undecided."
+    "lies outside its margin, and unconfounded only if it lies inside; otherwise the guard is undecided. Margins of "
+    "steadiness: 5% less motion or lasting detail, 10% of contrast, brightness or saturation, jerk by 1 pixel per frame "
+    "squared, and 0.05 less of tracked pixels, or more of frozen frames, ill-formed clips, cuts and flashes."
 )
 
 
