@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +88,7 @@ def choose_subsets(count: int) -> Iterator[tuple[NDArray[np.float64], NDArray[np
 @lru_cache(maxsize=1)
 def subset_block(count: int, start: int, length: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the nonempty ones of `length` subsets from number `start` on: `(subsets, count)` and their sizes."""
+    members: NDArray[Any]
     if is_enumerated(count):
         members = np.arange(start, start + length)[:, None] >> np.arange(count) & 1
     else:

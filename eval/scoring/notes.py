@@ -14,8 +14,8 @@ PROTOCOL = (
     "An improvement needs p <= 0.05, corrected by Holm over the primary metrics ({primary}); other metrics are "
     "exploratory, corrected by Benjamini and Hochberg. An improvement is confounded if the whole interval of a guard "
     "lies outside its margin, and unconfounded only if it lies inside; otherwise the guard is undecided. Margins of "
-    "steadiness: 5% less motion or lasting detail, 10% of contrast, brightness or saturation, jerk by 1 pixel per frame "
-    "squared, and 0.05 less of tracked pixels, or more of frozen frames, ill-formed clips, cuts and flashes."
+    "steadiness: 5% less motion or lasting detail, 10% of contrast, brightness or saturation, jerk by 1 pixel per "
+    "frame squared, and 0.05 less of tracked pixels, or more of frozen frames, ill-formed clips, cuts and flashes."
 )
 
 
