@@ -3,6 +3,7 @@
 import itertools
 import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,7 +133,7 @@ def check_webp_chunks(path: Path, data: bytes) -> None:
         position += 8 + size + size % 2
 
 
-def duration_ms(metadata: dict[str, Any]) -> float:
+def duration_ms(metadata: Mapping[Any, Any]) -> float:
     """Return how long an image of an animation is shown, in milliseconds; 0 where it is not stated."""
     value = metadata.get("duration", 0)
     return float(value) if isinstance(value, int | float) else 0.0
