@@ -7,7 +7,7 @@ Each prompt omits one attribute, as in `negative_prompt.py`, where this model ca
 prompt; classifier-free guidance uses the empty prompt, so that the variants differ in nothing else. All variants run
 the same prompts and seeds, alternating batch by batch. In addition to each published scale there is a lower one, chosen
 by `--tune` on other prompts and seeds: the scale of each method with the highest share of well-formed clips, and among
-equal ones with the lowest warping error. Metrics, intervals (95%, bootstrap over prompts) and verdicts are those of
+equal ones with the lowest warping error. Metrics, 95% intervals and verdicts are those of
 `vidguide.eval`: an improvement with less motion, less sharpness or fewer well-formed clips is reported as confounded.
 """
 
@@ -21,6 +21,7 @@ from reporting import RESULTS, table, write
 from sampling import Arm, Case, Result, sample
 
 from vidguide import CFG, EMAG, NAG, PAG, SEG, STG, Clip
+from vidguide.eval.metrics.base import REGISTRY
 from vidguide.eval.metrics.registry import select_metrics
 from vidguide.eval.metrics.sample import Sample
 from vidguide.eval.scoring.score import measure
@@ -109,7 +110,7 @@ def means(rows: dict[str, list[dict[str, Any]]]) -> list[dict[str, str]]:
         row = {"arm": arm}
         for metric, (heading, _, _) in METRICS.items():
             row[heading] = format_estimate(
-                estimate(list(mean_by_prompt(values_by_key(scored, metric)).values())), metric
+                estimate(list(mean_by_prompt(values_by_key(scored, metric)).values()), REGISTRY[metric].bounds), metric
             )
         table_rows.append(row)
     return table_rows

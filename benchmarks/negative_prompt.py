@@ -5,7 +5,7 @@
 The prompt of each clip omits one attribute (in turn colour, shape, motion, background), and the negative prompt names a
 random value of it. All arms run the same prompts, negative prompts and seeds, alternating batch by batch, so that times
 are comparable. `grid` runs many settings; `chosen` compares the settings selected from the grid, on cases that the grid
-did not use (`--first`). Intervals are 95%: Wilson for shares, paired bootstrap for differences to no guidance.
+did not use (`--first`). Intervals are 95% and exact, also of the paired differences to no guidance.
 """
 
 import argparse

@@ -5,8 +5,8 @@
 The cases of `negative_prompt.py`; all arms run the same prompts, negative prompts and seeds: each norm at several
 `tau`, scale 11, alpha 0.5. Each is compared in pairs with the paper's norm at the same `tau`: share of clips with the
 unwanted value (suppression), warping error, and warping error of the pairs in which the oracle reads the same scene in
-both clips, so that the motion is equal. Intervals are 95%, by bootstrap over prompts; p-values by sign flips, with
-Holm's correction.
+both clips, so that the motion is equal. Intervals are 95% and agree with the p-values, which are by sign flips and,
+in the table, corrected by Holm.
 """
 
 import argparse

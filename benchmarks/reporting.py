@@ -10,21 +10,22 @@ from typing import Any
 import torch
 
 from vidguide.eval.report.markdown_table import markdown_table
-from vidguide.eval.scoring.statistics import estimate, wilson
+from vidguide.eval.scoring.intervals import share_interval
+from vidguide.eval.scoring.statistics import estimate_difference
 
 RESULTS = Path(__file__).parent / "results"
 
 
 def share(successes: int, total: int) -> tuple[float, float, float]:
-    """Return a share and its Wilson 95% interval."""
-    return (successes / total, *wilson(successes, total))
+    """Return a share and its exact 95% interval (Clopper-Pearson)."""
+    return (successes / total, *share_interval(successes, total))
 
 
 def paired(differences: Sequence[float]) -> tuple[float, float, float]:
-    """Return the mean of paired differences and its bootstrap 95% interval (percentile, 2,000 resamples)."""
-    mean = estimate(differences, method="percentile", resamples=2000)
+    """Return the mean of paired differences and its 95% interval."""
+    mean, _ = estimate_difference(differences)
     if mean.mean is None or mean.low is None or mean.high is None:
-        raise ValueError(f"differences={differences!r}: an interval needs at least two values")
+        raise ValueError(f"differences={differences!r}: an interval needs at least six values")
     return mean.mean, mean.low, mean.high
 
 

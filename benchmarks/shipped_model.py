@@ -69,7 +69,7 @@ def sample(pipe: Any, prompts: list[tuple[Scene, str]], about: str, **settings: 
 
 
 def accuracy(scenes: list[Scene], readings: list[Reading]) -> dict[str, tuple[float, float, float]]:
-    """Return shares with Wilson intervals: correct per named attribute, well-formed in every frame, and all named
+    """Return shares with exact intervals: correct per named attribute, well-formed in every frame, and all named
     attributes correct."""
     pairs = list(zip(scenes, readings, strict=True))
     right: dict[str, list[bool]] = {name: [] for name in (*ATTRIBUTES, "well-formed", "all that is asked")}

@@ -11,7 +11,7 @@ from vidguide.eval.report.console import Command, Commands, console, errors, pla
 
 app = typer.Typer(cls=Commands, add_completion=False, help="Measure clips, and compare arms of them.")
 Clips = Annotated[list[Path] | None, typer.Argument(help="Videos, frame folders, or folders of them.")]
-Prompts = Annotated[Path | None, typer.Option("--prompts", "-p", help="JSON or JSONL: texts by clip.")]
+Prompts = Annotated[Path | None, typer.Option("--prompts", "-p", help="JSON, JSONL or CSV: texts by clip.")]
 Metrics = Annotated[str | None, typer.Option("--metrics", "-m", help="Metric ids or namespaces, comma-separated.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")]
 Again = Annotated[Path | None, typer.Option(help="A repetition of the reference arm, for the noise floor.")]
@@ -27,7 +27,7 @@ Device = Annotated[str, typer.Option(help="Device of these models.")]
 Fps = Annotated[float | None, typer.Option(help="Frame rate of files that state none or a wrong one.")]
 Reader = Annotated[str, typer.Option(help="Decoder of video files: av or decord.")]
 Partial = Annotated[bool, typer.Option("--partial", help="Score the readable part of damaged files, with a warning.")]
-Memory = Annotated[int, typer.Option(min=1, help="Memory limit for the frames of one clip, in MiB.")]
+Memory = Annotated[int, typer.Option(min=1, help="Memory limit to score one clip, in MiB.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore results of an earlier run in the folder.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no table.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The summary as JSON on standard output.")]

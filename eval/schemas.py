@@ -30,8 +30,16 @@ class ManifestEntry(BaseModel):
     negative_prompt: Text | None = None
 
 
+class ResultDetails(BaseModel):
+    """Details of a value; there may be more than the remarks."""
+
+    model_config = ConfigDict(strict=True)
+
+    remarks: list[str] = []
+
+
 class ResultRow(BaseModel):
-    """The fields that every row of results.jsonl must have; a row has more."""
+    """The fields of a row of results.jsonl that are read again; a row has more. Those with a default may be absent."""
 
     model_config = ConfigDict(strict=True)
 
@@ -41,10 +49,25 @@ class ResultRow(BaseModel):
     prompt_id: str
     seed: int | None
     metric: str
-    value: float | None
+    value: FiniteFloat | None
     status: Literal["ok", "undefined", "failed"]
     config_hash: str
     file_sha256: str | None
+    version: str | None = None
+    weights: str | None = None
+    unit: str | None = None
+    reason: str | None = None
+    clip_sha256: str | None = None
+    eval_prompt: str | None = None
+    negative_prompt: str | None = None
+    frames: int | None = Field(default=None, gt=0)
+    width: int | None = Field(default=None, gt=0)
+    height: int | None = Field(default=None, gt=0)
+    fps: FiniteFloat | None = Field(default=None, gt=0)
+    marks: list[str] | None = None
+    per_frame: list[FiniteFloat | None] | None = None
+    details: ResultDetails | None = None
+    versions: dict[str, str] = {}
 
 
 class VBenchScore(BaseModel):

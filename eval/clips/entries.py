@@ -5,8 +5,9 @@ generated the clip; `eval_prompt` is the text it is scored against, by default t
 seed share the negative prompt, so that an arm generated without it is scored against the same negative.
 """
 
+import os
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -44,25 +45,69 @@ def entries(sources: Sequence[Path], manifest: Path | None = None) -> list[Entry
         ManifestError: invalid content of the manifest or of the JSON file next to a clip.
         FileNotFoundError: a source does not exist.
     """
-    clips = {clip: read_sidecar(clip) for source in sources for clip in find_clips(source)}
+    clips = {clip: read_sidecar(clip) for clip in unique_clips(sources)}
     if manifest:
-        for name, fields in read_manifest(manifest).items():
-            clip = match_clip(manifest, name, clips)
+        for clip, fields in match_clips(manifest, list(clips)).items():
             clips[clip] = {**(clips.get(clip) or read_sidecar(clip)), **fields}
     return share_negatives(make_entry(clip, fields) for clip, fields in clips.items())
 
 
-def match_clip(manifest: Path, name: str, clips: Iterable[Path]) -> Path:
-    """Return the clip that a manifest entry names: one of the clips, else a path relative to the manifest.
+def unique_clips(sources: Iterable[Path]) -> list[Path]:
+    """Return the clips in files and folders; of several paths to one clip, such as relative and absolute, the first."""
+    clips: dict[str, Path] = {}
+    for source in sources:
+        for clip in find_clips(source):
+            clips.setdefault(absolute(clip), clip)
+    return list(clips.values())
+
+
+def absolute(path: Path) -> str:
+    """Return an absolute path without `..`; symbolic links remain, because each may have a JSON file of its own."""
+    return os.path.normpath(path.absolute())
+
+
+def match_clips(manifest: Path, clips: Sequence[Path]) -> dict[Path, dict[str, Any]]:
+    """Return the fields of each clip that a manifest names: one of the clips, else a path relative to the manifest.
+
+    An entry names a clip by its path, absolute or relative to the manifest or the working directory, or by its file
+    name with or without suffix.
 
     Raises:
-        ManifestError: the name matches several clips.
+        ManifestError: a name matches several clips, or two entries the same clip.
     """
-    matches = [clip for clip in clips if name in (str(clip), clip.name, clip.stem)]
+    paths = {path: clip for clip in clips for path in (str(clip.resolve()), absolute(clip))}
+    names: dict[str, list[Path]] = defaultdict(list)
+    for clip in clips:
+        for name in {str(clip), clip.name, clip.stem}:
+            names[name].append(clip)
+    fields, entries_by_path = {}, {}
+    for name, given in read_manifest(manifest).items():
+        clip = match_clip(manifest, name, paths, names)
+        other = entries_by_path.setdefault(absolute(clip), name)
+        if other != name:
+            raise ManifestError(f"{manifest}: {other!r} and {name!r} are the same clip; remove one of them")
+        fields[clip] = given
+    return fields
+
+
+def match_clip(manifest: Path, name: str, paths: Mapping[str, Path], names: Mapping[str, Sequence[Path]]) -> Path:
+    """Return the clip that a manifest entry names.
+
+    Args:
+        manifest: path of the manifest.
+        name: of the clip in the manifest.
+        paths: clips by absolute path, with and without symbolic links.
+        names: clips by path as given, file name and stem.
+    """
+    relative = manifest.parent / name
+    for path in (absolute(relative), str(relative.resolve()), absolute(Path(name)), str(Path(name).resolve())):
+        if path in paths:
+            return paths[path]
+    matches = names.get(name, ())
     if len(matches) > 1:
         candidates = ", ".join(str(clip) for clip in matches[:3])
         raise ManifestError(f"{manifest}: clip {name!r} is ambiguous ({candidates}); give the path")
-    return matches[0] if matches else manifest.parent / name
+    return matches[0] if matches else relative
 
 
 def make_entry(clip: Path, fields: dict[str, Any]) -> Entry:
@@ -104,17 +149,23 @@ def find_clips(source: Path) -> list[Path]:
     """
     if not source.exists():
         raise FileNotFoundError(f"clips={str(source)!r}: no such file or folder")
-    if source.is_file():
-        return [source]
-    visible = sorted(path for path in source.iterdir() if not path.name.startswith("."))
+    return [source] if source.is_file() else search_folder(source, set())
+
+
+def search_folder(folder: Path, searched: set[Path]) -> list[Path]:
+    """Return the clips in a folder; a folder that was searched already, by a symbolic link, has none."""
+    if folder.resolve() in searched:
+        return []
+    searched.add(folder.resolve())
+    visible = sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     videos = preferred_videos(visible)
-    nested = [clip for path in visible if path.is_dir() for clip in find_clips(path)]
+    nested = [clip for path in visible if path.is_dir() for clip in search_folder(path, searched)]
     if videos or nested:
         return [*videos, *nested]
     images = [path for path in visible if path.is_file() and path.suffix.lower() in IMAGES]
     if images and all(path.suffix.lower() in ANIMATIONS for path in images):
         return images
-    return [source] if images else []
+    return [folder] if images else []
 
 
 def preferred_videos(paths: Iterable[Path]) -> list[Path]:

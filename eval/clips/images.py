@@ -1,29 +1,46 @@
 """Decoding of images: still images, animations, and folders with one image per frame."""
 
+import itertools
+import re
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from vidguide.eval.clips.errors import CorruptError, EmptyError, FramesError, ReadError, TruncatedError, UnreadableError
+from vidguide.eval.clips.errors import (
+    CorruptError,
+    EmptyError,
+    FramesError,
+    ReadError,
+    TooLargeError,
+    TruncatedError,
+    UnreadableError,
+)
 from vidguide.eval.clips.pyav import DecodedFrames, check_size
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 IMAGES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".apng"}
 LOSSY_IMAGES = {".jpg", ".jpeg"}
+NUMBERED = re.compile(r"(?P<before>.*?)(?P<number>[0-9]+)(?P<after>[^0-9]*)", re.DOTALL)
 WEBP_CHUNKS = {b"VP8 ", b"VP8L", b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"ICCP", b"EXIF", b"XMP "}
 
 
 def read_image(path: Path, max_bytes: int) -> DecodedFrames:
-    """Decode a still image (one frame) or an animation (GIF, WebP, APNG) by imageio.
+    """Decode a still image (one frame) or an animation (GIF, WebP, APNG) by Pillow.
 
     Raises:
-        ReadError: the file is not an image, or it is truncated.
+        ReadError: the file is not an image, or it is truncated, transparent or larger than the limit.
     """
-    import imageio
+    import PIL
 
     check_structure(path)
     codec = "lossy image" if path.suffix.lower() in LOSSY_IMAGES else "png"
-    result = DecodedFrames(reader=f"imageio {imageio.__version__}", codec=codec)
+    result = DecodedFrames(reader=f"pillow {PIL.__version__}", codec=codec)
     try:
         durations = decode(path, result, max_bytes)
     except ReadError:
@@ -38,15 +55,49 @@ def read_image(path: Path, max_bytes: int) -> DecodedFrames:
 
 def decode(path: Path, result: DecodedFrames, max_bytes: int) -> list[float]:
     """Decode every frame into the result, and return how long each is shown, in seconds."""
-    import imageio.v3 as iio
-
     durations = []
-    opened: Any = iio.imopen(path, "r", plugin="pillow")
-    with opened as file:
-        for index, frame in enumerate(file.iter(mode="RGB")):
-            result.add(path, np.asarray(frame, np.uint8), max_bytes)
-            durations.append(duration_ms(file.metadata(index=index)) / 1000)
+    with open_image(path) as image:
+        check_size(path, image.width * image.height * 3, max_bytes)
+        for index in range(getattr(image, "n_frames", 1)):
+            image.seek(index)
+            image.load()
+            result.add(path, to_rgb(path, image), max_bytes)
+            durations.append(duration_ms(image.info) / 1000)
     return durations
+
+
+def open_image(path: Path) -> "Image":
+    """Open an image. Pillow's warning of many pixels is replaced by the memory limit.
+
+    Raises:
+        TooLargeError: Pillow refuses so many pixels.
+    """
+    import PIL.Image
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PIL.Image.DecompressionBombWarning)
+        try:
+            return PIL.Image.open(path)
+        except PIL.Image.DecompressionBombError as error:
+            raise TooLargeError(path, f"{error}; scale it down") from None
+
+
+def to_rgb(path: Path, image: "Image") -> NDArray[np.uint8]:
+    """Return an image as `(H, W, 3)` uint8.
+
+    Raises:
+        FramesError: the image has transparent pixels, or more than 16 bits per channel.
+    """
+    if image.mode.startswith("I;16"):
+        grey = np.rint(np.asarray(image).astype(np.float64) / 257).astype(np.uint8)
+        return np.repeat(grey[..., None], 3, axis=-1)
+    if image.mode in ("I", "F"):
+        raise FramesError(path, f"pixels of 32 bits (mode {image.mode}); save them with 8 or 16 bits per channel")
+    if image.has_transparency_data:
+        rgba = np.asarray(image.convert("RGBA"))
+        if (rgba[..., 3] != 255).any():
+            raise FramesError(path, "transparent pixels; composite them over a background first")
+    return np.asarray(image.convert("RGB"))
 
 
 def set_times(result: DecodedFrames, durations: list[float]) -> None:
@@ -82,7 +133,7 @@ def check_webp_chunks(path: Path, data: bytes) -> None:
         position += 8 + size + size % 2
 
 
-def duration_ms(metadata: dict[str, Any]) -> float:
+def duration_ms(metadata: Mapping[Any, Any]) -> float:
     """Return how long an image of an animation is shown, in milliseconds; 0 where it is not stated."""
     value = metadata.get("duration", 0)
     return float(value) if isinstance(value, int | float) else 0.0
@@ -118,8 +169,18 @@ def read_folder(folder: Path, max_bytes: int) -> DecodedFrames:
 
 
 def check_numbers(folder: Path, files: list[Path]) -> None:
-    """Refuse a gap in the frame numbers, where all names are numbers."""
-    numbers = [int(path.stem) for path in files if path.stem.isdecimal()]
-    if len(numbers) == len(files) and numbers != list(range(numbers[0], numbers[0] + len(numbers))):
-        gap = next(n for n in range(numbers[0], numbers[-1]) if n not in set(numbers))
-        raise FramesError(folder, f"frame {gap} is missing between {numbers[0]} and {numbers[-1]}")
+    """Refuse a gap or a repetition in the frame numbers, where all names are equal but for a number."""
+    matches = [NUMBERED.fullmatch(path.stem) for path in files]
+    if len({match and (match["before"], match["after"]) for match in matches}) != 1 or not matches[0]:
+        return
+    numbers = sorted(int(match["number"]) for match in matches if match)
+    for previous, number in itertools.pairwise(numbers):
+        if number == previous:
+            names = ", ".join(
+                path.name
+                for path, match in zip(files, matches, strict=True)
+                if match and int(match["number"]) == number
+            )
+            raise FramesError(folder, f"frame {number} occurs several times ({names}); remove all but one")
+        if number > previous + 1:
+            raise FramesError(folder, f"frame {previous + 1} is missing between {numbers[0]} and {numbers[-1]}")

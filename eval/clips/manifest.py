@@ -1,6 +1,9 @@
 """Texts, seed and arm of clips: from a manifest of many clips, or from the JSON file next to one clip."""
 
+import csv
+import io
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +36,10 @@ def stated_hash(clip: Path) -> str | None:
 
 
 def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
-    """Read JSON Lines, a JSON list of objects, or a JSON object of clip name to prompt or to fields.
+    """Read JSON Lines, CSV, a JSON list of objects, or a JSON object of clip name to prompt or to fields.
+
+    Args:
+        path: of a file with suffix .jsonl, .csv (columns: the fields; an empty cell is unset) or .json.
 
     Returns:
         clip name to its fields.
@@ -43,7 +49,7 @@ def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
     """
     if not path.is_file():
         raise FileNotFoundError(f"prompts={str(path)!r}: no such file")
-    parse = parse_lines if path.suffix.lower() == ".jsonl" else parse_list
+    parse = {".jsonl": parse_lines, ".csv": parse_csv}.get(path.suffix.lower(), parse_list)
     manifest: dict[str, dict[str, Any]] = {}
     for where, item in parse(path, read_text(path)):
         fields = check_fields(check_object(item, where), where)
@@ -59,8 +65,34 @@ def read_manifest(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file; bytes that are not UTF-8 become replacement characters."""
-    return path.read_text(encoding="utf-8", errors="replace")
+    """Return the text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        ManifestError: the file has another encoding.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        problem = f"byte {error.object[error.start]:#04x} at {error.start}"
+        raise ManifestError(f"{path}: not UTF-8 ({problem}); save it in UTF-8") from None
+
+
+def parse_csv(path: Path, text: str) -> list[tuple[str, Any]]:
+    """Return (location, fields) of each row of a CSV table; a seed becomes a number."""
+    reader = csv.DictReader(io.StringIO(text), strict=True)
+    try:
+        rows = [(f"{path} line {reader.line_num}", row) for row in reader]
+    except csv.Error as error:
+        raise ManifestError(f"{path} line {reader.line_num}: not CSV ({error})") from None
+    for where, row in rows:
+        if None in row or None in row.values():
+            raise ManifestError(f"{where}: must have {len(reader.fieldnames or ())} cells, as many as the header")
+    return [(where, {name: to_cell(name, value) for name, value in row.items() if value}) for where, row in rows]
+
+
+def to_cell(name: str, value: str) -> str | int:
+    """Return the value of a CSV cell: an integer for a seed that is one, else the text."""
+    return int(value) if name == "seed" and value.removeprefix("-").isdecimal() else value
 
 
 def parse_lines(path: Path, text: str) -> list[tuple[str, Any]]:
@@ -84,10 +116,19 @@ def parse_json(path: Path, text: str, where: str) -> Any:
     """Parse JSON.
 
     Raises:
-        ManifestError: the text is not JSON.
+        ManifestError: the text is not JSON, or an object has the same key twice.
     """
+
+    def to_object(items: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+        content: dict[str, Any] = {}
+        for name, value in items:
+            if name in content:
+                raise ManifestError(f"{where}: duplicate key {name!r}; remove all but one")
+            content[name] = value
+        return content
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=to_object)
     except (json.JSONDecodeError, RecursionError) as error:
         raise ManifestError(f"{where}: not JSON ({error}); a {path.suffix} file must contain JSON") from None
 

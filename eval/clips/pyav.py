@@ -9,6 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vidguide.eval.clips.containers import (
+    LENGTH_WARNING,
+    UNSTATED_LENGTH,
+    count_empty_avi_chunks,
+    cut_packet,
+)
 from vidguide.eval.clips.errors import (
     CorruptError,
     EmptyError,
@@ -81,8 +87,11 @@ def read_av(path: Path, *, partial: bool, max_bytes: int) -> DecodedFrames:
         with capture_decoder_errors() as log:
             problems = decode(container, stream, path, result, max_bytes)
         problems += log if result.codec in LOSSLESS else []
-        missing = count_missing(container, stream, result, problems)
-    check_integrity(path, result, problems, missing, partial)
+        missing = count_missing(container, stream, path, result, problems)
+        if container.format.name in UNSTATED_LENGTH:
+            result.warnings.append(LENGTH_WARNING)
+        cut = cut_packet(path) if container.format.name == "mpegts" else ""
+    check_integrity(path, result, problems, missing, partial, cut)
     if log and not problems:
         result.warnings.append(f"the decoder reported: {'; '.join(log[:3])}")
     return result
@@ -183,17 +192,20 @@ def rotate(frame: Any, result: DecodedFrames) -> NDArray[np.uint8]:
     return pixels
 
 
-def count_missing(container: Any, stream: Any, result: DecodedFrames, problems: list[str]) -> int:
+def count_missing(container: Any, stream: Any, path: Path, result: DecodedFrames, problems: list[str]) -> int:
     """Return how many frames the file declares beyond those decoded, by frame count, else by duration.
 
     Frames that an edit list hides are in the frame count, but are not missing: the decoded times then cover the
-    whole duration.
+    whole duration. Nor are the empty chunks of an AVI file, which repeat a frame.
     """
     by_duration = missing_by_duration(container, stream, result)
     missing = int(stream.frames) - len(result.frames) if stream.frames else by_duration or 0
+    if missing > 0 and container.format.name == "avi":
+        missing -= count_empty_avi_chunks(path, stream.index)
     steps = np.diff(result.times)
     regular = len(steps) > 0 and bool((steps < 1.5 * np.median(steps)).all())
-    if by_duration == 0 and regular and missing > 0 and not problems:
+    has_edit_list = "mov" in container.format.name
+    if has_edit_list and by_duration == 0 and regular and missing > 0 and not problems:
         result.warnings.append(f"an edit list hides {missing} frames of the file")
         return 0
     return missing
@@ -219,11 +231,22 @@ def stated_duration(container: Any, stream: Any) -> float | None:
     return container.duration / 1e6 if only_stream and container.duration else None
 
 
-def check_integrity(path: Path, result: DecodedFrames, problems: list[str], missing: int, partial: bool) -> None:
-    """Refuse a damaged or truncated clip (with `partial`: add a warning), and check its frame times."""
+def check_integrity(
+    path: Path, result: DecodedFrames, problems: list[str], missing: int, partial: bool, cut: str = ""
+) -> None:
+    """Refuse a damaged or truncated clip (with `partial`: add a warning), and check its frame times.
+
+    Args:
+        path: of the clip.
+        result: decoded frames.
+        problems: of the decoder.
+        missing: number of frames.
+        partial: whether damage is a warning.
+        cut: how the file is truncated apart from missing frames; empty if it is not.
+    """
     if not result.frames:
         raise (CorruptError if problems else EmptyError)(path, "no frame can be decoded")
-    error = damage(path, len(result.frames), problems, missing)
+    error = damage(path, len(result.frames), problems, missing, cut)
     if error and not partial:
         raise error
     if error:
@@ -231,10 +254,10 @@ def check_integrity(path: Path, result: DecodedFrames, problems: list[str], miss
     check_times(result)
 
 
-def damage(path: Path, frames: int, problems: list[str], missing: int) -> ReadError | None:
+def damage(path: Path, frames: int, problems: list[str], missing: int, cut: str) -> ReadError | None:
     """Return the error that describes the damage of a file; None where there is none."""
-    if missing > 0:
-        counts = f"{frames} of {frames + missing} frames"
+    if missing > 0 or cut:
+        counts = f"{frames} of {frames + missing} frames" if missing > 0 else cut
         return TruncatedError(path, f"truncated: {counts}; create or copy it again")
     if problems:
         return CorruptError(path, f"damaged: {'; '.join(problems[:3])}; create or copy it again")

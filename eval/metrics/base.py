@@ -110,6 +110,11 @@ class Metric:
         """Return what it measures: definition, direction, range, unit, failure modes and source."""
         return inspect.getdoc(self.measure) or ""
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Return the smallest and the largest possible value."""
+        return self.low, self.high
+
     def __call__(self, sample: Sample) -> Value:
         """Compute the value on one clip; it is None, with a reason, where the metric is undefined.
 

@@ -118,7 +118,11 @@ def to_html(summary: Summary, head: str = "") -> str:
 
 
 def verdict_style(verdict: str) -> str:
-    """Return the CSS class of a verdict."""
+    """Return the CSS class of a verdict; exploratory ones have no colour."""
+    if "exploratory" in verdict:
+        return "same"
+    if "undecided" in verdict:
+        return "warn"
     return next((style for prefix, style in VERDICT_STYLES.items() if verdict.startswith(prefix)), "same")
 
 

@@ -21,8 +21,8 @@ def metric_label(metric: str) -> str:
 def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the paired table; row i is about `comparison.lines[i]`."""
     arms = (comparison.reference, comparison.other)
-    header = ["metric", "verdict", *arms, "difference", INTERVAL, "wins", "prompts", "p (Holm)", "noise floor"]
-    return header, [comparison_row(line) for line in comparison.lines]
+    header = ["metric", "verdict", *arms, "difference", INTERVAL, "wins", "prompts", "p", "p (corrected)"]
+    return [*header, "noise floor"], [comparison_row(line) for line in comparison.lines]
 
 
 def comparison_row(line: MetricComparison) -> list[str]:
@@ -32,7 +32,7 @@ def comparison_row(line: MetricComparison) -> list[str]:
     return [
         *(metric_label(line.metric), line.verdict, number(pair.reference), number(pair.other)),
         *(number(difference.mean), interval(difference), wins, str(difference.prompts)),
-        *(number(line.p_holm), number(line.floor)),
+        *(number(pair.p), number(line.p_corrected), number(line.floor)),
     ]
 
 

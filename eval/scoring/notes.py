@@ -3,18 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vidguide.eval.scoring.intervals import prompts_for_p
 from vidguide.eval.scoring.statistics import MIN_PROMPTS, PairedComparison
 
 Row = Mapping[str, Any]
 PROTOCOL = (
-    "The unit is the prompt; seeds are averaged within it, and both arms share prompts and seeds. Intervals are 95%, "
-    "by bootstrap over prompts (BCa); win rates have Wilson intervals. An improvement needs an interval without 0 and "
-    "p < 0.05 by sign-flip permutation, corrected by Holm over the primary metrics ({primary}); other metrics are "
-    "exploratory. An improvement of steadiness is confounded if motion or lasting detail falls by 5%, if contrast "
-    "changes by 5% or brightness or saturation by 10%, if jerk rises by 1 pixel per frame squared, or if the tracked "
-    "share falls or the share of frozen frames, of ill-formed clips or the number of cuts and flashes rises by 0.05; "
-    "avoidance of a negative prompt, if the share of well-formed clips, of readable attributes or of attributes asked "
-    "for falls by 0.05."
+    "The unit is the prompt; seeds are averaged within it, and both arms share prompts and seeds. p-values are by sign "
+    "flips of the differences, and 95% intervals are those flips' inversion: an interval excludes 0 exactly if the "
+    "uncorrected p is at most 0.05. Shares have exact intervals (Clopper-Pearson; Fay and Lumbard for paired shares). "
+    "An improvement needs p <= 0.05, corrected by Holm over the primary metrics ({primary}); other metrics are "
+    "exploratory, corrected by Benjamini and Hochberg. An improvement is confounded if the whole interval of a guard "
+    "lies outside its margin, and unconfounded only if it lies inside; otherwise the guard is undecided. Margins of "
+    "steadiness: 5% less motion or lasting detail, 5% of contrast, 10% of brightness or saturation, jerk by 1 pixel "
+    "per frame squared, and 0.05 less of tracked pixels, or more of frozen frames, ill-formed clips, cuts and flashes; "
+    "of the avoidance of a negative prompt: 0.05 fewer well-formed clips, readable attributes or attributes asked for."
 )
 
 
@@ -23,15 +25,23 @@ def count_clips(count: int) -> str:
     return f"{count} clip{'s' if count != 1 else ''}"
 
 
-def comparison_notes(pairs: Sequence[PairedComparison], failed: Mapping[str, int], has_noise_floor: bool) -> list[str]:
-    """Return notes on sample size, failed and unpaired clips, and the noise floor.
+def comparison_notes(
+    pairs: Sequence[PairedComparison],
+    failed: Mapping[str, int],
+    different_clips: Mapping[str, str],
+    has_noise_floor: bool,
+) -> list[str]:
+    """Return notes on sample size, failed, unpaired and different clips, and the noise floor.
 
     Args:
         pairs: one comparison per metric.
         failed: number of failed clips by arm.
+        different_clips: properties in which paired clips differ, with an example.
         has_noise_floor: whether the noise floor was measured.
     """
     notes = sample_size_notes(max((pair.difference.prompts for pair in pairs), default=0))
+    for name, example in different_clips.items():
+        notes.append(f"The clips differ in {name}: {example}. Make both arms with the same settings to compare them.")
     for arm, count in failed.items():
         if count:
             notes.append(f"{count_clips(count)} of {arm} could not be scored; left out of both arms.")
@@ -49,9 +59,12 @@ def sample_size_notes(prompts: int) -> list[str]:
     """Return a note if nothing is paired, or if there are too few prompts for evidence."""
     if not prompts:
         return ["No clip has a partner of the same prompt and seed in the other arm: nothing is compared."]
+    notes = []
     if prompts < MIN_PROMPTS:
-        return [f"Smoke test: prompts: {prompts}; fewer than {MIN_PROMPTS} are no evidence."]
-    return []
+        notes.append(f"Smoke test: prompts: {prompts}; fewer than {MIN_PROMPTS} are no evidence.")
+    if prompts < prompts_for_p():
+        notes.append(f"No difference can be significant: p < 0.05 needs at least {prompts_for_p()} prompts.")
+    return notes
 
 
 def repetition_notes(arms: Mapping[str, Sequence[Row]]) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 from vidguide.clip import replace_whole
 from vidguide.eval.clips.errors import ResultsError
 from vidguide.eval.hashing import short_sha256
+from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.schemas import ResultRow, validate
 
 SCHEMA = 1
@@ -72,8 +73,24 @@ def load(path: Path) -> list[Row]:
     file = path / FINAL if path.is_dir() else path
     if not file.is_file():
         raise FileNotFoundError(f"results={str(file)!r}: no such file")
-    lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [parse_row(line, f"{file} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    lines = read_lines(file)
+    rows = [parse_row(line, f"{file} line {number}") for number, line in enumerate(lines, 1) if line.strip()]
+    unknown = next((row["metric"] for row in rows if row["metric"] not in METRICS), None)
+    if unknown is not None:
+        raise ResultsError(f"{file}: metric={unknown!r}: no such metric; score the clips again")
+    return rows
+
+
+def read_lines(file: Path) -> list[str]:
+    """Return the lines of a file in UTF-8, each with its line break.
+
+    Raises:
+        ResultsError: the file has another encoding.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines(keepends=True)
+    except UnicodeDecodeError:
+        raise ResultsError(f"{file}: not UTF-8; {CURE}") from None
 
 
 def load_existing(folder: Path) -> list[Row]:
@@ -81,12 +98,21 @@ def load_existing(folder: Path) -> list[Row]:
     rows = load(folder) if (folder / FINAL).is_file() else []
     part = folder / PART
     if part.is_file():
-        lines = part.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+        lines = read_lines(part)
         complete = [line for line in lines if line.endswith("\n")]
         if len(complete) < len(lines):  # otherwise the next row would be appended to the truncated line
             replace_whole(part, lambda temporary: temporary.write_text("".join(complete), encoding="utf-8"))
         rows += [parse_row(line, f"{part} line {number}") for number, line in enumerate(complete, 1)]
     return rows
+
+
+def refuse_constant(name: str) -> None:
+    """Refuse NaN and infinity, which are no JSON.
+
+    Raises:
+        ValueError: always.
+    """
+    raise ValueError(f"{name} is no JSON value")
 
 
 def parse_row(line: str, where: str) -> Row:
@@ -96,8 +122,8 @@ def parse_row(line: str, where: str) -> Row:
         ResultsError: it is not a row of this schema version.
     """
     try:
-        row = json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
+        row = json.loads(line, parse_constant=refuse_constant)
+    except (ValueError, RecursionError):
         raise ResultsError(f"{where}: not JSON; {CURE}") from None
     if not isinstance(row, dict):
         raise ResultsError(f"{where}: is {type(row).__name__}, must be an object; {CURE}")

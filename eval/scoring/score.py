@@ -9,7 +9,7 @@ from typing import Any
 
 from vidguide.clip import Clip
 from vidguide.eval.clips.entries import Entry, to_row
-from vidguide.eval.clips.errors import ReadError
+from vidguide.eval.clips.errors import ReadError, TooLargeError
 from vidguide.eval.clips.manifest import stated_hash
 from vidguide.eval.clips.pyav import LOSSLESS
 from vidguide.eval.clips.read import MAX_BYTES, check_arguments, file_hash, read
@@ -20,6 +20,7 @@ from vidguide.eval.scoring import results
 from vidguide.eval.scoring.results import SCHEMA, Row, settings_hash
 
 LIBRARIES = ("vidguide", "numpy", "scipy", "av", "imageio", "pillow", "transformers", "torch")
+WORKING_FRAMES = 56  # bytes of which metrics need in addition to the clip; measured: 51
 MEASUREMENT_FIELDS = (  # equal for two rows that are the same measurement
     *("clip", "file_sha256", "arm", "prompt_id", "seed"),
     *("eval_prompt", "negative_prompt", "metric", "config_hash"),
@@ -33,7 +34,7 @@ class Settings:
     fps: float | None = None
     reader: str = "av"
     partial: bool = False
-    max_bytes: int = MAX_BYTES
+    max_bytes: int = MAX_BYTES  # of a clip and of the working memory to score it
 
     def __post_init__(self) -> None:
         check_arguments(self.fps, self.reader)
@@ -127,6 +128,7 @@ def complete_rows(
     """Read the clip, compute the metrics, and return the rows with their outcomes."""
     try:
         clip = read(entry.clip, **asdict(settings))
+        check_memory(clip, entry.clip, settings.max_bytes)
     except (ReadError, OSError, ImportError, MemoryError) as error:
         failed = failed_fields(error)
         return [{**row, **failed} for row in rows]
@@ -135,6 +137,20 @@ def complete_rows(
     if clip.provenance["codec"] in LOSSLESS and stated_hash(entry.clip) not in (None, fields["clip_sha256"]):
         fields["marks"] = [*fields["marks"], "the frames differ from those described by the JSON file of the clip"]
     return [{**row, **fields, **measure(metric, sample)} for row, metric in zip(rows, metrics, strict=True)]
+
+
+def check_memory(clip: Clip, path: Path, max_bytes: int) -> None:
+    """Refuse a clip of frames so large that scoring it exceeds the memory limit.
+
+    Raises:
+        TooLargeError: naming the size and the limit.
+    """
+    count, height, width = clip.frames.shape[:3]
+    needed = (count + WORKING_FRAMES) * clip.frames[0].nbytes
+    if needed > max_bytes:
+        problem = f"scoring {count} frames of {width} x {height} pixels needs {needed >> 20} MiB"
+        limit = f"the limit is {max_bytes >> 20}; scale it down or raise max_bytes (--memory)"
+        raise TooLargeError(path, f"{problem}, {limit}")
 
 
 def measure(metric: Metric, sample: Sample) -> Row:

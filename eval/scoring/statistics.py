@@ -1,7 +1,7 @@
 """Statistics of paired clips. The unit is the prompt: seeds are averaged within it; arms share prompts and seeds.
 
-Intervals are 95%, by bootstrap over prompts with a fixed seed. p-values are by sign-flip permutation of the
-differences, exact for few prompts. Both are about the mean difference, which the report shows.
+Intervals are 95% and agree with the p-values, see :mod:`vidguide.eval.scoring.intervals`. Both are about the mean over
+prompts, which the report shows.
 """
 
 import math
@@ -11,17 +11,24 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vidguide.eval.scoring.intervals import (
+    Interval,
+    SignFlips,
+    paired_share_interval,
+    paired_share_p_value,
+    share_interval,
+    unchanged_bound,
+)
+
 Key = tuple[str, object]  # prompt id and seed
 
-RESAMPLES = 9999
-MAX_RESAMPLED = 4_000_000  # resampled values in memory
-Z = 1.959963984540054  # two-sided 95% quantile of the normal distribution
-MIN_PROMPTS = 100  # fewer are a smoke test: of 50 prompts, 60% wins are compatible with a true rate of 46%
+MIN_PROMPTS = 100  # fewer are a smoke test: of 50 prompts, 60% wins are compatible with a true rate of 45%
+UNBOUNDED = (-math.inf, math.inf)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A mean over prompts and its 95% interval; None where there are too few prompts for one."""
+    """A mean over prompts and its 95% interval, which is None where there are too few prompts for one."""
 
     mean: float | None
     low: float | None
@@ -39,7 +46,7 @@ class PairedComparison:
         by_prompt: prompt id to (reference, other), averaged over seeds.
         pairs: number of clips in each arm.
         unpaired: number of values in either arm without a partner.
-        p: two-sided p-value of a mean difference of 0; None for fewer than two prompts.
+        p: two-sided p-value of a mean difference of 0, uncorrected; None for fewer than two prompts.
     """
 
     reference: float | None
@@ -59,48 +66,59 @@ def mean_by_prompt(values: Mapping[Key, float]) -> dict[str, float]:
     return {prompt: float(np.mean(group)) for prompt, group in grouped.items()}
 
 
-def estimate(values: Sequence[float], *, method: str = "BCa", resamples: int = RESAMPLES) -> Estimate:
-    """Return the mean over prompts with a bootstrap interval, which has zero width if all values are equal.
+def estimate(values: Sequence[float], bounds: Interval = UNBOUNDED) -> Estimate:
+    """Return the mean over prompts with its interval, which is None for five prompts or fewer of a measured quantity.
 
     Args:
         values: one per prompt.
-        method, resamples: see scipy.stats.bootstrap.
+        bounds: smallest and largest possible value. A share, all of whose values are bounds, has an exact interval for
+            any number of prompts. Equal values have an interval only if the bounds are finite.
     """
-    count = len(values)
-    if count == 0:
-        return Estimate(mean=None, low=None, high=None, prompts=0)
-    sample = np.asarray(values, float)
-    mean = float(sample.mean())
-    if count == 1:
-        return Estimate(mean=mean, low=None, high=None, prompts=1)
-    if np.ptp(sample) <= 1e-12 * max(abs(mean), 1e-300):
-        return Estimate(mean=mean, low=mean, high=mean, prompts=count)
-    from scipy.stats import bootstrap
-
-    settings = {"n_resamples": resamples, "batch": max(MAX_RESAMPLED // count, 1), "rng": np.random.default_rng(0)}
-    interval = bootstrap((sample,), np.mean, method=method, **settings).confidence_interval
-    return Estimate(mean=mean, low=float(interval.low), high=float(interval.high), prompts=count)
+    if len(values) < 2:
+        return Estimate(mean=values[0] if values else None, low=None, high=None, prompts=len(values))
+    low, high = bounds
+    if set(values) <= set(bounds):
+        share = share_interval(list(values).count(high), len(values))
+        interval: Interval | None = (low + share[0] * (high - low), low + share[1] * (high - low))
+    elif len(set(values)) == 1:
+        bound = unchanged_bound(len(values))
+        interval = (values[0] + bound * (low - values[0]), values[0] + bound * (high - values[0]))
+    else:
+        interval = SignFlips(np.asarray(values, float)).interval()
+    return make_estimate(values, interval)
 
 
-def p_value(differences: Sequence[float]) -> float | None:
-    """Return the two-sided p-value of a mean difference of 0, by sign-flip permutation.
+def make_estimate(values: Sequence[float], interval: Interval | None) -> Estimate:
+    """Return an estimate; an interval without finite bounds becomes None."""
+    low, high = interval if interval and all(map(math.isfinite, interval)) else (None, None)
+    return Estimate(mean=float(np.mean(values)), low=low, high=high, prompts=len(values))
+
+
+def estimate_difference(differences: Sequence[float]) -> tuple[Estimate, float | None]:
+    """Return the mean of paired differences with its interval, and the two-sided p-value of a mean of 0.
+
+    Differences of yes-or-no values, all of which are -1, 0 or 1, have the exact interval of paired shares. So has a
+    metric without any difference, so that no interval is 0 to 0: a share of the prompts may differ by 1.
 
     Args:
         differences: one per prompt.
 
     Returns:
-        None for fewer than two differences; 1 if all are 0.
+        estimate and p-value. Without two differences both interval and p-value are None.
     """
     if len(differences) < 2:
-        return None
-    if not np.any(differences):
-        return 1.0
-    from scipy.stats import permutation_test
+        return estimate(differences), None
+    if is_yes_or_no(differences):
+        gained, lost = (sum(value * sign > 0 for value in differences) for sign in (1, -1))
+        low, high = paired_share_interval(gained, lost, len(differences))
+        return make_estimate(differences, (low, high)), paired_share_p_value(gained, lost)
+    flips = SignFlips(np.asarray(differences, float))
+    return make_estimate(differences, flips.interval()), flips.p_value()
 
-    sample = np.asarray(differences, float)
-    batch = max(MAX_RESAMPLED // len(sample), 1)
-    settings = {"n_resamples": RESAMPLES, "batch": batch, "rng": np.random.default_rng(0)}
-    return float(permutation_test((sample,), np.mean, permutation_type="samples", **settings).pvalue)
+
+def is_yes_or_no(differences: Sequence[float]) -> bool:
+    """Return whether differences can be those of yes-or-no values: -1, 0 and 1."""
+    return set(differences) <= {-1.0, 0.0, 1.0}
 
 
 def compare_pairs(reference: Mapping[Key, float], other: Mapping[Key, float]) -> PairedComparison:
@@ -108,20 +126,20 @@ def compare_pairs(reference: Mapping[Key, float], other: Mapping[Key, float]) ->
     shared = [key for key in reference if key in other]
     left = mean_by_prompt({key: reference[key] for key in shared})
     right = mean_by_prompt({key: other[key] for key in shared})
-    differences = [right[prompt] - left[prompt] for prompt in left]
+    difference, p = estimate_difference([right[prompt] - left[prompt] for prompt in left])
     return PairedComparison(
         reference=float(np.mean(list(left.values()))) if left else None,
         other=float(np.mean(list(right.values()))) if right else None,
-        difference=estimate(differences),
+        difference=difference,
         by_prompt={prompt: (left[prompt], right[prompt]) for prompt in left},
         pairs=len(shared),
         unpaired=len(reference) + len(other) - 2 * len(shared),
-        p=p_value(differences),
+        p=p,
     )
 
 
 def win_rate(differences: Sequence[float], sign: int) -> tuple[float, float, float] | None:
-    """Return the share of prompts on which the other arm is better (ties count half), and its 95% Wilson interval.
+    """Return the share of prompts on which the other arm is better (ties count half), and its exact 95% interval.
 
     Args:
         differences: other minus reference, per prompt.
@@ -133,18 +151,7 @@ def win_rate(differences: Sequence[float], sign: int) -> tuple[float, float, flo
     if not differences:
         return None
     wins = sum(0.5 if value == 0 else float(value * sign > 0) for value in differences)
-    return (wins / len(differences), *wilson(wins, len(differences)))
-
-
-def wilson(successes: float, count: int) -> tuple[float, float]:
-    """Return the 95% interval of a share (Wilson 1927).
-
-    Equal to `scipy.stats.binomtest(...).proportion_ci(method="wilson")`, which accepts integers only; ties give halves.
-    """
-    share, z2 = successes / count, Z * Z
-    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
-    half_width = Z / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count * count))
-    return max(centre - half_width, 0.0), min(centre + half_width, 1.0)
+    return (wins / len(differences), *share_interval(wins, len(differences)))
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
@@ -156,16 +163,27 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     return corrected
 
 
+def benjamini_hochberg(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Return p-values corrected so that 5% of those below 0.05 are expected to be false (Benjamini, Hochberg 1995)."""
+    from scipy.stats import false_discovery_control
+
+    corrected = false_discovery_control(list(p_values.values())) if p_values else ()
+    return {name: float(p) for name, p in zip(p_values, corrected, strict=True)}
+
+
 def noise_floor(first: Mapping[Key, float], again: Mapping[Key, float]) -> float | None:
     """Return the largest mean difference that a repetition of an arm can produce.
 
     Args:
-        first, again: values of the arm and of its repetition.
+        first, again: values of the arm and of its repetition. If all are equal, the floor is 0.
 
     Returns:
         the larger absolute bound of the 95% interval; without an interval, the absolute mean difference or None.
     """
-    difference = compare_pairs(first, again).difference
+    comparison = compare_pairs(first, again)
+    difference = comparison.difference
+    if comparison.by_prompt and all(a == b for a, b in comparison.by_prompt.values()):
+        return 0.0
     if difference.low is None or difference.high is None:
         return None if difference.mean is None else abs(difference.mean)
     return max(abs(difference.low), abs(difference.high))

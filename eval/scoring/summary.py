@@ -88,7 +88,7 @@ def arm_mean(arm: str, metric: str, rows: Sequence[Row]) -> ArmMean:
     return ArmMean(
         arm=arm,
         metric=metric,
-        estimate=estimate(list(mean_by_prompt(values_by_key(rows, metric)).values())),
+        estimate=estimate(list(mean_by_prompt(values_by_key(rows, metric)).values()), METRICS[metric].bounds),
         scored=statuses.count("ok"),
         undefined=statuses.count("undefined"),
         failed=statuses.count("failed"),

@@ -1,19 +1,29 @@
 """Compare two arms metric by metric, and state what may be concluded.
 
-An improvement is reported as `confounded` if a guard metric degraded.
+An improvement is reported as `confounded` if a guard metric degraded, and as undecided on a guard that may have.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from vidguide.eval.metrics.base import Guard
 from vidguide.eval.metrics.registry import METRICS
+from vidguide.eval.scoring.comparability import clip_differences, same_definition
+from vidguide.eval.scoring.intervals import ALPHA, prompts_for_p
+from vidguide.eval.scoring.noninferiority import GuardDecision, decide, format_prompts
 from vidguide.eval.scoring.notes import comparison_notes, repetition_notes
-from vidguide.eval.scoring.statistics import Estimate, Key, PairedComparison, compare_pairs, holm, noise_floor, win_rate
+from vidguide.eval.scoring.statistics import (
+    Estimate,
+    Key,
+    PairedComparison,
+    benjamini_hochberg,
+    compare_pairs,
+    holm,
+    noise_floor,
+    win_rate,
+)
 
 PRIMARY = ("temporal.warp_error", "world.attributes", "world.negative_present")
-ALPHA = 0.05
 INCOMPARABLE = "not comparable: the arms were scored by different definitions"
 Row = Mapping[str, Any]
 
@@ -27,7 +37,7 @@ class MetricComparison:
         primary: whether it was declared as primary beforehand.
         paired: the paired statistics.
         wins: win rate with its interval; None for a guard.
-        p_holm: p-value corrected over the primary metrics; None for others.
+        p_corrected: p-value corrected over the primary metrics (Holm), or over all others (Benjamini-Hochberg).
         floor: noise floor; None if it was not measured.
         verdict: what may be concluded.
     """
@@ -36,7 +46,7 @@ class MetricComparison:
     primary: bool
     paired: PairedComparison
     wins: tuple[float, float, float] | None
-    p_holm: float | None
+    p_corrected: float | None
     floor: float | None
     verdict: str
 
@@ -92,7 +102,8 @@ def compare(
     arms = dict(zip(names, (reference, other), strict=True))
     clips = {arm: len({row["clip"] for row in rows}) for arm, rows in arms.items()}
     failed = {arm: len({row["clip"] for row in rows if row["status"] == "failed"}) for arm, rows in arms.items()}
-    notes = comparison_notes([line.paired for line in lines], failed, bool(again)) + repetition_notes(arms)
+    notes = comparison_notes([line.paired for line in lines], failed, clip_differences(reference, other), bool(again))
+    notes += repetition_notes(arms)
     return Comparison(reference=names[0], other=names[1], lines=lines, clips=clips, failed=failed, notes=notes)
 
 
@@ -103,18 +114,22 @@ def compare_metrics(
     rows = (*reference, *other)
     scored = {row["metric"] for row in rows if row["status"] == "ok"}
     names = [name for name in METRICS if name in scored]
-    pairs = {name: compare_pairs(values_by_key(reference, name), values_by_key(other, name)) for name in names}
-    corrected = holm({name: p for name, pair in pairs.items() if name in primary and (p := pair.p) is not None})
+    pairs = {name: compare_metric(reference, other, name) for name in names}
+    corrected = correct_p_values(pairs, primary)
+    different_clips = ", ".join(clip_differences(reference, other))
     lines = []
     for name, pair in pairs.items():
         floor = noise_floor(values_by_key(reference, name), values_by_key(again, name)) if again else None
-        conclusion = verdict(name, pairs, corrected.get(name, pair.p), floor, name in primary)
+        tests = sum(pairs[other_name].p is not None for other_name in primary if other_name in pairs)
+        conclusion = verdict(name, pairs, corrected.get(name), floor, name in primary, max(tests, 1))
+        if different_clips:
+            conclusion = f"not comparable: the clips differ in {different_clips}"
         line = MetricComparison(
             metric=name,
             primary=name in primary,
             paired=pair,
             wins=win_rate([b - a for a, b in pair.by_prompt.values()], direction(name)) if direction(name) else None,
-            p_holm=corrected.get(name),
+            p_corrected=corrected.get(name),
             floor=floor,
             verdict=conclusion if same_definition(rows, name) else INCOMPARABLE,
         )
@@ -122,9 +137,16 @@ def compare_metrics(
     return lines
 
 
-def same_definition(rows: Iterable[Row], metric: str) -> bool:
-    """Return whether all values of a metric have the same version and weights."""
-    return len({(row.get("version"), row.get("weights")) for row in rows if row["metric"] == metric}) <= 1
+def compare_metric(reference: Sequence[Row], other: Sequence[Row], name: str) -> PairedComparison:
+    """Return the paired statistics of one metric."""
+    return compare_pairs(values_by_key(reference, name), values_by_key(other, name))
+
+
+def correct_p_values(pairs: Mapping[str, PairedComparison], primary: Sequence[str]) -> dict[str, float]:
+    """Return p-values corrected over the primary metrics by Holm, and over all others by Benjamini and Hochberg."""
+    p_values = {name: pair.p for name, pair in pairs.items() if pair.p is not None}
+    declared = {name: p for name, p in p_values.items() if name in primary}
+    return holm(declared) | benjamini_hochberg({name: p for name, p in p_values.items() if name not in primary})
 
 
 def check_primary(primary: Sequence[str]) -> None:
@@ -140,57 +162,55 @@ def direction(name: str) -> int:
 
 
 def verdict(
-    name: str, pairs: Mapping[str, PairedComparison], p: float | None, floor: float | None, primary: bool
+    name: str, pairs: Mapping[str, PairedComparison], p: float | None, floor: float | None, primary: bool, tests: int
 ) -> str:
     """Return what may be concluded about one metric, in a few words.
 
     Args:
         name: of the metric.
         pairs: comparisons of all metrics, for the guards.
-        p: its p-value, corrected for a primary metric.
+        p: its corrected p-value.
         floor: its noise floor; None if it was not measured.
         primary: whether it was declared as primary.
+        tests: number of primary metrics with a p-value.
     """
     difference = pairs[name].difference
     if difference.mean is None:
         return "not measured in both arms"
-    if not is_significant(difference, p, floor):
-        return no_conclusion(difference, floor)
+    if p is None or p > ALPHA or is_noise(difference, floor):
+        return no_conclusion(difference, floor, prompts_for_p(tests if primary else 1))
     if not direction(name):
         return "higher" if difference.mean > 0 else "lower"
     suffix = "" if primary else ", exploratory"
     if difference.mean * direction(name) < 0:
         return f"worse{suffix}"
-    violations = [guard.violation for guard in METRICS[name].guards if is_violated(guard, pairs)]
-    return f"confounded: {', '.join(dict.fromkeys(violations))}" if violations else f"better{suffix}"
+    return improvement([decision for guard in METRICS[name].guards if (decision := decide(guard, pairs))], suffix)
 
 
-def is_significant(difference: Estimate, p: float | None, floor: float | None) -> bool:
-    """Return whether a difference exceeds the noise floor, and both its interval and p-value exclude 0."""
-    if difference.mean is None or difference.low is None or difference.high is None:
-        return False
-    if floor is not None and abs(difference.mean) < floor:
-        return False
-    return not difference.low <= 0 <= difference.high and (p is None or p <= ALPHA)
+def is_noise(difference: Estimate, floor: float | None) -> bool:
+    """Return whether a repetition of the reference arm differs as much."""
+    return floor is not None and difference.mean is not None and abs(difference.mean) < floor
 
 
-def no_conclusion(difference: Estimate, floor: float | None) -> str:
-    """Return the verdict on a difference that is not significant."""
-    if difference.mean is None or difference.low is None:
+def no_conclusion(difference: Estimate, floor: float | None, needed: int) -> str:
+    """Return the verdict on a difference that is not significant; fewer prompts than `needed` cannot be."""
+    if difference.prompts < 2:
         return "one prompt only: nothing can be said"
-    if floor is not None and abs(difference.mean) < floor:
+    if is_noise(difference, floor):
         return "within the noise floor"
+    if difference.prompts < needed:
+        return f"too few prompts: p < 0.05 needs {needed}"
     return "inconclusive"
 
 
-def is_violated(guard: Guard, pairs: Mapping[str, PairedComparison]) -> bool:
-    """Return whether the guard metric changed by more than its limit from the reference arm to the other."""
-    pair = pairs.get(guard.id)
-    if pair is None or pair.difference.mean is None or pair.reference is None:
-        return False
-    change = pair.difference.mean
-    if guard.relative:
-        if not pair.reference:
-            return False
-        change /= abs(pair.reference)
-    return change < guard.change if guard.change < 0 else change > guard.change
+def improvement(decisions: Sequence[GuardDecision], suffix: str) -> str:
+    """Return the verdict on an improvement: confounded, better, or better with undecided guards."""
+    outside = [decision.guard.violation for decision in decisions if decision.side == "outside"]
+    if outside:
+        return f"confounded: {', '.join(dict.fromkeys(outside))}"
+    undecided = [decision for decision in decisions if decision.side == "undecided"]
+    if not undecided:
+        return f"better{suffix}"
+    risks = ", ".join(dict.fromkeys(decision.guard.violation for decision in undecided))
+    needed = format_prompts(max(decision.prompts for decision in undecided))
+    return f"better{suffix}, guard undecided: {risks} ({needed})"

@@ -1,7 +1,10 @@
 """Damaged files, wrong extensions, invalid manifests and impossible frames raise the error of their kind."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -28,6 +31,7 @@ from vidguide.eval.clips.manifest import read_manifest
 from vidguide.eval.clips.read import read
 from vidguide.eval.schemas import ManifestEntry
 from vidguide.eval.scoring import results
+from vidguide.eval.scoring.score import WORKING_FRAMES
 
 COUNT = 6
 SMALL, LARGE = translation(frames=COUNT, side=24).frames, translation(frames=COUNT, side=48).frames
@@ -280,7 +284,7 @@ def test_truncated_json_file_of_a_clip_raises(tmp_path: Path) -> None:
 
 def test_truncated_results_raise_or_have_complete_rows(tmp_path: Path) -> None:
     text = dict.fromkeys(("clip", "arm", "prompt_id", "metric", "config_hash", "file_sha256"), "x")
-    row = text | {"schema": results.SCHEMA, "seed": 0, "value": 1.0, "status": "ok"}
+    row = text | {"schema": results.SCHEMA, "metric": "guard.motion", "seed": 0, "value": 1.0, "status": "ok"}
     data = (json.dumps(row) + "\n").encode() * 2
     for length in range(1, len(data)):
         (tmp_path / results.FINAL).write_bytes(data[:length])
@@ -305,3 +309,236 @@ def test_every_broken_clip_is_reported(sources: dict[str, bytes], tmp_path: Path
     }
     (standing,) = summary["standings"]
     assert (standing["scored"], standing["failed"]) == (1, index + 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"value": "0.5"}, "value='0.5': must be a valid number"),
+        ({"value": float("nan")}, "not JSON"),
+        ({"value": float("inf")}, "not JSON"),
+        ({"per_frame": ["a"]}, "per_frame"),
+        ({"per_frame": 1.0}, "per_frame"),
+        ({"marks": "lossy"}, "marks"),
+        ({"details": "x"}, "details"),
+        ({"details": {"remarks": "x"}}, "details"),
+        ({"versions": [1]}, "versions"),
+        ({"frames": "13"}, "frames='13'"),
+        ({"fps": 0}, "fps=0"),
+        ({"reason": 3}, "reason=3"),
+        ({"metric": "temporal.gone"}, "metric='temporal.gone': no such metric"),
+    ],
+)
+def test_field_of_the_wrong_type_in_results_is_named(changes: dict[str, object], words: str, tmp_path: Path) -> None:
+    text = dict.fromkeys(("clip", "arm", "prompt_id", "config_hash", "file_sha256"), "x")
+    row = text | {"schema": results.SCHEMA, "metric": "guard.motion", "seed": 0, "value": 1.0, "status": "ok"}
+    for name, content in (("whole", row), ("changed", row | changes)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / results.FINAL).write_text(json.dumps(content) + "\n")
+    done = CliRunner().invoke(app, ["compare", *(str(tmp_path / name) for name in ("whole", "changed")), "-q"])
+    assert done.exit_code == 1, done.output
+    assert words in done.stderr
+    assert "results.jsonl" in done.stderr
+    for encoding, expected in (("utf-8-sig", 1), ("utf-16", 0)):
+        (tmp_path / "whole" / results.FINAL).write_text(json.dumps(row) + "\n", encoding=encoding)
+        if expected:
+            assert results.load(tmp_path / "whole") == [row]
+        else:
+            with pytest.raises(errors.ResultsError, match="not UTF-8"):
+                results.load(tmp_path / "whole")
+
+
+def test_grey_frames_of_16_bits_are_scaled(tmp_path: Path) -> None:
+    grey = np.random.default_rng(0).integers(0, 65536, (24, 32), dtype=np.uint16)
+    grey[0, :2] = 0, 65535
+    for name in ("a.png", "a.tif"):
+        Image.fromarray(grey).save(tmp_path / name)
+        expected = np.rint(grey / 65535 * 255).astype(np.uint8)
+        np.testing.assert_array_equal(read(tmp_path / name).frames[0], np.repeat(expected[..., None], 3, -1))
+    Image.fromarray(grey.astype(np.float32)).save(tmp_path / "f.tif")
+    with pytest.raises(errors.FramesError, match="32 bits"):
+        read(tmp_path / "f.tif")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_transparent_frames_raise_and_opaque_ones_are_read(suffix: str, tmp_path: Path) -> None:
+    rgba = np.concatenate([SMALL, np.full_like(SMALL[..., :1], 255)], -1)
+    for index, frame in enumerate(rgba):
+        Image.fromarray(frame).save(tmp_path / f"{index}{suffix}", lossless=True)
+    np.testing.assert_array_equal(read(tmp_path).frames, SMALL)
+    rgba[2, 3, 4, 3] = 254
+    Image.fromarray(rgba[2]).save(tmp_path / f"2{suffix}", lossless=True)
+    with pytest.raises(errors.FramesError, match=rf"2\{suffix}.*transparent pixels; composite"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["frame_0001.png", "frame_0002.png", "frame_0004.png"], "frame 3 is missing between 1 and 4"),
+        (["a9-left.png", "a10-left.png", "a12-left.png"], "frame 11 is missing"),
+        (["0.png", "0.jpg"], r"frame 0 occurs several times \(0.jpg, 0.png\)"),
+        (["f1.png", "f01.png", "f2.png"], "frame 1 occurs several times"),
+        (["0.png", "1.png", "1.webp", "2.png"], "frame 1 occurs several times"),
+    ],
+)
+def test_gaps_and_repetitions_of_frame_numbers_raise(names: list[str], words: str, tmp_path: Path) -> None:
+    for name in names:
+        Image.fromarray(SMALL[0]).save(tmp_path / name)
+    with pytest.raises(errors.FramesError, match=words):
+        read(tmp_path)
+
+
+def test_frame_names_without_a_common_number_are_read(tmp_path: Path) -> None:
+    for name in ("first.png", "second.png", "third9.png"):
+        Image.fromarray(SMALL[0]).save(tmp_path / name)
+    assert len(read(tmp_path).frames) == 3
+
+
+def uneven_avi(path: Path) -> bytes:
+    """Return an MPEG-4 file of variable frame rate, in which empty chunks repeat the frame before."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=8)
+        stream.height, stream.width, stream.pix_fmt = 48, 48, "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 1000)
+        for index, pixels in enumerate(LARGE):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts, frame.time_base = 70 * index + 30 * index**2, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path.read_bytes()
+
+
+def test_avi_of_variable_frame_rate_is_whole_and_a_truncated_one_is_not(tmp_path: Path) -> None:
+    data = uneven_avi(tmp_path / "a.avi")
+    clip = read(tmp_path / "a.avi")
+    assert len(clip.frames) == COUNT
+    assert any("variable frame rate" in mark for mark in clip.provenance["marks"])
+    assert clip.provenance["times"] == pytest.approx([(70 * i + 30 * i**2) / 1000 for i in range(COUNT)])
+    for length in range(6000, len(data) - 64, 1024):
+        assert isinstance(outcome_of(tmp_path / "b.avi", data[:length]), Exception), length
+    start = data.index(b"movi") + 4 + 8  # the content of the first frame
+    lost = data[: start - 8] + b"99dc" + data[start - 4 :]  # the frame belongs to another stream now
+    assert isinstance(outcome_of(tmp_path / "b.avi", lost), Exception)
+
+
+@pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
+def test_transport_stream_cut_within_a_packet_raises_and_a_whole_one_has_a_warning(codec: str, tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.ts"), "w") as container:
+        stream = container.add_stream(codec, rate=8)
+        stream.height, stream.width, stream.pix_fmt = 48, 48, "yuv420p"
+        for pixels in LARGE:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        container.mux(stream.encode())
+    data = (tmp_path / "a.ts").read_bytes()
+    clip = read(tmp_path / "a.ts")
+    assert len(clip.frames) == COUNT
+    assert any("does not state its length" in mark for mark in clip.provenance["marks"])
+    for length in range(3 * 188 + 50, len(data), 188):
+        result = outcome_of(tmp_path / "b.ts", data[:length])
+        assert isinstance(result, Exception), f"{length}: {result!r}"
+    with pytest.raises(TruncatedError, match="end within a packet of 188"):
+        read(write_bytes(tmp_path / "b.ts", data[:-1]))
+    assert "read in part" in " ".join(read(write_bytes(tmp_path / "b.ts", data[:-1]), partial=True).provenance["marks"])
+
+
+def test_symbolic_links_in_a_loop_score_a_clip_once(sources: dict[str, bytes], tmp_path: Path) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    write_bytes(folder / "a.mkv", sources["lossless.mkv"])
+    (folder / "loop").symlink_to(folder)
+    (folder / "up").symlink_to(tmp_path)
+    assert [entry.clip for entry in entries([tmp_path])] == [folder / "a.mkv"]
+    assert [entry.clip for entry in entries([folder])] == [folder / "a.mkv"]
+
+
+def test_clips_named_by_several_paths_are_scored_once(
+    sources: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "clips").mkdir()
+    for name in ("a.mkv", "b.mkv"):
+        write_bytes(tmp_path / "clips" / name, sources["lossless.mkv"])
+    monkeypatch.chdir(tmp_path)
+    absolute = [{"clip": str(tmp_path / "clips" / name), "prompt": name, "seed": 1} for name in ("a.mkv", "b.mkv")]
+    Path("m.json").write_text(json.dumps(absolute))
+    for given in (Path("clips"), tmp_path / "clips", Path("clips/../clips"), Path("./clips/a.mkv")):
+        listed = entries([given], Path("m.json"))
+        assert sorted(str(entry.prompt) for entry in listed) == ["a.mkv", "b.mkv"], given
+    (tmp_path / "link").symlink_to(tmp_path / "clips")
+    assert len(entries([tmp_path / "link"], Path("m.json"))) == 2
+    assert len(entries([Path("clips"), tmp_path / "clips", Path("clips/a.mkv")])) == 2
+    Path("m.json").write_text(json.dumps([{"clip": "clips/a.mkv"}, {"clip": str(tmp_path / "clips" / "a.mkv")}]))
+    with pytest.raises(errors.ManifestError, match="are the same clip"):
+        entries([], Path("m.json"))
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "words"),
+    [
+        ("m.json", b'{"a.mkv": "one", "a.mkv": "two"}', "duplicate key 'a.mkv'"),
+        ("m.jsonl", b'{"clip": "a", "prompt": "p", "prompt": "q"}', "line 1: duplicate key 'prompt'"),
+        ("m.jsonl", '{"clip": "a", "prompt": "schön"}'.encode("latin-1"), "not UTF-8 .*save it in UTF-8"),
+        ("m.json", '{"a": "p"}'.encode("utf-16"), "not UTF-8"),
+        ("m.csv", b"clip,prompt\na,p,q\n", "line 2: must have 2 cells"),
+        ("m.csv", b"clip,prompt\na\n", "line 2: must have 2 cells"),
+        ("m.csv", b"clip,seed\na,x7\n", "line 2: seed='x7'"),
+        ("m.csv", b"clip,promt\na,p\n", "unknown field 'promt'"),
+        ("m.csv", b"prompt\np\n", "line 2: lacks 'clip'"),
+        ("m.csv", b'clip,prompt\na,"p\n', "not CSV"),
+        ("m.csv", b"", "lists no clip"),
+    ],
+)
+def test_ambiguous_manifest_raises(name: str, data: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(errors.ManifestError, match=words):
+        read_manifest(tmp_path / name)
+
+
+def test_byte_order_mark_and_csv_are_understood(tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps(line, ensure_ascii=False) for line in LINES)
+    (tmp_path / "m.jsonl").write_text(lines, encoding="utf-8-sig")
+    expected = {line["clip"]: {name: value for name, value in line.items() if name != "clip"} for line in LINES}
+    assert read_manifest(tmp_path / "m.jsonl") == expected
+    text = "clip,arm,prompt,eval_prompt,negative_prompt,seed,prompt_id\n"
+    text += "a.mkv,none,a large red circle moving left,,,3,one\n" + 'b.mkv,nag,"long ö",short,red,3,\n'
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "m.csv").write_text(text, encoding=encoding)
+        assert read_manifest(tmp_path / "m.csv") == expected
+    path = Clip(frames=SMALL, fps=8).save(tmp_path / "c.mkv")
+    path.with_suffix(".json").write_text('{"prompt": "p", "seed": 1}', encoding="utf-8-sig")
+    assert entries([path])[0].prompt == "p"
+
+
+def test_frames_too_large_to_score_fail_with_the_cure(tmp_path: Path) -> None:
+    path = Clip(frames=np.zeros((2, 256, 256, 3), np.uint8), fps=8).save(tmp_path / "a.mkv")
+    arguments = [str(path), "-m", "guard.sharpness", "-o", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, [*arguments, "--memory", "8"])
+    assert done.exit_code == 3
+    assert "2 frames of 256 x 256 pixels needs 10 MiB, the limit is 8; scale it down or raise" in done.stderr
+    assert CliRunner().invoke(app, [*arguments, "--memory", "16"]).exit_code == 0
+
+
+MEASURE_MEMORY = """
+import numpy as np, cv2, scipy.special
+from vidguide.clip import Clip
+from vidguide.eval.metrics.registry import select_metrics
+from vidguide.eval.metrics.sample import Sample
+def peak():
+    lines = dict(line.split(':') for line in open('/proc/self/status') if line.startswith('Vm'))
+    return int(lines['VmHWM'].split()[0]) << 10
+def score(height, width):
+    frames = np.random.default_rng(0).integers(0, 256, (3, height, width, 3), dtype=np.uint8)
+    sample = Sample(Clip(frames=frames, fps=8))
+    before = peak()
+    for metric in select_metrics(["temporal", "guard", "vbench.temporal_flickering"]):
+        metric(sample)
+    return (peak() - before) / frames[0].nbytes
+score(64, 64)
+print(score(900, 1200))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads the peak memory from /proc")
+def test_working_memory_of_the_metrics_is_bounded() -> None:
+    done = subprocess.run([sys.executable, "-c", MEASURE_MEMORY], capture_output=True, text=True, check=True)
+    assert 0 < float(done.stdout) <= WORKING_FRAMES

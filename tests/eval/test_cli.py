@@ -12,7 +12,9 @@ from tests.helpers.known_clips import translation
 from vidguide.clip import Clip
 from vidguide.eval import evaluate as evaluating
 from vidguide.eval.cli import app
+from vidguide.eval.clips.read import read
 from vidguide.eval.metrics.registry import METRICS
+from vidguide.eval.report.html_page import verdict_style
 from vidguide.eval.world.scene import Scene, all_scenes, caption, render
 from vidguide.pipelines.cli.app import app as whole_app
 
@@ -88,6 +90,35 @@ def test_report_names_the_frames_of_cuts_and_flashes(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     for name in ("report.md", "report.html"):
         assert "black.mkv: flash at frame 5" in (tmp_path / "o" / name).read_text()
+
+
+def test_only_confirmed_verdicts_are_coloured() -> None:
+    styles = {
+        "better": "good",
+        "worse": "bad",
+        "better, exploratory": "same",
+        "worse, exploratory": "same",
+        "better, guard undecided: less motion (about 84 prompts needed)": "warn",
+        "confounded: less motion": "warn",
+        "not comparable: the clips differ in length": "warn",
+        "too few prompts: p < 0.05 needs 6": "same",
+    }
+    assert {verdict: verdict_style(verdict) for verdict in styles} == styles
+
+
+def test_half_length_copies_are_not_worse(arms: tuple[Path, Path], tmp_path: Path) -> None:
+    half = tmp_path / "half"
+    for path in sorted(arms[0].glob("*.mkv")):
+        clip = read(path)
+        texts = json.loads(path.with_suffix(".json").read_text())
+        kept = {name: texts[name] for name in ("prompt", "seed")}
+        Clip(frames=clip.frames[:7], fps=8, provenance=kept).save(half / path.name)
+    done = RUN.invoke(app, ["compare", str(arms[0]), str(half), "-m", "temporal", "-o", str(tmp_path / "o"), "--json"])
+    assert done.exit_code == 0, done.output
+    summary = json.loads(done.stdout)
+    verdicts = {line["verdict"] for line in summary["comparisons"][0]["lines"]}
+    assert verdicts == {"not comparable: the clips differ in length"}
+    assert any("length: 4 of 4 pairs, the first 13 and 7 frames" in note for note in summary["notes"])
 
 
 def test_arms_can_be_names_within_one_set_of_clips(arms: tuple[Path, Path], tmp_path: Path) -> None:
