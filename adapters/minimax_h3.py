@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidguide.transformer.family import Family, Inputs, Joint, Packed, Prompt, by_step
+from vidguide.transformer.family import Audio, Family, Inputs, Joint, Packed, Prompt, by_step
 
 TEXT, TAGS = "encoder_hidden_states", "text_token_tags"
 INDICES = ("text_indices", "audio_indices", "video_indices")
@@ -161,6 +161,7 @@ FAMILIES = (
         text_varies=by_step,  # a timestep is an index into the timesteps of a call, which may change from step to step
         layout="BLC",
         uncond=laid_out,
+        audio=Audio(sample_rate=lambda pipe, output: int(output.get("sampling_rate"))),
         min_diffusers="0.42",
     ),
 )
