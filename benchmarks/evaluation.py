@@ -1,13 +1,19 @@
-"""Measure the time to score a clip with the metrics that need no weights, by part.
+"""Measure the CPU time to score a clip with the metrics that need no weights, by part.
 
-    python benchmarks/evaluation.py
+    python benchmarks/evaluation.py                     # this tree
+    python benchmarks/evaluation.py --against REVISION  # and an earlier one, alternating, with the ratio
 
-Clips of smooth noise that moves two pixels a frame, at two sizes, on one CPU thread: the better of two runs at the
-small size, one run at the large size. Clips are read from a lossless .mkv file. Other load on the machine increases the
-times.
+Clips of smooth noise that moves two pixels a frame, at two sizes, on one CPU thread: the best of `--runs` runs. Clips
+are read from a lossless .mkv file. With `--against`, the revision is exported by `git archive`. Each run is a process
+of its own.
 """
 
+import argparse
+import json
+import os
 import resource
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -22,7 +28,8 @@ from vidguide.eval.clips.read import read
 from vidguide.eval.metrics.registry import select_metrics
 from vidguide.eval.metrics.sample import Sample
 
-SIZES = {"16 x 256 x 256": (16, 256, 256, 2), "81 x 480 x 832": (81, 480, 832, 1)}  # frames, height, width, runs
+SIZES = {"16 x 256 x 256": (16, 256, 256), "81 x 480 x 832": (81, 480, 832)}  # frames, height, width
+ROOT = Path(__file__).parents[1]
 
 
 def translated_noise(frames: int, height: int, width: int) -> Clip:
@@ -34,35 +41,84 @@ def translated_noise(frames: int, height: int, width: int) -> Clip:
 
 
 def time_clip(clip: Clip) -> dict[str, float]:
-    """Return the seconds to read the clip from a file, to compute its optical flow, and to compute all metrics."""
+    """Return the CPU seconds to read the clip from a file, to compute its optical flow, and to compute all metrics."""
     with tempfile.TemporaryDirectory() as folder:
         path = clip.save(Path(folder) / "clip.mkv")
-        started = time.perf_counter()
+        started = time.process_time()
         sample = Sample(read(path))
-    times = {"reading": time.perf_counter() - started}
-    started = time.perf_counter()
+    times = {"reading": time.process_time() - started}
+    started = time.process_time()
     assert sample.flow.tracked
-    times["optical flow"] = time.perf_counter() - started
-    started = time.perf_counter()
+    times["optical flow"] = time.process_time() - started
+    started = time.process_time()
     for metric in select_metrics(["temporal", "vbench", "guard"]):
         metric(sample)
-    times["everything else"] = time.perf_counter() - started
+    times["everything else"] = time.process_time() - started
     return times
+
+
+def time_sizes() -> dict[str, Any]:
+    """Return the times of each size, and the peak memory of the process."""
+    cv2.setNumThreads(1)
+    time_clip(translated_noise(8, 64, 64))  # imports
+    times: dict[str, Any] = {size: time_clip(translated_noise(*shape)) for size, shape in SIZES.items()}
+    return {**times, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10}
+
+
+def run(tree: Path) -> dict[str, Any]:
+    """Return the times of a tree, measured by this script in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
+    command = [sys.executable, __file__, "--print"]
+    return dict(json.loads(subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout))
+
+
+def export(revision: str, folder: Path) -> Path:
+    """Write the files of a revision to a folder."""
+    archive = subprocess.run(["git", "archive", revision], cwd=ROOT, capture_output=True, check=True).stdout
+    subprocess.run(["tar", "x", "-C", str(folder)], input=archive, check=True)
+    return folder
+
+
+def rows_of(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, str]]:
+    """Return a row per size and tree: the better run by part, and the time relative to this tree."""
+    rows = []
+    for size in SIZES:
+        best = {
+            tree: min((one[size] for one in several), key=lambda t: sum(t.values())) for tree, several in runs.items()
+        }
+        here = sum(next(iter(best.values())).values())
+        for tree, times in best.items():
+            total = sum(times.values())
+            parts = {part: f"{value:.2f} s" for part, value in times.items()}
+            rows.append({"clip": size, "tree": tree, **parts, "all": f"{total:.2f} s", "ratio": f"{total / here:.2f}"})
+    return rows
+
+
+def measure(revision: str | None, count: int) -> dict[str, list[dict[str, Any]]]:
+    """Return the runs of this tree and of the revision, alternating."""
+    with tempfile.TemporaryDirectory() as folder:
+        trees = {"this": ROOT} | ({revision: export(revision, Path(folder))} if revision else {})
+        runs: dict[str, list[dict[str, Any]]] = {tree: [] for tree in trees}
+        for _ in range(count):
+            for tree, path in trees.items():
+                runs[tree].append(run(path))
+        return runs
 
 
 def main() -> None:
     """Time both sizes, print and write the result."""
-    cv2.setNumThreads(1)
-    rows: list[dict[str, str]] = []
-    data: dict[str, Any] = {"opencv": cv2.__version__}
-    for size, (frames, height, width, runs) in SIZES.items():
-        clip = translated_noise(frames, height, width)
-        best = min((time_clip(clip) for _ in range(runs)), key=lambda times: sum(times.values()))
-        data[size] = best
-        shown = {part: f"{value:.2f} s" for part, value in best.items()}
-        rows.append({"clip": size, **shown, "all": f"{sum(best.values()):.2f} s"})
-    data["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    write("evaluation", f"{table(rows)}\nPeak memory of the process: {data['peak_mib']} MiB.\n", data)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--against", metavar="REVISION", help="an earlier revision to compare with")
+    parser.add_argument("--runs", type=int, default=2, help="runs of each tree (2)")
+    parser.add_argument("--print", action="store_true", help="print the times of this process as JSON")
+    arguments = parser.parse_args()
+    if arguments.print:
+        print(json.dumps(time_sizes()))
+        return
+    runs = measure(arguments.against, arguments.runs)
+    memory = max(one["peak_mib"] for one in runs["this"])
+    data = {"opencv": cv2.__version__, "cpu_seconds": runs}
+    write("evaluation", f"{table(rows_of(runs))}\nPeak memory of the process: {memory} MiB.\n", data)
 
 
 if __name__ == "__main__":

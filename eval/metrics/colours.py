@@ -40,6 +40,6 @@ def colour_moments(frame: NDArray[np.uint8]) -> tuple[Values, Values]:
     """Return the mean `(3,)` and the covariance `(3, 3)` of the colours of a frame `(H, W, 3)`."""
     import cv2
 
-    mean = np.array(cv2.mean(frame)[:3])
-    centred = frame.reshape(-1, 3) - mean.astype(np.float32)
-    return mean, (centred.T @ centred).astype(np.float64) / len(centred)
+    mean = cv2.mean(frame)
+    centred = cv2.subtract(frame, mean, dtype=cv2.CV_32F).reshape(-1, 3)  # type: ignore[call-overload]
+    return np.array(mean[:3]), (centred.T @ centred).astype(np.float64) / len(centred)
