@@ -80,7 +80,8 @@ def match_clips(manifest: Path, clips: Sequence[Path]) -> dict[Path, dict[str, A
     for clip in clips:
         for name in {str(clip), clip.name, clip.stem}:
             names[name].append(clip)
-    fields, entries_by_path = {}, {}
+    fields: dict[Path, dict[str, Any]] = {}
+    entries_by_path: dict[str, str] = {}
     for name, given in read_manifest(manifest).items():
         clip = match_clip(manifest, name, paths, names)
         other = entries_by_path.setdefault(absolute(clip), name)

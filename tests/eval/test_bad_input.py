@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -425,7 +426,7 @@ def test_avi_of_variable_frame_rate_is_whole_and_a_truncated_one_is_not(tmp_path
 @pytest.mark.parametrize("codec", ["libx264", "mpeg2video"])
 def test_transport_stream_cut_within_a_packet_raises_and_a_whole_one_has_a_warning(codec: str, tmp_path: Path) -> None:
     with av.open(str(tmp_path / "a.ts"), "w") as container:
-        stream = container.add_stream(codec, rate=8)
+        stream: Any = container.add_stream(codec, rate=8)
         stream.height, stream.width, stream.pix_fmt = 48, 48, "yuv420p"
         for pixels in LARGE:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
