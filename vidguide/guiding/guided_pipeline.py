@@ -41,7 +41,7 @@ class PipelineCalls:
         if self.negative is not None:
             return call(*args, **kwargs)  # a pipeline that calls itself
         self._check_transformers()
-        self.steps.observe(self.scheduler or getattr(self.pipe, "scheduler", None))
+        self.steps.observe(self.scheduler or getattr(self.pipe, "scheduler", None), self.pipe)
         readers = [guidance for guidance in self.guidances if guidance.reads_negative and not guidance.neutral]
         self.negative = {}
         try:
