@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from vidguide.transformer.family import Inputs, Prompt
+from vidguide.transformer.negative_text import check_length, texts_of
 
 
 def encoder(*names: str | None, **settings: Any) -> Callable[[Any, Prompt, Inputs], Inputs]:
@@ -57,38 +58,9 @@ def _place(prompt: Prompt) -> dict[str, Any]:
     return {"dtype": tensors[0].dtype, "device": tensors[0].device} if tensors else {}
 
 
-def texts_of(prompt: Prompt) -> list[str]:
-    """Return the texts of a prompt, one per video; empty if it is given as embeddings."""
-    texts = prompt.get("prompt") or []
-    return [texts] if isinstance(texts, str) else list(texts)
-
-
 def batch_of(prompt: Prompt) -> int:
     """Return the number of texts or embeddings of a prompt."""
     return len(texts_of(prompt)) or next(len(value) for value in prompt.values() if isinstance(value, Tensor))
-
-
-def check_length(pipe: Any, prompts: list[str], limit: int | None) -> None:
-    """Refuse a negative prompt that the encoder would truncate.
-
-    Args:
-        pipe: diffusers pipeline.
-        prompts: negative prompts.
-        limit: maximum length in tokens; None for no limit.
-
-    Raises:
-        ValueError: with the length, the limit and the cure.
-    """
-    tokenizer = getattr(pipe, "tokenizer", None)
-    if tokenizer is None or limit is None:
-        return
-    for prompt in prompts:
-        tokens = len(tokenizer(prompt).input_ids)
-        if tokens > limit:
-            raise ValueError(
-                f"negative_prompt={prompt!r}: must have at most {limit} tokens, the text length of this call, not "
-                f"{tokens}; shorten it, or call the pipeline with a larger max_sequence_length"
-            )
 
 
 embeds_only = encoder("encoder_hidden_states")

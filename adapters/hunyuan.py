@@ -13,6 +13,7 @@ from vidguide.transformer.family import Family, Inputs, Joint, Modulation, Promp
 TEXT = ("encoder_hidden_states", "pooled_projections", "encoder_attention_mask")
 MASKS = {"encoder_attention_mask": "encoder_hidden_states"}
 TEXT_15 = ("encoder_hidden_states", "encoder_attention_mask", "encoder_hidden_states_2", "encoder_attention_mask_2")
+STATE_15 = ("prompt_embeds", "prompt_embeds_mask", "prompt_embeds_2", "prompt_embeds_mask_2")
 
 _encode = encoder(*TEXT)
 
@@ -66,6 +67,7 @@ FAMILIES = (
         joint=Joint(block_masks=("attention_mask",)),
         encode=encode_15,
         text_inputs=TEXT_15,
+        state_fields=dict(zip(TEXT_15, STATE_15, strict=True)),
         text_masks={TEXT_15[1]: TEXT_15[0], TEXT_15[3]: TEXT_15[2]},
         text_varies=by_step,
     ),

@@ -33,6 +33,13 @@ LTX2_TEXT = (
     "encoder_attention_mask",
     "audio_encoder_attention_mask",
 )
+STATE_FIELDS = dict(
+    zip(
+        LTX2_TEXT,
+        ("connector_prompt_embeds", "connector_audio_prompt_embeds", *["connector_attention_mask"] * 2),
+        strict=True,
+    )
+)
 
 FAMILIES = (
     Family(
@@ -45,6 +52,10 @@ FAMILIES = (
         one_token_inputs=ONE_TOKEN,
         cfg="batched",
         stg_layers={28: (19,)},
+        state_fields={
+            "encoder_hidden_states": "prompt_embeds",
+            "encoder_attention_mask": "prompt_attention_mask",
+        },
         **EMBEDS_AND_MASK,
     ),
     Family(
@@ -57,6 +68,7 @@ FAMILIES = (
         encode=encode,
         text_inputs=LTX2_TEXT,
         text_masks={LTX2_TEXT[2]: LTX2_TEXT[0], LTX2_TEXT[3]: LTX2_TEXT[1]},
+        state_fields=STATE_FIELDS,
         text_varies=modulates_text,
         layout="BLC",
         grid_axes={"audio_hidden_states": "BLC", "audio_timestep": "BL", "video_keyframes_mask": "BLC"},

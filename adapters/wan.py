@@ -19,13 +19,16 @@ def blank_face(inputs: Inputs, text: Inputs) -> Inputs:
     return {**inputs, **text, **black}
 
 
+STATE_FIELDS = {"encoder_hidden_states": "prompt_embeds"}
+
 FAMILIES = (
-    Family(name="Wan", transformers=("WanTransformer3DModel",), encode=embeds_only),
+    Family(name="Wan", transformers=("WanTransformer3DModel",), encode=embeds_only, state_fields=STATE_FIELDS),
     Family(
         name="Wan VACE",
         transformers=("WanVACETransformer3DModel",),
         side_blocks=("vace_blocks",),
         encode=embeds_only,
+        state_fields=STATE_FIELDS,
         grid_axes={"control_hidden_states": "BCFHW"},
     ),
     Family(
@@ -52,6 +55,7 @@ FAMILIES = (
         name="Helios",
         transformers=("HeliosTransformer3DModel",),
         encode=embeds_only,
+        state_fields=STATE_FIELDS,
         grid_axes={"indices_hidden_states": "BL"},
         # Without history: text attention is per token, or has queries of the current frames only.
         one_token_inputs={f"latents_history_{span}": None for span in ("short", "mid", "long")},

@@ -107,7 +107,7 @@ def test_bad_parameters_and_missing_negative_prompts_are_refused() -> None:
         EMAGGuidance(variant="video")
     subject = SUBJECTS["Wan"]
     modular = modular_pipeline(subject, subject.pipe(), NAGGuidance)
-    with pytest.raises(ValueError, match="has no encode_prompt"), guide(modular, NAG(negative_prompt="blurry")):
+    with pytest.raises(ValueError, match="has no text_encoder block"), guide(modular, NAG(negative_prompt="blurry")):
         pass
 
 

@@ -2,13 +2,15 @@
 
 import weakref
 from collections import OrderedDict
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
 from vidguide.transformer.family import Family, Inputs, Prompt
-from vidguide.transformer.negative_text import ready_text, text_shape
+from vidguide.transformer.modular_blocks import encoded_text, is_modular, text_encoder_of
+from vidguide.transformer.negative_text import check_length, ready_text, text_shape, texts_of
 
 CAPACITY = 16  # texts; a server receives others with every request
 ENCODERS = ("text_encoder", "text_encoder_2", "connectors")  # components of a pipeline
@@ -58,7 +60,34 @@ def _is_text(value: Any) -> bool:
 
 def _encode(pipe: Any, family: Family, prompt: Prompt, inputs: Inputs) -> Inputs:
     with torch.no_grad():
+        if is_modular(pipe):
+            return _encode_by_block(pipe, family, prompt, inputs)
         return family.encode(pipe, prompt, inputs)
+
+
+def _encode_by_block(pipe: Any, family: Family, prompt: Prompt, inputs: Inputs) -> Inputs:
+    """Return the text inputs of a prompt in a modular pipeline, by `Family.state_fields`.
+
+    Args:
+        prompt: texts for the pipeline's text encoder, or fields of its state.
+
+    Raises:
+        ValueError: a text is longer than the call's, or the embeddings are missing.
+    """
+    values: Mapping[str, Any] = prompt
+    if "prompt" in prompt:
+        length, texts = inputs[family.text_inputs[0]].shape[-2], texts_of(prompt)
+        limited = "max_sequence_length" in {one.name for one in text_encoder_of(pipe).inputs}
+        check_length(pipe, texts, length if limited else None)
+        values = encoded_text(pipe, texts, length)
+    text = {name: values.get(field) for name, field in family.state_fields.items()}
+    if text.get(family.text_inputs[0]) is None:
+        needed = ", ".join(f"negative_{field}" for field in dict.fromkeys(family.state_fields.values()))
+        given = ", ".join(f"negative_{name}" for name in prompt)
+        raise ValueError(
+            f"{given}: {family.name} in a modular pipeline needs {needed or 'negative_prompt_embeds of NAG'}"
+        )
+    return text
 
 
 def _encoders(pipe: Any) -> tuple[Any, ...]:

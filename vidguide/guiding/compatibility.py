@@ -1,6 +1,9 @@
 """Refusal of guidances that do not work with a cache of diffusers, a form of parallelism, or each other."""
 
+from collections.abc import Sequence
 from typing import Any
+
+from torch import nn
 
 from vidguide.calls.call import Call
 from vidguide.calls.guided_model import GuidedModel
@@ -177,6 +180,25 @@ def check_order(guidance: Guidance, first: bool, steps: int | None) -> None:
         raise ValueError(f"{who}: a bare transformer needs scheduler= as well, which tells the calls of one step")
     if first:
         raise ValueError(f"{who} before the conditional one of the step: make the conditional call first")
+
+
+def check_steps_needed(guidances: Sequence[Guidance], model: Any) -> None:
+    """Refuse guidances whose effect depends on the step where nothing counts the steps.
+
+    Args:
+        model: a bare transformer, or a pipeline that has neither a scheduler nor a loop that counts.
+
+    Raises:
+        ValueError: naming the guidance and the cure.
+    """
+    for guidance in guidances:
+        if guidance.needs_steps:
+            window = f"(start={guidance.start}, stop={guidance.stop})" if guidance.windowed else ""
+            what = f"{type(guidance).__name__}{window}: its effect depends on the step"
+            if isinstance(model, nn.Module):
+                raise ValueError(f"{what}; a bare transformer needs scheduler= as well")
+            lack = f"which no scheduler and no loop of this {type(model).__name__} counts"
+            raise ValueError(f"{what}, {lack}; leave out start, stop and schedules, or pass scheduler= to guide")
 
 
 def check_one_step(guidance: Guidance, call: Call, pipe: Any) -> None:

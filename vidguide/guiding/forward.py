@@ -23,6 +23,7 @@ from vidguide.guiding.compatibility import (
     check_order,
     check_parallel,
     check_pipeline_cfg,
+    check_steps_needed,
     check_together,
 )
 from vidguide.guiding.guided_pipeline import PipelineCalls
@@ -100,7 +101,9 @@ class GuidedForward:
             return forward(*args, **kwargs)  # an extra pass
         branch, _ = self.branches.next_branch(), self.branches.pipeline_guides()
         if self.run.steps is None and (self.pipe is None or self.steps.scheduler is None):
-            self.run.begin(None)  # without a scheduler no call is known to continue a run: cache nothing between calls
+            self.run.begin(
+                None
+            )  # where nothing counts, no call is known to continue a run: cache nothing between calls
         if branch == "cond" and self._checked_run != self.run.number:
             self._check_run(args, kwargs)
         active = self._active()
@@ -171,6 +174,8 @@ class GuidedForward:
                 check_caches(guidance, peer.model, peer.caches)
                 check_parallel(guidance, peer.model)
         inputs = self._bind(args, kwargs)
+        if self.run.steps is None and self.steps.loops:  # which opened no progress bar
+            check_steps_needed(self.guidances, self.pipe)
         if self.run.step == 0 and self.pipe is not None:
             self.run.skip(begin_index(self.steps.scheduler, inputs.get("timestep")))
         call = self._call(inputs, None)

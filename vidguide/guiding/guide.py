@@ -11,6 +11,7 @@ from vidguide.calls.negative_texts import NegativeTexts
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.cfg_rules.cfg import CFG
 from vidguide.guidances.negative_prompt import NegativePromptGuidance
+from vidguide.guiding.compatibility import check_steps_needed
 from vidguide.guiding.forward import GuidedForward
 from vidguide.guiding.guided_pipeline import PIPELINE, PipelineCalls, guided_pipeline_class
 from vidguide.guiding.step_counter import StepCounter, check_scheduler
@@ -18,6 +19,7 @@ from vidguide.kernels import dispatch as kernels
 from vidguide.tracing.run import Run
 from vidguide.transformer.class_swap import subclass_of, swapped_class
 from vidguide.transformer.compile import check_not_compiled_around
+from vidguide.transformer.modular_blocks import has_loop
 
 FORWARD, ATTACHED = "_vidguide_forward", "_vidguide_attached"
 
@@ -29,7 +31,8 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
     Args:
         model: a diffusers pipeline with a video transformer, or such a transformer by itself.
         guidances: any number, each kind once; their order does not matter.
-        scheduler: for a bare transformer, the scheduler of the sampling loop, which defines the step. Without one a
+        scheduler: for a bare transformer, the scheduler of the sampling loop, which defines the step; a pipeline's own
+            by default, or the denoising loop of a modular pipeline that has none. Where nothing defines the step, a
             guidance must act over the whole run, and nothing is cached between calls. A bare transformer's calls are
             conditional, except within `transformer.cache_context("uncond")`.
 
@@ -66,7 +69,9 @@ def guided(
     calls = None if isinstance(model, nn.Module) else PipelineCalls(model, guidances, steps, scheduler)
     scheduler = scheduler or getattr(model, "scheduler", None)
     check_scheduler(scheduler)
-    check_guidances(guidances, scheduler)
+    check_guidances(guidances)
+    if scheduler is None and not has_loop(model):
+        check_steps_needed(guidances, model)
     kernels.mode()
     transformers = [model] if calls is None else calls.transformers
     for transformer in transformers:
@@ -81,7 +86,7 @@ def guided(
             stack.enter_context(forward.intercepted())
             stack.enter_context(swapped_class(forward.model.transformer, guided_class, FORWARD, forward))
         stack.callback(steps.close)
-        steps.observe(scheduler)
+        steps.observe(scheduler, model)
         yield steps.run, calls
 
 
@@ -95,8 +100,8 @@ def check_transformer(transformer: nn.Module) -> None:
         raise ValueError(f"{type(transformer).__name__} is guided already: list all guidances in one guide(...)")
 
 
-def check_guidances(guidances: tuple[Any, ...], scheduler: Any) -> None:
-    """Validate: only guidances, no duplicates, and a scheduler for those whose effect depends on the step.
+def check_guidances(guidances: tuple[Any, ...]) -> None:
+    """Validate: only guidances, and no duplicates.
 
     Raises:
         TypeError, ValueError: naming the guidance and the cure.
@@ -104,10 +109,6 @@ def check_guidances(guidances: tuple[Any, ...], scheduler: Any) -> None:
     for guidance in guidances:
         if not isinstance(guidance, Guidance):
             raise TypeError(f"guide(..., {guidance!r}): not a guidance; give NAG(...), CFG(...)")
-        if scheduler is None and guidance.needs_steps:
-            window = f"(start={guidance.start}, stop={guidance.stop})" if guidance.windowed else ""
-            what = f"{type(guidance).__name__}{window}: its effect depends on the step"
-            raise ValueError(f"{what}; a bare transformer needs scheduler= as well")
     check_kinds(guidances)
 
 

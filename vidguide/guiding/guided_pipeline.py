@@ -3,7 +3,7 @@
 import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,11 @@ from vidguide.guidances.base import Guidance
 from vidguide.guiding.step_counter import StepCounter
 from vidguide.transformer.class_swap import subclass_of
 from vidguide.transformer.family import Prompt, family_of
+from vidguide.transformer.modular_blocks import input_names, is_modular, text_encoder_of
 from vidguide.transformer.negative_text import check_text_encoder
 
 PIPELINE = "_vidguide_pipeline"
-NEGATIVE = re.compile(r"negative_(?=(pooled_)?prompt)")  # not negative_index_latents
+NEGATIVE = re.compile(r"negative_(?=(pooled_|connector_(audio_)?)?prompt|connector_)")  # not negative_index_latents
 CFG_SCALE = re.compile(r"guidance_scale|cfg_scale")
 
 
@@ -41,18 +42,24 @@ class PipelineCalls:
         if self.negative is not None:
             return call(*args, **kwargs)  # a pipeline that calls itself
         self._check_transformers()
-        self.steps.observe(self.scheduler or getattr(self.pipe, "scheduler", None))
+        self.steps.observe(self.scheduler or getattr(self.pipe, "scheduler", None), self.pipe)
         readers = [guidance for guidance in self.guidances if guidance.reads_negative and not guidance.neutral]
         self.negative = {}
         try:
             if readers:
-                arguments = CallArguments.of(call, args, kwargs)
-                self.negative = arguments.negative()
+                arguments = CallArguments.of(call, args, kwargs, input_names(self.pipe))
+                self.negative = arguments.negative() or self._negative_of_state(arguments)
                 self._check_negative(readers, self.negative)
                 args, kwargs = (), self._passed(arguments)
             return call(*args, **kwargs)
         finally:
             self.negative = None
+
+    def _negative_of_state(self, arguments: "CallArguments") -> Prompt:
+        """Return the negative in a modular pipeline's state: a text, or embeddings if the pipeline encodes no texts."""
+        has_encoder = is_modular(self.pipe) and text_encoder_of(self.pipe) is not None
+        negative = arguments.negative_of_state().items()
+        return {name: value for name, value in negative if (name == "prompt") == has_encoder}
 
     def _passed(self, arguments: "CallArguments") -> dict[str, Any]:
         """Return the arguments to call the pipeline with: without a negative that it lacks or would misuse."""
@@ -82,20 +89,24 @@ class CallArguments:
 
     Attributes:
         given: those that the user passed, by name; defaults do not count. signature: of the call.
+        inputs: names of the inputs of a modular pipeline, which its signature does not have.
     """
 
     given: Mapping[str, Any]
     signature: inspect.Signature
+    inputs: Set[str] = frozenset()
 
     @classmethod
-    def of(cls, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> "CallArguments":
+    def of(
+        cls, call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], inputs: Set[str] = frozenset()
+    ) -> "CallArguments":
         """Bind the arguments of a call, and keep those that the pipeline lacks too.
 
         Raises:
             TypeError: too many positional arguments.
         """
         signature = inspect.signature(call)
-        return cls({**signature.bind_partial(*args).arguments, **kwargs}, signature)
+        return cls({**signature.bind_partial(*args).arguments, **kwargs}, signature, inputs)
 
     def negative(self) -> Prompt:
         """Return the negative prompt as the arguments of `encode_prompt` for a prompt; empty if there is none.
@@ -110,9 +121,15 @@ class CallArguments:
             raise ValueError("negative_prompt and negative_prompt_embeds are both given: keep one of them")
         return {NEGATIVE.sub("", name): value for name, value in given.items()}
 
+    def negative_of_state(self) -> Prompt:
+        """Return the negative prompt in the `PipelineState` that the call is given, which other arguments replace."""
+        values: Mapping[str, Any] = getattr(self.given.get("state"), "values", {})
+        negative = {name: value for name, value in values.items() if NEGATIVE.match(name) and name not in self.given}
+        return {NEGATIVE.sub("", name): value for name, value in negative.items() if not is_blank(value)}
+
     def known(self) -> dict[str, Any]:
         """Return the arguments by name, without a negative that the pipeline has no parameters for."""
-        names = self.signature.parameters
+        names = self.inputs | set(self.signature.parameters)
         return {name: value for name, value in self.given.items() if name in names or not NEGATIVE.match(name)}
 
     def without_negative(self) -> dict[str, Any]:

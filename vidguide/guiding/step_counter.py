@@ -1,45 +1,79 @@
-"""Count the steps of a sampling run from the calls of the scheduler that takes them."""
+"""Count the steps of a sampling run from the calls of the scheduler that takes them, or of the loop of blocks."""
 
+import copy
 import functools
 from contextlib import ExitStack
 from typing import Any
 
 from vidguide.tracing.run import Run
 from vidguide.transformer.class_swap import subclass_of, swapped_class
+from vidguide.transformer.modular_blocks import has_loop, is_loop
 
 RUN = "_vidguide_run"
 
 
 class StepCounter:
-    """Advance a run with each step of a scheduler.
+    """Advance a run with each step of a scheduler, or of the loops of a modular pipeline without one.
 
     Attributes:
-        scheduler: the one that is observed; None where nothing counts the steps.
+        scheduler: the one that is observed. loops: whether loops are.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.scheduler: Any = None
+        self.loops = False
+        self._blocks: Any = None  # of the pipeline, with counting loops
         self._observed = ExitStack()
 
-    def observe(self, scheduler: Any) -> None:
-        """Observe this scheduler from now on, and no other.
+    def observe(self, scheduler: Any, pipe: Any = None) -> None:
+        """Observe this scheduler from now on, or the loops of this pipeline if it is None, and nothing else.
 
         Raises:
             TypeError, ValueError: not a scheduler of diffusers, or one in use by another `guide`.
         """
-        if scheduler is self.scheduler:
+        if scheduler is self.scheduler and (scheduler is not None or self._blocks is getattr(pipe, "_blocks", None)):
             return
         check_scheduler(scheduler)
         self.close()
         if scheduler is not None:
             self._observed.enter_context(swapped_class(scheduler, counting_class, RUN, (self.run, id(scheduler))))
-        self.scheduler = scheduler
+            self.scheduler = scheduler
+        elif has_loop(pipe):
+            self._observe_loops(pipe)
+
+    def _observe_loops(self, pipe: Any) -> None:
+        """Replace the pipeline's blocks by a copy with counting loops: pipelines of one class share their blocks."""
+        original = pipe._blocks
+        pipe._blocks = self._blocks = counting_blocks(original, self.run)
+        self._observed.callback(_restore_blocks, pipe, self._blocks, original)
+        self.loops = True
 
     def close(self) -> None:
-        """Restore the scheduler."""
+        """Restore the scheduler or the blocks."""
         self._observed.close()
-        self.scheduler = None
+        self.scheduler, self.loops, self._blocks = None, False, None
+
+
+def _restore_blocks(pipe: Any, counting: Any, original: Any) -> None:
+    if pipe._blocks is counting:
+        pipe._blocks = original
+
+
+def counting_blocks(block: Any, run: Run) -> Any:
+    """Return a block whose loops advance a run: a shallow copy of each loop and of all blocks around it."""
+    if is_loop(block):
+        loop = copy.copy(block)
+        loop.__class__ = counting_loop_class(type(block))
+        vars(loop)[RUN] = run, id(loop)
+        return loop
+    children = getattr(block, "sub_blocks", None) or {}
+    counting = {name: counting_blocks(child, run) for name, child in children.items()}
+    if all(counting[name] is child for name, child in children.items()):
+        return block
+    around = copy.copy(block)
+    around.sub_blocks = type(children)(counting)
+    return around
 
 
 def check_scheduler(scheduler: Any) -> None:
@@ -57,10 +91,10 @@ def check_scheduler(scheduler: Any) -> None:
         raise ValueError(f"this {name} is in use by another guide(...): give each pipeline a scheduler of its own")
 
 
-def run_of(scheduler: Any) -> Run | None:
-    """Return the run that a scheduler advances; None for a copy of the scheduler, which pipelines may make."""
-    run, owner = vars(scheduler).get(RUN, (None, None))
-    return run if owner == id(scheduler) else None
+def run_of(counts: Any) -> Run | None:
+    """Return the run that a scheduler or a loop of blocks advances; None for a copy, which pipelines may make."""
+    run, owner = vars(counts).get(RUN, (None, None))
+    return run if owner == id(counts) else None
 
 
 @functools.cache
@@ -84,3 +118,26 @@ def counting_class(original: Any) -> Any:
         return result
 
     return subclass_of(original, set_timesteps=set_timesteps, step=step)
+
+
+@functools.cache
+def counting_loop_class(original: Any) -> Any:
+    """Return a subclass of a loop's class whose `progress_bar` begins a run and whose `loop_step` advances it.
+
+    A loop (`LoopSequentialPipelineBlocks` of diffusers) opens its progress bar with the number of steps.
+    """
+
+    @functools.wraps(original.progress_bar)
+    def progress_bar(self: Any, iterable: Any = None, total: int | None = None) -> Any:
+        if (run := run_of(self)) is not None:
+            run.begin(total if iterable is None else len(iterable))
+        return original.progress_bar(self, iterable, total)
+
+    @functools.wraps(original.loop_step)
+    def loop_step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        result = original.loop_step(self, *args, **kwargs)
+        if (run := run_of(self)) is not None and run.steps is not None:
+            run.advance(run.steps)
+        return result
+
+    return subclass_of(original, progress_bar=progress_bar, loop_step=loop_step)

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidguide.transformer.family import Family, Inputs
+from vidguide.transformer.family import Family, Inputs, Prompt
+from vidguide.transformer.modular_blocks import is_modular, text_encoder_of
 from vidguide.validation import check_text
 
 
@@ -89,13 +90,44 @@ def check_text_encoder(who: str, pipe: Any) -> None:
     """
     if pipe is None:
         lack = "a bare transformer cannot encode text; pass negative_prompt_embeds, or guide the pipeline"
-    elif not hasattr(pipe, "encode_prompt"):
+    elif is_modular(pipe) and text_encoder_of(pipe) is None:
+        lack = f"the {type(pipe).__name__} has no text_encoder block; pass negative_prompt_embeds"
+    elif not is_modular(pipe) and not hasattr(pipe, "encode_prompt"):
         lack = f"{type(pipe).__name__} has no encode_prompt; pass negative_prompt_embeds"
     elif getattr(pipe, "text_encoder", pipe) is None:
         lack = f"the {type(pipe).__name__} has no text_encoder; load it, or pass negative_prompt_embeds"
     else:
         return
     raise ValueError(f"{who}: {lack}")
+
+
+def texts_of(prompt: Prompt) -> list[str]:
+    """Return the texts of a prompt, one per video; empty if it is given as embeddings."""
+    texts = prompt.get("prompt") or []
+    return [texts] if isinstance(texts, str) else list(texts)
+
+
+def check_length(pipe: Any, prompts: list[str], limit: int | None) -> None:
+    """Refuse a negative prompt that the encoder would truncate.
+
+    Args:
+        pipe: diffusers pipeline.
+        prompts: negative prompts.
+        limit: maximum length in tokens; None for no limit.
+
+    Raises:
+        ValueError: with the length, the limit and the cure.
+    """
+    tokenizer = getattr(pipe, "tokenizer", None)
+    if tokenizer is None or limit is None:
+        return
+    for prompt in prompts:
+        tokens = len(tokenizer(prompt).input_ids)
+        if tokens > limit:
+            raise ValueError(
+                f"negative_prompt={prompt!r}: must have at most {limit} tokens, the text length of this call, not "
+                f"{tokens}; shorten it, or call the pipeline with a larger max_sequence_length"
+            )
 
 
 def check_negative(guidance: Any, empty: bool) -> None:

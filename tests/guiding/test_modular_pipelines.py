@@ -1,0 +1,195 @@
+"""Modular pipelines: texts are encoded by the pipeline's own block, and the call's negative prompt is used."""
+
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("diffusers.modular_pipelines.echo")  # the latest family of 0.42
+
+from diffusers import ClassifierFreeGuidance
+
+from tests.helpers.modular_pipelines import CASES, NEGATIVE, PROMPT, REFUSED, ModularCase
+from tests.helpers.tiny_pipelines import AveragingVAE
+from vidguide import EMAG, NAG, attach, attached, detach, guide
+from vidguide.guidances.base import Guidance
+from vidguide.transformer.family import family_of, refused
+
+TEXT: dict[str, Any] = dict(prompt=PROMPT, negative_prompt=NEGATIVE)
+BY_NAME = {case.name: case for case in CASES}
+CASE = BY_NAME["Wan"]
+
+
+@pytest.fixture(autouse=True)
+def _no_grad() -> Any:
+    with torch.no_grad():
+        yield
+
+
+def nag(**parameters: Any) -> NAG:
+    return NAG(**{"scale": 20, "tau": 10, "alpha": 1, **parameters})
+
+
+def sample(case: ModularCase, pipe: Any, *guidances: Guidance, **call: Any) -> Tensor:
+    with guide(pipe, *guidances):
+        return case.sample(pipe, **call)
+
+
+def plain_call(case: ModularCase) -> dict[str, Any]:
+    """Return a call's texts, without the negative where the pipeline has no such input."""
+    return TEXT if case.negatives else {"prompt": PROMPT}
+
+
+def encoded_negative(case: ModularCase, pipe: Any) -> dict[str, Any]:
+    """Return the text inputs of the negative as the pipeline itself encodes it."""
+    call = TEXT if case.negatives else {"prompt": NEGATIVE}
+    values, fields = case.state(pipe, **call).values, family_of(pipe.transformer).state_fields
+    return {name: values[case.negatives + field] for name, field in fields.items()}
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_negative_of_the_call(case: ModularCase, record_property: Any) -> None:
+    """Equal to the text of the guidance, and to what the pipeline itself encodes for its unconditional call."""
+    pipe = case.pipe()
+    plain = case.sample(pipe, **plain_call(case))
+    with guide(pipe, nag()) as run:
+        of_call = case.sample(pipe, **TEXT)
+    assert all(len(trace) for trace in run.traces)
+    assert run.traces[0].steps == case.steps
+    assert torch.equal(of_call, sample(case, pipe, nag(negative_prompt=NEGATIVE), **plain_call(case)))
+    encoded = nag(negative_prompt_embeds=encoded_negative(case, pipe))
+    torch.testing.assert_close(of_call, sample(case, pipe, encoded, **plain_call(case)), rtol=1e-4, atol=1e-5)
+    assert (of_call - plain).abs().max() > 1e-3
+    attach(pipe, nag())
+    assert torch.equal(case.sample(pipe, **TEXT), of_call)
+    assert attached(pipe).traces[0].steps == case.steps
+    detach(pipe)
+    assert torch.equal(case.sample(pipe, **plain_call(case)), plain)
+    record_property("pipeline", (case.pipeline, "tested", "tested", "tested"))
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_pipelines_on_other_transformers_are_refused(name: str, record_property: Any) -> None:
+    pipe = getattr(diffusers, f"{name}ModularPipeline")()
+    kind = pipe._component_specs["transformer"].type_hint
+    pipe.transformer = kind.__new__(kind)
+    nn.Module.__init__(pipe.transformer)
+    with pytest.raises(LookupError, match="is known and not supported") as caught, guide(pipe, NAG()):
+        pass
+    assert refused()[kind.__name__] in str(caught.value)
+    record_property("pipeline", (f"{name}ModularPipeline", *[str(caught.value)] * 3))
+
+
+def test_all_modular_video_pipelines_are_covered() -> None:
+    """Those of diffusers whose blocks decode videos."""
+    names = [name for name in dir(diffusers) if name.endswith("ModularPipeline") and name != "ModularPipeline"]
+    made = {name: {one.name for one in getattr(diffusers, name)()._blocks.intermediate_outputs} for name in names}
+    videos = {name.removesuffix("ModularPipeline") for name, outputs in made.items() if "videos" in outputs}
+    assert videos == {*BY_NAME, *REFUSED}
+
+
+def wan_pipelines(scale: float) -> tuple[Any, Any]:
+    """Return the modular and the standard pipeline of Wan with the same components."""
+    modular = CASE.pipe()
+    modular.update_components(guider=TwoConditions(guidance_scale=scale))
+    names = ("transformer", "scheduler", "text_encoder", "tokenizer")
+    parts = {name: getattr(modular, name) for name in names}
+    standard = diffusers.WanPipeline(**parts, vae=AveragingVAE(4))
+    standard.set_progress_bar_config(disable=True)
+    return modular, standard
+
+
+class TwoConditions(ClassifierFreeGuidance):
+    """Guider that always has two conditions: Wan's text encoder in diffusers 0.42 fails with one."""
+
+    @property
+    def num_conditions(self) -> int:
+        return 2
+
+    def __call__(self, data: list[Any]) -> Any:
+        return self.forward(**{one[self._identifier_key]: one.noise_pred for one in data})
+
+
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("guidance", [NAG(), NAG(negative_prompt=NEGATIVE), EMAG(scale=3, start=0, stop=1)])
+def test_wan_equals_the_standard_pipeline(scale: float, guidance: Guidance) -> None:
+    modular, standard = wan_pipelines(scale)
+    call = {**CASE.call, **TEXT, "num_inference_steps": 2}
+    with guide(standard, guidance) as run:
+        expected = standard(**call, guidance_scale=scale, output_type="latent").frames
+    with guide(modular, guidance) as modular_run:
+        assert torch.equal(CASE.sample(modular, **TEXT), expected)
+    assert [*run.trace] == [*modular_run.trace]
+    assert len(run.trace) or run.trace.choices
+
+
+def test_ltx2_equals_the_standard_pipeline() -> None:
+    case = BY_NAME["LTX2"]
+    modular = case.pipe()
+    for part in (modular.transformer, modular.text_encoder, modular.connectors):
+        part.double()
+    for guider in ("guider", "audio_guider"):
+        modular.update_components(**{guider: diffusers.LTX2Guidance(guidance_scale=3.0)})
+    names = ("transformer", "scheduler", "text_encoder", "tokenizer", "connectors", "audio_vae")
+    parts = {**{name: getattr(modular, name) for name in names}, "vae": AveragingVAE(4, 8, 32), "vocoder": None}
+    standard = diffusers.LTX2Pipeline(**parts)
+    standard.set_progress_bar_config(disable=True)
+    off = dict(guidance_scale=3.0, audio_guidance_scale=3.0, stg_scale=0.0, audio_stg_scale=0.0)
+    off |= dict(modality_scale=1.0, audio_modality_scale=1.0, guidance_rescale=0.0, audio_guidance_rescale=0.0)
+    for guidances in ((), (nag(),)):
+        with guide(standard, *guidances):
+            generator = torch.Generator().manual_seed(0)
+            call = {**case.call, **TEXT, **off, "num_inference_steps": 2, "generator": generator}
+            expected = standard(**call, output_type="latent").frames
+        latents = sample(case, modular, *guidances, **TEXT)
+        expected = expected.flatten(2).transpose(1, 2) if expected.ndim == 5 else expected
+        torch.testing.assert_close(latents.double(), expected.double(), rtol=1e-5, atol=1e-6)
+
+
+def test_the_negative_in_a_state() -> None:
+    pipe = CASE.pipe()
+    expected = sample(CASE, pipe, nag(), **TEXT)
+    state = CASE.state(pipe, **TEXT)
+    assert torch.equal(sample(CASE, pipe, nag(), state=state, prompt=PROMPT), expected)
+    other = sample(CASE, pipe, nag(), prompt=PROMPT, negative_prompt="moves")
+    assert torch.equal(sample(CASE, pipe, nag(), state=state, prompt=PROMPT, negative_prompt="moves"), other)
+    assert not torch.equal(other, expected)
+    without = case_without_text(pipe)  # takes the encoded negative of the state
+    assert torch.equal(sample(CASE, without, nag(), state=state), expected)
+    none = dict(state=state, prompt=PROMPT, negative_prompt="")
+    assert torch.equal(sample(CASE, pipe, nag(), **none), CASE.sample(pipe, **none))
+
+
+def case_without_text(pipe: Any) -> Any:
+    """Return a pipeline of the denoising block of another, with its components."""
+    denoise = pipe._blocks.sub_blocks["denoise"].init_pipeline()
+    denoise.update_components(**{name: getattr(pipe, name) for name in ("transformer", "scheduler", "guider")})
+    return denoise
+
+
+def test_embeddings_of_the_call_are_those_of_the_guidance() -> None:
+    pipe = CASE.pipe()
+    values = CASE.state(pipe, **TEXT).values
+    denoise = case_without_text(pipe)
+    embeds = {name: values[name] for name in ("prompt_embeds", "negative_prompt_embeds")}
+    expected = sample(CASE, pipe, nag(), **TEXT)
+    assert torch.equal(sample(CASE, denoise, nag(), prompt=None, **embeds), expected)  # which the guider reads too
+
+
+def test_what_cannot_be_encoded_is_refused() -> None:
+    pipe = CASE.pipe()
+    with pytest.raises(ValueError, match="must have at most 16 tokens"):
+        sample(CASE, pipe, nag(), prompt=PROMPT, negative_prompt="blue " * 20)
+    denoise = case_without_text(pipe)
+    with pytest.raises(ValueError, match="the WanModularPipeline has no text_encoder block"):
+        sample(CASE, denoise, nag(negative_prompt="red"))
+    pipe.text_encoder = None
+    with pytest.raises(ValueError, match="the WanModularPipeline has no text_encoder; load it"):
+        sample(CASE, pipe, nag(), **TEXT)
+    pipe, case = BY_NAME["LTX2"].pipe(), BY_NAME["LTX2"]
+    with pytest.raises(
+        ValueError, match="negative_prompt_embeds: LTX-2 in a modular pipeline needs negative_connector"
+    ):
+        sample(case, pipe, nag(), prompt=PROMPT, negative_prompt_embeds=torch.zeros(1, 16, 16))

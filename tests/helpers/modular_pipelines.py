@@ -1,0 +1,190 @@
+"""Modular pipelines of diffusers at tiny size."""
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.modular_pipelines.modular_pipeline import SequentialPipelineBlocks
+from torch import Tensor, nn
+
+from tests.helpers.tiny_encoders import gemma3_and_connectors, qwen_and_byt5, t5, tokenizer
+from tests.helpers.tiny_families import BY_NAME, Values, noise
+from tests.helpers.tiny_pipelines import AveragingVAE, ltx2_parts
+
+ECHO_STEPS = 8
+ECHO: dict[str, Any] = dict(height=64, width=96, num_frames=9, max_sequence_length=16, output_type="latent")
+STEPS = 2
+PROMPT, NEGATIVE = "a red circle moves left", "blue"
+
+
+def echo(tiny: str = "LTX2VideoTransformer3DModel/modulated", loop: Any = None) -> Any:
+    """Return Echo with a tiny transformer, text encoder and connectors, and a VAE that averages.
+
+    Args:
+        tiny: name of the transformer. loop: replaces the pipeline's denoising loop.
+    """
+    parts = {**ltx2_parts(), **gemma3_and_connectors(), "vae": AveragingVAE(4, 8, 32)}
+    pipe = diffusers.EchoModularPipeline()  # shares its blocks with all others
+    if loop is not None:
+        pipe._blocks = copy.deepcopy(pipe._blocks)
+        pipe._blocks.sub_blocks["denoise"].sub_blocks["denoise_loop"] = loop
+    pipe.update_components(transformer=BY_NAME[tiny].make(), **parts)
+    echo_loop(pipe).set_progress_bar_config(disable=True)
+    return pipe
+
+
+def echo_loop(pipe: Any) -> Any:
+    return pipe._blocks.sub_blocks["denoise"].sub_blocks["denoise_loop"]
+
+
+def sample_echo(pipe: Any, **call: Any) -> Tensor:
+    """Return the latents of a call, from the noise of seed 0."""
+    generator = torch.Generator().manual_seed(0)
+    latents: Tensor = pipe(**{"prompt": "blue", **ECHO, **call}, generator=generator, output="videos")
+    return latents
+
+
+def t5_and_tokenizer() -> Values:
+    return {"text_encoder": t5(), "tokenizer": tokenizer()}
+
+
+def ltx2_components() -> Values:
+    parts = {**ltx2_parts(), **gemma3_and_connectors()}
+    return {name: part for name, part in parts.items() if name != "vae"}
+
+
+def flow_scheduler() -> Any:
+    return diffusers.FlowMatchEulerDiscreteScheduler()
+
+
+@dataclass(frozen=True)
+class ModularCase:
+    """Text encoder and denoising blocks of a modular pipeline, with a tiny transformer.
+
+    Attributes:
+        name: class name without `ModularPipeline`.
+        tiny: name of the transformer. config: changes to its configuration.
+        call: arguments of a call. steps: number of steps that it counts.
+        components: returns the components besides transformer, scheduler and guiders.
+        scheduler: returns the scheduler.
+        blocks: names of the blocks that are run.
+        negatives: prefix of the state's fields that hold the encoded negative prompt.
+    """
+
+    name: str
+    tiny: str
+    call: Values
+    config: Values = field(default_factory=dict)
+    components: Callable[[], Values] = t5_and_tokenizer
+    scheduler: Callable[[], Any] = flow_scheduler
+    steps: int = STEPS
+    blocks: tuple[str, ...] = ("text_encoder", "denoise")
+    negatives: str = "negative_"
+
+    @property
+    def pipeline(self) -> str:
+        return f"{self.name}ModularPipeline"
+
+    def transformer(self) -> nn.Module:
+        tiny = BY_NAME[self.tiny]
+        return replace(tiny, config={**tiny.config, **self.config}).make()
+
+    def pipe(self) -> Any:
+        """Return a pipeline of the class with its text encoder and denoising blocks."""
+        whole = getattr(diffusers, self.pipeline)()
+        blocks = {name: whole._blocks.sub_blocks[name] for name in self.blocks}
+        pipe = type(whole)(blocks=copy.deepcopy(SequentialPipelineBlocks.from_blocks_dict(blocks)))
+        parts = {"transformer": self.transformer(), **self.components()}
+        parts |= {"transformer_2": self.transformer()} if "transformer_2" in pipe.components else {}
+        parts |= {"scheduler": self.scheduler()} if "scheduler" in pipe.components else {}
+        pipe.update_components(**parts)
+        if "boundary_ratio" in pipe.config:
+            pipe.update_components(boundary_ratio=0.9)
+        hide_progress(pipe._blocks)
+        return pipe
+
+    def state(self, pipe: Any, **call: Any) -> Any:
+        """Return the state after a call, from the noise of seed 0."""
+        steps = (
+            {}
+            if "sigmas" in self.call or "pyramid_num_inference_steps_list" in self.call
+            else {"num_inference_steps": STEPS}
+        )
+        call = {"prompt": PROMPT, **steps, **self.call, **call}
+        return pipe(**call, generator=torch.Generator().manual_seed(0))
+
+    def sample(self, pipe: Any, **call: Any) -> Tensor:
+        """Return the latents of a call."""
+        values = self.state(pipe, **call).values
+        latents: Tensor = values["latent_chunks"][-1] if "latent_chunks" in values else values["latents"]
+        return latents
+
+
+def hide_progress(block: Any) -> None:
+    if hasattr(block, "set_progress_bar_config"):
+        block.set_progress_bar_config(disable=True)
+    for child in (block.sub_blocks or {}).values():
+        hide_progress(child)
+
+
+TEXT = {"text_dim": 10}  # width of the text encoder
+IMAGE_TEXT = {**TEXT, "in_channels": 12}
+WAN: Values = dict(height=32, width=48, num_frames=5, max_sequence_length=16, latents=noise(1, 4, 2, 4, 6, seed=8))
+IMAGE: Values = {**WAN, "image_condition_latents": noise(1, 8, 2, 4, 6, seed=9)}
+CONTROL: Values = {**WAN, "denoiser_input_fields": {"control_hidden_states": noise(1, 6, 2, 4, 6, seed=9)}}
+LTX: Values = dict(height=64, width=96, num_frames=9, max_sequence_length=16)
+HUNYUAN: Values = dict(height=48, width=64, num_frames=5, latents=noise(1, 4, 2, 3, 4, seed=8))
+HELIOS: Values = dict(num_frames=9, num_latent_frames_per_chunk=2, max_sequence_length=16)
+PYRAMID: Values = {**HELIOS, "num_frames": 5, "height": 64, "width": 96, "pyramid_num_inference_steps_list": [2, 1]}
+LTX2 = "LTX2VideoTransformer3DModel/modulated"
+
+CASES = [
+    ModularCase("Wan", "WanTransformer3DModel", WAN, TEXT),
+    ModularCase(
+        "WanImage2Video",
+        "WanTransformer3DModel/image",
+        {**IMAGE, "max_sequence_length": 512, "image_embeds": noise(1, 5, 8, seed=7)},
+        IMAGE_TEXT,
+    ),
+    ModularCase("Wan22", "WanTransformer3DModel", WAN, TEXT),
+    ModularCase("Wan22Image2Video", "WanTransformer3DModel", IMAGE, IMAGE_TEXT),
+    ModularCase("Wan22Vace", "WanVACETransformer3DModel", CONTROL, TEXT),
+    ModularCase("LTX", "LTXVideoTransformer3DModel", LTX, {"caption_channels": 10}),
+    ModularCase("LTX2", LTX2, LTX, components=ltx2_components),
+    ModularCase("LTX25", LTX2, LTX, components=ltx2_components),
+    ModularCase(
+        "Echo",
+        LTX2,
+        {**LTX, "sigmas": [1.0, 0.7, 0.4, 0.0], "output_type": "latent"},
+        components=lambda: {**ltx2_components(), "vae": AveragingVAE(4, 8, 32)},
+        steps=3,
+        blocks=("text_encoder", "denoise", "decode"),
+        negatives="",
+    ),
+    ModularCase("HunyuanVideo15", "HunyuanVideo15Transformer3DModel/text", HUNYUAN, components=qwen_and_byt5),
+    ModularCase(
+        "Helios",
+        "HeliosTransformer3DModel",
+        {**HELIOS, "height": 32, "width": 48},
+        TEXT,
+        scheduler=lambda: diffusers.HeliosScheduler(stages=1, stage_range=[0, 1]),
+    ),
+    ModularCase(
+        "HeliosPyramid",
+        "HeliosTransformer3DModel",
+        PYRAMID,
+        TEXT,
+        scheduler=lambda: diffusers.HeliosScheduler(stages=2, stage_range=[0, 0.5, 1]),
+    ),
+    ModularCase(
+        "HeliosPyramidDistilled",
+        "HeliosTransformer3DModel",
+        {**PYRAMID, "is_amplify_first_chunk": False},
+        TEXT,
+        scheduler=lambda: diffusers.HeliosDMDScheduler(stages=2, stage_range=[0, 0.5, 1]),
+    ),
+]
+REFUSED = ("MiniMaxH3", "Cosmos3Omni", "Cosmos3Distilled", "WanAnimate2", "WanAnimate2Distilled")
