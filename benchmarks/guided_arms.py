@@ -65,12 +65,18 @@ METRICS = {  # metric: (heading, factor, digits)
     "world.attributes": ("asked attributes right, %", 100, 1),
     "world.well_formed": ("well-formed, %", 100, 1),
     "world.negative_present": ("unwanted in frames, %", 100, 1),
-    "temporal.warp_error": ("warping error x 1000", 1000, 2),
+    "temporal.warp_error": ("warping error, %", 100, 2),
     "temporal.luma_flicker": ("flicker, levels", 1, 2),
     "temporal.flow_jerk": ("jerk", 1, 1),
     "guard.motion": ("motion", 1, 1),
     "guard.detail": ("lasting detail", 1, 3),
     "guard.sharpness": ("sharpness", 1, 0),
+    "guard.contrast": ("contrast, levels", 1, 1),
+    "guard.saturation": ("saturation, levels", 1, 1),
+    "guard.luma": ("luma, levels", 1, 1),
+    "guard.tracked_share": ("tracked, %", 100, 1),
+    "guard.frozen_share": ("frozen, %", 100, 1),
+    "temporal.breaks": ("breaks", 1, 3),
 }
 SHEET_ARMS = (
     NONE,
@@ -171,7 +177,7 @@ def write_tuning(name: str, first: int, judged: dict[str, list[dict[str, float]]
     for arm, readings in judged.items():
         means_of = {metric: float(np.nanmean([reading[metric] for reading in readings])) for metric in readings[0]}
         shares = {f"{metric}, %": f"{100 * means_of[metric]:.1f}" for metric in list(means_of)[:-1]}
-        rows.append({"with CFG 3": arm, **shares, "warping error x 1000": f"{means_of['warping error']:.2f}"})
+        rows.append({"with CFG 3": arm, **shares, "warping error, %": f"{means_of['warping error']:.2f}"})
     clips = len(next(iter(judged.values())))
     text = f"Scales tried, means over {clips} clips each:\n\n{table(rows)}"
     write(name, text, {"clips": clips, "first": first, "judged": judged})

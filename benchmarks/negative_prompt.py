@@ -1,6 +1,7 @@
 """Measure negative prompts on the shipped models: how often the unwanted attribute still shows, and the cost.
 
     python benchmarks/negative_prompt.py [--model tiny | tiny-4step] [--arms chosen | grid] [--clips 256] [--first 0]
+    python benchmarks/negative_prompt.py [--model ...] [--arms ...] --tables    # from the recorded judgements
 
 The prompt of each clip omits one attribute (in turn colour, shape, motion, background), and the negative prompt names a
 random value of it. All arms run the same prompts, negative prompts and seeds, alternating batch by batch, so that times
@@ -9,6 +10,7 @@ did not use (`--first`). Intervals are 95% and exact, also of the paired differe
 """
 
 import argparse
+import json
 from typing import Any
 
 import numpy as np
@@ -90,7 +92,7 @@ def arm_rows(results: dict[str, Result], picked: list[int], times: bool = True) 
         )
         for name in SHARES:
             row[f"{name}, %"] = format_share(judged, name)
-        row["warping error x 1000"] = f"{np.nanmean([judgement['warping error'] for judgement in judged]):.2f}"
+        row["warping error, %"] = f"{np.nanmean([judgement['warping error'] for judgement in judged]):.2f}"
         if times:
             ratios = [a / b for a, b in zip(result.seconds, base.seconds, strict=True)]
             row["seconds per clip"] = f"{np.median(result.seconds):.2f}"
@@ -128,6 +130,25 @@ def contact_sheet(results: dict[str, Result], cases: list[Case], shown: tuple[st
     return np.concatenate(rows)
 
 
+def tables(results: dict[str, Result], first: int) -> str:
+    """Format the table of all cases and one for each attribute."""
+    kinds = [Case(first + index).kind for index in range(len(results[BASE].judged))]
+    parts = [table(arm_rows(results, list(range(len(kinds)))))]
+    for kind in KINDS:
+        picked = [place for place, negated in enumerate(kinds) if negated == kind]
+        parts.append(f"Negated {kind}, {len(picked)} clips an arm:\n\n{table(arm_rows(results, picked, times=False))}")
+    return "\n".join(parts)
+
+
+def recorded(name: str) -> tuple[dict[str, Result], int]:
+    """Return the recorded judgements and times of each arm, without frames, and the number of the first case."""
+    data = json.loads((RESULTS / f"{name}.json").read_text())
+    results = {arm: Result() for arm in data["arms"]}
+    for arm, result in results.items():
+        result.judged, result.seconds = data["arms"][arm]["judged"], data["arms"][arm]["seconds"]
+    return results, data["first"]
+
+
 def main() -> None:
     """Measure, print and write `benchmarks/results/negative_prompt_MODEL[_grid].{md,json,png}`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -135,19 +156,19 @@ def main() -> None:
     parser.add_argument("--arms", default="chosen", choices=("chosen", "grid"))
     parser.add_argument("--clips", type=int, default=256)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
+    parser.add_argument("--tables", action="store_true", help="make the tables again, without sampling")
     args = parser.parse_args()
+    name = f"negative_prompt_{args.model}" + ("_grid" if args.arms == "grid" else "")
+    if args.tables:
+        results, first = recorded(name)
+        (RESULTS / f"{name}.md").write_text(tables(results, first))
+        return
     indices = range(args.first, args.first + args.clips)
     results = sample(load(args.model), args.model, GRID if args.arms == "grid" else CHOSEN[args.model], indices)
-    cases = [Case(index) for index in indices]
-    parts = [table(arm_rows(results, list(range(args.clips))))]
-    for kind in KINDS:
-        picked = [place for place, case in enumerate(cases) if case.kind == kind]
-        parts.append(f"Negated {kind}, {len(picked)} clips an arm:\n\n{table(arm_rows(results, picked, times=False))}")
-    name = f"negative_prompt_{args.model}" + ("_grid" if args.arms == "grid" else "")
     data = {arm: {"judged": result.judged, "seconds": result.seconds} for arm, result in results.items()}
-    write(name, "\n".join(parts), {"clips": args.clips, "first": args.first, "arms": data})
+    write(name, tables(results, args.first), {"clips": args.clips, "first": args.first, "arms": data})
     if args.arms == "chosen":
-        sheet = contact_sheet(results, cases, SHEET_ARMS)
+        sheet = contact_sheet(results, [Case(index) for index in indices], SHEET_ARMS)
         Image.fromarray(sheet).save(RESULTS / f"{name}.png", optimize=True)
 
 

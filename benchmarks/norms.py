@@ -80,7 +80,7 @@ def arm_rows(results: dict[tuple[str, float], Result]) -> list[dict[str, str]]:
         row["against token, points"] = format_difference(against.get("unwanted"), 100, 1)
         row["as asked, %"] = f"{100 * np.mean([judgement['as asked'] for judgement in judged]):.1f}"
         row["well-formed, %"] = f"{100 * np.mean([judgement['well-formed'] for judgement in judged]):.1f}"
-        row["warping error x 1000"] = f"{np.nanmean([judgement['warping error'] for judgement in judged]):.3f}"
+        row["warping error, %"] = f"{np.nanmean([judgement['warping error'] for judgement in judged]):.3f}"
         row["against token"] = format_difference(against.get("warping error"), 1, 3)
         alike = against.get("of equal scenes")
         row["of equal scenes"] = format_difference(alike, 1, 3) + (f" ({alike.pairs} pairs)" if alike else "")

@@ -37,7 +37,7 @@ class Case:
         self.seed = index
 
     def judge(self, frames: np.ndarray) -> dict[str, float]:
-        """Return the oracle's judgements of the clip as 0 or 1, and its warping error (x 1000)."""
+        """Return the oracle's judgements of the clip as 0 or 1, and its warping error in percent."""
         reading: Reading = read(frames)
         named = [name for name in ATTRIBUTES if name != self.kind]
         return {
@@ -45,7 +45,7 @@ class Case:
             "as asked": float(all(reading.matches(self.scene, name) for name in named)),
             "readable": float(getattr(reading.scene, self.kind) is not None),
             "well-formed": float(reading.well_formed),
-            "warping error": 1000 * warping_error(frames),
+            "warping error": 100 * warping_error(frames),
         }
 
 
