@@ -20,7 +20,7 @@ class BranchDetector:
         self._guides = (-1, False)  # number of a run, and whether the pipeline applies CFG in it
 
     def next_branch(self) -> str:
-        """Return the branch of the call that begins, "cond" or "uncond"; ask once per call.
+        """Return the branch of the call that begins, "cond", "uncond" or "weaker"; ask once per call.
 
         The name of its cache context decides, or where the pipeline opens none, the order of calls.
         """
@@ -44,6 +44,6 @@ class BranchDetector:
             guides = self._guides[1]
         return bool(guides)
 
-    def batch_is_halved(self) -> bool:
-        """Return whether the first half of the batch is unconditional."""
-        return self.family.cfg == "batched" and self.pipeline_guides()
+    def batch_is_halved(self, branch: str) -> bool:
+        """Return whether the first half of the batch of a call of this branch is unconditional."""
+        return branch == "cond" and self.family.cfg == "batched" and self.pipeline_guides()
