@@ -12,10 +12,14 @@ class BranchDetector:
 
     Args:
         pipe: the pipeline; None for a bare transformer, whose calls are all conditional.
+
+    Attributes:
+        given: branch of the call that begins, where the caller knows it.
     """
 
     def __init__(self, pipe: Any, family: Family, contexts: CacheContexts, run: Run) -> None:
         self.pipe, self.family, self.contexts, self.run = pipe, family, contexts, run
+        self.given: str | None = None
         self._last_call: tuple[int, int] | None = None
         self._guides = (-1, False)  # number of a run, and whether the pipeline applies CFG in it
 
@@ -24,8 +28,9 @@ class BranchDetector:
 
         The name of its cache context decides, or where the pipeline opens none, the order of calls.
         """
-        if self.contexts.branch is not None:
-            return self.contexts.branch
+        branch = self.given or self.contexts.branch
+        if branch is not None:
+            return branch
         if self.pipe is None or self.family.cfg != "two_calls":
             return "cond"
         step, self._last_call = self._last_call, (self.run.number, self.run.step)
