@@ -46,9 +46,9 @@ FURTHER_TESTS = """
   perturbs; with `compile_repeated_blocks` at most 1, 2 and 4. None in the next run:
   `tests/transformer/test_compile.py`. Where that may exceed torch's limit (`torch._dynamo.config.recompile_limit`,
   8), as with the five candidates of 40 blocks, EMAG warns: compile the blocks, name fewer `layers`, or raise the limit.
-- Modular pipelines: `guide` and `attach`, with the call's own negative prompt, of which
-  [docs/pipelines.md](docs/pipelines.md) has a table: `tests/guiding/test_modular_pipelines.py`; any guidances as a guider,
-  `pipe.update_components(guider=VideoGuidance([NAG()]))` of `vidguide.pipelines.guiders`, in Wan 2.1, Wan 2.2 and LTX:
+- Modular pipelines: `guide` and `attach`, with the call's own negative prompt ([table](docs/pipelines.md)):
+  `tests/guiding/test_modular_pipelines.py`; any guidances as a guider,
+  `pipe.update_components(guider=VideoGuidance([NAG()]))` of `vidguide.pipelines.guiders`:
   `tests/pipelines/test_guiders.py`.
 - Context parallel (`enable_parallelism`), two processes over gloo, equal to one process to 1e-6: Wan with every
   guidance under Ulysses, with NAG and EMAG in a ring; LTX without a text mask, with NAG, VSF, EMAG, CFG and CADS
