@@ -15,6 +15,7 @@ from tests.helpers.modular_pipelines import CASES, NEGATIVE, PROMPT, REFUSED, Mo
 from tests.helpers.tiny_pipelines import AveragingVAE
 from vidguide import EMAG, NAG, PAG, STG, attach, attached, detach, guide
 from vidguide.guidances.base import Guidance
+from vidguide.pipelines.guiders import VideoGuidance
 from vidguide.transformer.family import family_of, refused
 
 TEXT: dict[str, Any] = dict(prompt=PROMPT, negative_prompt=NEGATIVE)
@@ -50,7 +51,7 @@ def encoded_negative(case: ModularCase, pipe: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_negative_of_the_call(case: ModularCase, record_property: Any) -> None:
+def test_the_negative_of_the_call(case: ModularCase) -> None:
     """Equal to the text of the guidance, and to what the pipeline itself encodes for its unconditional call."""
     pipe = case.pipe()
     plain = case.sample(pipe, **plain_call(case))
@@ -67,11 +68,10 @@ def test_the_negative_of_the_call(case: ModularCase, record_property: Any) -> No
     assert attached(pipe).traces[0].steps == case.steps
     detach(pipe)
     assert torch.equal(case.sample(pipe, **plain_call(case)), plain)
-    record_property("pipeline", (case.pipeline, "tested", "tested", "tested"))
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_pipelines_on_other_transformers_are_refused(name: str, record_property: Any) -> None:
+def test_pipelines_on_other_transformers_are_refused(name: str) -> None:
     pipe = getattr(diffusers, f"{name}ModularPipeline")()
     kind = pipe._component_specs["transformer"].type_hint
     pipe.transformer = kind.__new__(kind)
@@ -79,7 +79,6 @@ def test_pipelines_on_other_transformers_are_refused(name: str, record_property:
     with pytest.raises(LookupError, match="is known and not supported") as caught, guide(pipe, NAG()):
         pass
     assert refused()[kind.__name__] in str(caught.value)
-    record_property("pipeline", (f"{name}ModularPipeline", *[str(caught.value)] * 3))
 
 
 def test_all_modular_video_pipelines_are_covered() -> None:
@@ -88,6 +87,29 @@ def test_all_modular_video_pipelines_are_covered() -> None:
     made = {name: {one.name for one in getattr(diffusers, name)()._blocks.intermediate_outputs} for name in names}
     videos = {name.removesuffix("ModularPipeline") for name, outputs in made.items() if "videos" in outputs}
     assert videos == {*BY_NAME, *REFUSED}
+
+
+WITH_GUIDER = [case for case in CASES if case.takes_guider]
+
+
+@pytest.mark.parametrize("case", WITH_GUIDER, ids=lambda case: case.name)
+def test_guidances_as_its_guider(case: ModularCase) -> None:
+    """Equal to `guide` with diffusers' guider for classifier-free guidance."""
+    pipe = case.pipe()
+    names = [name for name in ("guider", "guider_2") if name in pipe.components]
+    guidances = (nag(), EMAG(scale=3, start=0, stop=1), PAG(layers=(1,)))
+    pipe.update_components(**{name: ClassifierFreeGuidance(guidance_scale=3.0) for name in names})
+    plain = case.sample(pipe, **TEXT)
+    expected = sample(case, pipe, *guidances, **TEXT)
+    assert (expected - plain).abs().max() > 1e-3
+    if len(names) == 1:  # two guiders have an average each
+        pipe.update_components(guider=VideoGuidance(guidances, guidance_scale=3.0))
+        torch.testing.assert_close(case.sample(pipe, **TEXT), expected, rtol=1e-4, atol=1e-4)
+    pipe.update_components(**{name: VideoGuidance([nag()], guidance_scale=3.0) for name in names})
+    of_guider = case.sample(pipe, **TEXT)
+    pipe.update_components(**{name: ClassifierFreeGuidance(guidance_scale=3.0) for name in names})
+    torch.testing.assert_close(of_guider, sample(case, pipe, nag(), **TEXT), rtol=1e-4, atol=1e-4)
+    assert torch.equal(case.sample(pipe, **TEXT), plain)
 
 
 def wan_pipelines(scale: float) -> tuple[Any, Any]:
