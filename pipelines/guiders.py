@@ -17,7 +17,7 @@ from vidguide.guidances.base import Guidance
 from vidguide.guidances.cfg_rules.cfg import CFG
 from vidguide.guidances.second_pass import SelfGuidance
 from vidguide.guiding.forward import GuidedForward
-from vidguide.guiding.guide import FORWARD, check_guidances, guided_class
+from vidguide.guiding.guide import FORWARD, check_guidances, check_transformer, guided_class
 from vidguide.guiding.step_counter import StepCounter
 from vidguide.pipelines.request.guidance_spec import from_json
 from vidguide.tracing.run import Run
@@ -96,6 +96,7 @@ class VideoGuidance(ClassifierFreeGuidance):
         self._interception.close()
         if not self._enabled:
             return
+        check_transformer(denoiser)
         guided = self._forward_of(denoiser)
         guided.run.step = self._step
         call = OneCall(guided, "cond" if self.is_conditional else "uncond", self._interception.close)

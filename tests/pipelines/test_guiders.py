@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tests.helpers.common_pipelines import STEPS, SUBJECTS, Subject
 from tests.helpers.snapshots import snapshots_equal
+from tests.helpers.tiny_pipelines import CASES
 
 pytest.importorskip("diffusers.modular_pipelines.ltx")  # before 0.37 the base class of guiders was different
 
@@ -192,3 +193,19 @@ def test_a_pipeline_with_it_is_saved_and_loaded(tmp_path: Path) -> None:
     loaded.load_components()
     loaded.update_components(guider=VideoGuidance.from_pretrained(tmp_path / "guider"))
     torch.testing.assert_close(sample(subject, loaded), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("pipeline", ["HunyuanVideo15Pipeline", "MotifVideoPipeline"])
+def test_standard_pipelines_with_a_guider_take_it(pipeline: str) -> None:
+    case = next(case for case in CASES if case.pipeline == pipeline)
+    guidances = (NAG(scale=5), EMAG(scale=3, start=0, stop=1))
+    plain, pipe = case.pipe(True), case.pipe(True)
+    expected = case.sample(plain, True, *with_embeddings(guidances, case.text_inputs(6)))
+    pipe.guider = VideoGuidance(guidances, guidance_scale=3.0)
+    with pytest.raises(ValueError, match="is guided already"):
+        case.sample(pipe, True, EMAG())
+    texts = case.text(case.text_inputs(2)) | case.text(case.text_inputs(6), "negative_")
+    settings = dict(num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="latent")
+    output = pipe(**texts, **case.call, **settings).frames
+    torch.testing.assert_close(output, expected, atol=1e-5, rtol=1e-4)
+    assert (expected - case.sample(plain, True)).abs().max() > 1e-3
