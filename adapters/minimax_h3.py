@@ -5,12 +5,10 @@ Blocks modulate each row by the timestep and the modality of that row: the text'
 modality 1, or 0 where they are of a picture that was encoded together with the prompt.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from vidguide.transformer.family import Audio, Family, Inputs, Joint, Packed, Prompt, by_step
+from vidguide.transformer.family import Audio, Family, Inputs, Joint, Packed, by_step
 
 TEXT, TAGS = "encoder_hidden_states", "text_token_tags"
 INDICES = ("text_indices", "audio_indices", "video_indices")
@@ -131,14 +129,6 @@ def _repeats(values: Tensor) -> int:
     return int((values == values[0]).int().cumprod(0).sum())
 
 
-def encode(pipe: Any, prompt: Prompt, inputs: Inputs) -> Inputs:
-    """Return embeddings as they are, and refuse texts: the modular pipeline has no `encode_prompt`."""
-    if set(prompt) != {"prompt_embeds"}:
-        names = ", ".join(f"negative_{name}" for name in prompt)
-        raise ValueError(f"{names}: {type(pipe).__name__} has no encode_prompt; pass negative_prompt_embeds")
-    return {TEXT: prompt["prompt_embeds"]}
-
-
 FAMILIES = (
     Family(
         name="MiniMax-H3",
@@ -155,8 +145,9 @@ FAMILIES = (
                 row_arguments=("adaln_indices", "rotary_emb"),
             ),
         ),
-        encode=encode,
         text_inputs=(TEXT, TAGS),
+        # Without tags, which `text_tags` completes: a text encoded by itself has no pictures, as the prompt may have.
+        state_fields={TEXT: "prompt_embeds"},
         text_extras=(TAGS,),
         text_varies=by_step,  # a timestep is an index into the timesteps of a call, which may change from step to step
         layout="BLC",

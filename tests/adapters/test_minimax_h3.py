@@ -681,7 +681,7 @@ def test_the_negative_embeddings_of_a_call_guide_as_those_of_the_guidance(make: 
         expected = generate(pipe)
     with guide(pipe, make()):
         assert torch.equal(generate(pipe, negative_prompt_embeds=embeds), expected)
-        with pytest.raises(ValueError, match="has no encode_prompt; pass negative_prompt_embeds"):
+        with pytest.raises(ValueError, match="has no text_encoder block; pass negative_prompt_embeds"):
             generate(pipe, negative_prompt="red")
 
 
@@ -696,7 +696,7 @@ def test_the_pipelines_second_transformer_is_guided() -> None:
 
 @pytest.mark.parametrize("make", [NAG, VSF])
 def test_a_negative_prompt_in_words_raises(make: Any) -> None:
-    with pytest.raises(ValueError, match="has no encode_prompt; pass negative_prompt_embeds"):
+    with pytest.raises(ValueError, match="has no text_encoder block; pass negative_prompt_embeds"):
         guide(pipeline(), make(negative_prompt="red")).__enter__()
 
 

@@ -177,25 +177,85 @@ def test_corrections_of_two_self_guidances_add_up_under_nag(case: Case) -> None:
     assert_equal(case, together, expected)
 
 
-@pytest.mark.skipif(LTX2 is None, reason="this diffusers has no LTX-2")
-@pytest.mark.parametrize("on", [True, False], ids=["with CFG", "without CFG"])
-def test_ltx2s_weaker_calls_do_not_scale_a_correction(on: bool) -> None:
-    """Beside CFG, LTX-2 adds `s (c - p)` for a call with skipped blocks and one without audio: all move."""
+WEAKER: dict[str, Any] = {
+    "stg_scale": 1.0,
+    "modality_scale": 2.0,
+    "guidance_rescale": 0.0,
+    "audio_guidance_rescale": 0.0,
+}
+needs_ltx2 = pytest.mark.skipif(LTX2 is None, reason="this diffusers has no LTX-2")
+
+
+def cfg_of_vidguide() -> Guidance:
     assert LTX2 is not None
-    weaker: dict[str, Any] = {
-        "stg_scale": 1.0,
-        "modality_scale": 2.0,
-        "guidance_rescale": 0.0,
-        "audio_guidance_rescale": 0.0,
-    }
-    pag = SELF_GUIDANCES["PAG"]
-    alone = [predictions(LTX2, False, *guidances, **LTX2.cfg_only) for guidances in ((pag(),), ())]
-    together = [predictions(LTX2, on, *guidances, **weaker) for guidances in ((pag(),), ())]
+    text = LTX2.text_inputs(6)
+    doubles = {name: value.double() if value.is_floating_point() else value for name, value in text.items()}
+    return CFG(scale=3.0, negative_prompt_embeds=doubles)
+
+
+@needs_ltx2
+@pytest.mark.parametrize(
+    ("make", "on"),
+    [(SELF_GUIDANCES[name], on) for name in ("PAG", "EMAG") for on in (True, False)] + [(cfg_of_vidguide, False)],
+    ids=["PAG with CFG", "PAG", "EMAG with CFG", "EMAG", "CFG of vidguide"],
+)
+def test_ltx2s_weaker_calls_do_not_scale_a_guidance(make: Callable[[], Guidance], on: bool) -> None:
+    """Beside CFG, LTX-2 adds `s (c - p)` for a call with skipped blocks and one without audio.
+
+    A guidance of the conditional prediction is no part of these differences: `u + w (c + d - u) + s (c - p)` for EMAG,
+    `u + w (c - u) + s (c - p) + d` for others. The video's and the audio's scheduler take turns.
+    """
+    assert LTX2 is not None
+    alone = [predictions(LTX2, False, *guidances, **LTX2.cfg_only) for guidances in ((make(),), ())]
+    together = [predictions(LTX2, on, *guidances, **WEAKER) for guidances in ((make(),), ())]
     moved, expected = ([one - other for one, other in zip(*pair, strict=True)] for pair in (together, alone))
-    assert max(difference.abs().max() for difference in expected) > 0.1
-    assert_equal(LTX2, moved, expected)
+    assert max(difference.abs().max() for difference in expected) > 1e-3
+    scale = 3.0 if on and isinstance(make(), EMAG) else 1.0
+    assert_equal(LTX2, moved, [scale * difference for difference in expected])
+
+
+@needs_ltx2
+@pytest.mark.parametrize("on", [True, False])
+def test_ltx2s_weaker_calls_are_not_rescaled_with_a_correction(on: bool) -> None:
+    assert LTX2 is not None
     with pytest.raises(ValueError, match=r"PAG with guidance_rescale=0\.7"):
-        predictions(LTX2, on, pag(), **weaker | {"guidance_rescale": 0.7})
+        predictions(LTX2, on, SELF_GUIDANCES["PAG"](), **WEAKER | {"guidance_rescale": 0.7})
+    with pytest.raises(ValueError, match=r"PAG\(rescale=0\.5\): the pipeline's own guidance"):
+        predictions(LTX2, on, PAG(rescale=0.5), **WEAKER)
+
+
+@needs_ltx2
+@pytest.mark.parametrize("on", [True, False], ids=["with CFG", "without CFG"])
+def test_nag_acts_on_ltx2s_weaker_calls(on: bool) -> None:
+    """Their text attention is that of the same call of a bare transformer under NAG; the trace has one pass a step."""
+    assert LTX2 is not None
+    pipe = LTX2.pipe(on)
+    pipe.transformer.to(LTX2.model.dtype)
+    calls: list[tuple[dict[str, Any], Any]] = []
+
+    def record(module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        weaker = kwargs["isolate_modalities"] or kwargs["spatio_temporal_guidance_blocks"]
+        if weaker and kwargs["hidden_states"].shape[1] > 1:  # not the auxiliary forward of one token
+            calls.append((kwargs, output))
+
+    handle = pipe.transformer.register_forward_hook(record, with_kwargs=True)
+    negative = {
+        name: value.double() if value.is_floating_point() else value for name, value in LTX2.text_inputs(5).items()
+    }
+    nag = NAG(scale=5, negative_prompt_embeds=negative)
+    texts = LTX2.text(LTX2.text_inputs(2)) | LTX2.text(LTX2.text_inputs(6), "negative_")
+    texts = {name: value.double() if value.is_floating_point() else value for name, value in texts.items()}
+    with guide(pipe, nag) as run:
+        call = {**LTX2.call, **({} if on else LTX2.off), **WEAKER, "num_inference_steps": 2}
+        pipe(**texts, **call, generator=torch.Generator().manual_seed(0), output_type="latent")
+    handle.remove()
+    assert len(calls) == 2 * 2
+    for kwargs, output in calls:
+        with guide(pipe.transformer, nag):
+            torch.testing.assert_close(pipe.transformer(**kwargs)[0], output[0], rtol=0, atol=1e-12)
+        assert (pipe.transformer(**kwargs)[0] - output[0]).abs().max() > 1e-3
+    layers = len(pipe.transformer.transformer_blocks)
+    assert len(run.trace) == 2 * 2 * layers  # steps, texts of video and audio
 
 
 def test_pipeline_rules_that_would_rescale_the_correction_raise() -> None:

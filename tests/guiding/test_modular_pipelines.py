@@ -13,8 +13,9 @@ from diffusers import ClassifierFreeGuidance
 
 from tests.helpers.modular_pipelines import CASES, NEGATIVE, PROMPT, REFUSED, ModularCase
 from tests.helpers.tiny_pipelines import AveragingVAE
-from vidguide import EMAG, NAG, attach, attached, detach, guide
+from vidguide import EMAG, NAG, PAG, STG, attach, attached, detach, guide
 from vidguide.guidances.base import Guidance
+from vidguide.pipelines.guiders import VideoGuidance
 from vidguide.transformer.family import family_of, refused
 
 TEXT: dict[str, Any] = dict(prompt=PROMPT, negative_prompt=NEGATIVE)
@@ -50,7 +51,7 @@ def encoded_negative(case: ModularCase, pipe: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_the_negative_of_the_call(case: ModularCase, record_property: Any) -> None:
+def test_the_negative_of_the_call(case: ModularCase) -> None:
     """Equal to the text of the guidance, and to what the pipeline itself encodes for its unconditional call."""
     pipe = case.pipe()
     plain = case.sample(pipe, **plain_call(case))
@@ -67,11 +68,10 @@ def test_the_negative_of_the_call(case: ModularCase, record_property: Any) -> No
     assert attached(pipe).traces[0].steps == case.steps
     detach(pipe)
     assert torch.equal(case.sample(pipe, **plain_call(case)), plain)
-    record_property("pipeline", (case.pipeline, "tested", "tested", "tested"))
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_pipelines_on_other_transformers_are_refused(name: str, record_property: Any) -> None:
+def test_pipelines_on_other_transformers_are_refused(name: str) -> None:
     pipe = getattr(diffusers, f"{name}ModularPipeline")()
     kind = pipe._component_specs["transformer"].type_hint
     pipe.transformer = kind.__new__(kind)
@@ -79,7 +79,6 @@ def test_pipelines_on_other_transformers_are_refused(name: str, record_property:
     with pytest.raises(LookupError, match="is known and not supported") as caught, guide(pipe, NAG()):
         pass
     assert refused()[kind.__name__] in str(caught.value)
-    record_property("pipeline", (f"{name}ModularPipeline", *[str(caught.value)] * 3))
 
 
 def test_all_modular_video_pipelines_are_covered() -> None:
@@ -88,6 +87,29 @@ def test_all_modular_video_pipelines_are_covered() -> None:
     made = {name: {one.name for one in getattr(diffusers, name)()._blocks.intermediate_outputs} for name in names}
     videos = {name.removesuffix("ModularPipeline") for name, outputs in made.items() if "videos" in outputs}
     assert videos == {*BY_NAME, *REFUSED}
+
+
+WITH_GUIDER = [case for case in CASES if case.takes_guider]
+
+
+@pytest.mark.parametrize("case", WITH_GUIDER, ids=lambda case: case.name)
+def test_guidances_as_its_guider(case: ModularCase) -> None:
+    """Equal to `guide` with diffusers' guider for classifier-free guidance."""
+    pipe = case.pipe()
+    names = [name for name in ("guider", "guider_2") if name in pipe.components]
+    guidances = (nag(), EMAG(scale=3, start=0, stop=1), PAG(layers=(1,)))
+    pipe.update_components(**{name: ClassifierFreeGuidance(guidance_scale=3.0) for name in names})
+    plain = case.sample(pipe, **TEXT)
+    expected = sample(case, pipe, *guidances, **TEXT)
+    assert (expected - plain).abs().max() > 1e-3
+    if len(names) == 1:  # two guiders have an average each
+        pipe.update_components(guider=VideoGuidance(guidances, guidance_scale=3.0))
+        torch.testing.assert_close(case.sample(pipe, **TEXT), expected, rtol=1e-4, atol=1e-4)
+    pipe.update_components(**{name: VideoGuidance([nag()], guidance_scale=3.0) for name in names})
+    of_guider = case.sample(pipe, **TEXT)
+    pipe.update_components(**{name: ClassifierFreeGuidance(guidance_scale=3.0) for name in names})
+    torch.testing.assert_close(of_guider, sample(case, pipe, nag(), **TEXT), rtol=1e-4, atol=1e-4)
+    assert torch.equal(case.sample(pipe, **TEXT), plain)
 
 
 def wan_pipelines(scale: float) -> tuple[Any, Any]:
@@ -125,27 +147,49 @@ def test_wan_equals_the_standard_pipeline(scale: float, guidance: Guidance) -> N
     assert len(run.trace) or run.trace.choices
 
 
-def test_ltx2_equals_the_standard_pipeline() -> None:
-    case = BY_NAME["LTX2"]
-    modular = case.pipe()
+OWN_GUIDANCE = {"off": (0.0, 1.0), "on": (1.0, 2.0)}  # scales of LTX-2's skipped blocks and of one modality by itself
+ON_LTX2: dict[str, tuple[Guidance, ...]] = {
+    "none": (),
+    "NAG": (nag(),),
+    "EMAG": (EMAG(scale=3, decay=0.5, select=(1,), start=0, stop=1),),
+    "PAG": (PAG(layers=(1,)),),
+    "NAG, EMAG and STG": (nag(), EMAG(scale=3, decay=0.5, start=0, stop=1), STG(layers=(1,), mode="attention")),
+}
+
+
+def ltx2_pipelines(scale: float, stg: float, modality: float) -> tuple[Any, Any, dict[str, Any]]:
+    """Return the modular and the standard pipeline of LTX-2 in float64, and the standard one's arguments."""
+    modular = BY_NAME["LTX2"].pipe()
     for part in (modular.transformer, modular.text_encoder, modular.connectors):
         part.double()
-    for guider in ("guider", "audio_guider"):
-        modular.update_components(**{guider: diffusers.LTX2Guidance(guidance_scale=3.0)})
+    scales = dict(guidance_scale=scale, stg_scale=stg, modality_scale=modality, spatio_temporal_guidance_blocks=[1])
+    modular.update_components(**{name: diffusers.LTX2Guidance(**scales) for name in ("guider", "audio_guider")})
     names = ("transformer", "scheduler", "text_encoder", "tokenizer", "connectors", "audio_vae")
     parts = {**{name: getattr(modular, name) for name in names}, "vae": AveragingVAE(4, 8, 32), "vocoder": None}
     standard = diffusers.LTX2Pipeline(**parts)
     standard.set_progress_bar_config(disable=True)
-    off = dict(guidance_scale=3.0, audio_guidance_scale=3.0, stg_scale=0.0, audio_stg_scale=0.0)
-    off |= dict(modality_scale=1.0, audio_modality_scale=1.0, guidance_rescale=0.0, audio_guidance_rescale=0.0)
-    for guidances in ((), (nag(),)):
-        with guide(standard, *guidances):
-            generator = torch.Generator().manual_seed(0)
-            call = {**case.call, **TEXT, **off, "num_inference_steps": 2, "generator": generator}
-            expected = standard(**call, output_type="latent").frames
-        latents = sample(case, modular, *guidances, **TEXT)
-        expected = expected.flatten(2).transpose(1, 2) if expected.ndim == 5 else expected
-        torch.testing.assert_close(latents.double(), expected.double(), rtol=1e-5, atol=1e-6)
+    call = dict(scales, guidance_rescale=0.0, audio_guidance_scale=scale, audio_stg_scale=stg)
+    return modular, standard, dict(call, audio_modality_scale=modality, audio_guidance_rescale=0.0)
+
+
+@pytest.mark.parametrize("own", OWN_GUIDANCE)
+@pytest.mark.parametrize("scale", [1.0, 3.0])
+@pytest.mark.parametrize("name", ON_LTX2)
+def test_ltx2_equals_the_standard_pipeline(name: str, scale: float, own: str) -> None:
+    """Up to four calls a step, of which three are conditional; the standard pipeline makes two of them in one batch."""
+    case = BY_NAME["LTX2"]
+    modular, standard, settings = ltx2_pipelines(scale, *OWN_GUIDANCE[own])
+    with guide(standard, *ON_LTX2[name]) as run:
+        generator = torch.Generator().manual_seed(0)
+        call = {**case.call, **TEXT, **settings, "num_inference_steps": 2, "generator": generator}
+        expected = standard(**call, output_type="latent").frames
+    with guide(modular, *ON_LTX2[name]) as modular_run:
+        latents = case.sample(modular, **TEXT)
+    expected = expected.flatten(2).transpose(1, 2) if expected.ndim == 5 else expected
+    torch.testing.assert_close(latents.double(), expected.double(), rtol=1e-5, atol=1e-6)
+    assert len(modular_run.trace) == len(run.trace)
+    passes = 2 * sum(guidance.extra_pass for guidance in ON_LTX2[name])
+    assert len(modular_run.trace.choices) == len(run.trace.choices) == passes
 
 
 def test_the_negative_in_a_state() -> None:

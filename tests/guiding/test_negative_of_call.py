@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from diffusers import UniPCMultistepScheduler
 from tests.helpers.shipped_calls import BLUE, PROMPT, RED, guided, load_tiny, sample
 from tests.helpers.tiny_families import cast
 from tests.helpers.tiny_pipelines import CASES, STEPS, Case, name_of
-from vidguide import CFG, NAG, STG, VSF, guide
+from vidguide import CFG, NAG, STG, VSF, attach, attached, guide
 
 
 @pytest.fixture(autouse=True)
@@ -158,22 +159,28 @@ def test_a_transformer_replaced_inside_the_block_is_refused(tiny: Any) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=name_of)
 def test_embeddings_of_the_call_in_every_family(case: Case) -> None:
-    """Bitwise equal to the same embeddings given to the guidance, with the pipeline's own guidance off."""
+    """Bitwise equal to the same embeddings given to the guidance, with the pipeline's own guidance off.
+
+    Also of attached guidances.
+    """
     pipe = case.pipe(False)
     outputs = []
-    for in_call in (True, False):
+    for in_call, attaches in ((True, False), (False, False), (True, True)):
         negative = case.model.text(1, case.length, 6)
         guidance = NAG() if in_call else NAG(negative_prompt_embeds=case.to_transformer(negative))
         texts = case.text(case.to_transformer(case.model.text(1, case.length, 2)))
         if in_call or case.pipeline != "AnyFlowPipeline":  # which would append it to the prompt
             texts |= case.text(case.to_transformer(negative), "negative_")
-        with guide(pipe, guidance) as run:
+        if attaches:
+            attach(pipe, guidance)
+        with nullcontext() if attaches else guide(pipe, guidance) as run:
             output = pipe(
                 **{**case.call, **case.off, **cast(texts, pipe.transformer.dtype)},
                 num_inference_steps=STEPS,
                 generator=torch.Generator().manual_seed(0),
                 output_type="latent",
             ).frames
-        assert len(run.trace)
+        assert len((run or attached(pipe)).trace)
         outputs.append(output[-1] if isinstance(output, list) else output)
-    assert torch.equal(*outputs)
+    assert torch.equal(outputs[0], outputs[1])
+    assert torch.equal(outputs[0], outputs[2])

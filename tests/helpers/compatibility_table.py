@@ -46,9 +46,10 @@ FURTHER_TESTS = """
   perturbs; with `compile_repeated_blocks` at most 1, 2 and 4. None in the next run:
   `tests/transformer/test_compile.py`. Where that may exceed torch's limit (`torch._dynamo.config.recompile_limit`,
   8), as with the five candidates of 40 blocks, EMAG warns: compile the blocks, name fewer `layers`, or raise the limit.
-- Modular pipelines of Wan 2.1, Wan 2.2 and LTX take `NAGGuidance` and `EMAGGuidance` of
-  `vidguide.pipelines.diffusers_guiders` by `pipe.update_components(guider=NAGGuidance())`;
-  `guide` supports them too, with precomputed embeddings: `tests/pipelines/test_diffusers_guiders.py`.
+- Modular pipelines: `guide` and `attach`, with the call's own negative prompt ([table](docs/pipelines.md)):
+  `tests/guiding/test_modular_pipelines.py`; any guidances as a guider,
+  `pipe.update_components(guider=VideoGuidance([NAG()]))` of `vidguide.pipelines.guiders`:
+  `tests/pipelines/test_guiders.py`.
 - Context parallel (`enable_parallelism`), two processes over gloo, equal to one process to 1e-6: Wan with every
   guidance under Ulysses, with NAG and EMAG in a ring; LTX without a text mask, with NAG, VSF, EMAG, CFG and CADS
   under Ulysses and NAG in a ring: `tests/transformer/test_context_parallel.py`, most of it marked slow. The

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from tests.helpers.tiny_encoders import gemma3_and_connectors, qwen_and_byt5, t5, tokenizer
 from tests.helpers.tiny_families import BY_NAME, Values, noise
-from tests.helpers.tiny_pipelines import AveragingVAE, ltx2_parts
+from tests.helpers.tiny_pipelines import AveragingVAE, StubVAE, ltx2_parts
 
 ECHO_STEPS = 8
 ECHO: dict[str, Any] = dict(height=64, width=96, num_frames=9, max_sequence_length=16, output_type="latent")
@@ -56,6 +57,30 @@ def ltx2_components() -> Values:
     return {name: part for name, part in parts.items() if name != "vae"}
 
 
+class Conditioner(StubVAE):
+    """Stub of MiniMax-H3's text encoder, of whose 50th layer the pipeline takes the features."""
+
+    def __init__(self) -> None:
+        super().__init__({"text_config": SimpleNamespace(num_hidden_layers=64)})
+        self.features = noise(64, 16, seed=4)
+
+    @property
+    def model(self) -> Callable[..., Any]:
+        return lambda input_ids, **_: SimpleNamespace(hidden_states=[i * self.features[input_ids] for i in range(51)])
+
+
+class TextTypes:
+    """Stub of MiniMax-H3's processor, for texts without pictures."""
+
+    def create_mm_token_type_ids(self, token_ids: list[list[int]]) -> list[list[int]]:
+        return [[0] * len(row) for row in token_ids]
+
+
+def h3_components() -> Values:
+    schedulers = {"audio_scheduler": diffusers.MiniMaxH3Scheduler(3.0)}
+    return {"text_encoder": Conditioner(), "tokenizer": tokenizer(), "processor": TextTypes(), **schedulers}
+
+
 def flow_scheduler() -> Any:
     return diffusers.FlowMatchEulerDiscreteScheduler()
 
@@ -87,6 +112,11 @@ class ModularCase:
     @property
     def pipeline(self) -> str:
         return f"{self.name}ModularPipeline"
+
+    @property
+    def takes_guider(self) -> bool:
+        """Whether it has a guider, and takes others than its own."""
+        return self.components is not ltx2_components and "guider" in getattr(diffusers, self.pipeline)().components
 
     def transformer(self) -> nn.Module:
         tiny = BY_NAME[self.tiny]
@@ -186,5 +216,14 @@ CASES = [
         TEXT,
         scheduler=lambda: diffusers.HeliosDMDScheduler(stages=2, stage_range=[0, 0.5, 1]),
     ),
+    ModularCase(
+        "MiniMaxH3",
+        "MiniMaxH3Transformer3DModel",
+        dict(height=64, width=96, num_frames=124, num_inference_steps=3),  # the last one takes no call
+        {"in_channels": 24, "audio_in_channels": 32},
+        components=h3_components,
+        scheduler=lambda: diffusers.MiniMaxH3Scheduler(12.0),
+        negatives="",
+    ),
 ]
-REFUSED = ("MiniMaxH3", "Cosmos3Omni", "Cosmos3Distilled", "WanAnimate2", "WanAnimate2Distilled")
+REFUSED = ("Cosmos3Omni", "Cosmos3Distilled", "WanAnimate2", "WanAnimate2Distilled")

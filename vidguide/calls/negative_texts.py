@@ -60,7 +60,7 @@ def _is_text(value: Any) -> bool:
 
 def _encode(pipe: Any, family: Family, prompt: Prompt, inputs: Inputs) -> Inputs:
     with torch.no_grad():
-        if is_modular(pipe):
+        if is_modular(pipe) or family.encode is None:
             return _encode_by_block(pipe, family, prompt, inputs)
         return family.encode(pipe, prompt, inputs)
 

@@ -71,6 +71,11 @@ class Guidance:
         return True
 
     @property
+    def once_a_step(self) -> bool:
+        """Whether it acts on the plain conditional call of a step only: others act on LTX-2's weaker ones too."""
+        return False
+
+    @property
     def pauses(self) -> bool:
         """Whether its scale may be off at some steps of its window, which then make no extra pass."""
         return False

@@ -39,6 +39,10 @@ class SelfGuidance(Guidance):
             raise ValueError(f"{type(self).__name__}(extent={self.extent!r}): must be spatial, temporal or None")
 
     @property
+    def once_a_step(self) -> bool:
+        return True
+
+    @property
     def perturbs(self) -> bool:
         return not self.neutral
 

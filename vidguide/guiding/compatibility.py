@@ -18,6 +18,7 @@ ONE_STATE = {"PyramidAttentionBroadcast", "FasterCache", "SeaCache", "TextKVCach
 COUNTING = {"MagCache", "TaylorSeer"}  # count the steps of each context
 OF_BLOCKS = {"FirstBlockCache", "MagCache"}  # controlled by the first and the last block
 WEAKER = ("do_spatio_temporal_guidance", "do_modality_isolation_guidance")  # of LTX-2, which rescales after them too
+LINEAR = ("ClassifierFreeGuidance", "LTX2Guidance")  # guiders whose rule adds differences of predictions
 CURE = "call disable_cache() on the transformer"
 
 
@@ -137,13 +138,14 @@ def check_pipeline_cfg(guidance: Guidance, call: Call, pipe: Any) -> None:
 
 def pipeline_combines(call: Call, pipe: Any) -> bool:
     """Return whether the pipeline combines predictions: by its own guidance, or by a guider."""
-    return call.pipeline_guides or getattr(getattr(pipe, "guider", None), "num_conditions", 1) > 1
+    guides = call.pipeline_guides or any(getattr(pipe, name, False) for name in WEAKER)
+    return guides or getattr(getattr(pipe, "guider", None), "num_conditions", 1) > 1
 
 
 def _other_rule_of_guider(guider: Any) -> str | None:
     """Return a description of a guider's rule where it is not `u + w (c - u)`, else None."""
     name, rescale = type(guider).__name__, getattr(guider, "guidance_rescale", 0) or 0
-    if name != "ClassifierFreeGuidance":
+    if name not in LINEAR:
         return f"the pipeline's guider {name}"
     return f"the guider's guidance_rescale={rescale}" if rescale > 0 else None
 
@@ -163,19 +165,20 @@ def _other_rule(call: Call, pipe: Any) -> str | None:
     return None
 
 
-def check_order(guidance: Guidance, first: bool, steps: int | None) -> None:
-    """Refuse an unconditional call to which the correction of this step's conditional call cannot be added.
+def check_order(guidance: Guidance, branch: str, first: bool, steps: int | None) -> None:
+    """Refuse an unconditional or weaker call that this step's change of the conditional prediction cannot reach.
 
     Args:
-        first: whether the step had no conditional call yet.
+        branch: "uncond" or "weaker". first: whether the step had no conditional call yet.
         steps: number of steps, None for a bare transformer without a scheduler.
 
     Raises:
         ValueError: naming the guidance and the cure.
     """
-    if not isinstance(guidance, SelfGuidance) or guidance.before_cfg:
+    outside = isinstance(guidance, SelfGuidance) and not guidance.before_cfg
+    if not (guidance.once_a_step if branch == "weaker" else outside):
         return
-    who = f"{type(guidance).__name__} with an unconditional call"
+    who = f"{type(guidance).__name__} with {'an unconditional' if branch == 'uncond' else 'a weaker'} call"
     if steps is None:
         raise ValueError(f"{who}: a bare transformer needs scheduler= as well, which tells the calls of one step")
     if first:

@@ -69,10 +69,11 @@ class GuidedForward:
         self.branches = BranchDetector(self.pipe, self.model.family, self.contexts, self.run)
         self.peers: Sequence[GuidedForward] = (self,)
         self._signature = inspect.signature(type(self.model.original).forward)
-        self._cache, self._texts = RunCache(), texts or NegativeTexts()
+        self._run_caches = {"cond": RunCache(), "weaker": RunCache()}
+        self._texts = texts or NegativeTexts()
         self._within_call = False
         self._checked_run = -1  # number of the run that was checked before its first step
-        self._shift: tuple[tuple[int, int], Tensor] | None = None  # of the other calls of a run's step
+        self._shifts: dict[str, list[Any]] = {}  # of the other calls of this step, by branch and stream
         self._guided_step: tuple[int, int] | None = None  # run and step of the latest conditional call
 
     def check(self) -> None:
@@ -101,21 +102,33 @@ class GuidedForward:
             return forward(*args, **kwargs)  # an extra pass
         branch, _ = self.branches.next_branch(), self.branches.pipeline_guides()
         if self.run.steps is None and (self.pipe is None or self.steps.scheduler is None):
-            self.run.begin(
-                None
-            )  # where nothing counts, no call is known to continue a run: cache nothing between calls
+            self.run.begin(None)  # nothing says which calls are of one run: cache nothing between them
         if branch == "cond" and self._checked_run != self.run.number:
             self._check_run(args, kwargs)
         active = self._active()
-        if branch != "cond":
-            self._check_uncond(active)
-            return self._shifted(forward(*args, **kwargs))
-        self._guided_step = (self.run.number, self.run.step)
+        if branch == "cond":
+            self._guided_step, self._shifts = (self.run.number, self.run.step), {}
+            return self._guided(active, branch, forward, args, kwargs)
+        self._check_other(active, branch)
+        if branch == "weaker":
+            acting = [guidance for guidance in active if not guidance.once_a_step]
+            return self._shifted(branch, self._guided(acting, branch, forward, args, kwargs))
+        return self._shifted(branch, forward(*args, **kwargs))
+
+    def _guided(
+        self,
+        active: list[Guidance],
+        branch: str,
+        forward: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Run a conditional call under the guidances that act on it."""
         if not active:
             return forward(*args, **kwargs)
         try:
             self._within_call = True
-            return self._guide(active, forward, self._bind(args, kwargs))
+            return self._guide(active, branch, forward, self._bind(args, kwargs))
         finally:
             self._within_call = False
             self.installation.blocks.clear()
@@ -144,9 +157,9 @@ class GuidedForward:
         joint = self.model.family.joint
         return arguments if joint is None or joint.packed is None else joint.packed.text_first(arguments)
 
-    def _call(self, inputs: Inputs, passes: Passes | None) -> Call:
+    def _call(self, inputs: Inputs, branch: str, passes: Passes | None) -> Call:
         """Return a conditional call as a value; before a run, when no pass may be run, without `passes`."""
-        batch = Batch(self.branches.batch_is_halved())
+        batch = Batch(self.branches.batch_is_halved(branch))
         rows = inputs[self.model.family.text_inputs[0]].shape[0]
         conditional_rows = rows - batch.start(rows)
         return Call(
@@ -160,8 +173,8 @@ class GuidedForward:
             scheduler=self.steps.scheduler,
             encode_negative=functools.partial(self._encode_negative, inputs, conditional_rows),
             auxiliary_forward=_no_pass if passes is None else passes.auxiliary,
-            cache=self._cache,
-            shared_cache=self.peers[0]._cache,
+            cache=self._run_caches[branch],
+            shared_cache=self.peers[0]._run_caches[branch],
             run=self.run.number,
         )
 
@@ -178,7 +191,7 @@ class GuidedForward:
             check_steps_needed(self.guidances, self.pipe)
         if self.run.step == 0 and self.pipe is not None:
             self.run.skip(begin_index(self.steps.scheduler, inputs.get("timestep")))
-        call = self._call(inputs, None)
+        call = self._call(inputs, "cond", None)
         for guidance in self.guidances:
             if guidance.neutral:
                 continue
@@ -190,17 +203,19 @@ class GuidedForward:
                 guidance.check_run(call)
         self._checked_run = self.run.number
 
-    def _check_uncond(self, active: list[Guidance]) -> None:
+    def _check_other(self, active: list[Guidance], branch: str) -> None:
+        """Refuse guidances that do not fit an unconditional or weaker call."""
         first = self._guided_step != (self.run.number, self.run.step)
         for guidance in active:
-            guidance.check_pipeline_guides()
-            check_caches_of_uncond(guidance, self.model.family, self.caches)
-            check_order(guidance, first, self.run.steps)
+            if branch == "uncond":
+                guidance.check_pipeline_guides()
+                check_caches_of_uncond(guidance, self.model.family, self.caches)
+            check_order(guidance, branch, first, self.run.steps)
 
-    def _guide(self, active: list[Guidance], forward: Callable[..., Any], inputs: Inputs) -> Any:
+    def _guide(self, active: list[Guidance], branch: str, forward: Callable[..., Any], inputs: Inputs) -> Any:
         """Run a conditional call: the unperturbed pass, corrections to its prediction, and the CFG rule."""
         passes = Passes(self.model, self.installation, self.contexts, self.caches, self.run, forward)
-        call = self._call(inputs, passes)
+        call = self._call(inputs, branch, passes)
         if self.installation.blocks.modes and call.media is not None:
             self.installation.blocks.set_tokens(call.media[-1])
         for guidance in active:
@@ -208,7 +223,8 @@ class GuidedForward:
         plan = self._plan(active, call)
         with self.installation.installed(plan, call.batch):
             output = forward(**call.inputs)
-            self._trace()
+            if branch == "cond":
+                self._trace()
         original = prediction_of(output)
         cond = call.batch.conditional(original)
         corrections = self._corrections(active, passes, call, plan, cond)
@@ -219,7 +235,13 @@ class GuidedForward:
             predictions = guidance.combine(call, predictions, functools.partial(passes.unconditional, call))
         if outside:
             predictions[0] = self._add_to_guided(call, predictions[0], outside, cond)
-        return output if predictions[0] is original else with_predictions(output, predictions)
+        if predictions[0] is original:
+            return output
+        self._shifts["weaker"] = [
+            _difference(new, old, call.conditional_rows)
+            for new, old in zip(predictions, predictions_of(output), strict=True)
+        ]
+        return with_predictions(output, predictions)
 
     def _add_to_guided(self, call: Call, prediction: Tensor, corrections: list[Correction], cond: Tensor) -> Tensor:
         """Return the prediction with corrections that are not scaled by classifier-free guidance.
@@ -228,21 +250,23 @@ class GuidedForward:
         whatever `w` is: so `d` is also added to the other half of the batch, or to the unconditional call of this step.
         """
         shift = functools.reduce(torch.add, (correction.value for correction in corrections))
-        self._shift = ((self.run.number, self.run.step), shift)
+        self._shifts["uncond"] = [shift]
         if len(shift) < len(prediction):
             return prediction + torch.cat([shift, shift])
         return call.rescale(prediction + shift, cond, corrections[0].rescale)
 
-    def _shifted(self, output: Any) -> Any:
-        """Return the output of an unconditional or weaker call, moved as the conditional one of the same step was.
+    def _shifted(self, branch: str, output: Any) -> Any:
+        """Return the output of an unconditional or weaker call, moved by the change of this step's conditional one.
 
-        LTX-2 makes up to two weaker calls a step besides, and adds `s (c - p)` of each: all of them move.
+        LTX-2 adds `s (c - p)` for each weaker prediction p. A guidance of the conditional prediction is not part of
+        that difference: p moves by all that c does, the unconditional one only by what CFG must not scale.
         """
-        if self._shift is None or self._shift[0] != (self.run.number, self.run.step):
-            self._shift = None
+        shifts = self._shifts.get(branch) if self._guided_step == (self.run.number, self.run.step) else None
+        if shifts is None:
             return output
         predictions = predictions_of(output)
-        return with_predictions(output, [predictions[0] + self._shift[1], *predictions[1:]])
+        moved = [old if shift is None else old + shift for old, shift in zip(predictions, shifts, strict=False)]
+        return with_predictions(output, [*moved, *predictions[len(moved) :]])
 
     def _plan(self, active: list[Guidance], call: Call) -> AttentionPlan:
         """Return the plans of all guidances as one."""
@@ -273,6 +297,11 @@ def _add(call: Call, prediction: Tensor, corrections: list[Correction]) -> Tenso
     corrected = functools.reduce(torch.add, (correction.value for correction in corrections), cond)
     corrected = call.rescale(corrected, cond, corrections[0].rescale)
     return corrected if rows == len(prediction) else torch.cat([prediction[:-rows], corrected])
+
+
+def _difference(new: Any, old: Any, rows: int) -> Any:
+    """Return how far the last rows of a prediction moved; None if they did not."""
+    return None if new is old or not isinstance(new, Tensor) else new[-rows:] - old[-rows:]
 
 
 def _no_pass(plan: AttentionPlan, inputs: Inputs) -> Any:

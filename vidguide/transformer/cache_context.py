@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+WEAKER = {"stg", "modality"}  # in the names of LTX-2's contexts of weaker conditional calls
+
 
 class CacheContexts:
     """The cache context that a transformer is in; the caches of diffusers have one state per context.
@@ -20,10 +22,13 @@ class CacheContexts:
 
     @property
     def branch(self) -> str | None:
-        """The CFG branch that the pipeline's context names, "cond" or "uncond"; None where it is in no context."""
+        """The branch that the pipeline's context names: "cond", "uncond", or "weaker" for a conditional call with
+        blocks or a modality switched off; None where it is in no context."""
         if self.active is None:
             return None
         parts = self.active[0].split("_")
+        if WEAKER & set(parts):
+            return "weaker"
         return "uncond" if "uncond" in parts and parts[0] != "cond" else "cond"  # "cond_uncond" is a batch of both
 
     @contextmanager

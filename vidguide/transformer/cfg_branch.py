@@ -12,20 +12,25 @@ class BranchDetector:
 
     Args:
         pipe: the pipeline; None for a bare transformer, whose calls are all conditional.
+
+    Attributes:
+        given: branch of the call that begins, where the caller knows it.
     """
 
     def __init__(self, pipe: Any, family: Family, contexts: CacheContexts, run: Run) -> None:
         self.pipe, self.family, self.contexts, self.run = pipe, family, contexts, run
+        self.given: str | None = None
         self._last_call: tuple[int, int] | None = None
         self._guides = (-1, False)  # number of a run, and whether the pipeline applies CFG in it
 
     def next_branch(self) -> str:
-        """Return the branch of the call that begins, "cond" or "uncond"; ask once per call.
+        """Return the branch of the call that begins, "cond", "uncond" or "weaker"; ask once per call.
 
         The name of its cache context decides, or where the pipeline opens none, the order of calls.
         """
-        if self.contexts.branch is not None:
-            return self.contexts.branch
+        branch = self.given or self.contexts.branch
+        if branch is not None:
+            return branch
         if self.pipe is None or self.family.cfg != "two_calls":
             return "cond"
         step, self._last_call = self._last_call, (self.run.number, self.run.step)
@@ -44,6 +49,6 @@ class BranchDetector:
             guides = self._guides[1]
         return bool(guides)
 
-    def batch_is_halved(self) -> bool:
-        """Return whether the first half of the batch is unconditional."""
-        return self.family.cfg == "batched" and self.pipeline_guides()
+    def batch_is_halved(self, branch: str) -> bool:
+        """Return whether the first half of the batch of a call of this branch is unconditional."""
+        return branch == "cond" and self.family.cfg == "batched" and self.pipeline_guides()

@@ -113,7 +113,7 @@ class Family:
         name: its usual name.
         transformers: class names of its transformers in diffusers, matched exactly.
         encode: `(pipe, prompt, inputs) -> text inputs`, encoded as the pipeline encodes a negative prompt; `inputs` are
-            the arguments of the call to guide.
+            the arguments of the call to guide. None where diffusers has modular pipelines only.
         blocks: dotted paths of the lists of blocks, in the order in which `layers` counts them.
         self_attention, text_attention: attention modules of a block: the video's self-attention, and those where the
             video (or audio) attends to text. A block may lack some.
@@ -149,7 +149,7 @@ class Family:
 
     name: str
     transformers: tuple[str, ...]
-    encode: Callable[[Any, Prompt, Inputs], Inputs]
+    encode: Callable[[Any, Prompt, Inputs], Inputs] | None = None
     blocks: tuple[str, ...] = ("blocks",)
     self_attention: str = "attn1"
     text_attention: tuple[str, ...] = ("attn2",)

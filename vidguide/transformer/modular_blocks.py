@@ -47,7 +47,7 @@ def encoded_text(pipe: Any, texts: list[str], length: int) -> dict[str, Any]:
     state = _state_class(encoder)()
     for one in encoder.inputs:
         state.set(one.name, one.default)
-    state.set("prompt", texts)
+    state.set("prompt", texts if len(texts) > 1 else texts[0])  # MiniMax-H3 takes no lists
     state.set("max_sequence_length", length)
     _, state = encoder(Components(pipe), state)
     values: dict[str, Any] = state.values

@@ -58,6 +58,10 @@ class CFG(Guidance):
         return is_constant(self.scale, 1)
 
     @property
+    def once_a_step(self) -> bool:
+        return True
+
+    @property
     def reads_negative(self) -> bool:
         return self.negative_prompt is None and self.negative_prompt_embeds is None
 
