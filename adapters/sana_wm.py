@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from vidguide.adapters._encode_prompt import texts_of
 from vidguide.transformer.family import Family, Inputs, Prompt
+from vidguide.transformer.negative_text import texts_of
 
 
 def encode(pipe: Any, prompt: Prompt, inputs: Inputs) -> Inputs:

@@ -1,5 +1,10 @@
 """Modular pipelines: texts are encoded by the pipeline's own block, and the call's negative prompt is used."""
 
+import copy
+import json
+import pickle
+import warnings
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -211,6 +216,37 @@ def case_without_text(pipe: Any) -> Any:
     denoise = pipe._blocks.sub_blocks["denoise"].init_pipeline()
     denoise.update_components(**{name: getattr(pipe, name) for name in ("transformer", "scheduler", "guider")})
     return denoise
+
+
+def test_an_attached_pipeline_is_copied_and_saved(tmp_path: Path) -> None:
+    pipe = CASE.pipe()
+    attach(pipe, nag())
+    expected = CASE.sample(pipe, **TEXT)
+    for other in (copy.deepcopy(pipe), pickle.loads(pickle.dumps(pipe))):
+        assert torch.equal(CASE.sample(other, **TEXT), expected)
+    pipe.save_pretrained(str(tmp_path), overwrite_modular_index=True)
+    assert json.loads((tmp_path / "modular_model_index.json").read_text())["_class_name"] == CASE.pipeline
+
+
+@pytest.mark.parametrize("name", ["Echo", "MiniMaxH3"])
+def test_a_negative_without_an_input_is_not_passed_on(name: str) -> None:
+    """The pipeline would warn about an unexpected input."""
+    case = BY_NAME[name]
+    pipe = case.pipe()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Unexpected input")
+        sample(case, pipe, nag(), **TEXT)
+        with pytest.raises(UserWarning, match="Unexpected input"):
+            sample(case, pipe, PAG(), **TEXT)
+
+
+def test_a_negative_per_prompt() -> None:
+    case = BY_NAME["Echo"]
+    pipe = case.pipe()
+    both = sample(case, pipe, nag(), prompt=[PROMPT, NEGATIVE], negative_prompt=[NEGATIVE, PROMPT])
+    same = sample(case, pipe, nag(), prompt=[PROMPT, NEGATIVE], negative_prompt=NEGATIVE)
+    torch.testing.assert_close(both[0], same[0])
+    assert (both[1] - same[1]).abs().max() > 1e-3
 
 
 def test_embeddings_of_the_call_are_those_of_the_guidance() -> None:

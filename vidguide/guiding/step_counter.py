@@ -63,8 +63,9 @@ def _restore_blocks(pipe: Any, counting: Any, original: Any) -> None:
 def counting_blocks(block: Any, run: Run) -> Any:
     """Return a block whose loops advance a run: a shallow copy of each loop and of all blocks around it."""
     if is_loop(block):
+        original: Any = type(block)
         loop = copy.copy(block)
-        loop.__class__ = counting_loop_class(type(block))
+        loop.__class__ = counting_loop_class(original)
         vars(loop)[RUN] = run, id(loop)
         return loop
     children = getattr(block, "sub_blocks", None) or {}
