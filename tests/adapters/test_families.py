@@ -367,8 +367,9 @@ ENCODERS = [(key, name) for key in families() if hasattr(diffusers, key) for nam
 @pytest.mark.parametrize(("transformer", "name"), ENCODERS)
 def test_a_negative_prompt_is_encoded_by_every_pipelines_encoder(transformer: str, name: str) -> None:
     tiny = BY_NAME[transformer]
-    pipe = FakePipeline(getattr(diffusers, name), tiny)
-    encoded = families()[transformer].encode(pipe, {"prompt": ["blurry"]}, tiny.inputs(1))
+    pipe, encode = FakePipeline(getattr(diffusers, name), tiny), families()[transformer].encode
+    assert encode is not None
+    encoded = encode(pipe, {"prompt": ["blurry"]}, tiny.inputs(1))
     for key, expected in tiny.text(1, 7, 5).items():
         assert torch.equal(encoded[key].reshape(expected.shape), expected)
     if name not in ("HunyuanVideoImageToVideoPipeline", "HunyuanSkyreelsImageToVideoPipeline"):  # image tokens

@@ -71,6 +71,7 @@ def test_a_negative_prompt_is_encoded_as_a_prompt(case: Case, encoders: Values) 
         inputs, expected = calls_of(pipe, case, OTHER, 2, negative_prompt=PROMPT, true_cfg_scale=3.0)
     else:
         (inputs,), (expected,) = (calls_of(pipe, case, words) for words in (OTHER, PROMPT))
+    assert family.encode is not None
     with torch.no_grad():
         encoded = family.encode(pipe, {"prompt": [PROMPT]}, inputs)
     for name in family.text_inputs:
