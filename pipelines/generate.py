@@ -24,11 +24,12 @@ from vidguide.pipelines.request.call_settings import (
     warn_about_cfg,
 )
 from vidguide.pipelines.request.guidance_spec import check_negative_prompts, fill_negative_prompt
-from vidguide.pipelines.request.images import check_use, describe_image, fit, read_image, takes_image
+from vidguide.pipelines.request.images import check_use, describe_image, fit, read_image, use_of_image
 from vidguide.pipelines.request.provenance import describe_preset, versions
 from vidguide.pipelines.request.schema import Request, validate
 from vidguide.pipelines.request.validation import check_lengths, check_size, check_steps
 from vidguide.transformer.family import family_of
+from vidguide.transformer.modular_blocks import is_modular
 
 
 def generate(
@@ -99,7 +100,7 @@ def generate(
     if pipe is None:
         placement: dict[str, Any] = dict(revision=revision, device=device, dtype=dtype, offload=offload)
         pipe = load(model, image=image is not None, progress=progress, **placement)
-    check_use(type(pipe).__name__, takes_image(type(pipe)), image is not None)
+    check_use(type(pipe).__name__, use_of_image(pipe), image is not None)
     settings = fill_settings(pipe, declared, guidances, settings)
     warn_about_cfg(model_name(model), declared, settings, guidances)
     arguments = check_call(pipe, declared, settings, texts, picture)
@@ -118,7 +119,7 @@ def generate(
         **result,
     }
     sound = audio_of(pipe, output)
-    return Clip(frames=to_frames(output.frames[0]), fps=settings["fps"], **sound, provenance=provenance)
+    return Clip(frames=to_frames(frames_of(output)), fps=settings["fps"], **sound, provenance=provenance)
 
 
 def choose_guidances(
@@ -183,11 +184,18 @@ def sample(
     }
 
 
+def frames_of(output: Any) -> Any:
+    """Return the frames of the first clip in the output of a pipeline, or in the state of a modular one."""
+    return output.frames[0] if hasattr(output, "frames") else output.get("videos")[0]
+
+
 def audio_of(pipe: Any, output: Any) -> dict[str, Any]:
     """Return the audio in a pipeline's output as fields of a :class:`vidguide.Clip`; empty where there is none."""
     audio = family_of(getattr(pipe.transformer, "_orig_mod", pipe.transformer)).audio
-    waveform = None if audio is None else getattr(output, audio.output, None)
-    if audio is None or waveform is None:
+    if audio is None:
+        return {}
+    waveform = output.get(audio.output) if is_modular(pipe) else getattr(output, audio.output, None)
+    if waveform is None:
         return {}
     return {"audio": to_samples(waveform[0]), "audio_sample_rate": audio.sample_rate(pipe, output)}
 

@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from vidguide.pipelines.models.spec import Checkpoint, Lora, Model
 
 BLOCK_BYTES = 1 << 20
+INDICES = ("model_index.json", "modular_model_index.json")  # of a pipeline, and of a modular one
 
 # SHA-256 of the weight files that load() read besides the pipeline folder, by pipeline and file.
 FINGERPRINTS: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
@@ -67,8 +68,18 @@ def download(repo_id: str, file: str, revision: str | None) -> Path:
 
 
 def read_index(source: str, revision: str | None) -> dict[str, Any]:
-    """Return the content of `model_index.json`: the classes of the pipeline and its components."""
-    index: dict[str, Any] = json.loads(find_file(source, "model_index.json", revision).read_text(encoding="utf-8"))
+    """Return the content of `model_index.json`: the classes of the pipeline and its components.
+
+    A modular pipeline has `modular_model_index.json` in its place.
+    """
+    try:
+        path = find_file(source, INDICES[0], revision)
+    except OSError as error:
+        try:
+            path = find_file(source, INDICES[1], revision)
+        except OSError:
+            raise error from None
+    index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return index
 
 

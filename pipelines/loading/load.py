@@ -17,7 +17,8 @@ from vidguide.pipelines.loading.assemble import (
     load_loras,
     single_file_components,
 )
-from vidguide.pipelines.loading.hub import FINGERPRINTS, fingerprints, is_repo_id, read_index, weight_files
+from vidguide.pipelines.loading.hub import FINGERPRINTS, INDICES, fingerprints, is_repo_id, read_index, weight_files
+from vidguide.pipelines.loading.modular import build_modular, check_modular, is_modular_index
 from vidguide.pipelines.loading.progress_bars import loading_bars
 from vidguide.pipelines.models.presets import MODELS, PRESETS
 from vidguide.pipelines.models.spec import SHIPPED, Model
@@ -40,7 +41,7 @@ def resolve(model: str | os.PathLike[str] | Model) -> Model:
         return declaration(model)
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not (folder / "model_index.json").is_file():
+        if not any((folder / index).is_file() for index in INDICES):
             raise ValueError(f"model={name!r}: must be a diffusers pipeline folder; it has no model_index.json")
         return Model(source=str(folder))
     if folder.exists() or not is_repo_id(name):
@@ -132,6 +133,10 @@ def load(
     with loading_bars(progress):
         with errors_naming(model_name(model)):
             index = read_index(declared.source, declared.revision)
+        if is_modular_index(index):
+            check_modular(declared, offload)
+            with errors_naming(model_name(model)):
+                return build_modular(declared, precision).to(target)
         pipeline_class = choose_pipeline(declared, index, image)
         with errors_naming(model_name(model)):
             pipe = build(declared, pipeline_class, index, precision)

@@ -15,6 +15,7 @@ from vidguide.guidances.nag import NAG
 from vidguide.pipelines.models.spec import Model
 from vidguide.pipelines.request.schema import Settings
 from vidguide.transformer.class_swap import subclass_of, swapped_class
+from vidguide.transformer.modular_blocks import inputs_of, is_modular
 
 SETTINGS = tuple(Settings.__annotations__)
 # Names of a setting in pipeline calls, in order of preference. HunyuanVideo's `guidance_scale` is an input of the
@@ -33,8 +34,14 @@ NOISE_LEVELS, GENERATOR = "_vidguide_levels", "_vidguide_generator"
 
 
 def parameters(pipe: Any) -> Mapping[str, inspect.Parameter]:
-    """Return the parameters of a pipeline's call."""
-    return inspect.signature(type(pipe).__call__).parameters
+    """Return the parameters of a pipeline's call; of a modular pipeline, the inputs of its blocks."""
+    if not is_modular(pipe):
+        return inspect.signature(type(pipe).__call__).parameters
+    empty = inspect.Parameter.empty
+    return {
+        name: inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=empty if one.required else one.default)
+        for name, one in inputs_of(pipe).items()
+    }
 
 
 def argument_name(pipe: Any, setting: str) -> str | None:
@@ -115,7 +122,10 @@ def call_arguments(pipe: Any, model: Model, settings: dict[str, Any]) -> dict[st
     """
     named = {argument_name(pipe, setting): value for setting, value in settings.items() if value is not None}
     arguments = {name: value for name, value in named.items() if name is not None}
-    return {**model.call, **arguments, **noise_levels(pipe, model, settings["steps"])}
+    # LTX-2 has a scale of its own for the audio, and runs both passes if either is above 1.
+    audio = {"audio_guidance_scale": 1.0} if settings["guidance_scale"] == 1 else {}
+    audio = {name: value for name, value in audio.items() if name in parameters(pipe)}
+    return {**audio, **model.call, **arguments, **noise_levels(pipe, model, settings["steps"])}
 
 
 def text_arguments(pipe: Any, settings: dict[str, Any], texts: dict[str, str | None]) -> dict[str, str]:
@@ -142,7 +152,7 @@ def prepare_pipeline(
     Yields:
         The remaining arguments of the call.
     """
-    guider, scheduler = getattr(pipe, "guider", None), pipe.scheduler
+    guider, scheduler = getattr(pipe, "guider", None), getattr(pipe, "scheduler", None)
     levels = {name: arguments[name] for name in ("sigmas", "timesteps") if name in arguments}
     for_scheduler = {name: value for name, value in levels.items() if name not in parameters(pipe)}
     if guider is not None and scale is not None and "guidance_scale" in guider.config:
@@ -151,7 +161,7 @@ def prepare_pipeline(
         with ExitStack() as stack:
             if for_scheduler:
                 stack.enter_context(swapped_class(scheduler, fixed_levels_class, NOISE_LEVELS, for_scheduler))
-            if getattr(scheduler.config, "stochastic_sampling", False):
+            if getattr(getattr(scheduler, "config", None), "stochastic_sampling", False):
                 stack.enter_context(swapped_class(scheduler, seeded_class, GENERATOR, generator))
             yield {name: value for name, value in arguments.items() if name not in for_scheduler}
     finally:

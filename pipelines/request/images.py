@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from vidguide.transformer.modular_blocks import inputs_of, is_modular
+
 # Text-to-video pipelines and the image-to-video pipeline that runs the same weights.
 PARTNERS = {
     "LTXPipeline": "LTXImageToVideoPipeline",
@@ -26,6 +28,14 @@ def takes_image(pipeline: Any) -> str:
         return "no"
     by_name = FROM_EITHER not in pipeline.__name__ and any(word in pipeline.__name__ for word in REQUIRES_IMAGE)
     return "must" if by_name or parameter.default is parameter.empty else "may"
+
+
+def use_of_image(pipe: Any) -> str:
+    """Return whether a pipeline takes a first image: "no", "may" or "must"."""
+    if not is_modular(pipe):
+        return takes_image(type(pipe))
+    image = inputs_of(pipe).get("image")
+    return "no" if image is None else "must" if image.required else "may"
 
 
 def partner(name: str, index: dict[str, Any]) -> str | None:

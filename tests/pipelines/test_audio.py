@@ -46,6 +46,8 @@ def called(case: Audible, pipe: Any, **call: Any) -> Any:
     """Return the output of the pipeline's own call with the settings of the case."""
     names = {"steps": "num_inference_steps", "frames": "num_frames", "fps": "frame_rate"}
     settings = {names.get(name, name): value for name, value in case.settings.items()}
+    if case.pipeline == "LTX2Pipeline":  # else it runs classifier-free guidance for the audio
+        settings["audio_guidance_scale"] = 1.0
     return pipe(prompt=PROMPT, **settings | call, generator=torch.Generator().manual_seed(0), output_type="np")
 
 

@@ -29,7 +29,12 @@ def is_modular(pipe: Any) -> bool:
 
 def input_names(pipe: Any) -> set[str]:
     """Return the names of the inputs of a modular pipeline; none for others."""
-    return {one.name for one in pipe._blocks.inputs if one.name} if is_modular(pipe) else set()
+    return set(inputs_of(pipe)) if is_modular(pipe) else set()
+
+
+def inputs_of(pipe: Any) -> dict[str, Any]:
+    """Return the declared inputs (`InputParam`) of a modular pipeline by name."""
+    return {one.name: one for one in pipe._blocks.inputs if one.name}
 
 
 def text_encoder_of(pipe: Any) -> Any:
