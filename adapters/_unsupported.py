@@ -4,8 +4,6 @@ CACHED = "to guide it, calls that write the cache must be told from calls that r
 CACHED += "negative be captured at the attention modules"
 
 REFUSED = {
-    "AnyFlowFARTransformer3DModel": f"its calls read and write a key-value cache of the previous chunks; {CACHED} "
-    "(AnyFlow without FAR is supported)",
     "Cosmos3OmniTransformer": "its text is token ids, for a separate causal tower, and its video is a list of clips "
     "without a batch axis; to guide it, a negative's keys and values must be captured from that tower, and inputs and "
     "predictions be read from lists",

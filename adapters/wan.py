@@ -21,6 +21,13 @@ def blank_face(inputs: Inputs, text: Inputs) -> Inputs:
 
 STATE_FIELDS = {"encoder_hidden_states": "prompt_embeds"}
 
+
+def reads_cache(inputs: Inputs) -> bool:
+    """Return whether a call of AnyFlow-FAR denoises a chunk, and does not write the cache of the previous ones."""
+    flag = inputs.get("kv_cache_flag") if inputs.get("kv_cache") is not None else None
+    return not (flag or {}).get("is_cache_step", False)
+
+
 FAMILIES = (
     Family(name="Wan", transformers=("WanTransformer3DModel",), encode=embeds_only, state_fields=STATE_FIELDS),
     Family(
@@ -48,6 +55,19 @@ FAMILIES = (
         layout="BFCHW",
         grid_axes={"r_timestep": "BL"},
         cfg="batched",
+        appends_negative=True,
+        min_diffusers="0.39",
+    ),
+    Family(
+        name="AnyFlow-FAR",
+        transformers=("AnyFlowFARTransformer3DModel",),
+        encode=embeds_only,
+        layout="BFCHW",
+        grid_axes={"r_timestep": "BL"},
+        # A token without previous chunks, by the forward of training, which has no cache.
+        one_token_inputs={"kv_cache": None, "kv_cache_flag": None, "attention_mask": None, "chunk_partition": [1]},
+        cfg="batched",
+        denoises=reads_cache,
         appends_negative=True,
         min_diffusers="0.39",
     ),

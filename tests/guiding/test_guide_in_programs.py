@@ -17,7 +17,7 @@ from tests.helpers.pipeline_features import add_lora_to_weights, random_lora
 from tests.helpers.snapshots import snapshots_equal
 from tests.helpers.tiny_wan import negative_text, tiny_wan
 from vidguide import CFG, NAG, guide
-from vidguide.attention.sites import supports_perturbed_pass
+from vidguide.attention.sites import fixed_self_attention
 from vidguide.transformer.family import family_of
 
 FAMILIES = list(SUBJECTS)
@@ -32,7 +32,7 @@ def _quick() -> Iterator[None]:
 
 def methods_for(subject: Subject, pipe: Any) -> list[Any]:
     """Return guidances of every kind that the family supports."""
-    perturbed_pass = supports_perturbed_pass(family_of(pipe.transformer))
+    perturbed_pass = not fixed_self_attention(family_of(pipe.transformer))
     return [make(subject.negative()) for name, make in METHODS.items() if name == "NAG" or perturbed_pass]
 
 

@@ -15,6 +15,7 @@ from tests.helpers.shipped_calls import BLUE, PROMPT, RED, guided, load_tiny, sa
 from tests.helpers.tiny_families import cast
 from tests.helpers.tiny_pipelines import CASES, STEPS, Case, name_of
 from vidguide import CFG, NAG, STG, VSF, attach, attached, guide
+from vidguide.transformer.family import families
 
 
 @pytest.fixture(autouse=True)
@@ -169,7 +170,7 @@ def test_embeddings_of_the_call_in_every_family(case: Case) -> None:
         negative = case.model.text(1, case.length, 6)
         guidance = NAG() if in_call else NAG(negative_prompt_embeds=case.to_transformer(negative))
         texts = case.text(case.to_transformer(case.model.text(1, case.length, 2)))
-        if in_call or case.pipeline != "AnyFlowPipeline":  # which would append it to the prompt
+        if in_call or not families()[case.model.key].appends_negative:
             texts |= case.text(case.to_transformer(negative), "negative_")
         if attaches:
             attach(pipe, guidance)

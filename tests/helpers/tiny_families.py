@@ -224,6 +224,15 @@ def packed_call(batch: int, tags: Tensor, keyframes: tuple[str, ...] = (), frame
     }
 
 
+def far_cache(batch: int) -> Values:
+    """Return AnyFlow-FAR's cache of two chunks of 1 and 2 frames, the first of them compressed."""
+    sizes = {"full_cache": 2 * 2 * 6, "compressed_cache": 2 * 2}
+    return {
+        layer: {name: noise(batch, 2, 2, size, 12, seed=20 + layer).transpose(0, 1) for name, size in sizes.items()}
+        for layer in range(3)
+    }
+
+
 def allegro_rope(frames: int, height: int, width: int) -> Any:
     axes = torch.meshgrid(*(torch.arange(size) for size in (frames, height, width)), indexing="ij")
     frequencies = tuple((noise(size, 8, seed=4).cos(),) * 2 for size in (frames, height, width))
@@ -271,6 +280,22 @@ ALL = [
             r_timestep=lambda batch: torch.full((batch, 3), 250.0),
         ),
         embeds(),
+    ),
+    Tiny(
+        "AnyFlowFARTransformer3DModel",
+        {**WAN, "full_chunk_limit": 2},
+        latents(
+            2,
+            4,
+            4,
+            6,
+            timestep=lambda batch: torch.full((batch, 2), 500.0),
+            r_timestep=lambda batch: torch.full((batch, 2), 250.0),
+            kv_cache=far_cache,
+            kv_cache_flag=lambda batch: {"num_cached_chunks": 2, "is_cache_step": False},
+        ),
+        embeds(),
+        extra={"chunk_partition": [1, 2, 2]},
     ),
     Tiny(
         "HeliosTransformer3DModel",
@@ -559,9 +584,25 @@ TINY = [tiny for tiny in ALL if hasattr(diffusers, tiny.key)]  # older releases 
 BY_NAME = {tiny.name: tiny for tiny in TINY}
 
 
-def row(values: Values, index: int, batch: int) -> Values:
-    """Return one sample of a batch's arguments."""
-    return {
-        name: value[index : index + 1] if isinstance(value, Tensor) and value.shape[:1] == (batch,) else value
-        for name, value in values.items()
-    }
+def row(values: Values, index: int, batch: int, dim: int = 0) -> Values:
+    """Return one sample of a batch's arguments; a key-value cache has the batch along its second dimension."""
+    return {name: _row(value, index, batch, dim) for name, value in values.items()}
+
+
+def _row(value: Any, index: int, batch: int, dim: int) -> Any:
+    if isinstance(value, dict):
+        return row(value, index, batch, 1)
+    batched = isinstance(value, Tensor) and value.shape[dim : dim + 1] == (batch,)
+    return value.narrow(dim, index, 1) if batched else value
+
+
+def concatenate(first: Values, second: Values, dim: int = 0) -> Values:
+    """Concatenate the arguments of two calls of two samples."""
+    return {name: _concatenate(first[name], value, dim) for name, value in second.items()}
+
+
+def _concatenate(first: Any, second: Any, dim: int) -> Any:
+    if isinstance(second, dict):
+        return concatenate(first, second, 1)
+    batched = isinstance(second, Tensor) and second.shape[dim : dim + 1] == (2,)
+    return torch.cat([first, second], dim) if batched else second

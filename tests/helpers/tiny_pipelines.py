@@ -18,6 +18,7 @@ from tests.helpers.tiny_encoders import clip_vision, siglip
 from tests.helpers.tiny_families import BY_NAME, Tiny, Values, cast
 from vidguide import guide
 from vidguide.guidances.base import Guidance
+from vidguide.transformer.family import families
 
 
 def embeds(text: Values, prefix: str = "") -> Values:
@@ -170,7 +171,7 @@ class Case:
 
     def sample(self, pipe: Any, cfg_on: bool, *guidances: Guidance, **call: Any) -> Tensor:
         texts = self.text(self.text_inputs(2))
-        if cfg_on or self.pipeline != "AnyFlowPipeline":  # it doubles its text if there is a negative
+        if cfg_on or not families()[self.model.key].appends_negative:
             texts |= self.text(self.text_inputs(6), "negative_")
         texts = cast(texts, pipe.transformer.dtype)
         settings = {} if cfg_on else {**self.off}
@@ -338,6 +339,12 @@ ALL_CASES = [
         "AnyFlowPipeline",
         "AnyFlowTransformer3DModel",
         {**LATENT, "num_frames": 5},
+        scheduler="FlowMapEulerDiscreteScheduler",
+    ),
+    Case(
+        "AnyFlowFARPipeline",
+        "AnyFlowFARTransformer3DModel",
+        {**LATENT, "num_frames": 17, "chunk_partition": [1, 2, 2]},
         scheduler="FlowMapEulerDiscreteScheduler",
     ),
     Case(

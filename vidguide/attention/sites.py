@@ -36,9 +36,11 @@ def find_text_sites(family: Family, transformer: Any) -> dict[int, AttentionSite
     return dict(enumerate(sites))
 
 
-def supports_perturbed_pass(family: Family) -> bool:
-    """Return whether self-guidance and EnhanceAVideo work on a family: its self-attention is a softmax."""
-    return family.self_softmax
+def fixed_self_attention(family: Family) -> str:
+    """Return what of a family's self-attention self-guidance and EnhanceAVideo cannot change; empty if nothing."""
+    if not family.self_softmax:
+        return "linear attention"
+    return "" if family.denoises is None else "a key-value cache"
 
 
 def blocks_in_order(family: Family, transformer: Any) -> list[Any]:
@@ -56,12 +58,13 @@ def find_self_sites(
     """Return the sites where the video attends to itself, by extent and layer; in joint attention, the text's sites.
 
     Raises:
-        ValueError: self-attention is linear.
+        ValueError: self-attention is linear, or reads a key-value cache.
     """
-    if not supports_perturbed_pass(family):
+    fixed = fixed_self_attention(family)
+    if fixed:
         raise ValueError(
-            f"EMAG, STG, PAG, SEG, TPG, S2Guidance and EnhanceAVideo: {family.name} has linear attention, which they "
-            "cannot change; leave them out"
+            f"EMAG, STG, PAG, SEG, TPG, S2Guidance and EnhanceAVideo: {family.name} has {fixed}, which they cannot "
+            "change; leave them out"
         )
     joint = family.joint
     name = family.text_attention[0] if joint else family.self_attention

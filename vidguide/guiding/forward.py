@@ -98,8 +98,8 @@ class GuidedForward:
 
     def __call__(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one call of the transformer; `forward` is its original call."""
-        if self._within_call:
-            return forward(*args, **kwargs)  # an extra pass
+        if self._within_call or not self._denoises(args, kwargs):
+            return forward(*args, **kwargs)  # an extra pass, or one that writes a key-value cache
         branch, _ = self.branches.next_branch(), self.branches.pipeline_guides()
         if self.run.steps is None and (self.pipe is None or self.steps.scheduler is None):
             self.run.begin(None)  # nothing says which calls are of one run: cache nothing between them
@@ -150,10 +150,20 @@ class GuidedForward:
         arguments = {"prompt": prompt} if prompt is not None else self.negative or {"prompt": ""}
         return self._texts.get(self.pipe, self.model.family, arguments, inputs, rows)
 
-    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
-        """Return a call's arguments by name, with the text first in a packed sequence."""
+    def _denoises(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Return whether a call denoises, and does not write a key-value cache that later calls read."""
+        denoises = self.model.family.denoises
+        return denoises is None or denoises(self._arguments(args, kwargs))
+
+    def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+        """Return a call's arguments by name."""
         arguments = dict(self._signature.bind(self.model.original, *args, **kwargs).arguments)
         arguments.pop("self")
+        return arguments
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
+        """Return a call's arguments by name, with the text first in a packed sequence."""
+        arguments = self._arguments(args, kwargs)
         joint = self.model.family.joint
         return arguments if joint is None or joint.packed is None else joint.packed.text_first(arguments)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from vidguide.attention.sites import supports_perturbed_pass
+from vidguide.attention.sites import fixed_self_attention
 from vidguide.guiding.guided_pipeline import transformers_of
 from vidguide.transformer.family import Family, blocks_of, families, family_of
 
@@ -57,16 +57,16 @@ def listing() -> list[dict[str, str]]:
     diffusers = importlib.import_module("diffusers")
     rows = []
     for family in {known.name: known for known in families().values()}.values():
+        fixed = fixed_self_attention(family)
         missing = [name for name in family.transformers if not hasattr(diffusers, name)]
         rows.append(
             {
                 "family": family.name,
                 "transformers": ", ".join(family.transformers),
                 "text": "joint attention" if family.joint else "cross-attention",
-                "NAG, VSF, CFG, CADS": "tested",
-                "EMAG, STG, PAG, SEG, TPG, S2Guidance, EnhanceAVideo": "tested"
-                if supports_perturbed_pass(family)
-                else "no: linear attention",
+                "NAG, VSF, CADS": "tested",
+                "CFG": "tested" if family.denoises is None else "no: a key-value cache",
+                "EMAG, STG, PAG, SEG, TPG, S2Guidance, EnhanceAVideo": f"no: {fixed}" if fixed else "tested",
                 "diffusers": f"from {family.min_diffusers}",
                 "here": f"not in diffusers {diffusers.__version__}" if missing else "yes",
             }

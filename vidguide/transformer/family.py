@@ -131,6 +131,8 @@ class Family:
             guidance.
         cfg: how its pipelines run classifier-free guidance: "two_calls", the conditional one first, or "batched", with
             the conditional half last.
+        denoises: `inputs -> bool`, whether a call denoises, where other calls write the key-value cache that it reads:
+            those are not guided, and what needs an extra pass is refused. None where every call denoises.
         layout: axes of `hidden_states`; `L` for packed tokens.
         grid_axes: axes of further arguments that depend on the video's or audio's grid.
         one_token_inputs: values of arguments that replace the call's when the video is cut to one token.
@@ -165,6 +167,7 @@ class Family:
     audio: Audio | None = None
     appends_negative: bool = False
     cfg: str = "two_calls"
+    denoises: Callable[[Inputs], bool] | None = None
     layout: str = "BCFHW"
     grid_axes: Mapping[str, str] = field(default_factory=dict)
     one_token_inputs: Mapping[str, Any] = field(default_factory=dict)
