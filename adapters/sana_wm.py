@@ -1,9 +1,12 @@
-"""SANA-WM: linear and softmax self-attention outside of processors, and softmax cross-attention to masked text."""
+"""SANA-WM: linear and softmax self-attention outside of processors, and softmax cross-attention to masked text; and its
+refiner, LTX-2's video blocks with a key-value cache of previous frames, which is a pipeline of its own.
+"""
 
 from typing import Any
 
 import torch
 
+from vidguide.adapters._encode_prompt import EMBEDS_AND_MASK, check_length
 from vidguide.transformer.family import Family, Inputs, Prompt
 from vidguide.transformer.negative_text import texts_of
 
@@ -27,6 +30,32 @@ def check_mask_name(transformer: Any, inputs: Inputs, small: Inputs) -> Inputs:
     return small
 
 
+def encode_for_refiner(pipe: Any, prompt: Prompt, inputs: Inputs) -> Inputs:
+    """Encode prompts one by one, which includes the connectors; embeddings are those after the connectors."""
+    embeds = inputs["encoder_hidden_states"]
+    if "prompt_embeds" in prompt:
+        names = {"prompt_embeds": "encoder_hidden_states", "prompt_attention_mask": "encoder_attention_mask"}
+        return {name: prompt[given] for given, name in names.items() if given in prompt}
+    check_length(pipe, texts_of(prompt), pipe.text_max_sequence_length)
+    texts = [pipe._encode_prompt(text, device=embeds.device, dtype=embeds.dtype) for text in texts_of(prompt)]
+    return {
+        name: torch.cat(parts)
+        for name, parts in zip(EMBEDS_AND_MASK["text_inputs"], zip(*texts, strict=True), strict=True)
+    }
+
+
+def denoises_block(inputs: Inputs) -> bool:
+    """Return whether a call of the refiner denoises a block of frames, and does not capture keys for later ones."""
+    return inputs.get("kv_cache_mode") in (None, "inject")
+
+
+def first_position(transformer: Any, inputs: Inputs, small: Inputs) -> Inputs:
+    """Return inputs with the rotary embedding of one token, for each text."""
+    rows = small["encoder_hidden_states"].shape[0]
+    cut = (part[:1].narrow(-2, 0, 1) for part in inputs["video_rotary_emb"])
+    return {**small, "video_rotary_emb": tuple(part.expand(rows, *part.shape[1:]) for part in cut)}
+
+
 FAMILIES = (
     Family(
         name="SANA-WM",
@@ -43,5 +72,17 @@ FAMILIES = (
         block_output=("x",),
         cfg="batched",
         min_diffusers="0.42",
+    ),
+    Family(
+        name="SANA-WM refiner",
+        transformers=("SanaWMLTX2RefinerTransformer3DModel",),
+        blocks=("transformer_blocks",),
+        encode=encode_for_refiner,
+        layout="BLC",
+        one_token_inputs={"kv_cache": None, "kv_cache_mode": None},
+        adjust_one_token=first_position,
+        reads_cache=denoises_block,
+        min_diffusers="0.42",
+        **EMBEDS_AND_MASK,
     ),
 )

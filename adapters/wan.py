@@ -22,10 +22,22 @@ def blank_face(inputs: Inputs, text: Inputs) -> Inputs:
 STATE_FIELDS = {"encoder_hidden_states": "prompt_embeds"}
 
 
-def reads_cache(inputs: Inputs) -> bool:
+def denoises_chunk(inputs: Inputs) -> bool:
     """Return whether a call of AnyFlow-FAR denoises a chunk, and does not write the cache of the previous ones."""
     flag = inputs.get("kv_cache_flag") if inputs.get("kv_cache") is not None else None
     return not (flag or {}).get("is_cache_step", False)
+
+
+def denoises_segment(inputs: Inputs) -> bool:
+    """Return whether a call of Animate 2 denoises under the prompt: not on the reference, whose cache others read."""
+    return inputs["kv_cache_mode"] == "cached" and not inputs.get("is_uncondtion", False)
+
+
+def new_reference(transformer: Any, inputs: Inputs, small: Inputs) -> Inputs:
+    """Return inputs of a call of Animate 2 on one token of a reference, which writes a cache that no other reads."""
+    cache = type(inputs["kv_cache"])(len(transformer.blocks))
+    grid = {"seq_len": 1, "offset_grid_sizes": inputs["reference_grid_sizes"]}
+    return {**small, **grid, "kv_cache": cache, "kv_cache_mode": "extract"}
 
 
 FAMILIES = (
@@ -45,6 +57,19 @@ FAMILIES = (
         grid_axes={"pose_hidden_states": "BCFHW", "face_pixel_values": "BCF"},
         adjust_one_token=two_frames,
         uncond=blank_face,
+    ),
+    Family(
+        name="Wan Animate 2",
+        transformers=("WanAnimate2Transformer3DModel",),
+        state_fields=STATE_FIELDS,
+        self_attention="self_attn",
+        text_attention=("cross_attn",),
+        text_kernel=0,
+        lists=("hidden_states", "encoder_hidden_states", "condition_latents"),
+        grid_axes={"condition_latents": "BCFHW"},
+        adjust_one_token=new_reference,
+        reads_cache=denoises_segment,
+        min_diffusers="0.40",
     ),
     Family(name="SkyReels-V2", transformers=("SkyReelsV2Transformer3DModel",), encode=embeds_only),
     Family(name="ChronoEdit", transformers=("ChronoEditTransformer3DModel",), encode=embeds_only),
@@ -67,7 +92,7 @@ FAMILIES = (
         # A token without previous chunks, by the forward of training, which has no cache.
         one_token_inputs={"kv_cache": None, "kv_cache_flag": None, "attention_mask": None, "chunk_partition": [1]},
         cfg="batched",
-        denoises=reads_cache,
+        reads_cache=denoises_chunk,
         appends_negative=True,
         min_diffusers="0.39",
     ),

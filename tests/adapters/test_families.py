@@ -55,7 +55,7 @@ def predict(tiny: Tiny, inputs: Values, *guidances: Guidance) -> Tensor:
         return prediction_of(model(**inputs))
 
 
-with_cfg = pytest.mark.parametrize("tiny", [t for t in TINY if families()[t.key].denoises is None], ids=lambda t: t.name)
+with_cfg = pytest.mark.parametrize("tiny", [t for t in TINY if families()[t.key].reads_cache is None], ids=lambda t: t.name)
 every_negative = pytest.mark.parametrize("make", [nag, vsf], ids=["NAG", "VSF"])
 
 
@@ -95,15 +95,19 @@ def test_a_different_negative_changes_every_sample(tiny: Tiny, make: Make) -> No
     assert all((guided - unguided).abs().amax(tuple(range(1, unguided.ndim))) > 1e-3)  # in every sample
 
 
-HISTORY = "HunyuanVideoFramepackTransformer3DModel"  # its queries include history frames
+HISTORY, REFINER = "HunyuanVideoFramepackTransformer3DModel", "SanaWMLTX2RefinerTransformer3DModel"
+NO_FRAMES = {  # its queries include history frames; its tokens are packed without their grid
+    HISTORY: "73 tokens attend here where the clip's grid has 3 x 4 x 4",
+    REFINER: "this pipeline passes coordinates of its tokens",
+}
 
 
 @pytest.mark.parametrize("make", [nag, partial(nag, norm="frame"), partial(nag, norm="clip"), vsf])
 @every_family
 def test_a_batch_of_two_equals_two_single_samples(tiny: Tiny, make: Make) -> None:
     inputs, negative = tiny.exact(tiny.inputs(2)), tiny.exact(tiny.negative(2))
-    if tiny.key == HISTORY and getattr(make(negative), "norm", None) == "frame":
-        with pytest.raises(ValueError, match="73 tokens attend here where the clip's grid has 3 x 4 x 4"):
+    if tiny.key in NO_FRAMES and getattr(make(negative), "norm", None) == "frame":
+        with pytest.raises(ValueError, match=NO_FRAMES[tiny.key]):
             predict(tiny, inputs, make(negative))
         return
     batched = predict(tiny, inputs, make(negative))
@@ -243,7 +247,7 @@ def test_cfg_equals_its_equation(tiny: Tiny) -> None:
 
 @batched
 def test_cfg_equals_cfg_in_one_batch(tiny: Tiny) -> None:
-    if families()[tiny.key].denoises is not None:
+    if families()[tiny.key].reads_cache is not None:
         return  # refused, as test_every_guidance_acts_or_raises_as_the_family_table_says
     cond, negative = tiny.exact(tiny.inputs(2)), tiny.exact(tiny.text(2, 7, 6))
     model = model_of(tiny.name, tiny.dtype)
@@ -288,6 +292,9 @@ def smaller_clip(tiny: Tiny, inputs: Values) -> Values:
         small["image_rotary_emb"] = tuple(part[:1] for part in inputs["image_rotary_emb"])
     if "position_ids" in inputs:
         return {**inputs, **packed_call(1, torch.ones(7), frames=1), **tiny.text(1, 7, 6)}
+    if tiny.key == "WanAnimate2Transformer3DModel":
+        frame = {name: inputs[name][:1, :, :1] for name in ("hidden_states", "condition_latents")}
+        return {**row(inputs, 0, 2), **frame, "seq_len": 6, **tiny.text(1, 7, 6)}
     if tiny.key == HISTORY:
         small |= {"hidden_states": inputs["hidden_states"][:1, :, :1], "indices_latents": torch.arange(1)}
     return small
@@ -336,7 +343,9 @@ def test_the_second_call_in_a_step_is_unconditional() -> None:
             scheduler.step(unguided, timestep, unguided)
 
 
-MODULAR = {"MiniMaxH3Transformer3DModel"}  # only in a modular pipeline, which has no encode_prompt
+MODULAR = {  # only in a modular pipeline, or in SanaWMLTX2Refiner, which have no encode_prompt
+    *("MiniMaxH3Transformer3DModel", "WanAnimate2Transformer3DModel", "SanaWMLTX2RefinerTransformer3DModel"),
+}
 IMAGES_ONLY = {"Kandinsky5I2IPipeline"}  # makes no video, and encodes a prompt together with the image
 
 
@@ -433,6 +442,10 @@ def test_frames_are_consecutive_tokens_of_the_grid(tiny: Tiny) -> None:
     """A change of the first frame changes the first H x W tokens at the first block; norms by frame rely on this
     order."""
     model, inputs, family = tiny.make(), tiny.inputs(1), families()[tiny.key]
+    if tiny.key == REFINER:
+        with pytest.raises(ValueError, match=NO_FRAMES[REFINER]):
+            grid(family, model, inputs)
+        return
     frames, height, width = grid(family, model, inputs)
     changed_inputs = {**inputs, "hidden_states": inputs["hidden_states"].clone()}
     axis = "BLC".index("L") if "L" in family.layout else family.layout.index("F")
@@ -450,7 +463,7 @@ def test_frames_are_consecutive_tokens_of_the_grid(tiny: Tiny) -> None:
     assert changed.tolist() == [True] * (height * width) + [False] * ((frames - 1) * height * width)
 
 
-@pytest.mark.parametrize("tiny", [t for t in TINY if not families()[t.key].joint], ids=lambda tiny: tiny.name)
+@pytest.mark.parametrize("tiny", [t for t in TINY if not families()[t.key].joint and t.key != REFINER], ids=lambda tiny: tiny.name)
 def test_the_token_grid_has_one_token_per_video_query(tiny: Tiny) -> None:
     model, inputs, family = tiny.make(), tiny.inputs(2), families()[tiny.key]
     frames, height, width = grid(family, model, inputs)

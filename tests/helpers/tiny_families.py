@@ -1,5 +1,7 @@
 """Tiny random models of every transformer class that has an adapter, and calls as their pipelines make them."""
 
+import copy
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -233,6 +235,35 @@ def far_cache(batch: int) -> Values:
     }
 
 
+def module_of(transformer: str) -> Any:
+    """Return the module of diffusers that defines a transformer."""
+    return sys.modules[getattr(diffusers, transformer).__module__]
+
+
+def reference_cache(batch: int) -> Any:
+    """Return Animate 2's cache of a reference of 2 x 2 x 3 tokens."""
+    cache = module_of("WanAnimate2Transformer3DModel").WanAnimate2KVCache(3)
+    for seed, layer in enumerate(cache.layer_caches):
+        layer.store(*(noise(batch, 12, 2, 16, seed=20 + 2 * seed + part) for part in range(2)))
+    return cache
+
+
+def refiner_cache(batch: int) -> Any:
+    """Return the cache of SANA-WM's refiner with a first frame and a previous frame of 4 tokens each."""
+    cache = module_of("SanaWMLTX2RefinerTransformer3DModel").SanaWMRefinerKVCache(2)
+    for seed, layer in enumerate(cache.layer_caches):
+        layer.store_sink(*(noise(batch, 4, 24, seed=20 + 4 * seed + part) for part in range(2)))
+        layer.store_history(*(noise(batch, 4, 24, seed=22 + 4 * seed + part) for part in range(2)))
+    cache.sink_pe = rotary(4, 8)
+    return cache
+
+
+def rotary(tokens: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return cosines and sines of random angles for each token."""
+    angles = noise(1, tokens, 24, seed=seed)
+    return angles.cos(), angles.sin()
+
+
 def allegro_rope(frames: int, height: int, width: int) -> Any:
     axes = torch.meshgrid(*(torch.arange(size) for size in (frames, height, width)), indexing="ij")
     frequencies = tuple((noise(size, 8, seed=4).cos(),) * 2 for size in (frames, height, width))
@@ -258,6 +289,23 @@ ALL = [
         {**WAN, "in_channels": 12, "latent_channels": 4, "image_dim": 8, "inject_face_latents_blocks": 3, **ANIMATE},
         latents(12, 3, 4, 6, pose_hidden_states=random(4, 2, 4, 6), face_pixel_values=random(3, 5, 16, 16)),
         embeds(),
+    ),
+    Tiny(
+        "WanAnimate2Transformer3DModel",
+        dict(in_dim=12, out_dim=4, dim=32, num_heads=2, num_layers=3, ffn_dim=32, freq_dim=32, text_dim=16, text_len=9),
+        latents(
+            4,
+            3,
+            4,
+            6,
+            condition_latents=random(8, 3, 4, 6),
+            encoder_hidden_states_image=random(3, 1280),
+            kv_cache=reference_cache,
+            reference_grid_sizes=lambda batch: torch.tensor([[2, 2, 3]] * batch),
+        ),
+        embeds(),
+        extra={"kv_cache_mode": "cached", "seq_len": 18, "origin_len": 5, "origin_area": [32, 48]},
+        float64=False,  # it returns float32 whatever its dtype
     ),
     Tiny("SkyReelsV2Transformer3DModel", WAN, latents(*WAN_VIDEO), embeds()),
     Tiny(
@@ -417,6 +465,13 @@ ALL = [
         ),
         renamed_mask,
         bfloat16=False,  # its camera branch computes in float32 with weights in bfloat16
+    ),
+    Tiny(
+        "SanaWMLTX2RefinerTransformer3DModel",
+        LTX2,
+        latents(12, 4, timestep=lambda batch: torch.full((batch, 12), 500.0), kv_cache=refiner_cache),
+        masked(),
+        extra={"video_rotary_emb": rotary(12, 9), "kv_cache_mode": "inject"},
     ),
     Tiny(
         "Kandinsky5Transformer3DModel",
@@ -581,6 +636,10 @@ ALL = [
     ),
 ]
 TINY = [tiny for tiny in ALL if hasattr(diffusers, tiny.key)]  # older releases of diffusers have fewer classes
+if hasattr(diffusers, "WanAnimate2Transformer3DModel"):  # its mask, without a compilation of a minute
+    animate = module_of("WanAnimate2Transformer3DModel")
+    create_block_mask = animate.create_block_mask
+    animate.create_block_mask = lambda *args, **kwargs: create_block_mask(*args, **{**kwargs, "_compile": False})
 BY_NAME = {tiny.name: tiny for tiny in TINY}
 
 
@@ -592,6 +651,11 @@ def row(values: Values, index: int, batch: int, dim: int = 0) -> Values:
 def _row(value: Any, index: int, batch: int, dim: int) -> Any:
     if isinstance(value, dict):
         return row(value, index, batch, 1)
+    if hasattr(value, "layer_caches"):
+        value = copy.deepcopy(value)
+        for layer in value.layer_caches:
+            vars(layer).update(row(vars(layer), index, batch))
+        return value
     batched = isinstance(value, Tensor) and value.shape[dim : dim + 1] == (batch,)
     return value.narrow(dim, index, 1) if batched else value
 

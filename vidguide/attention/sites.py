@@ -40,7 +40,7 @@ def fixed_self_attention(family: Family) -> str:
     """Return what of a family's self-attention self-guidance and EnhanceAVideo cannot change; empty if nothing."""
     if not family.self_softmax:
         return "linear attention"
-    return "" if family.denoises is None else "a key-value cache"
+    return "" if family.reads_cache is None else "a key-value cache"
 
 
 def blocks_in_order(family: Family, transformer: Any) -> list[Any]:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -13,12 +14,14 @@ def predictions_of(output: Any) -> list[Any]:
 
 
 def prediction_of(output: Any) -> Tensor:
-    """Return the video's prediction.
+    """Return the video's prediction; a list of one for each sample as a batch.
 
     Raises:
         TypeError: the output holds no tensor in its place.
     """
     prediction = predictions_of(output)[0]
+    if isinstance(prediction, list):
+        return torch.stack(prediction)
     if not isinstance(prediction, Tensor):
         raise TypeError(f"the transformer returned {type(prediction).__name__} where a tensor was expected")
     return prediction

@@ -35,6 +35,7 @@ from vidguide.transformer.caches import Caches
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.cfg_branch import BranchDetector
 from vidguide.transformer.family import Inputs, Prompt
+from vidguide.transformer.lists import as_batches
 from vidguide.transformer.negative_text import ready_text
 from vidguide.transformer.prediction_space import begin_index
 
@@ -98,7 +99,7 @@ class GuidedForward:
 
     def __call__(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one call of the transformer; `forward` is its original call."""
-        if self._within_call or not self._denoises(args, kwargs):
+        if self._within_call or self._writes_cache(args, kwargs):
             return forward(*args, **kwargs)  # an extra pass, or one that writes a key-value cache
         branch, _ = self.branches.next_branch(), self.branches.pipeline_guides()
         if self.run.steps is None and (self.pipe is None or self.steps.scheduler is None):
@@ -150,10 +151,10 @@ class GuidedForward:
         arguments = {"prompt": prompt} if prompt is not None else self.negative or {"prompt": ""}
         return self._texts.get(self.pipe, self.model.family, arguments, inputs, rows)
 
-    def _denoises(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-        """Return whether a call denoises, and does not write a key-value cache that later calls read."""
-        denoises = self.model.family.denoises
-        return denoises is None or denoises(self._arguments(args, kwargs))
+    def _writes_cache(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        """Return whether a call writes a key-value cache that others read, or is one of those without the prompt."""
+        reads_cache = self.model.family.reads_cache
+        return reads_cache is not None and not reads_cache(self._arguments(args, kwargs))
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
         """Return a call's arguments by name."""
@@ -162,8 +163,8 @@ class GuidedForward:
         return arguments
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
-        """Return a call's arguments by name, with the text first in a packed sequence."""
-        arguments = self._arguments(args, kwargs)
+        """Return a call's arguments by name, lists as batches, with the text first in a packed sequence."""
+        arguments = as_batches(self.model.family, self._arguments(args, kwargs))
         joint = self.model.family.joint
         return arguments if joint is None or joint.packed is None else joint.packed.text_first(arguments)
 

@@ -65,7 +65,7 @@ def listing() -> list[dict[str, str]]:
                 "transformers": ", ".join(family.transformers),
                 "text": "joint attention" if family.joint else "cross-attention",
                 "NAG, VSF, CADS": "tested",
-                "CFG": "tested" if family.denoises is None else "no: a key-value cache",
+                "CFG": "tested" if family.reads_cache is None else "no: a key-value cache",
                 "EMAG, STG, PAG, SEG, TPG, S2Guidance, EnhanceAVideo": f"no: {fixed}" if fixed else "tested",
                 "diffusers": f"from {family.min_diffusers}",
                 "here": f"not in diffusers {diffusers.__version__}" if missing else "yes",

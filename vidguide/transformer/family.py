@@ -131,12 +131,13 @@ class Family:
             guidance.
         cfg: how its pipelines run classifier-free guidance: "two_calls", the conditional one first, or "batched", with
             the conditional half last.
-        denoises: `inputs -> bool`, whether a call denoises, where other calls write the key-value cache that it reads:
-            those are not guided, and what needs an extra pass is refused. None where every call denoises.
+        reads_cache: `inputs -> bool`, whether a call denoises under the prompt, and reads the key-value cache that
+            others write: only such calls are guided, and what needs an extra pass is refused. None without a cache.
         layout: axes of `hidden_states`; `L` for packed tokens.
+        lists: names of arguments that are lists of one tensor per sample; `hidden_states` and predictions are such too.
         grid_axes: axes of further arguments that depend on the video's or audio's grid.
         one_token_inputs: values of arguments that replace the call's when the video is cut to one token.
-        adjust_one_token: `(transformer, inputs, small) -> small`, further changes for one token.
+        adjust_one_token: `(transformer, inputs, small) -> small`, further changes for one token; `small` has the text.
         extent: what a self-attention spans: "spatial", "temporal" or "spatiotemporal".
         temporal_blocks: dotted path of a list of blocks whose self-attention spans time only.
         side_blocks: dotted paths of lists of blocks outside the video's stream that attend to the text too. `layers`
@@ -167,8 +168,9 @@ class Family:
     audio: Audio | None = None
     appends_negative: bool = False
     cfg: str = "two_calls"
-    denoises: Callable[[Inputs], bool] | None = None
+    reads_cache: Callable[[Inputs], bool] | None = None
     layout: str = "BCFHW"
+    lists: tuple[str, ...] = ()
     grid_axes: Mapping[str, str] = field(default_factory=dict)
     one_token_inputs: Mapping[str, Any] = field(default_factory=dict)
     adjust_one_token: Callable[[Any, Inputs, Inputs], Inputs] | None = None

@@ -92,7 +92,7 @@ def check_text_encoder(who: str, pipe: Any) -> None:
         lack = "a bare transformer cannot encode text; pass negative_prompt_embeds, or guide the pipeline"
     elif is_modular(pipe) and text_encoder_of(pipe) is None:
         lack = f"the {type(pipe).__name__} has no text_encoder block; pass negative_prompt_embeds"
-    elif not is_modular(pipe) and not hasattr(pipe, "encode_prompt"):
+    elif not is_modular(pipe) and not hasattr(pipe, "encode_prompt") and not hasattr(pipe, "_encode_prompt"):
         lack = f"{type(pipe).__name__} has no encode_prompt; pass negative_prompt_embeds"
     elif getattr(pipe, "text_encoder", pipe) is None:
         lack = f"the {type(pipe).__name__} has no text_encoder; load it, or pass negative_prompt_embeds"

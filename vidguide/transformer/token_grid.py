@@ -55,7 +55,7 @@ def one_token(family: Family, transformer: Any, inputs: Inputs, text: Inputs) ->
     small = {name: _cut(value, axes.get(name, ""), sizes) for name, value in inputs.items()}
     small |= {name: value for name, value in family.one_token_inputs.items() if name in inputs}
     if family.adjust_one_token is not None:
-        small = family.adjust_one_token(transformer, inputs, small)
+        small = family.adjust_one_token(transformer, inputs, {**small, **text})
     small = {name: _rows(value, batch, rows) for name, value in small.items()}
     return {**small, **text}
 

@@ -78,7 +78,7 @@ class CFG(Guidance):
         return not self.neutral
 
     def check(self, model: GuidedModel, pipe: Any) -> None:
-        if model.family.denoises is not None and not self.neutral:
+        if model.family.reads_cache is not None and not self.neutral:
             raise ValueError(
                 f"{type(self).__name__}: {model.family.name} has a key-value cache, written under the prompt, which an "
                 "unconditional pass would read; leave it out, or use the pipeline's own guidance where it has one"
