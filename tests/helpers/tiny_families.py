@@ -258,6 +258,11 @@ def refiner_cache(batch: int) -> Any:
     return cache
 
 
+def without_compilation(create_block_mask: Any) -> Any:
+    """Return a `create_block_mask` that computes the mask eagerly; its compilation takes a minute."""
+    return lambda *args, **kwargs: create_block_mask(*args, **{**kwargs, "_compile": False})
+
+
 def rotary(tokens: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return cosines and sines of random angles for each token."""
     angles = noise(1, tokens, 24, seed=seed)
@@ -636,10 +641,9 @@ ALL = [
     ),
 ]
 TINY = [tiny for tiny in ALL if hasattr(diffusers, tiny.key)]  # older releases of diffusers have fewer classes
-if hasattr(diffusers, "WanAnimate2Transformer3DModel"):  # its mask, without a compilation of a minute
-    animate = module_of("WanAnimate2Transformer3DModel")
-    create_block_mask = animate.create_block_mask
-    animate.create_block_mask = lambda *args, **kwargs: create_block_mask(*args, **{**kwargs, "_compile": False})
+if hasattr(diffusers, "WanAnimate2Transformer3DModel"):
+    masks = module_of("WanAnimate2Transformer3DModel")
+    masks.create_block_mask = without_compilation(masks.create_block_mask)
 BY_NAME = {tiny.name: tiny for tiny in TINY}
 
 

@@ -169,21 +169,19 @@ class Case:
         pipe.transformer.to(self.model.dtype)
         return self.sample(pipe, cfg_on, *guidances, **call)
 
-    def sample(self, pipe: Any, cfg_on: bool, *guidances: Guidance, **call: Any) -> Tensor:
+    def arguments(self, pipe: Any, cfg_on: bool, **call: Any) -> Values:
+        """Return the arguments of a call of the pipeline."""
         texts = self.text(self.text_inputs(2))
         if cfg_on or not families()[self.model.key].appends_negative:
             texts |= self.text(self.text_inputs(6), "negative_")
         texts = cast(texts, pipe.transformer.dtype)
         settings = {} if cfg_on else {**self.off}
-        generator = torch.Generator().manual_seed(0)
+        fixed = {"generator": torch.Generator().manual_seed(0), "output_type": "latent", "num_inference_steps": STEPS}
+        return {**texts, **self.call, **settings, **call, **fixed}
+
+    def sample(self, pipe: Any, cfg_on: bool, *guidances: Guidance, **call: Any) -> Tensor:
         with guide(pipe, *guidances) as run:
-            output = pipe(
-                **texts,
-                **{**self.call, **settings, **call},
-                num_inference_steps=STEPS,
-                generator=generator,
-                output_type="latent",
-            )
+            output = pipe(**self.arguments(pipe, cfg_on, **call))
         assert {trace.steps for trace in run.traces} == {STEPS}
         # A list has one entry per section.
         frames: Tensor = output.frames[-1] if isinstance(output.frames, list) else output.frames
