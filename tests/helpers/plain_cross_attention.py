@@ -37,9 +37,10 @@ class Surgery:
         attn: Any,
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
-        encoder_hidden_states_image: Tensor | None = None,
         attention_mask: Tensor | None = None,
         query_rotary_emb: None = None,
+        key_rotary_emb: None = None,
+        encoder_hidden_states_image: Tensor | None = None,
     ) -> Tensor:
         query = attn.norm_q(attn.to_q(hidden_states)).unflatten(2, (attn.heads, -1))
         prompt = self.keys_values(attn, encoder_hidden_states)
