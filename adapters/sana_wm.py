@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from vidguide.adapters._encode_prompt import EMBEDS_AND_MASK, check_length
+from vidguide.adapters._encode_prompt import EMBEDS_AND_MASK
 from vidguide.transformer.family import Family, Inputs, Prompt
-from vidguide.transformer.negative_text import texts_of
+from vidguide.transformer.negative_text import check_length, texts_of
 
 
 def encode(pipe: Any, prompt: Prompt, inputs: Inputs) -> Inputs:
