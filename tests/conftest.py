@@ -12,13 +12,13 @@ import torch.nn.attention.flex_attention
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported, which diffusers does
 
-# Plain eager flex attention instead of a compilation of it at every call.
-torch.nn.attention.flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = True
-
 from diffusers import WanTransformer3DModel
 
 from tests.helpers.snapshots import snapshot_of
 from tests.helpers.tiny_wan import tiny_wan
+
+# Plain eager flex attention instead of a compilation of it at every call.
+torch.nn.attention.flex_attention._FLEX_ATTENTION_DISABLE_COMPILE_DEBUG = True
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

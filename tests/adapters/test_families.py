@@ -55,7 +55,9 @@ def predict(tiny: Tiny, inputs: Values, *guidances: Guidance) -> Tensor:
         return prediction_of(model(**inputs))
 
 
-with_cfg = pytest.mark.parametrize("tiny", [t for t in TINY if families()[t.key].reads_cache is None], ids=lambda t: t.name)
+with_cfg = pytest.mark.parametrize(
+    "tiny", [t for t in TINY if families()[t.key].reads_cache is None], ids=lambda t: t.name
+)
 every_negative = pytest.mark.parametrize("make", [nag, vsf], ids=["NAG", "VSF"])
 
 
@@ -463,7 +465,9 @@ def test_frames_are_consecutive_tokens_of_the_grid(tiny: Tiny) -> None:
     assert changed.tolist() == [True] * (height * width) + [False] * ((frames - 1) * height * width)
 
 
-@pytest.mark.parametrize("tiny", [t for t in TINY if not families()[t.key].joint and t.key != REFINER], ids=lambda tiny: tiny.name)
+@pytest.mark.parametrize(
+    "tiny", [t for t in TINY if not families()[t.key].joint and t.key != REFINER], ids=lambda tiny: tiny.name
+)
 def test_the_token_grid_has_one_token_per_video_query(tiny: Tiny) -> None:
     model, inputs, family = tiny.make(), tiny.inputs(2), families()[tiny.key]
     frames, height, width = grid(family, model, inputs)

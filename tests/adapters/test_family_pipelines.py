@@ -35,7 +35,8 @@ def test_cfg_of_pipeline_and_vidguide_at_once_raises(name: str) -> None:
 CONSTANT_SCALE = [
     case
     for case in CASES
-    if "use_dynamic_cfg" not in case.call and families()[case.model.key].reads_cache is None  # others have no CFG of ours
+    if "use_dynamic_cfg" not in case.call
+    and families()[case.model.key].reads_cache is None  # others have no CFG of ours
 ]
 
 

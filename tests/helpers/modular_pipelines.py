@@ -147,8 +147,10 @@ class ModularCase:
         return pipe(**call, generator=torch.Generator().manual_seed(0))
 
     def sample(self, pipe: Any, **call: Any) -> Tensor:
-        """Return the latents of a call."""
+        """Return the latents of a call, or the frames where the pipeline decodes each segment."""
         values = self.state(pipe, **call).values
+        if "segment_frames" in values:
+            return torch.cat(values["segment_frames"], 2)
         latents: Tensor = values["latent_chunks"][-1] if "latent_chunks" in values else values["latents"]
         return latents
 
@@ -170,6 +172,19 @@ HUNYUAN: Values = dict(height=48, width=64, num_frames=5, latents=noise(1, 4, 2,
 HELIOS: Values = dict(num_frames=9, num_latent_frames_per_chunk=2, max_sequence_length=16)
 PYRAMID: Values = {**HELIOS, "num_frames": 5, "height": 64, "width": 96, "pyramid_num_inference_steps_list": [2, 1]}
 LTX2 = "LTX2VideoTransformer3DModel/modulated"
+ANIMATE: Values = {  # one segment of five frames; tests/adapters/test_cached_families.py has two
+    "height": 32,
+    "width": 48,
+    "max_sequence_length": 16,
+    "prompt_ref": "motion",
+    "segment_frame_length": 5,
+    "num_segments": 1,
+    "effective_segment": 4,
+    "driving_video_pixels": noise(1, 3, 5, 32, 48, seed=8),
+    "reference_image_latents": noise(8, 1, 4, 6, seed=9),
+    "condition_clip_context": noise(1, 3, 1280, seed=10),
+    "denoiser_input_fields": {"encoder_hidden_states_image": noise(1, 3, 1280, seed=11)},
+}
 
 CASES = [
     ModularCase("Wan", "WanTransformer3DModel", WAN, TEXT),
@@ -182,6 +197,16 @@ CASES = [
     ModularCase("Wan22", "WanTransformer3DModel", WAN, TEXT),
     ModularCase("Wan22Image2Video", "WanTransformer3DModel", IMAGE, IMAGE_TEXT),
     ModularCase("Wan22Vace", "WanVACETransformer3DModel", CONTROL, TEXT),
+    *(
+        ModularCase(
+            name,
+            "WanAnimate2Transformer3DModel",
+            ANIMATE,
+            {**TEXT, "text_len": 16},
+            components=lambda: {**t5_and_tokenizer(), "vae": AveragingVAE(4)},
+        )
+        for name in ("WanAnimate2", "WanAnimate2Distilled")
+    ),
     ModularCase("LTX", "LTXVideoTransformer3DModel", LTX, {"caption_channels": 10}),
     ModularCase("LTX2", LTX2, LTX, components=ltx2_components),
     ModularCase("LTX25", LTX2, LTX, components=ltx2_components),
@@ -226,4 +251,4 @@ CASES = [
         negatives="",
     ),
 ]
-REFUSED = ("Cosmos3Omni", "Cosmos3Distilled", "WanAnimate2", "WanAnimate2Distilled")
+REFUSED = ("Cosmos3Omni", "Cosmos3Distilled")

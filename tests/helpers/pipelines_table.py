@@ -38,6 +38,9 @@ Cells:
 - *refused*: with the reason below, before anything is changed.
 - *not in diffusers*: the pipeline has no guider.
 
+`SanaWMLTX2Refiner`, which refines the latents of `SanaWMPipeline`, is a pipeline too, and guided by another `guide`. It
+is tested in `tests/adapters/test_cached_families.py`, with negatives in words and embeddings, of guidance and call.
+
 Modular pipelines take a negative prompt in words through their own `text_encoder` block; one that is run without that
 block takes embeddings, under the names of its state (`negative_prompt_embeds`, for LTX-2 and Echo
 `negative_connector_prompt_embeds` and so on). A `PipelineState` that holds a negative prompt counts as the call's.
