@@ -226,7 +226,7 @@ def packed_call(batch: int, tags: Tensor, keyframes: tuple[str, ...] = (), frame
     }
 
 
-def far_cache(batch: int) -> Values:
+def far_cache(batch: int) -> dict[int, Values]:
     """Return AnyFlow-FAR's cache of two chunks of 1 and 2 frames, the first of them compressed."""
     sizes = {"full_cache": 2 * 2 * 6, "compressed_cache": 2 * 2}
     return {
