@@ -3,13 +3,19 @@
 import pytest
 import torch
 
+from tests.helpers.more_pipelines import MORE_CASES
 from tests.helpers.tiny_families import BY_NAME
 from tests.helpers.tiny_pipelines import CASES, Case, name_of
 from vidguide import CFG, NAG
 
+BRANCHES = [
+    pytest.param(case, cfg_on, id=f"{name_of(case)}-{'cfg' if cfg_on else 'no cfg'}")
+    for case in CASES + MORE_CASES
+    for cfg_on in ((True, False) if case.has_cfg else (False,))
+]
 
-@pytest.mark.parametrize("cfg_on", [True, False], ids=["cfg", "no cfg"])
-@pytest.mark.parametrize("case", CASES, ids=name_of)
+
+@pytest.mark.parametrize(("case", "cfg_on"), BRANCHES)
 def test_only_the_conditional_branch_is_guided(case: Case, cfg_on: bool) -> None:
     """The prompt as negative prompt has no effect, though the unconditional branch has another text."""
     pipe = case.pipe(cfg_on)
