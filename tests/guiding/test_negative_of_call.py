@@ -14,7 +14,7 @@ import torch
 from diffusers import UniPCMultistepScheduler
 from torch import Tensor
 
-from tests.helpers.more_pipelines import BROKEN, LONG, MORE_CASES
+from tests.helpers.more_pipelines import LONG, MORE_CASES
 from tests.helpers.shipped_calls import BLUE, PROMPT, RED, guided, load_tiny, sample
 from tests.helpers.tiny_encoders import gemma3_and_connectors
 from tests.helpers.tiny_families import cast
@@ -200,13 +200,14 @@ def words_only(pipe: Any, case: Case, *guidances: Guidance, **call: Any) -> tupl
         return pipe(**settings, output_type="latent").frames, run
 
 
-WORDS = [replace(case, parts=lambda case=case: {**case.parts(), **gemma3_and_connectors()}) for case in MORE_CASES[:2]]
-WORDS = [case for case in [*WORDS, LONG] if hasattr(diffusers, case.pipeline)]
+DISTILLED = [case for case in MORE_CASES if not case.has_cfg]
+WORDS = [replace(case, parts=lambda case=case: {**case.parts(), **gemma3_and_connectors()}) for case in DISTILLED]
+WORDS += [LONG] if hasattr(diffusers, LONG.pipeline) else []
 
 
 @pytest.mark.parametrize("case", WORDS, ids=name_of)
-def test_words_of_the_call_where_the_pipeline_takes_no_embeddings_or_no_negative(case: Case) -> None:
-    """LTX-2 DFR, which is distilled, has no argument for a negative; NAG takes it from the call."""
+def test_words_of_the_call_of_ltx_pipelines(case: Case) -> None:
+    """Those of DFR, which are distilled, have no argument for a negative; that of long videos takes no embeddings."""
     pipe = case.pipe(False)
     expected, _ = words_only(pipe, case, NAG(negative_prompt=BLUE))
     output, _ = words_only(pipe, case, NAG(), negative_prompt=BLUE)
@@ -240,9 +241,3 @@ def test_only_the_prompts_of_a_long_video_are_guided() -> None:
     guided, _ = words_only(pipe, LONG, NAG(negative_prompt=RED), **call)
     torch.testing.assert_close(prompt_as_negative, unguided, atol=1e-4, rtol=1e-3)
     assert (guided - unguided).abs().max() > 1e-3
-
-
-def test_a_pipeline_that_fails_without_guidances_too() -> None:
-    """EasyAnimate's control pipeline calls its `encode_prompt` with an argument that it lacks (diffusers 0.42)."""
-    with pytest.raises(TypeError, match="text_encoder_index"):
-        BROKEN.pipe(False)(**BROKEN.call, **BROKEN.text(BROKEN.text_inputs(2)))

@@ -1,5 +1,6 @@
 """Further pipelines of the transformers of `tiny_pipelines`: from images and videos, distilled, and of long videos."""
 
+import inspect
 from types import SimpleNamespace
 
 import diffusers
@@ -24,6 +25,13 @@ from tests.helpers.tiny_pipelines import (
 )
 
 
+def in_release(case: Case) -> bool:
+    """Return whether the installed release of diffusers has the pipeline, and the arguments of the call."""
+    if not hasattr(diffusers, case.pipeline):
+        return False
+    return set(case.call | case.off | case.cfg_only) <= set(inspect.signature(case.pipeline_class.__call__).parameters)
+
+
 def vae() -> Values:
     return {"vae": AveragingVAE(4)}
 
@@ -44,6 +52,11 @@ def dfr_refine() -> Values:
     return {**ltx2_with_vae(), "scheduler": scheduler, "temporal_latent_upsampler": DoubledFrames({})}
 
 
+def flow_unipc() -> Values:
+    flow: Values = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+    return {"scheduler": diffusers.UniPCMultistepScheduler(**flow)}
+
+
 def cosmos() -> Values:
     return {"vae": AveragingVAE(4), "safety_checker": NoSafetyChecker()}
 
@@ -53,6 +66,8 @@ LTX2: Values = {**LTX, "audio_guidance_scale": 3.0, "stg_scale": 1.0, "spatio_te
 LTX2 |= {"modality_scale": 2.0}
 LTX2_OFF = {"guidance_scale": 1.0, "audio_guidance_scale": 1.0, "stg_scale": 0.0, "modality_scale": 1.0}
 LTX2_OFF |= {"audio_modality_scale": 1.0, "audio_stg_scale": 0.0}
+LTX2_CFG = {"stg_scale": 0.0, "modality_scale": 1.0, "audio_modality_scale": 1.0, "audio_stg_scale": 0.0}
+LTX2_CFG |= {"guidance_rescale": 0.0, "audio_guidance_rescale": 0.0}
 LTX2_TINY = "LTX2VideoTransformer3DModel/modulated"
 KEYFRAMES = {"use_keyframes_abs_pos_embedding": True}
 DISTILLED, DISTILLED_TO_0 = {"sigmas": [1.0, 0.5]}, {"sigmas": [1.0, 0.5, 0.0]}
@@ -117,6 +132,7 @@ ALL_CASES = [
         text=without_audio_text,
         to_transformer=with_audio_text,
         off=LTX2_OFF,
+        cfg_only=LTX2_CFG,
         parts=ltx2_with_vae,
     ),
     Case(
@@ -126,6 +142,7 @@ ALL_CASES = [
         text=without_audio_text,
         to_transformer=with_audio_text,
         off=LTX2_OFF,
+        cfg_only=LTX2_CFG,
         parts=ltx2_with_vae,
     ),
     Case(
@@ -135,6 +152,7 @@ ALL_CASES = [
         text=without_audio_text,
         to_transformer=with_audio_text,
         off=LTX2_OFF,
+        cfg_only=LTX2_CFG,
         parts=ltx2_with_vae,
     ),
     Case(
@@ -189,22 +207,21 @@ ALL_CASES = [
     Case(
         "Cosmos2VideoToWorldPipeline",
         "CosmosTransformer3DModel",
-        {**LATENT, "num_frames": 9, "image": picture()},
+        {**LATENT, "guidance_scale": 2.0, "num_frames": 9, "image": picture()},
         parts=lambda: {**cosmos(), "scheduler": diffusers.FlowMatchEulerDiscreteScheduler(use_karras_sigmas=True)},
         config={"in_channels": 5},
     ),
     Case(
         "Cosmos2_5_PredictBasePipeline",
         "CosmosTransformer3DModel",
-        {**LATENT, "num_frames": 9, "video": [picture()] * 5},  # an image requires torchvision
-        scheduler="UniPCMultistepScheduler",
-        parts=cosmos,
+        {**LATENT, "guidance_scale": 2.0, "num_frames": 9, "video": [picture()] * 5},  # an image requires torchvision
+        parts=lambda: {**cosmos(), **flow_unipc()},
         config={"in_channels": 5},
     ),
     Case(
         "CosmosVideoToWorldPipeline",
         "CosmosTransformer3DModel",
-        {**LATENT, "num_frames": 9, "image": picture()},
+        {**LATENT, "guidance_scale": 2.0, "num_frames": 9, "image": picture()},
         scheduler="EDMEulerScheduler",
         parts=cosmos,
         config={"in_channels": 5},
@@ -252,21 +269,19 @@ ALL_CASES = [
         "SkyReelsV2DiffusionForcingPipeline",
         "SkyReelsV2Transformer3DModel",
         {**FORCING, "prompt": None},
-        scheduler="UniPCMultistepScheduler",
+        parts=flow_unipc,
     ),
     Case(
         "SkyReelsV2DiffusionForcingImageToVideoPipeline",
         "SkyReelsV2Transformer3DModel",
         {**FORCING, "image": picture()},
-        scheduler="UniPCMultistepScheduler",
-        parts=vae,
+        parts=lambda: {**vae(), **flow_unipc()},
     ),
     Case(
         "SkyReelsV2DiffusionForcingVideoToVideoPipeline",
         "SkyReelsV2Transformer3DModel",
         {**FORCING, "num_frames": 13, "video": [picture()] * 5, "overlap_history": 5},
-        scheduler="UniPCMultistepScheduler",
-        parts=vae,
+        parts=lambda: {**vae(), **flow_unipc()},
     ),
     Case(
         "EasyAnimateInpaintPipeline",
@@ -285,7 +300,7 @@ ALL_CASES = [
         config={"in_channels": 8},
     ),
 ]
-MORE_CASES = [case for case in ALL_CASES if hasattr(diffusers, case.pipeline)]
+MORE_CASES = [case for case in ALL_CASES if in_release(case)]
 LONG = Case(  # takes texts only
     "LTXI2VLongMultiPromptPipeline",
     "LTXVideoTransformer3DModel",
@@ -303,4 +318,11 @@ BROKEN = Case(
     text=with_masks,
     parts=vae,
     config={"in_channels": 8},
+)
+REFUSED = Case(
+    "Cosmos2_5_TransferPipeline",
+    "CosmosTransformer3DModel",
+    {},
+    parts=lambda: {**cosmos(), **flow_unipc()},
+    config={"img_context_dim_in": 8, "img_context_num_tokens": 4, "img_context_dim_out": 16},
 )
