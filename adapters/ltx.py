@@ -6,6 +6,7 @@ from vidguide.adapters._encode_prompt import EMBEDS_AND_MASK, embeds_and_mask, e
 from vidguide.transformer.family import Audio, Family, Inputs, Prompt
 
 ONE_TOKEN = dict.fromkeys(("num_frames", "height", "width", "audio_num_frames"), 1)
+COORDS = {"video_coords": "BCL", "audio_coords": "BCL"}  # in some pipelines in place of the grid
 
 
 def encode(pipe: Any, prompt: Prompt, inputs: Inputs) -> Inputs:
@@ -48,7 +49,7 @@ FAMILIES = (
         blocks=("transformer_blocks",),
         encode=embeds_and_mask,
         layout="BLC",
-        grid_axes={"video_coords": "BCL"},  # the only input with the grid, where a pipeline conditions on frames
+        grid_axes=COORDS,
         one_token_inputs=ONE_TOKEN,
         cfg="batched",
         stg_layers={28: (19,)},
@@ -71,8 +72,8 @@ FAMILIES = (
         state_fields=STATE_FIELDS,
         text_varies=modulates_text,
         layout="BLC",
-        grid_axes={"audio_hidden_states": "BLC", "audio_timestep": "BL", "video_keyframes_mask": "BLC"},
-        one_token_inputs={**ONE_TOKEN, "video_coords": None, "audio_coords": None, "video_self_attention_mask": None},
+        grid_axes={"audio_hidden_states": "BLC", "audio_timestep": "BL", "video_keyframes_mask": "BLC", **COORDS},
+        one_token_inputs={**ONE_TOKEN, "video_self_attention_mask": None},
         cfg="batched",
         min_diffusers="0.37",
     ),

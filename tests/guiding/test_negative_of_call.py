@@ -4,18 +4,24 @@ import copy
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from diffusers import UniPCMultistepScheduler
+from torch import Tensor
 
+from tests.helpers.more_pipelines import LONG, MORE_CASES
 from tests.helpers.shipped_calls import BLUE, PROMPT, RED, guided, load_tiny, sample
+from tests.helpers.tiny_encoders import gemma3_and_connectors
 from tests.helpers.tiny_families import cast
-from tests.helpers.tiny_pipelines import CASES, STEPS, Case, name_of
-from vidguide import CFG, NAG, STG, VSF, attach, attached, guide
-from vidguide.transformer.family import families
+from tests.helpers.tiny_pipelines import CASES, Case, name_of
+from vidguide import CFG, NAG, STG, VSF, attach, attached, detach, guide
+from vidguide.guidances.base import Guidance
+from vidguide.tracing.run import Run
 
 
 @pytest.fixture(autouse=True)
@@ -158,7 +164,7 @@ def test_a_transformer_replaced_inside_the_block_is_refused(tiny: Any) -> None:
         tiny.transformer = original
 
 
-@pytest.mark.parametrize("case", CASES, ids=name_of)
+@pytest.mark.parametrize("case", CASES + MORE_CASES, ids=name_of)
 def test_embeddings_of_the_call_in_every_family(case: Case) -> None:
     """Bitwise equal to the same embeddings given to the guidance, with the pipeline's own guidance off.
 
@@ -170,14 +176,14 @@ def test_embeddings_of_the_call_in_every_family(case: Case) -> None:
         negative = case.model.text(1, case.length, 6)
         guidance = NAG() if in_call else NAG(negative_prompt_embeds=case.to_transformer(negative))
         texts = case.text(case.to_transformer(case.model.text(1, case.length, 2)))
-        if in_call or not families()[case.model.key].appends_negative:
+        if in_call or case.takes_negative(cfg_on=False):
             texts |= case.text(case.to_transformer(negative), "negative_")
         if attaches:
             attach(pipe, guidance)
         with nullcontext() if attaches else guide(pipe, guidance) as run:
             output = pipe(
                 **{**case.call, **case.off, **cast(texts, pipe.transformer.dtype)},
-                num_inference_steps=STEPS,
+                **case.steps,
                 generator=torch.Generator().manual_seed(0),
                 output_type="latent",
             ).frames
@@ -185,3 +191,60 @@ def test_embeddings_of_the_call_in_every_family(case: Case) -> None:
         outputs.append(output[-1] if isinstance(output, list) else output)
     assert torch.equal(outputs[0], outputs[1])
     assert torch.equal(outputs[0], outputs[2])
+
+
+def words_only(pipe: Any, case: Case, *guidances: Guidance, **call: Any) -> tuple[Tensor, Run]:
+    """Return the latents of a call with a prompt in words, and the run."""
+    settings = {**case.call, **case.steps, "prompt": PROMPT, "generator": torch.Generator().manual_seed(0), **call}
+    with guide(pipe, *guidances) as run:
+        return pipe(**settings, output_type="latent").frames, run
+
+
+DISTILLED = [case for case in MORE_CASES if not case.has_cfg]
+
+
+def with_encoder(case: Case) -> Case:
+    """Return the case with a text encoder."""
+    return replace(case, parts=lambda: {**case.parts(), **gemma3_and_connectors()})
+
+
+WORDS = [with_encoder(case) for case in DISTILLED]
+WORDS += [LONG] if hasattr(diffusers, LONG.pipeline) else []
+
+
+@pytest.mark.parametrize("case", WORDS, ids=name_of)
+def test_words_of_the_call_of_ltx_pipelines(case: Case) -> None:
+    """Those of DFR, which are distilled, have no argument for a negative; that of long videos takes no embeddings."""
+    pipe = case.pipe(False)
+    expected, _ = words_only(pipe, case, NAG(negative_prompt=BLUE))
+    output, _ = words_only(pipe, case, NAG(), negative_prompt=BLUE)
+    unguided, _ = words_only(pipe, case)
+    assert torch.equal(output, expected)
+    assert (output - unguided).abs().max() > 1e-3
+    attach(pipe, NAG())
+    settings = {**case.call, **case.steps, "prompt": PROMPT, "generator": torch.Generator().manual_seed(0)}
+    assert torch.equal(pipe(**settings, negative_prompt=BLUE, output_type="latent").frames, expected)
+    if not case.has_cfg:
+        detach(pipe)
+        with pytest.raises(TypeError, match="negative_prompt"):
+            pipe(**settings, negative_prompt=BLUE)
+
+
+@pytest.mark.parametrize("case", WORDS[1:], ids=name_of)
+def test_the_end_of_an_ancestral_schedule_is_no_step(case: Case) -> None:
+    """LTXEulerAncestralRFScheduler has a timestep more than steps."""
+    pipe = case.pipe(False)
+    sigmas = [0.9, 0.7, 0.4, 0.2] + [0.0] * case.steps["sigmas"].count(0)
+    _, run = words_only(pipe, case, NAG(negative_prompt=BLUE, stop=0.5), sigmas=sigmas)
+    assert [trace.steps for trace in run.traces] == [4, 4]
+    assert [{record.step for record in trace} for trace in run.traces] == [{0, 1}, {0, 1}]
+
+
+@pytest.mark.skipif(not hasattr(diffusers, LONG.pipeline), reason="not in this release")
+def test_only_the_prompts_of_a_long_video_are_guided() -> None:
+    pipe, call = LONG.pipe(True), {"negative_prompt": BLUE, "guidance_scale": 3.0}
+    unguided, _ = words_only(pipe, LONG, **call)
+    prompt_as_negative, _ = words_only(pipe, LONG, NAG(negative_prompt=PROMPT), **call)
+    guided, _ = words_only(pipe, LONG, NAG(negative_prompt=RED), **call)
+    torch.testing.assert_close(prompt_as_negative, unguided, atol=1e-4, rtol=1e-3)
+    assert (guided - unguided).abs().max() > 1e-3

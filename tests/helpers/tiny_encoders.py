@@ -169,15 +169,36 @@ def gemma2() -> dict[str, Any]:
     return {"text_encoder": make_model(transformers.Gemma2ForCausalLM, config), "tokenizer": tokenizer()}
 
 
+def t5gemma2_and_images() -> dict[str, Any]:
+    images = transformers.SiglipImageProcessor(size={"height": 14, "width": 14})
+    return {**t5gemma2(), "feature_extractor": images}
+
+
+def qwen_of_cosmos() -> dict[str, Any]:
+    return {"text_encoder": qwen("Qwen2_5_VL"), "tokenizer": tokenizer()}
+
+
 ENCODERS: dict[str, Callable[[], dict[str, Any]]] = {
-    "HunyuanVideoPipeline": llama_and_clip,
-    "HunyuanVideoImageToVideoPipeline": llava_and_clip,
-    "HunyuanVideoFramepackPipeline": llama_and_clip,
+    "Cosmos2_5_PredictBasePipeline": qwen_of_cosmos,
+    "EasyAnimateInpaintPipeline": qwen2,
+    "EasyAnimatePipeline": qwen2,
+    "HunyuanSkyreelsImageToVideoPipeline": llama_and_clip,
+    "HunyuanVideo15ImageToVideoPipeline": qwen_and_byt5,
     "HunyuanVideo15Pipeline": qwen_and_byt5,
+    "HunyuanVideoFramepackPipeline": llama_and_clip,
+    "HunyuanVideoImageToVideoPipeline": llava_and_clip,
+    "HunyuanVideoPipeline": llama_and_clip,
+    "Kandinsky5I2VPipeline": qwen_and_clip,
     "Kandinsky5T2VPipeline": qwen_and_clip,
     "Kandinsky6TI2VAPipeline": qwen_and_clip,
-    "MotifVideoPipeline": t5gemma2,
-    "EasyAnimatePipeline": qwen2,
+    "LTX2ConditionPipeline": gemma3_and_connectors,
+    "LTX2DFRPipeline": gemma3_and_connectors,
+    "LTX2DFRTemporalRefinePipeline": gemma3_and_connectors,
+    "LTX2HDRPipeline": gemma3_and_connectors,
+    "LTX2ImageToVideoPipeline": gemma3_and_connectors,
+    "LTX2InContextPipeline": gemma3_and_connectors,
     "LTX2Pipeline": gemma3_and_connectors,
+    "MotifVideoImage2VideoPipeline": t5gemma2_and_images,
+    "MotifVideoPipeline": t5gemma2,
     "SanaWMPipeline": gemma2,
 }

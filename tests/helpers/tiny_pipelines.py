@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from PIL import Image
 from torch import Tensor
 
@@ -88,16 +89,17 @@ class AveragingVAE(StubVAE):
         strides |= {"scale_factor_temporal": frames, "scale_factor_spatial": size}
         blocks = {"block_out_channels": [1] * size.bit_length(), "invert_scale_latents": False}
         super().__init__({"z_dim": channels, "latent_channels": channels, **statistics, **strides, **blocks})
+        self.config.cache_mag_vae = True
         self.temperal_downsample = [False, *[True] * (frames.bit_length() - 1)]
         self.latents_mean, self.latents_std = torch.zeros(channels), torch.ones(channels)
 
-    def encode(self, video: Tensor) -> Any:
+    def encode(self, video: Tensor) -> AutoencoderKLOutput:
         frames, height, width = video.shape[2:]
         size = self.spatial_compression_ratio
         grid = ((frames - 1) // self.temporal_compression_ratio + 1, height // size, width // size)
         means = F.adaptive_avg_pool3d(video.float(), grid)[:, torch.arange(self.z_dim) % 3]
         parameters = torch.cat([means, torch.zeros_like(means)], 1)
-        return SimpleNamespace(latent_dist=DiagonalGaussianDistribution(parameters, deterministic=True))
+        return AutoencoderKLOutput(DiagonalGaussianDistribution(parameters, deterministic=True))
 
     def decode(self, latents: Tensor, return_dict: bool = True) -> tuple[Tensor]:
         frames = (latents.shape[2] - 1) * self.temporal_compression_ratio + 1
@@ -125,6 +127,7 @@ class Case:
         parts: returns further components.
         to_transformer: maps text inputs of the pipeline to those of the transformer.
         length: text length, if the pipeline does not support 7.
+        steps: arguments that set the number of steps to STEPS.
     """
 
     pipeline: str
@@ -139,19 +142,41 @@ class Case:
     to_transformer: Callable[[Values], Values] = dict
     config: Values = field(default_factory=dict)
     length: int = 7
+    steps: Values = field(default_factory=lambda: {"num_inference_steps": STEPS})
 
     @property
     def model(self) -> Tiny:
         tiny = BY_NAME[self.tiny]
         return replace(tiny, config={**tiny.config, **self.config})
 
+    @property
+    def has_cfg(self) -> bool:
+        """Whether the pipeline has classifier-free guidance, and so a negative prompt."""
+        return any("negative" in name for name in inspect.signature(self.pipeline_class.__call__).parameters)
+
+    @property
+    def has_guider(self) -> bool:
+        return "guider" in inspect.signature(self.pipeline_class.__init__).parameters
+
+    @property
+    def counted(self) -> set[int]:
+        """Numbers of steps of its runs; none under diffusion forcing, where each frame has its own scheduler."""
+        return set() if "DiffusionForcing" in self.pipeline else {STEPS}
+
+    def takes_negative(self, cfg_on: bool) -> bool:
+        """Return whether a call without guidances takes a negative prompt; AnyFlow's doubles its text without CFG."""
+        return self.has_cfg and (cfg_on or not families()[self.model.key].appends_negative)
+
+    @property
+    def pipeline_class(self) -> Any:
+        return getattr(diffusers, self.pipeline)
+
     def text_inputs(self, seed: int) -> Values:
         """Return the text inputs of the transformer, as its pipeline passes them."""
         return self.to_transformer(self.model.text(1, self.length, seed))
 
     def pipe(self, cfg_on: bool) -> Any:
-        pipeline_class = getattr(diffusers, self.pipeline)
-        parts: Values = dict.fromkeys(list(inspect.signature(pipeline_class.__init__).parameters)[1:])
+        parts: Values = dict.fromkeys(list(inspect.signature(self.pipeline_class.__init__).parameters)[1:])
         parts |= {"transformer": self.model.make(), "scheduler": getattr(diffusers, self.scheduler)()}
         if "guider" in parts:
             parts["guider"] = diffusers.ClassifierFreeGuidance(guidance_scale=3.0 if cfg_on else 1.0)
@@ -159,7 +184,7 @@ class Case:
         if self.vae is not None:
             parts["vae"] = StubVAE(self.vae)
         parts |= self.parts()
-        pipe = pipeline_class(**parts)
+        pipe = self.pipeline_class(**parts)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -172,17 +197,17 @@ class Case:
     def arguments(self, pipe: Any, cfg_on: bool, **call: Any) -> Values:
         """Return the arguments of a call of the pipeline."""
         texts = self.text(self.text_inputs(2))
-        if cfg_on or not families()[self.model.key].appends_negative:
+        if self.takes_negative(cfg_on):
             texts |= self.text(self.text_inputs(6), "negative_")
         texts = cast(texts, pipe.transformer.dtype)
         settings = {} if cfg_on else {**self.off}
-        fixed = {"generator": torch.Generator().manual_seed(0), "output_type": "latent", "num_inference_steps": STEPS}
-        return {**texts, **self.call, **settings, **call, **fixed}
+        fixed = {"generator": torch.Generator().manual_seed(0), "output_type": "latent"}
+        return {**texts, **self.call, **settings, **self.steps, **call, **fixed}
 
     def sample(self, pipe: Any, cfg_on: bool, *guidances: Guidance, **call: Any) -> Tensor:
         with guide(pipe, *guidances) as run:
             output = pipe(**self.arguments(pipe, cfg_on, **call))
-        assert {trace.steps for trace in run.traces} == {STEPS}
+        assert {trace.steps for trace in run.traces} - {0} == self.counted
         # A list has one entry per section.
         frames: Tensor = output.frames[-1] if isinstance(output.frames, list) else output.frames
         return frames

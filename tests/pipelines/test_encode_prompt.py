@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.helpers.more_pipelines import MORE_CASES
 from tests.helpers.tiny_encoders import ENCODERS, OTHER, PROMPT
 from tests.helpers.tiny_families import Values
 from tests.helpers.tiny_pipelines import CASES, Case, name_of
@@ -16,6 +17,7 @@ from vidguide.transformer.family import family_of
 LENGTH = 128  # text length of the call: no pipeline's default, and longer than any prompt template
 REPLACED = {"prompt", "negative_prompt", "max_sequence_length"}
 NO_INSTRUCTION: dict[str, Values] = {  # prefixes of prompts, which negative prompts do not get
+    "SanaImageToVideoPipeline": {"complex_human_instruction": None},
     "SanaVideoPipeline": {"complex_human_instruction": None},
     "SanaWMPipeline": {"chi_prompt": [""]},
 }
@@ -57,12 +59,12 @@ def calls_of(pipe: Any, case: Case, prompt: str, number: int = 1, **call: Any) -
         settings["max_sequence_length"] = LENGTH
     settings |= {"prompt": prompt, "generator": torch.Generator().manual_seed(0), **call}
     with pytest.raises(CalledError), torch.no_grad():
-        pipe(**settings, num_inference_steps=2, output_type="latent")
+        pipe(**settings, **case.steps, output_type="latent")
     handle.remove()
     return calls
 
 
-@pytest.mark.parametrize("case", CASES, ids=name_of)
+@pytest.mark.parametrize("case", CASES + MORE_CASES, ids=name_of)
 def test_a_negative_prompt_is_encoded_as_a_prompt(case: Case, encoders: Values) -> None:
     pipe = case.pipe(False)
     pipe.register_modules(**ENCODERS[case.pipeline]() if case.pipeline in ENCODERS else encoders)

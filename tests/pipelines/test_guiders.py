@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from tests.helpers.common_pipelines import STEPS, SUBJECTS, Subject
+from tests.helpers.more_pipelines import MORE_CASES
 from tests.helpers.snapshots import snapshots_equal
-from tests.helpers.tiny_pipelines import CASES
+from tests.helpers.tiny_pipelines import CASES, Case, name_of
 
 pytest.importorskip("diffusers.modular_pipelines.ltx")  # before 0.37 the base class of guiders was different
 
@@ -195,9 +196,11 @@ def test_a_pipeline_with_it_is_saved_and_loaded(tmp_path: Path) -> None:
     torch.testing.assert_close(sample(subject, loaded), expected, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("pipeline", ["HunyuanVideo15Pipeline", "MotifVideoPipeline"])
-def test_standard_pipelines_with_a_guider_take_it(pipeline: str) -> None:
-    case = next(case for case in CASES if case.pipeline == pipeline)
+WITH_GUIDER = [case for case in CASES + MORE_CASES if case.has_guider]
+
+
+@pytest.mark.parametrize("case", WITH_GUIDER, ids=name_of)
+def test_standard_pipelines_with_a_guider_take_it(case: Case) -> None:
     guidances = (NAG(scale=5), EMAG(scale=3, start=0, stop=1))
     plain, pipe = case.pipe(True), case.pipe(True)
     expected = case.sample(plain, True, *with_embeddings(guidances, case.text_inputs(6)))

@@ -98,6 +98,16 @@ def run_of(counts: Any) -> Run | None:
     return run if owner == id(counts) else None
 
 
+def step_count(scheduler: Any) -> int:
+    """Return the number of steps in the schedule of a scheduler.
+
+    LTXEulerAncestralRFScheduler, given sigmas, lists the last one, 0, as a timestep too: no step begins there.
+    """
+    sigmas = getattr(scheduler, "sigmas", None)
+    timesteps = len(scheduler.timesteps)
+    return timesteps if sigmas is None else min(timesteps, len(sigmas) - 1)
+
+
 @functools.cache
 def counting_class(original: Any) -> Any:
     """Return a subclass of a scheduler's class whose `set_timesteps` begins a run and whose `step` advances it."""
@@ -106,7 +116,7 @@ def counting_class(original: Any) -> Any:
     def set_timesteps(self: Any, *args: Any, **kwargs: Any) -> Any:
         result = original.set_timesteps(self, *args, **kwargs)
         if (run := run_of(self)) is not None:
-            run.begin(len(self.timesteps))
+            run.begin(step_count(self))
         return result
 
     @functools.wraps(original.step)
@@ -114,7 +124,7 @@ def counting_class(original: Any) -> Any:
         result = original.step(self, *args, **kwargs)
         if (run := run_of(self)) is not None:
             # Video-to-video starts at a later timestep; only the steps that are taken count.
-            steps = len(self.timesteps) - max(getattr(self, "begin_index", None) or 0, run.skipped)
+            steps = step_count(self) - max(getattr(self, "begin_index", None) or 0, run.skipped)
             run.advance(steps, getattr(self, "step_index", None))
         return result
 
