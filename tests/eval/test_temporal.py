@@ -36,6 +36,7 @@ def value(name: str, clip: Clip) -> float:
 
 def test_constant_clip_is_perfectly_steady_and_frozen() -> None:
     steady = values(clips.constant())
+    assert steady.pop("guard.stopped_share") is None
     sharpness, detail = steady.pop("guard.sharpness"), steady.pop("guard.detail")
     assert sharpness is not None
     assert sharpness > 0
@@ -51,13 +52,16 @@ def test_constant_clip_is_perfectly_steady_and_frozen() -> None:
             "temporal.luma_flicker": 0,
             "temporal.flow_jerk": 0,
             "guard.motion": 0,
+            "temporal.track_consistency": 1,
+            "temporal.identity_loss": 0,
             "guard.frozen_share": 1,
+            "guard.object_motion": 0,
             "guard.tracked_share": 1,
             "guard.luma": luma.mean(),
             "guard.contrast": luma.std(),
             "guard.saturation": np.sqrt(((clips.constant().frames[0] - luma[..., None]) ** 2).mean()),
         },
-        abs=1e-9,
+        abs=1e-7,
         rel=1e-6,
     )
 
