@@ -20,7 +20,17 @@ from vidguide.eval.metrics.base import REGISTRY, Metric
 # Order of namespaces in lists and tables.
 ORDER = ("world", "dual", "clip", "xclip", "pickscore", "hps", "dino", "temporal", "vbench", "external", "guard")
 # Importing these modules registers their metrics.
-MODULES = (temporal, point_tracks, guards, world_attributes, world_similarity, clip_similarity, preference, vbench, vbench_external)
+MODULES = (
+    temporal,
+    point_tracks,
+    guards,
+    world_attributes,
+    world_similarity,
+    clip_similarity,
+    preference,
+    vbench,
+    vbench_external,
+)
 
 
 def namespace(name: str) -> str:

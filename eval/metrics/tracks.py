@@ -93,9 +93,7 @@ def corners(grey: Grey) -> Points:
     return points[strong & is_within(points, grey.shape)].astype(np.float32)
 
 
-def track_both_ways(
-    greys: Sequence[Grey], points: Points, start: int
-) -> tuple[Points, Mask, Mask, NDArray[np.int64]]:
+def track_both_ways(greys: Sequence[Grey], points: Points, start: int) -> tuple[Points, Mask, Mask, NDArray[np.int64]]:
     """Track points `(N, 2)` of one frame to both ends of the clip.
 
     Returns:

@@ -39,7 +39,15 @@ def comparison_row(line: MetricComparison) -> list[str]:
 
 def set_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Return header and rows of the distances between the arms as sets of clips, and of each to ideal renderings."""
-    header = ["set of clips", comparison.reference, comparison.other, "distance or difference", INTERVAL, "prompts", "p"]
+    header = [
+        "set of clips",
+        comparison.reference,
+        comparison.other,
+        "distance or difference",
+        INTERVAL,
+        "prompts",
+        "p",
+    ]
     return header, [set_row(distance) for distance in comparison.sets]
 
 

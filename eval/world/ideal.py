@@ -89,26 +89,35 @@ def path_error(pixels: Values, shape: str, size: str, motion: str) -> Callable[[
     count, height, width = pixels.shape[:3]
     time = np.arange(count) - (count - 1) / 2
     radius = np.full(count, RADIUS[size])
+    totals, power = pixels.sum((0, 1, 2)), float((pixels**2).sum())
 
     def error(path: Values) -> tuple[float, str, str]:
         x, y, speed = allowed_path(path)
         steps = time[:, None] * SPEED * speed * np.array(VELOCITY[motion]) + [width / 2 + x, height / 2 + y]
         alpha = coverage(shape, steps[:, 0], steps[:, 1], radius, height, width).astype(np.float64)
-        return best_palette(pixels, alpha)
+        return best_palette(pixels, alpha, totals, power)
 
     return error
 
 
-def best_palette(pixels: Values, alpha: Values) -> tuple[float, str, str]:
+def best_palette(pixels: Values, alpha: Values, totals: Values, power: float) -> tuple[float, str, str]:
     """Return the least mean squared error of `background + alpha (colour - background)`, with both names.
 
     The error is a quadratic form of both colours, so that no picture is rendered.
+
+    Args:
+        pixels: `(F, H, W, 3)`.
+        alpha: coverage `(F, H, W)` of the object.
+        totals, power: sums over pixels of each channel `(3,)`, and of all squares.
     """
-    weights = np.stack([alpha.ravel(), 1 - alpha.ravel()])
-    gram, sums, squared = weights @ weights.T, weights @ pixels.reshape(alpha.size, 3), float(np.vdot(pixels, pixels))
+    weight, flat = alpha.ravel(), pixels.reshape(alpha.size, 3)
+    inner, mixed = weight @ weight, weight.sum() - weight @ weight
+    gram = np.array([[inner, mixed], [mixed, alpha.size - inner - 2 * mixed]])
+    covered = weight @ flat
+    sums = np.stack([covered, totals - covered])
     names = list(product(COLOUR, BACKGROUND))
     tones = np.array([(COLOUR[colour], BACKGROUND[background]) for colour, background in names], float)
-    errors = squared - 2 * (tones * sums).sum((1, 2)) + np.einsum("pic,ij,pjc->p", tones, gram, tones)
+    errors = power - 2 * (tones * sums).sum((1, 2)) + np.einsum("pic,ij,pjc->p", tones, gram, tones)
     best = int(errors.argmin())
     return float(errors[best]) / (3 * alpha.size), *names[best]
 
