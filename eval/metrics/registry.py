@@ -21,15 +21,8 @@ from vidguide.eval.metrics.base import REGISTRY, Metric
 ORDER = ("world", "dual", "clip", "xclip", "pickscore", "hps", "dino", "temporal", "vbench", "external", "guard")
 # Importing these modules registers their metrics.
 MODULES = (
-    temporal,
-    point_tracks,
-    guards,
-    world_attributes,
-    world_similarity,
-    clip_similarity,
-    preference,
-    vbench,
-    vbench_external,
+    *(temporal, point_tracks, guards, world_attributes, world_similarity),
+    *(clip_similarity, preference, vbench, vbench_external),
 )
 
 

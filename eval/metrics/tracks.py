@@ -8,6 +8,7 @@ back returns to the point. The choice and the tracking are symmetric in time. Ev
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -104,7 +105,7 @@ def track_both_ways(greys: Sequence[Grey], points: Points, start: int) -> tuple[
     tracked, inside = (np.zeros((len(points), frames), bool) for _ in range(2))
     tracked[:, start] = inside[:, start] = True
     for order in (range(start, frames), range(start, -1, -1)):
-        for first, second in zip(order, order[1:], strict=False):
+        for first, second in pairwise(order):
             step = track_step(greys[first], greys[second], positions[:, first], tracked[:, first])
             positions[:, second], tracked[:, second] = step
             velocity = positions[:, first] - positions[:, first - (second - first)] if first != start else 0

@@ -38,8 +38,8 @@ def similarity(sample: Sample) -> Value:
     Direction: higher is better. Range: -1 to 1; for a caption with all five attributes about 0.36 if all are right,
     and 0.18 less for each wrong one; for a single word about 0.5 if it is true and 0 if not. Unit: cosine.
     Fooled by: it was trained on renders, so anything that the renderer cannot draw may get any score. Source: specific
-    to vidguide; the details hold the features, for the distance between sets; two encoders as in CLIP (Radford et al. 2021), sigmoid loss as in SigLIP (Zhai et al. 2023); see
-    eval/weights/dual/README.md.
+    to vidguide; two encoders as in CLIP (Radford et al. 2021), sigmoid loss as in SigLIP (Zhai et al. 2023); see
+    eval/weights/dual/README.md. The details hold the features of the clip, for the distance between sets.
     """
     cosine = prompt_cosine(sample)
     features = [round(float(feature), 6) for feature in sample.dual_features]

@@ -42,7 +42,7 @@ def nearest_rendering(frames: NDArray[np.uint8]) -> Nearest:
     Args:
         frames: `(F, H, W, 3)`; F may differ from that of the renderer.
 
-    Each combination of shape, size and motion starts from the path of the object that the oracle sees, and the best ones
+    Each combination of shape, size and motion starts from the path of the object that the oracle sees, and the best
     are refined. Colour and background are enumerated.
     """
     pixels = frames.astype(np.float64)
@@ -129,8 +129,8 @@ def defects(frames: NDArray[np.uint8]) -> Values:
     """Return what keeps a clip from being a rendering, `(6,)` of 0 to 1 each, in the order of :data:`QUALITIES`.
 
     One minus the overlap with the best shape; the distances of object and background to the palette, and the residue of
-    the background, relative to what the oracle accepts; the relative change of the area, and the distance of the centres
-    to a straight path. A clip without an object has 1 in all but the background error.
+    the background, relative to what the oracle accepts; the relative change of the area, and the distance of the
+    centres to a straight path. A clip without an object has 1 in all but the background error.
     """
     reading, pixels = oracle.read(frames), frames.astype(np.float32)
     backdrop = oracle.background_tone(pixels)
@@ -146,7 +146,7 @@ def defects(frames: NDArray[np.uint8]) -> Values:
 
 
 def wobble(centres: Values) -> float:
-    """Return the root mean square distance of centres `(F, 2)` to a straight path, relative to what the oracle accepts."""
+    """Return the root mean square distance of centres `(F, 2)` to a straight path, relative to the largest accepted."""
     time = np.arange(len(centres)) - (len(centres) - 1) / 2
     residual = centres - centres.mean(0) - np.outer(time, time @ centres / (time @ time))
     return float(np.sqrt((residual**2).sum(1).mean())) / oracle.WOBBLE

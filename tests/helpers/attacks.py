@@ -259,10 +259,6 @@ def boomerang(frames: Frames) -> Frames:
     return np.concatenate([half, half[::-1]])[: len(frames)]
 
 
-def reverse(frames: Frames) -> Frames:
-    return frames[::-1]
-
-
 def slow_motion(frames: Frames) -> Frames:
     """Play at half speed, with blended frames between."""
     position = np.arange(len(frames)) / 2
