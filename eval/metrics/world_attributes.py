@@ -131,8 +131,8 @@ def ideal_distance(sample: Sample) -> Value:
     Direction: lower is better. Range: 0 to 255; a rendering has less than 1. Unit: levels, root mean square over pixels
     and frames. The nearest rendering is sought over all attributes, positions and speeds, so that a perfect drawing of
     a wrong object has 0 too: hence the guard world.attributes. The details name it, and hold the defects of the clip
-    for the distance between sets. Fooled by: nothing known within the world; a small defect of a small object is a small
-    share of the pixels. Source: specific to vidguide, see vidguide.eval.world.ideal.
+    for the distance between sets. Fooled by: nothing known within the world; a small defect of a small object is a
+    small share of the pixels. Source: specific to vidguide, see vidguide.eval.world.ideal.
     """
     check_world(sample)
     nearest = nearest_rendering(sample.clip.frames)
