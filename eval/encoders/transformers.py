@@ -108,6 +108,19 @@ class TransformersEncoder:
         preprocess = preprocess_clip if hasattr(self.model, "get_image_features") else preprocess_dino
         return self.encode_batches(frames, lambda batch: preprocess(batch).to(self.model.device))
 
+    def patches(self, frame: NDArray[np.uint8]) -> Features:
+        """Return unit features `(h, w, D)` of the patches of a frame `(H, W, 3)` by a plain ViT.
+
+        The whole frame is preprocessed as in VBench; a rest smaller than a patch at the right and lower edge is cut.
+        """
+        import torch
+
+        pixels = preprocess_dino(frame[None]).to(self.model.device)
+        rows, columns = (side // self.shape[0] for side in pixels.shape[2:])
+        with torch.inference_mode():
+            tokens = self.model(pixel_values=pixels, interpolate_pos_encoding=True).last_hidden_state[0]
+        return normalize(tokens[-rows * columns :]).reshape(rows, columns, -1)
+
     def encode_batches(self, frames: NDArray[np.uint8], preprocess: Callable[[NDArray[np.uint8]], Any]) -> Features:
         """Return unit features of frames, encoded in batches."""
         starts = range(0, len(frames), BATCH)

@@ -7,6 +7,7 @@ from vidguide.eval.encoders.transformers import Encoder
 from vidguide.eval.metrics import (
     clip_similarity,
     guards,
+    point_tracks,
     preference,
     temporal,
     vbench,
@@ -19,7 +20,10 @@ from vidguide.eval.metrics.base import REGISTRY, Metric
 # Order of namespaces in lists and tables.
 ORDER = ("world", "dual", "clip", "xclip", "pickscore", "hps", "dino", "temporal", "vbench", "external", "guard")
 # Importing these modules registers their metrics.
-MODULES = (temporal, guards, world_attributes, world_similarity, clip_similarity, preference, vbench, vbench_external)
+MODULES = (
+    *(temporal, point_tracks, guards, world_attributes, world_similarity),
+    *(clip_similarity, preference, vbench, vbench_external),
+)
 
 
 def namespace(name: str) -> str:

@@ -14,6 +14,7 @@ from vidguide.eval.clips.errors import UndefinedError
 from vidguide.eval.encoders.transformers import Encoder, Features
 from vidguide.eval.metrics.colours import Colours, colours
 from vidguide.eval.metrics.optical_flow import FlowStatistics, flow_statistics
+from vidguide.eval.metrics.tracks import Tracks, find_tracks
 from vidguide.eval.metrics.warping import PairErrors, pair_errors
 from vidguide.eval.world import oracle
 from vidguide.eval.world.shipped_encoder import shipped_encoder
@@ -68,6 +69,11 @@ class Sample:
     def flow(self) -> FlowStatistics:
         """Return statistics of the optical flow between neighbouring frames."""
         return flow_statistics(self.clip.frames)
+
+    @cached_property
+    def tracks(self) -> Tracks:
+        """Return the tracks of points through the clip."""
+        return find_tracks(self.clip.frames)
 
     @cached_property
     def pair_errors(self) -> PairErrors:

@@ -10,6 +10,7 @@ from typing import Any
 from vidguide.eval.clips.errors import UndefinedError
 from vidguide.eval.metrics.base import AVOIDANCE_GUARDS, PROMPT_FOLLOWED, Value, metric
 from vidguide.eval.metrics.sample import Sample
+from vidguide.eval.world.ideal import defects, nearest_rendering
 from vidguide.eval.world.scene import ATTRIBUTES, HEIGHT, WIDTH, Scene
 
 FILLERS = {"a", "an", "the", "moving", "staying", "on", "background", "object"}
@@ -111,6 +112,32 @@ def readable(sample: Sample) -> Value:
     check_world(sample)
     values = vars(sample.reading.scene).values()
     return Value(value=sum(value is not None for value in values) / len(ATTRIBUTES))
+
+
+@metric(
+    id="world.ideal_distance",
+    version="renderer/1",
+    unit="levels (0..255), root mean square",
+    low=0.0,
+    high=255.0,
+    better="lower",
+    min_frames=2,
+    needs=("eval_prompt",),
+    guards=(PROMPT_FOLLOWED,),
+)
+def ideal_distance(sample: Sample) -> Value:
+    """Measure the distance of the clip to the nearest clip that the renderer of the world can draw.
+
+    Direction: lower is better. Range: 0 to 255; a rendering has less than 1. Unit: levels, root mean square over pixels
+    and frames. The nearest rendering is sought over all attributes, positions and speeds, so that a perfect drawing of
+    a wrong object has 0 too: hence the guard world.attributes. The details name it, and hold the defects of the clip
+    for the distance between sets. Fooled by: nothing known within the world; a small defect of a small object is a
+    small share of the pixels. Source: specific to vidguide, see vidguide.eval.world.ideal.
+    """
+    check_world(sample)
+    nearest = nearest_rendering(sample.clip.frames)
+    details = {"nearest": vars(nearest.scene), "defects": defects(sample.clip.frames).round(6).tolist()}
+    return Value(value=nearest.distance, details=details)
 
 
 @metric(

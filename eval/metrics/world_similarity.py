@@ -39,10 +39,11 @@ def similarity(sample: Sample) -> Value:
     and 0.18 less for each wrong one; for a single word about 0.5 if it is true and 0 if not. Unit: cosine.
     Fooled by: it was trained on renders, so anything that the renderer cannot draw may get any score. Source: specific
     to vidguide; two encoders as in CLIP (Radford et al. 2021), sigmoid loss as in SigLIP (Zhai et al. 2023); see
-    eval/weights/dual/README.md.
+    eval/weights/dual/README.md. The details hold the features of the clip, for the distance between sets.
     """
     cosine = prompt_cosine(sample)
-    return Value(value=cosine, details={"probability": shipped_encoder().probability(cosine)})
+    features = [round(float(feature), 6) for feature in sample.dual_features]
+    return Value(value=cosine, details={"probability": shipped_encoder().probability(cosine), "features": features})
 
 
 @metric(

@@ -1,7 +1,7 @@
 """The report as one HTML file without scripts or external resources; templates/report.html has its markup."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vidguide.eval.metrics.registry import METRICS
@@ -23,8 +23,10 @@ from vidguide.eval.report.tables import (
     metric_label,
     nonempty_columns,
     protocol,
+    set_table,
     unmeasured_notes,
 )
+from vidguide.eval.scoring.notes import SETS
 from vidguide.eval.scoring.summary import Summary
 from vidguide.eval.scoring.verdict import Comparison, MetricComparison, direction
 
@@ -50,11 +52,12 @@ class TableRow:
 
 @dataclass(frozen=True)
 class Table:
-    """A table; `title` is its heading, which may be empty."""
+    """A table; `title` is its heading and `note` a text before it, both of which may be empty."""
 
     header: list[str]
     rows: list[TableRow]
     title: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,8 @@ def comparison_section(comparison: Comparison) -> ComparisonSection:
         if selected:
             tables.append(paired_table(title, header, selected))
     names = (comparison.reference, comparison.other)
+    if comparison.sets:
+        tables.append(replace(plain_table(*set_table(comparison)), title="Arms as sets of clips", note=SETS))
     slopes = [slope_figure(line, names) for line in comparison.lines if line.primary and line.paired.by_prompt]
     return ComparisonSection(f"{comparison.other} against {comparison.reference}", tables, slopes)
 

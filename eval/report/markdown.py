@@ -10,8 +10,10 @@ from vidguide.eval.report.tables import (
     format_versions,
     nonempty_columns,
     protocol,
+    set_table,
     unmeasured_notes,
 )
+from vidguide.eval.scoring.notes import SETS
 from vidguide.eval.scoring.summary import Summary
 
 
@@ -21,6 +23,8 @@ def to_markdown(summary: Summary) -> str:
     for comparison in summary.comparisons:
         parts.append(f"`{comparison.other}` against `{comparison.reference}`; ↑ higher is better, ↓ lower.")
         parts.append(compact_table(*comparison_table(comparison)))
+        if comparison.sets:
+            parts += [SETS, compact_table(*set_table(comparison))]
     if notes := [*summary.notes, *unmeasured_notes(summary)]:
         parts.append(bullet_list(notes))
     parts += ["## Arms", compact_table(*arm_table(summary))]

@@ -5,6 +5,7 @@ from typing import Any
 
 from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.scoring.notes import PROTOCOL
+from vidguide.eval.scoring.sets import SetDistance
 from vidguide.eval.scoring.summary import ArmMean, Summary, interval, number
 from vidguide.eval.scoring.verdict import Comparison, MetricComparison
 
@@ -34,6 +35,28 @@ def comparison_row(line: MetricComparison) -> list[str]:
         *(number(difference.mean), interval(difference), wins, str(difference.prompts)),
         *(number(pair.p), number(line.p_corrected), number(line.floor)),
     ]
+
+
+def set_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the distances between the arms as sets of clips, and of each to ideal renderings."""
+    header = [
+        "set of clips",
+        comparison.reference,
+        comparison.other,
+        "distance or difference",
+        INTERVAL,
+        "prompts",
+        "p",
+    ]
+    return header, [set_row(distance) for distance in comparison.sets]
+
+
+def set_row(distance: SetDistance) -> list[str]:
+    """Return the row of one distance."""
+    means = ["" if side is None else number(side.mean) for side in (distance.reference, distance.other)]
+    change = distance.difference
+    label = f"{distance.name} {ARROWS[distance.better]}".strip()
+    return [label, *means, number(change.mean), interval(change), str(change.prompts), number(distance.p)]
 
 
 def arm_table(summary: Summary) -> tuple[list[str], list[list[str]]]:

@@ -19,6 +19,13 @@ PROTOCOL = (
     "of the avoidance of a negative prompt: 0.05 fewer well-formed clips, readable attributes or attributes asked for."
 )
 
+SETS = (
+    "Arms as sets of clips, exploratory. A distance between the arms has no better direction; its p-value, of the "
+    "kernel distance, is that of exchanging the arms within prompts. Kernel distances are unbiased, and may be "
+    "negative; the bias of the Fréchet distance is removed to order 1/n by the jackknife over prompts, from which all "
+    "intervals derive. Those of precision and recall leave out the uncertainty of the manifold."
+)
+
 
 def count_clips(count: int) -> str:
     """Return `1 clip`, `2 clips` and so on."""

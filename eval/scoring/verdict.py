@@ -12,6 +12,7 @@ from vidguide.eval.scoring.comparability import clip_differences, same_definitio
 from vidguide.eval.scoring.intervals import ALPHA, prompts_for_p
 from vidguide.eval.scoring.noninferiority import GuardDecision, decide, format_prompts
 from vidguide.eval.scoring.notes import comparison_notes, repetition_notes
+from vidguide.eval.scoring.sets import SetDistance, compare_sets
 from vidguide.eval.scoring.statistics import (
     Estimate,
     Key,
@@ -60,6 +61,7 @@ class Comparison:
         lines: one comparison per metric.
         clips, failed: number of clips, and of failed clips, by arm.
         notes: sentences to show with the numbers.
+        sets: distances between the arms as sets of clips.
     """
 
     reference: str
@@ -68,6 +70,7 @@ class Comparison:
     clips: dict[str, int]
     failed: dict[str, int]
     notes: list[str] = field(default_factory=list)
+    sets: list[SetDistance] = field(default_factory=list)
 
 
 def values_by_key(rows: Iterable[Row], metric: str) -> dict[Key, float]:
@@ -104,7 +107,16 @@ def compare(
     failed = {arm: len({row["clip"] for row in rows if row["status"] == "failed"}) for arm, rows in arms.items()}
     notes = comparison_notes([line.paired for line in lines], failed, clip_differences(reference, other), bool(again))
     notes += repetition_notes(arms)
-    return Comparison(reference=names[0], other=names[1], lines=lines, clips=clips, failed=failed, notes=notes)
+    comparable = not clip_differences(reference, other)
+    return Comparison(
+        reference=names[0],
+        other=names[1],
+        lines=lines,
+        clips=clips,
+        failed=failed,
+        notes=notes,
+        sets=compare_sets(reference, other) if comparable else [],
+    )
 
 
 def compare_metrics(

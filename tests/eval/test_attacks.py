@@ -72,6 +72,14 @@ def test_honest_improvement_counts_as_better(name: str, unchanged: tuple[Means, 
         assert violations(column, unchanged[0], better) == []
 
 
+def test_reversed_playback_is_seen_only_by_the_direction_of_the_prompt(unchanged: tuple[Means, Means]) -> None:
+    textures_reversed = texture_means([frames[::-1] for frames in textures()])
+    for column in TEMPORAL:
+        assert abs(improvement(column, unchanged[0], textures_reversed)) < 2 * CHANGE
+    scenes_reversed = scene_means([frames[::-1] for frames in scenes()])
+    assert improvement("world.attributes", unchanged[1], scenes_reversed) < -CHANGE
+
+
 def test_matrix_covers_the_primary_metrics_and_every_manipulation() -> None:
     assert set(PRIMARY) <= set(COLUMNS)
     assert list(EXPECTED) == list(MANIPULATIONS)

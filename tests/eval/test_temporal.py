@@ -36,6 +36,7 @@ def value(name: str, clip: Clip) -> float:
 
 def test_constant_clip_is_perfectly_steady_and_frozen() -> None:
     steady = values(clips.constant())
+    assert steady.pop("guard.stopped_share") is None
     sharpness, detail = steady.pop("guard.sharpness"), steady.pop("guard.detail")
     assert sharpness is not None
     assert sharpness > 0
@@ -51,13 +52,16 @@ def test_constant_clip_is_perfectly_steady_and_frozen() -> None:
             "temporal.luma_flicker": 0,
             "temporal.flow_jerk": 0,
             "guard.motion": 0,
+            "temporal.track_consistency": 1,
+            "temporal.identity_loss": 0,
             "guard.frozen_share": 1,
+            "guard.object_motion": 0,
             "guard.tracked_share": 1,
             "guard.luma": luma.mean(),
             "guard.contrast": luma.std(),
             "guard.saturation": np.sqrt(((clips.constant().frames[0] - luma[..., None]) ** 2).mean()),
         },
-        abs=1e-9,
+        abs=1e-7,
         rel=1e-6,
     )
 
@@ -243,7 +247,7 @@ def test_shuffling_degrades_and_reversal_preserves_metrics() -> None:
 def test_lossless_file_preserves_and_lossy_file_nearly_preserves_metrics(tmp_path: Path) -> None:
     clip = clips.noisy(3, clips.translation(side=96))
     stored = values(read(clip.save(tmp_path / "clip.mkv")))
-    assert stored == values(clip)
+    assert stored == pytest.approx(values(clip), rel=1e-6)  # sums of the flow vary in the eleventh digit
     viewed = read(clip.save(tmp_path / "clip.mp4"))  # crf 12, enlarged by whole numbers: lengths are per short side
     assert value("guard.motion", viewed) == pytest.approx(value("guard.motion", clip), rel=0.05)
     assert value("vbench.temporal_flickering", viewed) == pytest.approx(
@@ -286,7 +290,8 @@ def test_every_metric_has_a_complete_description() -> None:
 
 def test_selected_metrics_include_their_guards() -> None:
     selected = {metric.id for metric in select_metrics(["temporal.warp_error"])}
-    names = ("motion", "detail", "frozen_share", "tracked_share", "contrast", "luma", "saturation")
+    names = ("motion", "detail", "frozen_share", "stopped_share", "object_motion", "tracked_share")
+    names = (*names, "contrast", "luma", "saturation")
     guards = {*(f"guard.{name}" for name in names), "temporal.breaks", "temporal.flow_jerk", "world.well_formed"}
     assert selected == {"temporal.warp_error", *guards}
     with pytest.raises(ValueError, match="metrics='fvd'"):
