@@ -290,8 +290,8 @@ def test_every_metric_has_a_complete_description() -> None:
 
 def test_selected_metrics_include_their_guards() -> None:
     selected = {metric.id for metric in select_metrics(["temporal.warp_error"])}
-    names = ("motion", "detail", "frozen_share", "stopped_share", "object_motion", "tracked_share")
-    names = (*names, "contrast", "luma", "saturation")
+    motion = ("motion", "detail", "frozen_share", "stopped_share", "object_motion", "tracked_share")
+    names = (*motion, "contrast", "luma", "saturation")
     guards = {*(f"guard.{name}" for name in names), "temporal.breaks", "temporal.flow_jerk", "world.well_formed"}
     assert selected == {"temporal.warp_error", *guards}
     with pytest.raises(ValueError, match="metrics='fvd'"):
