@@ -147,7 +147,8 @@ FAMILIES = (
         ),
         text_inputs=(TEXT, TAGS),
         # Without tags, which `text_tags` completes: a text encoded by itself has no pictures, as the prompt may have.
-        state_fields={TEXT: "prompt_embeds"},
+        text_blocks=("before_encode", "text_encoder"),
+        state_fields={TEXT: "prompt_embeds", TAGS: TAGS},
         text_extras=(TAGS,),
         text_varies=by_step,  # a timestep is an index into the timesteps of a call, which may change from step to step
         layout="BLC",

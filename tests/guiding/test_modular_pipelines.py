@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ pytest.importorskip("diffusers.modular_pipelines.echo")  # the latest family of 
 from diffusers import ClassifierFreeGuidance
 
 from tests.helpers.modular_pipelines import CASES, NEGATIVE, PROMPT, REFUSED, ModularCase
-from tests.helpers.tiny_pipelines import AveragingVAE
+from tests.helpers.tiny_families import noise
+from tests.helpers.tiny_pipelines import AveragingVAE, picture
 from vidguide import EMAG, NAG, PAG, STG, attach, attached, detach, guide
 from vidguide.attention.sites import fixed_self_attention
 from vidguide.guidances.base import Guidance
@@ -275,3 +277,37 @@ def test_what_cannot_be_encoded_is_refused() -> None:
         ValueError, match="negative_prompt_embeds: LTX-2 in a modular pipeline needs negative_connector"
     ):
         sample(case, pipe, nag(), prompt=PROMPT, negative_prompt_embeds=torch.zeros(1, 16, 16))
+
+
+def keyframe_case() -> ModularCase:
+    """Return MiniMax-H3 from a first frame, whose latents are given."""
+    case = BY_NAME["MiniMaxH3"]
+    call = {**case.call, "image": picture(96, 64), "condition_latents": [noise(1, 24, 1, 4, 6, seed=5)]}
+    return replace(case, blocks=("before_encode", "text_encoder", "denoise"), call=call)
+
+
+def test_a_negative_in_words_is_encoded_with_the_pictures_of_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = keyframe_case()
+    pipe = case.pipe()
+    plain = case.sample(pipe)
+    state = case.state(pipe, prompt=NEGATIVE)
+    tags = state.get("text_token_tags")
+    assert set(tags.tolist()) == {0, 1}  # rows of the picture, and of text
+    embeds = {"encoder_hidden_states": state.get("prompt_embeds"), "text_token_tags": tags}
+    with guide(pipe, NAG(negative_prompt_embeds=embeds)):
+        expected = case.sample(pipe)
+    encoded: list[Any] = []
+    block = type(pipe._blocks.sub_blocks["text_encoder"])
+    original = block.__call__
+
+    def counted(self: Any, components: Any, state: Any) -> Any:
+        encoded.append(state.get("prompt"))
+        return original(self, components, state)
+
+    monkeypatch.setattr(block, "__call__", counted)
+    with guide(pipe, NAG(negative_prompt=NEGATIVE)):
+        assert torch.equal(case.sample(pipe), expected)
+    assert encoded.count(NEGATIVE) == 1  # not at each step
+    with guide(pipe, NAG()):
+        assert torch.equal(case.sample(pipe, negative_prompt=NEGATIVE), expected)
+    assert not torch.equal(expected, plain)

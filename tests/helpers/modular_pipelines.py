@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 from diffusers.modular_pipelines.modular_pipeline import SequentialPipelineBlocks
 from torch import Tensor, nn
@@ -66,11 +67,27 @@ class Conditioner(StubVAE):
 
     @property
     def model(self) -> Callable[..., Any]:
-        return lambda input_ids, **_: SimpleNamespace(hidden_states=[i * self.features[input_ids] for i in range(51)])
+        return self._hidden_states
+
+    def _hidden_states(self, input_ids: Tensor, pixel_values: Tensor | None = None, **_: Any) -> SimpleNamespace:
+        features = self.features[input_ids] + (0 if pixel_values is None else pixel_values.mean())
+        return SimpleNamespace(hidden_states=[layer * features for layer in range(51)])
 
 
-class TextTypes:
-    """Stub of MiniMax-H3's processor, for texts without pictures."""
+class Pictures:
+    """Stub of the processor of pictures, which gives each four tokens."""
+
+    merge_size = 1
+
+    def __call__(self, images: list[Any], return_tensors: str) -> Values:
+        means = [torch.from_numpy(np.array(image)).float().mean() / 255 for image in images]
+        return {"pixel_values": torch.stack(means), "image_grid_thw": torch.tensor([[1, 2, 2]] * len(images))}
+
+
+class Processor:
+    """Stub of MiniMax-H3's processor."""
+
+    image_processor = Pictures()
 
     def create_mm_token_type_ids(self, token_ids: list[list[int]]) -> list[list[int]]:
         return [[0] * len(row) for row in token_ids]
@@ -78,7 +95,7 @@ class TextTypes:
 
 def h3_components() -> Values:
     schedulers = {"audio_scheduler": diffusers.MiniMaxH3Scheduler(3.0)}
-    return {"text_encoder": Conditioner(), "tokenizer": tokenizer(), "processor": TextTypes(), **schedulers}
+    return {"text_encoder": Conditioner(), "tokenizer": tokenizer(), "processor": Processor(), **schedulers}
 
 
 def flow_scheduler() -> Any:

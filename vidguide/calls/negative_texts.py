@@ -79,7 +79,8 @@ def _encode_by_block(pipe: Any, family: Family, prompt: Prompt, inputs: Inputs) 
         length, texts = inputs[family.text_inputs[0]].shape[-2], texts_of(prompt)
         limited = "max_sequence_length" in {one.name for one in text_encoder_of(pipe).inputs}
         check_length(pipe, texts, length if limited else None)
-        values = encoded_text(pipe, texts, length)
+        pictures = {name: value for name, value in prompt.items() if name != "prompt"}
+        values = encoded_text(pipe, family.text_blocks, texts, length, pictures)
     text = {name: values.get(field) for name, field in family.state_fields.items()}
     if text.get(family.text_inputs[0]) is None:
         needed = ", ".join(f"negative_{field}" for field in dict.fromkeys(family.state_fields.values()))

@@ -148,7 +148,8 @@ class GuidedForward:
         """Return the text inputs of a guidance's negative, or of the pipeline call's."""
         if embeds is not None:
             return ready_text(self.model.family, embeds, inputs, rows)
-        arguments = {"prompt": prompt} if prompt is not None else self.negative or {"prompt": ""}
+        arguments = self.negative if prompt is None else None
+        arguments = arguments or self._prompt_of(prompt or "")
         return self._texts.get(self.pipe, self.model.family, arguments, inputs, rows)
 
     def _writes_cache(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -161,6 +162,9 @@ class GuidedForward:
         arguments = dict(self._signature.bind(self.model.original, *args, **kwargs).arguments)
         arguments.pop("self")
         return arguments
+
+    def _prompt_of(self, text: str | list[str]) -> Prompt:
+        return {"prompt": text} if self.calls is None else self.calls.prompt_of(text)
 
     def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Inputs:
         """Return a call's arguments by name, lists as batches, with the text first in a packed sequence."""

@@ -12,8 +12,8 @@ from torch import nn
 from vidguide.guidances.base import Guidance
 from vidguide.guiding.step_counter import StepCounter
 from vidguide.transformer.class_swap import subclass_of
-from vidguide.transformer.family import Prompt, family_of
-from vidguide.transformer.modular_blocks import input_names, is_modular, text_encoder_of
+from vidguide.transformer.family import Family, Prompt, family_of
+from vidguide.transformer.modular_blocks import input_names, is_modular, picture_inputs, text_encoder_of
 from vidguide.transformer.negative_text import check_text_encoder
 
 PIPELINE = "_vidguide_pipeline"
@@ -36,6 +36,13 @@ class PipelineCalls:
         self.pipe, self.guidances, self.steps, self.scheduler = pipe, guidances, steps, scheduler
         self.transformers = transformers_of(pipe)
         self.negative: Prompt | None = None
+        self._pictures: dict[str, Any] = {}  # of the running call, which its text encoder reads
+        self._prompts: dict[Any, Prompt] = {}
+
+    def prompt_of(self, text: str | list[str]) -> Prompt:
+        """Return a text as a negative prompt of the running call: with the pictures that go with its prompt."""
+        key = text if isinstance(text, str) else tuple(text)
+        return self._prompts.setdefault(key, {"prompt": text, **self._pictures})
 
     def __call__(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one call of the pipeline; `call` is its original."""
@@ -46,14 +53,22 @@ class PipelineCalls:
         readers = [guidance for guidance in self.guidances if guidance.reads_negative and not guidance.neutral]
         self.negative = {}
         try:
+            arguments = CallArguments.of(call, args, kwargs, input_names(self.pipe))
+            self._pictures, self._prompts = arguments.values_of(picture_inputs(self.pipe, self.family.text_blocks)), {}
             if readers:
-                arguments = CallArguments.of(call, args, kwargs, input_names(self.pipe))
                 self.negative = arguments.negative() or self._negative_of_state(arguments)
+                if "prompt" in self.negative:
+                    self.negative = {**self.negative, **self._pictures}
                 self._check_negative(readers, self.negative)
                 args, kwargs = (), self._passed(arguments)
             return call(*args, **kwargs)
         finally:
-            self.negative = None
+            self.negative, self._pictures, self._prompts = None, {}, {}
+
+    @property
+    def family(self) -> Family:
+        """The family of its transformers."""
+        return family_of(getattr(self.transformers[0], "_orig_mod", self.transformers[0]))
 
     def _negative_of_state(self, arguments: "CallArguments") -> Prompt:
         """Return the negative in a modular pipeline's state: a text, or embeddings if the pipeline encodes no texts."""
@@ -63,8 +78,8 @@ class PipelineCalls:
 
     def _passed(self, arguments: "CallArguments") -> dict[str, Any]:
         """Return the arguments to call the pipeline with: without a negative that it lacks or would misuse."""
-        appends = family_of(getattr(self.transformers[0], "_orig_mod", self.transformers[0])).appends_negative
-        return arguments.without_negative() if appends and not arguments.reads_negative() else arguments.known()
+        appends = self.family.appends_negative and not arguments.reads_negative()
+        return arguments.without_negative() if appends else arguments.known()
 
     def _check_negative(self, readers: Sequence[Guidance], negative: Prompt) -> None:
         """Refuse, before the call does anything, a text that cannot be encoded, or that some of the prompts lack."""
@@ -126,6 +141,11 @@ class CallArguments:
         values: Mapping[str, Any] = getattr(self.given.get("state"), "values", {})
         negative = {name: value for name, value in values.items() if NEGATIVE.match(name) and name not in self.given}
         return {NEGATIVE.sub("", name): value for name, value in negative.items() if not is_blank(value)}
+
+    def values_of(self, names: Set[str]) -> dict[str, Any]:
+        """Return the arguments of these names, also those in the `PipelineState` that the call is given."""
+        state: Mapping[str, Any] = getattr(self.given.get("state"), "values", {})
+        return {name: value for name, value in {**state, **self.given}.items() if name in names and value is not None}
 
     def known(self) -> dict[str, Any]:
         """Return the arguments by name, without a negative that the pipeline has no parameters for."""

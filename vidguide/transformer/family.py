@@ -122,6 +122,8 @@ class Family:
         text_inputs: names of the forward's arguments that hold the text; the first is its embeddings.
         text_masks: those of them that are masks `(B, L)`, each with the name of the embeddings that it masks.
         text_extras: those that `negative_prompt_embeds` may omit; the prompt's value is used for them.
+        text_blocks: names of the blocks of modular pipelines that encode the text: the encoder last, after those that
+            prepare the pictures that it reads.
         state_fields: text inputs by name, each with the field of the state of modular pipelines that holds it; empty
             where diffusers has no such pipeline.
         text_varies: `config -> bool`, whether the text's keys and values, or what modulates it, depend on the step.
@@ -162,6 +164,7 @@ class Family:
     text_inputs: tuple[str, ...] = ("encoder_hidden_states",)
     text_masks: Mapping[str, str] = field(default_factory=dict)
     text_extras: tuple[str, ...] = ()
+    text_blocks: tuple[str, ...] = ("text_encoder",)
     state_fields: Mapping[str, str] = field(default_factory=dict)
     text_varies: Callable[[Any], bool] = constant
     joint: Joint | None = None

@@ -1,6 +1,7 @@
 """Blocks of a modular pipeline of diffusers: its denoising loops, and the block that encodes its text."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 TEXT_ENCODER = "text_encoder"  # name of that block in every video pipeline of diffusers
@@ -42,21 +43,32 @@ def text_encoder_of(pipe: Any) -> Any:
     return (getattr(pipe._blocks, "sub_blocks", None) or {}).get(TEXT_ENCODER)
 
 
-def encoded_text(pipe: Any, texts: list[str], length: int) -> dict[str, Any]:
+def encoded_text(
+    pipe: Any, names: Sequence[str], texts: list[str], length: int, given: Mapping[str, Any]
+) -> dict[str, Any]:
     """Run the text encoder of a modular pipeline, and return the values of its state.
 
     Args:
-        texts: prompts. length: `max_sequence_length`, where the block has that input.
+        names: of the blocks to run, the encoder last.
+        texts: prompts. length: `max_sequence_length`, where a block has that input. given: further inputs.
     """
-    encoder = text_encoder_of(pipe)
-    state = _state_class(encoder)()
-    for one in encoder.inputs:
-        state.set(one.name, one.default)
+    blocks = [block for name in names if (block := pipe._blocks.sub_blocks.get(name)) is not None]
+    state = _state_class(blocks[-1])()
+    for block in reversed(blocks):
+        for one in block.inputs:
+            state.set(one.name, given.get(one.name, one.default))
     state.set("prompt", texts if len(texts) > 1 else texts[0])  # MiniMax-H3 takes no lists
     state.set("max_sequence_length", length)
-    _, state = encoder(Components(pipe), state)
+    for block in blocks:
+        _, state = block(Components(pipe), state)
     values: dict[str, Any] = state.values
     return values
+
+
+def picture_inputs(pipe: Any, names: Sequence[str]) -> set[str]:
+    """Return the inputs of the blocks that prepare the pictures which the text encoder reads; none of others."""
+    blocks = [pipe._blocks.sub_blocks.get(name) for name in names[:-1]] if is_modular(pipe) else []
+    return {one.name for block in blocks if block is not None for one in block.inputs if one.name}
 
 
 def _state_class(block: Any) -> Any:
