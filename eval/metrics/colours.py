@@ -41,5 +41,5 @@ def colour_moments(frame: NDArray[np.uint8]) -> tuple[Values, Values]:
     import cv2
 
     mean = cv2.mean(frame)
-    centred = cv2.subtract(frame, mean, dtype=cv2.CV_32F).reshape(-1, 3)  # type: ignore[call-overload]
+    centred = cv2.subtract(frame, mean, dtype=cv2.CV_32F).reshape(-1, 3)  # type: ignore[call-overload] # not in the stubs
     return np.array(mean[:3]), (centred.T @ centred).astype(np.float64) / len(centred)

@@ -190,7 +190,7 @@ def sample_at(image: Any, positions: Array) -> Any:
     """Sample an image bilinearly at positions `(H, W, 2)`; at target positions this warps frame t+1 to frame t."""
     import cv2
 
-    return cv2.remap(image, positions, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload]
+    return cv2.remap(image, positions, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[call-overload] # not in the stubs
 
 
 def tracked_pixels(forward: Array, backward: Array) -> tuple[Mask, Mask]:

@@ -124,8 +124,8 @@ def track_step(first: Grey, second: Grey, points: Points, active: Mask) -> tuple
         return result, tracked
     stop = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, STEPS, PRECISION)
     options: dict[str, Any] = dict(winSize=(WINDOW, WINDOW), maxLevel=LEVELS, criteria=stop)
-    moved, reached, _ = cv2.calcOpticalFlowPyrLK(first, second, points[active], None, **options)  # type: ignore[call-overload]
-    back, returned, _ = cv2.calcOpticalFlowPyrLK(second, first, moved, None, **options)  # type: ignore[call-overload]
+    moved, reached, _ = cv2.calcOpticalFlowPyrLK(first, second, points[active], None, **options)  # type: ignore[call-overload] # not in the stubs
+    back, returned, _ = cv2.calcOpticalFlowPyrLK(second, first, moved, None, **options)  # type: ignore[call-overload] # not in the stubs
     deviation = np.linalg.norm(back - points[active], axis=1)
     good = (reached.ravel() > 0) & (returned.ravel() > 0) & (deviation <= RETURN)
     good &= is_within(moved, first.shape)
