@@ -26,7 +26,7 @@ test: $(VENV)/triton
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --durations 30
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

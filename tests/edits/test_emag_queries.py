@@ -11,10 +11,12 @@ from tests.helpers.tiny_families import BY_NAME, Tiny, noise
 from tests.helpers.tiny_wan import tiny_wan
 from vidguide import EMAG
 from vidguide.attention.site import AttentionSite, KernelCall
+from vidguide.attention.sites import fixed_self_attention
 from vidguide.edits.emag_average import AverageQuery
+from vidguide.transformer.family import families
 
 EMAG_Q: dict[str, Any] = dict(decay=0.6, scale=3, start=0.0, stop=1.0)
-SOFTMAX = [name for name in BY_NAME if "Sana" not in name]
+SOFTMAX = [name for name, tiny in BY_NAME.items() if not fixed_self_attention(families()[tiny.key])]
 WITHOUT_ROTARY = ("LatteTransformer3DModel", "CogVideoXTransformer3DModel", "ConsisIDTransformer3DModel")
 
 

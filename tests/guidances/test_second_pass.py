@@ -73,7 +73,7 @@ def test_decay_one_keeps_the_first_query_and_equal_steps_have_zero_gradient() ->
 
 
 def averages_of(model: Any) -> dict[int, Any]:
-    ((_, (averages, _)),) = vars(model)["_vidguide_forward"]._cache._values.values()
+    ((_, (averages, _)),) = vars(model)["_vidguide_forward"]._run_caches["cond"]._values.values()
     return averages
 
 

@@ -161,6 +161,8 @@ class ModularCase:
             else {"num_inference_steps": STEPS}
         )
         call = {"prompt": PROMPT, **steps, **self.call, **call}
+        if "text_encoder" not in pipe._blocks.sub_blocks:
+            call = {name: value for name, value in call.items() if name not in ("prompt", "max_sequence_length")}
         return pipe(**call, generator=torch.Generator().manual_seed(0))
 
     def sample(self, pipe: Any, **call: Any) -> Tensor:
