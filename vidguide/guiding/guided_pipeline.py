@@ -92,10 +92,9 @@ class PipelineCalls:
                     raise ValueError(f"{who}: blank for some of the prompts; give one for each, or separate the calls")
 
     def _check_transformers(self) -> None:
-        for old, new in zip(self.transformers, transformers_of(self.pipe), strict=True):
-            if old is not new:
-                what = f"{type(self.pipe).__name__}'s {type(new).__name__} was replaced within guide(...)"
-                raise ValueError(f"{what}: replace, or compile, a transformer before guide(...)")
+        if list(map(id, self.transformers)) != list(map(id, transformers_of(self.pipe))):
+            what = f"a transformer of this {type(self.pipe).__name__} was replaced within guide(...)"
+            raise ValueError(f"{what}: replace, or compile, it before guide(...)")
 
 
 @dataclass(frozen=True)
