@@ -7,6 +7,7 @@ from vidguide.eval.encoders.transformers import Encoder
 from vidguide.eval.metrics import (
     clip_similarity,
     guards,
+    periodicity,
     point_tracks,
     preference,
     temporal,
@@ -21,7 +22,7 @@ from vidguide.eval.metrics.base import REGISTRY, Metric
 ORDER = ("world", "dual", "clip", "xclip", "pickscore", "hps", "dino", "temporal", "vbench", "external", "guard")
 # Importing these modules registers their metrics.
 MODULES = (
-    *(temporal, point_tracks, guards, world_attributes, world_similarity),
+    *(temporal, periodicity, point_tracks, guards, world_attributes, world_similarity),
     *(clip_similarity, preference, vbench, vbench_external),
 )
 

@@ -37,6 +37,7 @@ def value(name: str, clip: Clip) -> float:
 def test_constant_clip_is_perfectly_steady_and_frozen() -> None:
     steady = values(clips.constant())
     assert steady.pop("guard.stopped_share") is None
+    assert steady.pop("temporal.periodicity") is None
     sharpness, detail = steady.pop("guard.sharpness"), steady.pop("guard.detail")
     assert sharpness is not None
     assert sharpness > 0
@@ -293,9 +294,9 @@ def test_selected_metrics_include_their_guards() -> None:
     motion = ("motion", "detail", "frozen_share", "stopped_share", "object_motion", "tracked_share")
     names = (*motion, "contrast", "luma", "saturation")
     guards = {*(f"guard.{name}" for name in names), "temporal.breaks", "temporal.flow_jerk", "world.well_formed"}
-    assert selected == {"temporal.warp_error", *guards}
-    with pytest.raises(ValueError, match="metrics='fvd'"):
-        select_metrics(["fvd"])
+    assert selected == {"temporal.warp_error", "temporal.periodicity", *guards}
+    with pytest.raises(ValueError, match="metrics='fid'"):
+        select_metrics(["fid"])
 
 
 def test_motion_is_per_second_at_a_variable_rate() -> None:
