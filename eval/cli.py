@@ -178,7 +178,7 @@ def export_vbench(
     prompts: Prompts = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("vbench"),
 ) -> None:
-    """Write clips and prompts for VBench's custom_input mode: one folder per arm."""
+    """Write clips and prompts for the custom_input mode of VBench and VBench-2.0: one folder per arm."""
     from vidguide.eval.vbench_exchange import export_clips
 
     with plain_errors():
@@ -188,11 +188,11 @@ def export_vbench(
 
 @app.command(cls=Command)
 def import_vbench(
-    results: Annotated[list[Path], typer.Argument(help="VBench's *_eval_results.json.")],
+    results: Annotated[list[Path], typer.Argument(help="*_eval_results.json of VBench or VBench-2.0.")],
     exported: Annotated[Path, typer.Option("--exported", help="The folder that export-vbench wrote.")] = Path("vbench"),
     output: Output = FOLDER,
 ) -> None:
-    """Import VBench's own scores of exported clips, as metrics named `external.`."""
+    """Import scores of exported clips by VBench or VBench-2.0, as metrics named `external.`."""
     from vidguide.eval.vbench_exchange import import_scores
 
     with plain_errors():

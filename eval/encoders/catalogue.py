@@ -45,7 +45,7 @@ KINDS: Mapping[str, Kind] = {
         example="raft_large_C_T_V1_SKHT-ff5fadd5.pth of torchvision", licence="BSD-3-Clause", packages=("torchvision",)
     ),
     "external": Kind(
-        example="VBench, in its own environment",
+        example="VBench or VBench-2.0, in its own environment",
         licence="Apache-2.0, some of its networks non-commercial",
         packages=(),
         unavailable="no: from VBench itself, by export-vbench and import-vbench",
