@@ -14,7 +14,8 @@ from typing import Any
 
 from vidguide.clip import Clip, replace_whole
 from vidguide.eval.clips.entries import Entry, entries, to_row
-from vidguide.eval.clips.errors import ResultsError
+from vidguide.eval.clips.errors import ManifestError, ResultsError
+from vidguide.eval.clips.manifest import parse_json
 from vidguide.eval.clips.read import file_hash, read
 from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.metrics.vbench_external import DIMENSIONS_2, OF_A_PROMPT
@@ -207,14 +208,15 @@ def load_json(path: Path) -> dict[str, Any]:
     """Load a JSON object from a file.
 
     Raises:
-        FileNotFoundError: there is no such file. ResultsError: it does not contain a JSON object.
+        FileNotFoundError: there is no such file.
+        ResultsError: it does not contain a JSON object, or contains a key twice.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r}: no such file")
     try:
-        content = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ResultsError(f"{path}: not JSON ({error})") from None
+        content = parse_json(path, path.read_text(encoding="utf-8", errors="replace"), str(path))
+    except ManifestError as error:
+        raise ResultsError(str(error)) from None
     if not isinstance(content, dict):
         raise ResultsError(f"{path}: must be a JSON object")
     return content

@@ -14,12 +14,15 @@ import numpy as np
 from vidguide.eval.clips.errors import UndefinedError
 from vidguide.eval.metrics.world_attributes import requested_scene
 from vidguide.eval.scoring.set_distances import (
+    Kernel,
     Values,
     covered,
+    cubic_kernel,
     frechet_distance,
     kernel_pseudo_values,
     kernel_terms,
     pseudo_values,
+    quadratic_kernel,
     swap_p_value,
 )
 from vidguide.eval.scoring.statistics import Estimate, Key, estimate, estimate_difference
@@ -35,11 +38,15 @@ RENDERINGS = 4  # of each prompt
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """Features of clips: the metric in whose details they are, their key, and how to compute those of a rendering."""
+    """Features of clips: the metric in whose details they are, their key, and how to compute those of a rendering.
+
+    The kernel is that of the kernel distance between arms.
+    """
 
     metric: str
     key: str
     compute: Callable[[Any], Values] | None = None
+    kernel: Kernel = cubic_kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +80,8 @@ SPACES = {
     "motion": FeatureSpace("temporal.track_consistency", "motion_histogram"),
     "dual": FeatureSpace("dual.similarity", "features", dual_features),
     "oracle": FeatureSpace("world.ideal_distance", "defects", defects),
+    "fvd": FeatureSpace("fvd.magnitude", "features"),
+    "jedi": FeatureSpace("jedi.magnitude", "features", kernel=quadratic_kernel),
 }
 
 
@@ -83,7 +92,7 @@ def compare_sets(reference: Sequence[Row], other: Sequence[Row]) -> list[SetDist
         first, second = shared_features(reference, other, space)
         if len(first) < MIN_PROMPTS:
             continue
-        distances += arm_distances(name, list(first.values()), list(second.values()))
+        distances += arm_distances(name, list(first.values()), list(second.values()), space.kernel)
         if space.compute:
             ideal = rendered_features(first, reference, space)
             if ideal:
@@ -113,9 +122,9 @@ def features_by_key(rows: Sequence[Row], space: FeatureSpace) -> dict[Key, Value
     return {key: np.mean(group, axis=0) for key, group in grouped.items()}
 
 
-def arm_distances(name: str, first: list[Values], second: list[Values]) -> list[SetDistance]:
+def arm_distances(name: str, first: list[Values], second: list[Values], kernel: Kernel) -> list[SetDistance]:
     """Return the Fréchet and the kernel distance between two arms."""
-    terms = kernel_terms(first, second)
+    terms = kernel_terms(first, second, kernel)
     p = swap_p_value(terms)
 
     def frechet(prompts: list[int]) -> float:

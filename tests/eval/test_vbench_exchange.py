@@ -122,6 +122,7 @@ def test_dimensions_are_those_of_vbench2() -> None:
     [
         ("{", "not JSON"),
         ("[]", "must be a JSON object"),
+        ('{"scene": [0.5, []], "scene": [0.5, []]}', "x.json: duplicate key 'scene'"),
         ('{"scene": 0.5}', "must be a pair"),
         ('{"scene": [0.5, [{"video_path": "x"}]]}', "lacks 'video_results'"),
         ('{"scene": [0.5, [{"video_path": "nag/other.mp4", "video_results": 1}]]}', "not an exported clip"),
