@@ -74,9 +74,9 @@ def save_vjepa2(folder: Path, pooler: bool) -> Path:
     """Save a V-JEPA 2 of 4 frames of 32 pixels, with or without its classifier and attentive pooler."""
     torch.manual_seed(1)
     predictor: dict[str, Any] = dict(
-        pred_hidden_size=24, pred_num_attention_heads=2, pred_num_hidden_layers=1, num_pooler_layers=1
+        pred_hidden_size=24, pred_num_attention_heads=2, pred_num_hidden_layers=1, num_pooler_layers=1, num_labels=3
     )
-    config = transformers.VJEPA2Config(**SIZES, **predictor, crop_size=32, frames_per_clip=4, num_labels=3)
+    config = transformers.VJEPA2Config(**SIZES, **predictor, crop_size=32, frames_per_clip=4)
     model = transformers.VJEPA2ForVideoClassification if pooler else transformers.VJEPA2Model
     network: Any = model(config)
     with torch.no_grad():
@@ -103,11 +103,11 @@ def save_llava(folder: Path, chat: str | None = CHAT, answers: str = "Yes No") -
     """Save a LLaVA of 28 pixels with its processor."""
     torch.manual_seed(2)
     words = vqa_tokenizer(answers)
+    image: dict[str, Any] = {"image_token_index": words.convert_tokens_to_ids("<image>"), "pad_token_id": 0}
     config = transformers.LlavaConfig(
         vision_config=transformers.CLIPVisionConfig(**VISION_TOWER),
         text_config=transformers.LlamaConfig(**{**LLM, "vocab_size": len(words)}),
-        image_token_index=words.convert_tokens_to_ids("<image>"),
-        pad_token_id=0,
+        **image,
     )
     transformers.LlavaForConditionalGeneration(config).save_pretrained(folder)
     size: dict[str, Any] = {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}
