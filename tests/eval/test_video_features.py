@@ -1,6 +1,7 @@
 """FVD and JEDi by tiny video networks with random weights, compared with plain implementations in float64."""
 
 import json
+from collections.abc import Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,7 @@ def save_arm(folder: Path, sigma: float) -> Path:
     return folder
 
 
-def features_of(rows: list[dict[str, Any]], metric: str, arm: str) -> np.ndarray:
+def features_of(rows: Sequence[dict[str, Any]], metric: str, arm: str) -> np.ndarray:
     chosen = [row for row in rows if row["metric"] == metric and row["arm"] == arm]
     return np.array([row["details"]["features"] for row in sorted(chosen, key=lambda row: row["clip"])])
 
