@@ -123,10 +123,14 @@ def features_by_key(rows: Sequence[Row], space: FeatureSpace) -> dict[Key, Value
 
 
 def arm_distances(name: str, first: list[Values], second: list[Values], kernel: Kernel) -> list[SetDistance]:
-    """Return the Fréchet and the kernel distance between two arms."""
+    """Return the kernel distance between two arms, and the Fréchet distance where there are more prompts than features.
+
+    With fewer, the jackknife does not remove the bias of the Fréchet distance: benchmarks/results/set_distances.md.
+    """
     terms = kernel_terms(first, second, kernel)
     p = swap_p_value(terms)
-    values = {"Fréchet": frechet_pseudo_values(first, second), "kernel": kernel_pseudo_values(terms)}
+    values = {"Fréchet": frechet_pseudo_values(first, second)} if len(first) > first[0].shape[1] else {}
+    values["kernel"] = kernel_pseudo_values(terms)
     return [
         SetDistance(
             name=f"{name}: {kind} distance between the arms",

@@ -169,6 +169,10 @@ def test_damage_is_seen_where_attributes_are_right(arms: dict[str, list[dict[str
     )
     spaces = ("motion", "dual", "oracle")
     assert {name.partition(":")[0] for name in equal} == set(spaces)
+    # Twelve prompts: more than the oracle's six features, fewer than the 128 of the other spaces.
+    assert [name for name in equal if "Fréchet distance between" in name] == [
+        "oracle: Fréchet distance between the arms"
+    ]
     for name in spaces:
         assert float(equal[f"{name}: kernel distance between the arms"].p or 0) > 0.05
     for name in ("dual", "oracle"):

@@ -29,11 +29,12 @@ def fvd_magnitude(sample: Sample) -> Value:
     """Measure the magnitude of a clip's features by I3D or VideoMAE, from which `compare` computes FVD.
 
     Direction: none; it is here for the details, which hold the features. `compare` reports the Fréchet distance between
-    the arms (FVD), corrected by the jackknife, so that it is smaller than the published, biased one. Range: from 0.
+    the arms (FVD) for more prompts than features, corrected by the jackknife, so that it is smaller than the published,
+    biased one; and the kernel distance for any number. Range: from 0.
     Unit: that of the features: I3D's logits, or the mean of VideoMAE's tokens. 16 frames at the centres of equal
     segments of the clip, at 224 pixels.
     Fooled by: FVD prefers sharp single frames over correct motion (Ge et al. 2024, arXiv 2404.12391); features that are
-    not normal; with fewer clips than features its value is that of a small sample, so compare arms of equal size.
+    not normal.
     Source: Unterthiner et al. 2019 (FVD); VideoMAE as in Ge et al. 2024.
     """
     return magnitude(sample, "fvd")
