@@ -131,7 +131,7 @@ def test_gain_and_offset_are_no_change_of_appearance() -> None:
     assert np.linalg.norm(patches, axis=1) == pytest.approx(np.ones(30), abs=1e-5)
     np.testing.assert_allclose(normalized_patches(0.6 * image + 20, points), patches, atol=1e-4)
     x, y = points[0].astype(int)
-    whole = normalized_patches(image, np.array([[x, y]], np.float32)).reshape(PATCH, PATCH, 3)
+    whole = normalized_patches(image, np.array([[x, y]], np.float32)).reshape(3, PATCH, PATCH).transpose(1, 2, 0)
     expected = image[y - 7 : y + 8, x - 7 : x + 8] - image[y - 7 : y + 8, x - 7 : x + 8].mean((0, 1))
     np.testing.assert_allclose(whole, expected / np.linalg.norm(expected), atol=1e-5)
 
