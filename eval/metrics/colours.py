@@ -39,12 +39,13 @@ def colours(frames: NDArray[np.uint8]) -> Colours:
 def colour_moments(frame: NDArray[np.uint8]) -> tuple[Values, Values]:
     """Return the means `(3,)` of the channels of a frame `(H, W, 3)`, and of their products `(3, 3)`.
 
-    Sums of products of integers are exact: `2 a b = a^2 + b^2 - (a - b)^2`.
+    Sums of products of integers are exact: `2 a b = a^2 + b^2 - (a - b)^2`. OpenCV squares the root of a sum of
+    squares, hence the rounding.
     """
     import cv2
 
     planes = [cv2.extractChannel(frame, channel) for channel in range(3)]
-    squares = np.array([cv2.norm(plane, cv2.NORM_L2SQR) for plane in planes])
-    differences = np.array([[cv2.norm(one, other, cv2.NORM_L2SQR) for other in planes] for one in planes])
+    squares = np.rint([cv2.norm(plane, cv2.NORM_L2SQR) for plane in planes])
+    differences = np.rint([[cv2.norm(one, other, cv2.NORM_L2SQR) for other in planes] for one in planes])
     products = (squares[:, None] + squares - differences) / 2
     return np.array(cv2.sumElems(frame)[:3]) / planes[0].size, products / planes[0].size

@@ -228,10 +228,11 @@ def test_pair_errors_equal_the_plain_formula() -> None:
 def test_colours_equal_their_definition() -> None:
     frames = np.random.default_rng().integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
     measured, luma = colours(frames), frames @ LUMA
-    np.testing.assert_allclose(measured.luma, luma.mean((1, 2)), rtol=1e-6)
-    np.testing.assert_allclose(measured.contrast, luma.std((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(measured.luma, luma.mean((1, 2)), rtol=1e-12)
+    assert colours(np.full((1, 20, 30, 3), 77, np.uint8)).contrast == 0
+    np.testing.assert_allclose(measured.contrast, luma.std((1, 2)), rtol=1e-12)
     chroma = frames - luma[..., None]
-    np.testing.assert_allclose(measured.saturation, np.sqrt((chroma**2).mean((1, 2, 3))), rtol=1e-5)
+    np.testing.assert_allclose(measured.saturation, np.sqrt((chroma**2).mean((1, 2, 3))), rtol=1e-12)
 
 
 def test_shuffling_degrades_and_reversal_preserves_metrics() -> None:
