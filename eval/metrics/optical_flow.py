@@ -102,10 +102,15 @@ class FlowStatistics:
     detail: list[float | None] = field(default_factory=list)
 
 
-def flow_statistics(frames: NDArray[np.uint8]) -> FlowStatistics:
-    """Compute the flow statistics of a clip `(F, H, W, 3)` in one pass."""
+def flow_statistics(frames: NDArray[np.uint8], max_side: int = MAX_SIDE) -> FlowStatistics:
+    """Compute the flow statistics of a clip in one pass.
+
+    Args:
+        frames: `(F, H, W, 3)`.
+        max_side: pixels of the short side at which the flow is estimated, if the frames are larger.
+    """
     estimator, result = flow_estimator(), FlowStatistics()
-    shrink = min(MAX_SIDE / min(frames.shape[1:3]), 1.0)
+    shrink = min(max_side / min(frames.shape[1:3]), 1.0)
     previous: Flow | None = None
     result.variance.extend(spatial_variance(frame) for frame in frames)
     for first, second in pairwise(prepared(frame, shrink) for frame in frames):
