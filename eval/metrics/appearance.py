@@ -4,6 +4,7 @@ A patch is reduced by its mean per channel and divided by its norm, so that brig
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,10 +75,9 @@ def normalized_patches(image: NDArray[np.float32], points: Points) -> Features:
     x = points[:, 0, None] + np.tile(offset, PATCH)
     y = points[:, 1, None] + np.repeat(offset, PATCH)
     channels = [cv2.extractChannel(image, channel) for channel in range(3)]
-    patches = np.stack(
+    patches: Any = np.stack(
         [cv2.remap(channel, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for channel in channels], axis=1
     )
     patches -= patches.mean(-1, keepdims=True)
-    features = patches.reshape(len(points), -1)
-    features /= np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-6)
-    return features
+    features: Features = patches.reshape(len(points), -1)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-6)

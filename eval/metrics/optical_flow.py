@@ -183,7 +183,7 @@ def enlarged(flow: Flow, shape: tuple[int, ...]) -> Warp:
     if flow.speed.shape == shape:
         return flow.warp
     x, y = (
-        cv2.resize(channel, size, interpolation=cv2.INTER_LINEAR) * np.float32(full / channel.shape[axis])
+        np.asarray(cv2.resize(channel, size, interpolation=cv2.INTER_LINEAR) * np.float32(full / channel.shape[axis]))
         for channel, full, axis in zip(channels(flow.vectors), size, (1, 0), strict=True)
     )
     masks = [mask.view(np.uint8) for mask in (flow.warp.tracked, flow.warp.inside)]
@@ -212,7 +212,8 @@ def spatial_variance(frame: NDArray[np.uint8]) -> float:
 def target_positions(x: Array, y: Array) -> tuple[Array, Array]:
     """Return the positions x and y to which each pixel moves, from the components `(H, W)` of the flow."""
     height, width = x.shape
-    return x + np.arange(width, dtype=np.float32), y + np.arange(height, dtype=np.float32)[:, None]
+    columns, rows = np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)
+    return x + columns, y + rows[:, None]
 
 
 def lengths(vectors: Array) -> Any:
@@ -252,9 +253,9 @@ def squared_difference(first: Sequence[Array], second: Sequence[Array], mask: Ma
     """Return the mean squared difference of channels over the pixels of a mask, 0 for an empty one."""
     import cv2
 
-    pairs, where = list(zip(first, second, strict=True)), mask.view(np.uint8)
-    total = sum(cv2.norm(one, other, cv2.NORM_L2SQR, where) for one, other in pairs)
-    return total / max(len(pairs) * np.count_nonzero(mask), 1)
+    where = mask.view(np.uint8)
+    sums = [cv2.norm(one, other, cv2.NORM_L2SQR, where) for one, other in zip(first, second, strict=True)]
+    return float(np.mean(sums)) / max(int(np.count_nonzero(mask)), 1)
 
 
 def lasting_detail(first: Picture, second: Picture, warped_grey: Array, warp: Warp) -> float | None:
