@@ -117,11 +117,7 @@ def arm_distances(name: str, first: list[Values], second: list[Values]) -> list[
     """Return the Fréchet and the kernel distance between two arms."""
     terms = kernel_terms(first, second)
     p = swap_p_value(terms)
-
-    def frechet(prompts: list[int]) -> float:
-        return frechet_distance(*(np.concatenate([part[i] for i in prompts]) for part in (first, second)))
-
-    values = {"Fréchet": pseudo_values(frechet, len(first)), "kernel": kernel_pseudo_values(terms)}
+    values = {"Fréchet": frechet_pseudo_values(first, second), "kernel": kernel_pseudo_values(terms)}
     return [
         SetDistance(
             name=f"{name}: {kind} distance between the arms",
@@ -132,6 +128,15 @@ def arm_distances(name: str, first: list[Values], second: list[Values]) -> list[
         )
         for kind, pseudo in values.items()
     ]
+
+
+def frechet_pseudo_values(first: list[Values], second: list[Values]) -> Values:
+    """Return the jackknife pseudo-values `(P,)` of the Fréchet distance of two sets of the same prompts."""
+
+    def distance(prompts: list[int]) -> float:
+        return frechet_distance(*(np.concatenate([part[i] for i in prompts]) for part in (first, second)))
+
+    return pseudo_values(distance, len(first))
 
 
 def rendered_features(prompts: Features, rows: Sequence[Row], space: FeatureSpace) -> Features:
@@ -159,12 +164,14 @@ def complete_scene(scene: Scene, random: np.random.Generator) -> Scene:
 
 
 def rendering_distances(name: str, first: Features, second: Features, ideal: Features) -> list[SetDistance]:
-    """Return the kernel distance of each arm to the renderings, and its precision and recall."""
+    """Return the Fréchet and the kernel distance of each arm to the renderings, and its precision and recall."""
     arms, real = (list(first.values()), list(second.values())), list(ideal.values())
+    frechet = [frechet_pseudo_values(arm, real) for arm in arms]
     kernels = [kernel_pseudo_values(kernel_terms(arm, real)) for arm in arms]
     precision = [shares_covered(arm, real) for arm in arms]
     recall = [shares_covered(real, arm) for arm in arms]
     return [
+        paired_distance(f"{name}: Fréchet distance to renderings", frechet, "lower"),
         paired_distance(f"{name}: kernel distance to renderings", kernels, "lower"),
         paired_distance(f"{name}: precision", precision, "higher", (0.0, 1.0)),
         paired_distance(f"{name}: recall", recall, "higher", (0.0, 1.0)),

@@ -173,9 +173,10 @@ def test_damage_is_seen_where_attributes_are_right(arms: dict[str, list[dict[str
         assert float(equal[f"{name}: kernel distance between the arms"].p or 0) > 0.05
     for name in ("dual", "oracle"):
         assert float(blurred[f"{name}: kernel distance between the arms"].p or 1) <= 0.05
-        to_renderings = blurred[f"{name}: kernel distance to renderings"]
-        assert to_renderings.difference.mean is not None
-        assert to_renderings.difference.mean > 0
+        for kind in ("kernel", "Fréchet"):
+            to_renderings = blurred[f"{name}: {kind} distance to renderings"]
+            assert to_renderings.difference.mean is not None
+            assert to_renderings.difference.mean > 0
     precision = blurred["oracle: precision"]
     assert precision.reference is not None
     assert precision.other is not None
