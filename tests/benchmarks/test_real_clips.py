@@ -35,7 +35,7 @@ def test_outcomes_name_the_violated_guards_and_are_compared_by_size(script: Modu
     text, sizes = script.agreement(rows)
     assert sizes["clips"] == ["large"]
     assert "of 12 outcomes agree" in text
-    assert script.kind(sizes["full"]["frozen"]["temporal.warp_error"]) == "less motion, more frozen frames"
+    assert "less motion" in script.kind(sizes["full"]["frozen"]["temporal.warp_error"])
 
 
 @pytest.mark.parametrize(
