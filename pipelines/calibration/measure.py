@@ -61,8 +61,5 @@ def products(pipe: Any, probe: DirectionProbe, clean: Tensor, noisy: Tensor, lev
     prediction = upcast(prediction)
     error = conversion.to_prediction(clean) - prediction
     return torch.stack(
-        [
-            inner_products(error, probe.directions[index], prediction).cpu()
-            for index in range(len(probe.guidances))
-        ]
+        [inner_products(error, probe.directions[index], prediction).cpu() for index in range(len(probe.guidances))]
     )

@@ -116,7 +116,9 @@ class DirectionProbe(Guidance):
             guidance.check_run(call)
 
     def check_pipeline_guides(self) -> None:
-        raise ValueError("the pipeline's guidance is on, and directions are of the conditional prediction: switch it off")
+        raise ValueError(
+            "the pipeline's guidance is on, and directions are of the conditional prediction: switch it off"
+        )
 
     def plan(self, call: Call) -> AttentionPlan:
         plans = (guidance.plan(call) for guidance in self.acting(call.step, call.steps))
