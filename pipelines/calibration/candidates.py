@@ -19,6 +19,7 @@ from vidguide.pipelines.request.guidance_spec import GUIDANCES, guidance_class
 DECAYS: tuple[float | str, ...] = (0.5, "auto")
 MAP_TOKENS = 2048  # of the video, above which attention maps are compared only if they are named
 NOT_COMPARED = ("scale", "start", "stop", "rescale", "negative_prompt", "negative_prompt_embeds")
+COMPARED = ("variant", "decay", "mode")  # in every spec, whatever the defaults are
 PER_LAYER = (PAG, SEG, STG, TPG)
 
 
@@ -110,11 +111,14 @@ def name_of(guidance: Guidance) -> str:
 
 
 def parameters_of(guidance: Guidance, left_out: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the parameters of a guidance that differ from its defaults, without scale and window."""
+    """Return the parameters of a guidance that are compared, or differ from its defaults; no scale and no window."""
+    fields = {field.name: field for field in dataclasses.fields(guidance)}
+    names = sorted(fields.keys() - {*NOT_COMPARED, *left_out}, key=lambda name: (name not in COMPARED, name))
+    values = {name: getattr(guidance, name) for name in names}
     return {
-        field.name: value
-        for field in dataclasses.fields(guidance)
-        if field.name not in (*NOT_COMPARED, *left_out) and (value := getattr(guidance, field.name)) != field.default
+        name: value
+        for name, value in values.items()
+        if (name in COMPARED and value is not None) or value != fields[name].default
     }
 
 

@@ -7,13 +7,10 @@ from vidguide.pipelines.calibration.result import Calibration, Fit
 CELL, ROW, LABEL, MARGIN = 84, 20, 44, 16  # pixels: a cell, a layer's name, and the space between panels
 PANELS_IN_A_ROW = 3
 FONT_SIZE = 12
-TOWARDS, AWAY, UNDEFINED = (33, 102, 172), (178, 24, 43), (225, 225, 225)  # at the largest cosine; without a direction
-HEADING = (
-    "Colour: cosine of the model's error and the direction c - c~, blue to the truth, red away; full colour {:.3f}"
-)
-CAPTION = (
-    "Number: w*, the scale of least squares; * where its 95% interval excludes 0. Last column: all levels together"
-)
+TOWARDS, AWAY = (33, 102, 172), (178, 24, 43)  # at the largest cosine
+UNDEFINED = (225, 225, 225)
+HEADING = "Colour: cosine of the model's error and the direction c - c~, blue to the truth, red away; full at {:.3f}"
+CAPTION = "Number: w*, the scale of least squares; * where its 95% interval excludes 0. Last column: all levels"
 Colour = tuple[int, int, int]
 Rows = list[tuple[str, list[Fit]]]  # layers, and the fits at each level and at all
 

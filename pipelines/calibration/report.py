@@ -12,8 +12,8 @@ from vidguide.pipelines.calibration.result import Calibration, Fit
 
 LEGEND = (
     "w*: the scale of least squares of the model's error on the direction c - c~, with its 95% interval over clips; "
-    "* excludes 0. EMAG and CFG have scale 1 + w*. share: of the squared error explained, all levels, 1e-4. |d|/|c|: size of "
-    "the direction. Near 0 does not mean useless: CFG, PAG and SEG sharpen modes, which this cannot see."
+    "* excludes 0. EMAG and CFG have scale 1 + w*. share: of the squared error explained at all levels, 1e-4. |d|/|c|: "
+    "size of the direction. Near 0 does not mean useless: CFG, PAG and SEG sharpen modes, which this cannot see."
 )
 
 
@@ -70,16 +70,19 @@ def chosen(result: Calibration) -> list[str]:
 
 
 def table(result: Calibration) -> Table:
-    """Return the table for a terminal."""
-    printed = Table(title=f"{result.model}: {result.products.shape[2]} clips, {result.steps} steps")
-    for name in header(result):
-        printed.add_column(name, no_wrap=name != "setting")
+    """Return the table for a terminal: w* at each level, and its interval at all of them."""
+    title = f"{result.model}: {result.products.shape[2]} clips, {result.steps} steps"
+    printed = Table(title=title, box=None, padding=(0, 1), pad_edge=False)
+    printed.add_column("setting, layers")
+    for name in header(result)[2:]:
+        printed.add_column(name, justify="right", no_wrap=True)
     previous = None
-    for cells in rows(result):
-        if previous not in (None, cells[0]):
-            printed.add_section()
-        printed.add_row(*("" if cells[0] == previous and index == 0 else cell for index, cell in enumerate(cells)))
-        previous = cells[0]
+    for candidate, fits, cells in zip(result.candidates, result.fits, rows(result), strict=True):
+        if candidate.group != previous:
+            printed.add_row(candidate.group, style="bold")
+        short = [number(fit.scale, "+.3f") + "*" * abs(fit.points) for fit in fits[:-1]]
+        printed.add_row(f"  {candidate.layers}", *short, *cells[-3:])
+        previous = candidate.group
     return printed
 
 

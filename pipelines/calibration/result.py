@@ -10,6 +10,9 @@ from torch import Tensor
 
 from vidguide.functional.direction import (
     DIRECTION,
+    ERROR,
+    ERROR_DIRECTION,
+    PREDICTION,
     bootstrap_scales,
     explained_share,
     least_squares_scale,
@@ -134,7 +137,7 @@ class Calibration:
         return {"scale": scale, **{name: plain(value) for name, value in parameters_of(guidance).items()}}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as JSON values, the sums of each clip too."""
+        """Return everything as JSON values, with the sums of each level and clip."""
         return {
             "model": self.model,
             "clips": self.clips,
@@ -144,6 +147,8 @@ class Calibration:
             **self.settings,
             "levels": [vars(level) for level in self.levels],
             "notes": list(self.notes),
+            "error_error": rounded(self.products[0, ..., ERROR]),
+            "prediction_prediction": rounded(self.products[0, ..., PREDICTION]),
             "settings": [
                 {
                     "spec": candidate.spec,
@@ -151,11 +156,17 @@ class Calibration:
                     "layers": candidate.layers,
                     "levels": [each.to_dict() for each in fits[:-1]],
                     "all": fits[-1].to_dict(),
-                    "products": [[[float(f"{v:.6g}") for v in clip] for clip in level] for level in sums.tolist()],
+                    "error_direction": rounded(sums[..., ERROR_DIRECTION]),
+                    "direction_direction": rounded(sums[..., DIRECTION]),
                 }
                 for candidate, fits, sums in zip(self.candidates, self.fits, self.products, strict=True)
             ],
         }
+
+
+def rounded(sums: Tensor) -> list[list[float]]:
+    """Return sums of each level and clip with six digits."""
+    return [[float(f"{value:.6g}") for value in level] for level in sums.tolist()]
 
 
 def plain(value: Any) -> Any:

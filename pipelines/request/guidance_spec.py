@@ -45,7 +45,8 @@ def parse(spec: str) -> tuple[Guidance, ...]:
     Args:
         spec: guidances joined by `+`, each `name`, `name:value` (its scale) or `name:key=value,...`; `none` for no
             guidance. `name:@FILE` takes the parameters in a settings file, see :func:`read_settings`; those after it,
-            as in `emag:@settings.json,stop=0.9`, replace them. Sequences are `3/5/7`, as in `cfg:7/5/3/1` with a scale per step; ranges of integers are `3-7`.
+            as in `emag:@settings.json,stop=0.9`, replace them. Sequences are `3/5/7`, as in `cfg:7/5/3/1` with a scale
+            per step; ranges of integers are `3-7`.
 
     Raises:
         ValueError, TypeError: an unknown name or parameter, or a wrong value, by name.
