@@ -113,8 +113,8 @@ def name_of(guidance: Guidance) -> str:
 def parameters_of(guidance: Guidance, left_out: Sequence[str] = ()) -> dict[str, Any]:
     """Return the parameters of a guidance that are compared, or differ from its defaults; no scale and no window."""
     fields = {field.name: field for field in dataclasses.fields(guidance)}
-    names = sorted(fields.keys() - {*NOT_COMPARED, *left_out}, key=lambda name: (name not in COMPARED, name))
-    values = {name: getattr(guidance, name) for name in names}
+    names = [*(name for name in COMPARED if name in fields), *(name for name in fields if name not in COMPARED)]
+    values = {name: getattr(guidance, name) for name in names if name not in (*NOT_COMPARED, *left_out)}
     return {
         name: value
         for name, value in values.items()

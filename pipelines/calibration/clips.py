@@ -84,8 +84,8 @@ def prompt_of(entry: Entry) -> str:
     text = entry.eval_prompt
     if text is None:
         raise ValueError(
-            f"clips={str(entry.clip)!r}: has no prompt; write one as the field prompt of {entry.clip.stem}.json next to "
-            "it, or give a manifest of prompts"
+            f"clips={str(entry.clip)!r}: has no prompt; write one as the field prompt of {entry.clip.stem}.json next "
+            "to it, or give a manifest of prompts"
         )
     return text
 

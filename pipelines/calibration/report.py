@@ -73,7 +73,7 @@ def table(result: Calibration) -> Table:
     """Return the table for a terminal: w* at each level, and its interval at all of them."""
     title = f"{result.model}: {result.products.shape[2]} clips, {result.steps} steps"
     printed = Table(title=title, box=None, padding=(0, 1), pad_edge=False)
-    printed.add_column("setting, layers")
+    printed.add_column("setting, layers", overflow="fold")
     for name in header(result)[2:]:
         printed.add_column(name, justify="right", no_wrap=True)
     previous = None

@@ -1,8 +1,8 @@
 """Least squares of a model's error on the direction of a guidance: does it point to the truth, and how far?
 
-Of a clip noised to x_t, `e = v_true - c` is the error of the conditional prediction c, and `d = c - c~` is the direction
-of a guidance with the weaker prediction c~. `w* = <e, d> / <d, d>` minimizes `|v_true - (c + w d)|^2` over w, summed over
-clips. All sums are in float64.
+For a clip noised to x_t, `e = v_true - c` is the error of the conditional prediction c, and `d = c - c~` the direction
+of a guidance whose weaker prediction is c~. `w* = <e, d> / <d, d>` minimizes `|v_true - (c + w d)|^2` over w, summed
+over clips. All sums are in float64.
 """
 
 import torch
