@@ -4,11 +4,11 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vidguide.pipelines.calibration.result import Calibration, Fit
 
-CELL, ROW, LABEL, MARGIN = 84, 20, 44, 16  # pixels: a cell, a layer's name, and the space between panels
+CELL, ROW, MARGIN = 84, 20, 16  # pixels: a cell, and the space between panels
 PANELS_IN_A_ROW = 3
 FONT_SIZE = 12
 TOWARDS, AWAY = (33, 102, 172), (178, 24, 43)  # at the largest cosine
-UNDEFINED = (225, 225, 225)
+UNDEFINED, GREY = (225, 225, 225), (90, 90, 90)
 HEADING = "Colour: cosine of the model's error and the direction c - c~, blue to the truth, red away; full at {:.3f}"
 CAPTION = "Number: w*, the scale of least squares; * where its 95% interval excludes 0. Last column: all levels"
 Colour = tuple[int, int, int]
@@ -20,20 +20,17 @@ def heat_map(result: Calibration) -> Image.Image:
     grouped = list(panels(result).items())
     lines = [grouped[start : start + PANELS_IN_A_ROW] for start in range(0, len(grouped), PANELS_IN_A_ROW)]
     heights = [(max(len(rows) for _, rows in line) + 2) * ROW + MARGIN for line in lines]
-    largest = max((abs(fit.cosine) for _, rows in grouped for _, fits in rows for fit in fits if fit.size), default=1)
-    texts = [f"{result.model}: {result.clips}", HEADING.format(largest), CAPTION]
-    font = ImageFont.load_default(FONT_SIZE)
-    width = LABEL + CELL * (len(result.levels) + 1) + MARGIN
-    top = MARGIN + ROW * len(texts) + MARGIN
-    full = max(MARGIN + width * len(lines[0]), *(round(font.getlength(text)) + 2 * MARGIN for text in texts))
-    image = Image.new("RGB", (full, top + sum(heights)), "white")
-    draw = ImageDraw.Draw(image)
-    for number, text in enumerate(texts):
-        draw.text((MARGIN, MARGIN + number * ROW), text, "black", font)
-    names = [f"{level.sigma:.2f}" for level in result.levels] + ["all"]
+    canvas = Canvas(result, grouped)
+    heading = [f"{result.model}: {result.clips}", HEADING.format(canvas.largest), CAPTION]
+    top = 2 * MARGIN + ROW * len(heading)
+    width = max(MARGIN + canvas.width * len(lines[0]), *(canvas.length(text) + 2 * MARGIN for text in heading))
+    image = Image.new("RGB", (width, top + sum(heights)), "white")
+    canvas.draw = ImageDraw.Draw(image)
+    for number, text in enumerate(heading):
+        canvas.text(MARGIN, MARGIN + number * ROW, text)
     for number, line in enumerate(lines):
         for column, (group, rows) in enumerate(line):
-            draw_panel(draw, MARGIN + column * width, top + sum(heights[:number]), group, names, rows, largest)
+            canvas.panel(MARGIN + column * canvas.width, top + sum(heights[:number]), group, rows)
     return image
 
 
@@ -47,30 +44,51 @@ def panels(result: Calibration) -> dict[str, Rows]:
     return grouped
 
 
-def draw_panel(
-    draw: ImageDraw.ImageDraw, left: int, top: int, group: str, names: list[str], rows: Rows, largest: float
-) -> None:
-    """Draw one panel: its name, the noise levels, and a row of cells per layer."""
-    font = ImageFont.load_default(FONT_SIZE)
-    draw.text((left, top), group, "black", font)
-    for column, name in enumerate(["sigma", *names]):
-        centre = left + LABEL + (column - 0.5) * CELL if column else left
-        draw.text((centre, top + ROW), name, (90, 90, 90), font, anchor="ma" if column else "la")
-    for number, (layers, fits) in enumerate(rows):
-        y = top + (number + 2) * ROW
-        draw.text((left, y + 3), layers, "black", font)
-        for column, fit in enumerate(fits):
-            draw_cell(draw, left + LABEL + column * CELL, y, fit, largest, font)
+class Canvas:
+    """Draws panels of equal width.
 
+    Attributes:
+        names: of the columns. largest: cosine of full colour. width: of a panel, pixels. draw: set before drawing.
+    """
 
-def draw_cell(draw: ImageDraw.ImageDraw, x: int, y: int, fit: Fit, largest: float, font: ImageFont.ImageFont) -> None:
-    """Draw one cell: the colour of its cosine, and w*."""
-    defined = fit.size > 0
-    colour = blend(fit.cosine / largest) if defined else UNDEFINED
-    text = f"{fit.scale:+.3f}{'*' if fit.points else ''}" if defined else "no direction"
-    draw.rectangle((x, y, x + CELL - 2, y + ROW - 2), colour)
-    dark = sum(colour) < 360
-    draw.text((x + CELL // 2 - 1, y + ROW // 2 - 1), text, "white" if dark else "black", font, anchor="mm")
+    draw: ImageDraw.ImageDraw
+
+    def __init__(self, result: Calibration, grouped: list[tuple[str, Rows]]) -> None:
+        every = [row for _, rows in grouped for row in rows]
+        cosines = [abs(fit.cosine) for _, fits in every for fit in fits if fit.size]
+        self.font = ImageFont.load_default(FONT_SIZE)
+        self.names = [*(f"{level.sigma:.2f}" for level in result.levels), "all"]
+        self.largest = max(cosines, default=1.0) or 1.0
+        self.label = max(self.length(text) for text in ("sigma", *(layers for layers, _ in every))) + MARGIN // 2
+        self.width = self.label + CELL * len(self.names) + MARGIN
+
+    def length(self, text: str) -> int:
+        """Return the length of a text in pixels."""
+        return round(self.font.getlength(text))
+
+    def text(self, x: float, y: float, text: str, colour: str | Colour = "black", anchor: str = "la") -> None:
+        """Draw a text at a position; the anchor is Pillow's."""
+        self.draw.text((x, y), text, colour, self.font, anchor=anchor)
+
+    def panel(self, left: int, top: int, group: str, rows: Rows) -> None:
+        """Draw one panel: its name, the noise levels, and a row of cells per layer."""
+        self.text(left, top, group)
+        self.text(left, top + ROW, "sigma", GREY)
+        cells = left + self.label
+        for column, name in enumerate(self.names):
+            self.text(cells + (column + 0.5) * CELL, top + ROW, name, GREY, "ma")
+        for number, (layers, fits) in enumerate(rows):
+            y = top + (number + 2) * ROW
+            self.text(left, y + 3, layers)
+            for column, fit in enumerate(fits):
+                self.cell(cells + column * CELL, y, fit)
+
+    def cell(self, x: int, y: int, fit: Fit) -> None:
+        """Draw one cell: the colour of its cosine, and w*."""
+        colour = blend(fit.cosine / self.largest) if fit.size else UNDEFINED
+        text = f"{fit.scale:+.3f}{'*' if fit.points else ''}" if fit.size else "no direction"
+        self.draw.rectangle((x, y, x + CELL - 2, y + ROW - 2), colour)
+        self.text(x + CELL // 2 - 1, y + ROW // 2 - 1, text, "white" if sum(colour) < 360 else "black", "mm")
 
 
 def blend(share: float) -> Colour:

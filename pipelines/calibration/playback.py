@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vidguide.transformer.class_swap import subclass_of, swapped_class
-from vidguide.transformer.prediction_space import Levels, conversion_at, levels_at
+from vidguide.transformer.prediction_space import Levels, X0Conversion, conversion_at, levels_at
 
 PLAYBACK = "_vidguide_playback"
 SAMPLE_PARAMETERS = ("model_output", "sample")
@@ -131,6 +131,18 @@ def add_noise(clean: Tensor, noise: Tensor, level: Levels) -> Tensor:
     return alpha * clean + sigma * noise
 
 
+def conversion_of(level: Levels, sample: Tensor) -> X0Conversion:
+    """Return the conversion between predictions and x_0 at a noise level.
+
+    Raises:
+        ValueError: for a type of prediction that is not known.
+    """
+    conversion = conversion_at(level, sample)
+    if conversion is None:
+        raise ValueError(f"prediction_type={level[2]!r}: must be epsilon, v_prediction, flow_prediction or sample")
+    return conversion
+
+
 def renoise(sample: Tensor, prediction: Tensor, level: Levels, target: Levels) -> Tensor:
     """Move a sample along the model's ODE from one noise level to another, by one Euler step (as DDIM does).
 
@@ -140,10 +152,7 @@ def renoise(sample: Tensor, prediction: Tensor, level: Levels, target: Levels) -
     Args:
         sample: x_t `(B, ...)`. prediction: the model's at x_t. level, target: of x_t and of the result.
     """
-    conversion = conversion_at(level, sample)
-    if conversion is None:
-        raise ValueError(f"prediction_type={level[2]!r}: must be epsilon, v_prediction, flow_prediction or sample")
-    clean = conversion.to_x0(prediction)
+    clean = conversion_of(level, sample).to_x0(prediction)
     noise = (sample.to(clean) - level[0].to(clean) * clean) / level[1].to(clean).abs()
     return add_noise(clean, noise, target).to(sample.dtype)
 
