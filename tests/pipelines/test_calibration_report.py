@@ -79,7 +79,10 @@ def test_the_settings_file_has_the_setting_that_explains_most_in_the_units_of_it
             '{"guidances": {"emag": {"decya": 0.5}}}',
             r"guidances\.emag\.decya: unknown parameter .*did you mean 'decay'",
         ),
-        ('{"guidances": {"emag": {"select": [1, "a"]}}}', r"guidances\.emag\.select=\[1, 'a'\]: must be several, each an integer"),
+        (
+            '{"guidances": {"emag": {"select": [1, "a"]}}}',
+            r"guidances\.emag\.select=\[1, 'a'\]: must be several, each an integer",
+        ),
         ('{"guidances": {"emag": {"strength": true}}}', r"guidances\.emag\.strength=True: must be a number"),
         ('{"guidances": {"emag": {"scale": -1}}}', r"s\.json: EMAG\(scale=-1.*\): must be at least 0"),
     ],

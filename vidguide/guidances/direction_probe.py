@@ -158,11 +158,8 @@ def probed(guidances: tuple[Guidance, ...], step: int, steps: int) -> tuple[Guid
     Raises:
         TypeError: a guidance without a direction.
     """
-    window = {"start": step / steps, "stop": (step + 1) / steps}
-    units: list[Guidance] = [
-        replace(guidance, scale=neutral_scale(guidance) + 1, rescale=0.0, **window)  # type: ignore[call-arg]
-        for guidance in guidances
-    ]
+    window: dict[str, Any] = {"rescale": 0.0, "start": step / steps, "stop": (step + 1) / steps}
+    units: list[Guidance] = [replace(each, **{**window, "scale": neutral_scale(each) + 1}) for each in guidances]
     sources: dict[Any, EMAG] = {}
     for index, guidance in enumerate(units):
         if isinstance(guidance, EMAG) and isinstance(guidance.select, tuple) and guidance.extent is None:
