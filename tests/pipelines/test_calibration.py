@@ -1,8 +1,10 @@
 """Calibration: planted directions, no leak, agreement with plain float64, every supported family, and bad input."""
 
 import copy
+import itertools
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from torch import Tensor, nn
@@ -15,7 +17,8 @@ from vidguide.functional.direction import bootstrap_scales, inner_products, leas
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.direction_probe import probed
 from vidguide.pipelines.calibration.measure import measure, observe
-from vidguide.pipelines.calibration.playback import add_noise, conversion_of, invert
+from vidguide.pipelines.calibration.playback import add_noise, conversion_of, invert, renoise
+from vidguide.transformer.prediction_space import levels_at
 
 CASES = {case.pipeline: case for case in reversed(ALL_CASES)}
 WAN = CASES["WanPipeline"]
@@ -172,3 +175,31 @@ def test_the_pipeline_and_its_scheduler_are_restored() -> None:
 def test_a_guidance_without_a_direction_is_refused() -> None:
     with pytest.raises(TypeError, match=r"NAG: is no scale times a difference .* must be EMAG, CFG"):
         probed((NAG(negative_prompt="blur"),), 0, 4)
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0),
+        diffusers.FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
+        diffusers.DDIMScheduler(prediction_type="epsilon", clip_sample=False),
+        diffusers.DDIMScheduler(prediction_type="v_prediction", clip_sample=False),
+        diffusers.CogVideoXDDIMScheduler(prediction_type="v_prediction"),
+    ],
+    ids=["flow", "flow, inverted", "noise", "v", "CogVideoX"],
+)
+def test_a_step_between_noise_levels_is_that_of_the_scheduler_and_reverses(scheduler: Any) -> None:
+    scheduler.set_timesteps(10)
+    levels = [levels_at(scheduler, index) for index in range(10)]
+    sample, prediction = torch.randn(2, 4, 3, 5, 5), torch.randn(2, 4, 3, 5, 5)
+    for index, (level, target) in enumerate(itertools.pairwise(levels[1:]), 1):
+        assert level is not None
+        assert target is not None
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler._step_index = index
+        (stepped, *_) = scheduler.step(prediction, scheduler.timesteps[index], sample, return_dict=False)
+        moved = renoise(sample, prediction, level, target)
+        torch.testing.assert_close(moved, stepped, atol=3e-5, rtol=3e-5)
+        clean = conversion_of(level, sample).to_x0(prediction)
+        again = conversion_of(target, moved).to_prediction(clean)  # what the model predicts if it implies the same clip
+        torch.testing.assert_close(renoise(moved, again, target, level), sample, atol=1e-4, rtol=1e-4)

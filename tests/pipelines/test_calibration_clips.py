@@ -45,7 +45,7 @@ def ltx_vae() -> Any:
 
 
 def mochi_vae() -> Any:
-    sizes: Any = {name: (32, 32, 32, 32) for name in ("encoder_block_out_channels", "decoder_block_out_channels")}
+    sizes: Any = dict.fromkeys(("encoder_block_out_channels", "decoder_block_out_channels"), (32, 32, 32, 32))
     sizes |= {"layers_per_block": (1, 1, 1, 1, 1), "add_attention_block": (False,) * 5, "scaling_factor": 1.3}
     statistics = {"latents_mean": torch.randn(12).tolist(), "latents_std": (0.5 + torch.rand(12)).tolist()}
     return diffusers.AutoencoderKLMochi(latent_channels=12, **sizes, **statistics)
