@@ -12,7 +12,7 @@ from torch import Tensor
 from vidguide.calls.guided_model import guided_model
 from vidguide.guidances.base import Guidance
 from vidguide.pipelines.calibration.candidates import Candidate, candidates, defaults, fitting
-from vidguide.pipelines.calibration.clips import Clips, Sources, given, rendered
+from vidguide.pipelines.calibration.clips import Clips, Sources, list_clips, render_clips
 from vidguide.pipelines.calibration.latents import check_encodable, encode
 from vidguide.pipelines.calibration.measure import measure
 from vidguide.pipelines.calibration.playback import schedule
@@ -145,17 +145,17 @@ def choose_clips(
     """Return the given clips, or renders for a shipped model.
 
     Raises:
-        ValueError: another model without clips; otherwise as :func:`vidguide.pipelines.calibration.clips.given`.
+        ValueError: another model without clips; otherwise as :func:`vidguide.pipelines.calibration.clips.list_clips`.
     """
     if clips is not None:
-        return given(clips, prompts, count)
+        return list_clips(clips, prompts, count)
     if model_name(model) not in SHIPPED:
         raise ValueError(
             f"clips=None: give clips with prompts for {model_name(model)!r}; only {', '.join(SHIPPED)} have renders"
         )
     if prompts is not None:
         raise ValueError(f"prompts={os.fspath(prompts)!r}: are of given clips; renders have captions")
-    return rendered(count or RENDERS, seed)
+    return render_clips(count or RENDERS, seed)
 
 
 def check_pipeline(pipe: Any) -> None:

@@ -55,7 +55,7 @@ class Sources:
                 )
 
 
-def given(clips: Clips, prompts: str | os.PathLike[str] | None, count: int | None) -> Sources:
+def list_clips(clips: Clips, prompts: str | os.PathLike[str] | None, count: int | None) -> Sources:
     """Return the clips that the user gives.
 
     Args:
@@ -90,7 +90,7 @@ def prompt_of(entry: Entry) -> str:
     return text
 
 
-def rendered(count: int, seed: int) -> Sources:
+def render_clips(count: int, seed: int) -> Sources:
     """Return renders of random scenes, whose captions leave one attribute unsaid.
 
     Args:

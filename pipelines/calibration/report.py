@@ -60,7 +60,7 @@ def number(value: float, form: str) -> str:
     return "-" if math.isnan(value) else format(value, form)
 
 
-def chosen(result: Calibration) -> list[str]:
+def best_settings(result: Calibration) -> list[str]:
     """Return a line per guidance: its best setting, or that none points to the truth."""
     lines = [
         f"{name}: {', '.join(f'{key}={value}' for key, value in result.parameters(index).items())}"
@@ -91,5 +91,5 @@ def markdown(result: Calibration) -> str:
     lines = [markdown_table(header(result), rows(result)), ""]
     lines += [f"{result.model}: {result.clips}; noise seed {result.seed}; {result.steps} steps. {LEGEND}", ""]
     lines += ["Settings that explain most of the error and point to the truth:", ""]
-    lines += [f"- {line}" for line in (*chosen(result), *result.notes)]
+    lines += [f"- {line}" for line in (*best_settings(result), *result.notes)]
     return "\n".join(lines) + "\n"

@@ -57,7 +57,7 @@ def calibrate(
     """Measure which directions of guidance point to the truth, and write settings for `-g emag:@settings.json`."""
     with plain_errors():
         from vidguide.pipelines.calibration.calibrate import calibrate as run
-        from vidguide.pipelines.calibration.report import LEGEND, chosen, save, table
+        from vidguide.pipelines.calibration.report import LEGEND, best_settings, save, table
 
         arguments: dict[str, Any] = dict(clips=clips, prompts=prompts, count=count, steps=steps, frames=frames)
         arguments |= dict(seed=seed, batch=batch, device=device, dtype=dtype, offload=offload, **parse_size(size))
@@ -72,7 +72,7 @@ def calibrate(
             typer.echo(json.dumps({**result.settings_file(), "files": files}))
             return
         console.print(table(result), crop=False)
-        console.print("\n".join([LEGEND, *chosen(result), *result.notes]), markup=False)
+        console.print("\n".join([LEGEND, *best_settings(result), *result.notes]), markup=False)
         console.print("wrote " + ", ".join(files), markup=False, soft_wrap=True)
 
 

@@ -16,7 +16,7 @@ from vidguide.eval.world.oracle import read as read_scene
 from vidguide.eval.world.scene import ATTRIBUTES
 from vidguide.pipelines.calibration import calibrate as module
 from vidguide.pipelines.calibration.calibrate import calibrate
-from vidguide.pipelines.calibration.clips import UNSAID, given, random_renders
+from vidguide.pipelines.calibration.clips import UNSAID, list_clips, random_renders
 from vidguide.pipelines.calibration.latents import NORMALIZATIONS, check_encodable, encode
 from vidguide.pipelines.calibration.playback import Playback, playing
 from vidguide.pipelines.loading.load import load
@@ -194,10 +194,10 @@ def test_a_folder_gives_clips_and_prompts_by_sidecar_or_manifest(tmp_path: Path)
     for number, (frames, prompt) in enumerate(random_renders(2, 0)):
         Clip(frames=frames, fps=8).save(tmp_path / f"{number}.mkv")
         (tmp_path / f"{number}.json").write_text(json.dumps({"prompt": prompt}))
-    sources = given(tmp_path, None, None)
+    sources = list_clips(tmp_path, None, None)
     renders = list(random_renders(2, 0))
     assert sources.prompts == [prompt for _, prompt in renders]
     np.testing.assert_array_equal(sources.frames([1, 0]), np.stack([renders[1][0], renders[0][0]]))
     manifest = tmp_path / "prompts.csv"
     manifest.write_text("clip,prompt\n0,first\n1,second\n")
-    assert given(tmp_path, manifest, None).prompts == ["first", "second"]
+    assert list_clips(tmp_path, manifest, None).prompts == ["first", "second"]
