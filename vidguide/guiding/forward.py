@@ -297,10 +297,15 @@ class GuidedForward:
     def _corrections(
         self, active: list[Guidance], passes: Passes, call: Call, plan: AttentionPlan, cond: Tensor
     ) -> list[Correction]:
-        """Return the corrections of all guidances, each computed from the unperturbed conditional prediction."""
-        reruns = (passes.rerun(call, plan, type(guidance).__name__) for guidance in active)
-        corrections = [guidance.correction(call, cond, rerun) for guidance, rerun in zip(active, reruns, strict=True)]
-        return [correction for correction in corrections if correction is not None]
+        """Return the corrections of all guidances, each computed from the unperturbed conditional prediction.
+
+        In the order of the guidances' names, so that their sum has the same bits whatever the order of the guidances.
+        """
+        corrections: dict[str, Correction | None] = {}
+        for guidance in active:
+            name = type(guidance).__name__
+            corrections[name] = guidance.correction(call, cond, passes.rerun(call, plan, name))
+        return [correction for _, correction in sorted(corrections.items()) if correction is not None]
 
 
 def _add(call: Call, prediction: Tensor, corrections: list[Correction]) -> Tensor:
