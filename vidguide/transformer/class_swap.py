@@ -1,13 +1,39 @@
 """Class swap: temporarily replace `obj.__class__`, the only way in which objects of other libraries are changed."""
 
-from collections.abc import Iterator
+import copyreg
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+PREFIX = "_vidguide_"  # of all attributes that we set on objects of other libraries
+
 
 def subclass_of(base: Any, **members: Any) -> Any:
-    """Return a subclass with some members overridden, with the name, module and docstring of its base."""
-    return type(base.__name__, (base,), {"__module__": base.__module__, "__doc__": base.__doc__, **members})
+    """Return a subclass with some members overridden, with the name, module and docstring of its base.
+
+    Copies and pickles of its instances are of the base, without our attributes.
+    """
+    names = {"__module__": base.__module__, "__doc__": base.__doc__, "__reduce_ex__": reduction_to(base)}
+    return type(base.__name__, (base,), {**names, **members})
+
+
+def reduction_to(base: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
+    """Return a `__reduce_ex__` of a subclass that makes copies and pickles plain objects of its base."""
+
+    def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
+        function, arguments, *rest = base.__reduce_ex__(self, protocol)
+        function = new_object if function is copyreg.__newobj__ else function
+        function, *arguments = (base if part is type(self) else part for part in (function, *arguments))
+        if rest and isinstance(rest[0], dict):
+            rest[0] = {name: value for name, value in rest[0].items() if not name.startswith(PREFIX)}
+        return function, tuple(arguments), *rest
+
+    return reduce
+
+
+def new_object(kind: Any, *args: Any) -> Any:
+    """Return a new object without calling `__init__`. (pickle refuses `copyreg.__newobj__` of another class.)"""
+    return kind.__new__(kind, *args)
 
 
 @contextmanager
