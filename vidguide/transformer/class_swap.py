@@ -1,9 +1,11 @@
 """Class swap: temporarily replace `obj.__class__`, the only way in which objects of other libraries are changed."""
 
 import copyreg
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+from vidguide.transformer.restoration import restoring
 
 PREFIX = "_vidguide_"  # of all attributes that we set on objects of other libraries
 
@@ -42,12 +44,23 @@ def swapped_class(target: Any, make: Any, attribute: str, value: Any) -> Iterato
 
     Overriding `__call__` there intercepts calls before torch.compile, offload and cache hooks.
     """
-    original = type(target)
-    replacement = make(original)
-    vars(target)[attribute] = value
-    target.__class__ = replacement
-    try:
+    with swapped_classes([(target, value)], make, attribute):
         yield
-    finally:
-        target.__class__ = original
-        vars(target).pop(attribute, None)
+
+
+@contextmanager
+def swapped_classes(targets: Sequence[tuple[Any, Any]], make: Any, attribute: str) -> Iterator[None]:
+    """Replace the classes of several objects, each given with its value: see :func:`swapped_class`."""
+    originals = [type(target) for target, _ in targets]
+    replacements = [make(original) for original in originals]
+
+    def restore() -> None:
+        for (target, _), original in zip(targets, originals, strict=True):
+            target.__class__ = original
+            vars(target).pop(attribute, None)
+
+    with restoring(restore):
+        for (target, value), replacement in zip(targets, replacements, strict=True):
+            vars(target)[attribute] = value
+            target.__class__ = replacement
+        yield

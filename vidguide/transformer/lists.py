@@ -1,4 +1,7 @@
-"""Arguments that are lists of one tensor per sample, as batches."""
+"""Arguments that are lists of one tensor per sample, as batches; and all tensors in nested values."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -22,3 +25,12 @@ def _batch(name: str, samples: list[Tensor], text: bool) -> Tensor:
     if len(sizes) != 1:
         raise ValueError(f"{name}: samples of the sizes {sorted(sizes)}; must be of one size, to be guided together")
     return pad_sequence(samples, batch_first=True)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """Return the tensors in a value, also in nested lists, tuples and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple | Mapping):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_in(item)
