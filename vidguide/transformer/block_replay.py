@@ -88,9 +88,12 @@ def added(output: Any, difference: Tensor) -> Any:
     return output + difference
 
 
-def follows(block: Any, mode: BlockMode) -> bool:
-    """Return whether a block follows a mode now."""
-    return vars(block).get(MODE) is mode
+def set_mode(block: Any, kind: Any, mode: BlockMode | None) -> None:
+    """Set the class of a block, and the mode that it follows, if any."""
+    vars(block)[MODE] = mode
+    block.__class__ = kind
+    if mode is None:
+        del vars(block)[MODE]
 
 
 class BlockReplay:
@@ -106,6 +109,7 @@ class BlockReplay:
     def __init__(self, blocks: list[Any], output: tuple[str, ...], counts: bool) -> None:
         self.blocks = blocks
         self.modes = [BlockMode(block, output, counts) for block in blocks]
+        self.classes: list[Any] = [block_class(type(block)) for block in blocks]
 
     def set_tokens(self, tokens: int) -> None:
         """Set the number of the video's tokens, the last ones of a packed sequence."""
@@ -125,13 +129,18 @@ class BlockReplay:
 
     @contextmanager
     def reinstalled(self, packed_tokens: int | None) -> Iterator[None]:
-        """Make the blocks follow their modes, also after :meth:`installed` has ended."""
-        others = [
-            (block, mode) for block, mode in zip(self.blocks, self.modes, strict=True) if not follows(block, mode)
-        ]
-        if packed_tokens is not None:
-            self.set_tokens(packed_tokens)
-        with swapped_classes(others, block_class, MODE):
+        """Make the blocks follow their modes, also after :meth:`installed` has ended, or in another `guide`."""
+        before = [(type(block), vars(block).get(MODE)) for block in self.blocks]
+
+        def restore() -> None:
+            for block, (kind, mode) in zip(self.blocks, before, strict=True):
+                set_mode(block, kind, mode)
+
+        with restoring(restore):
+            for block, mode, kind in zip(self.blocks, self.modes, self.classes, strict=True):
+                set_mode(block, kind, mode)
+            if packed_tokens is not None:
+                self.set_tokens(packed_tokens)
             yield
 
     @contextmanager
