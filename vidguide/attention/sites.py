@@ -102,13 +102,14 @@ class InterceptedProcessors:
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Route the kernel calls through the sites within the block; restore the processors afterwards."""
-        with restoring(self._restore):
+        with restoring(self.restore):
             for site in self.sites:
                 vars(site.attention)[SITE] = site
             self.refresh()
             yield
 
-    def _restore(self) -> None:
+    def restore(self) -> None:
+        """Restore the processors."""
         for site in self.sites:
             vars(site.attention).pop(SITE, None)
             site.attention.processor = self._original(site.attention.processor)

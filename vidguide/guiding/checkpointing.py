@@ -39,8 +39,8 @@ class BoundFunction:
                 return self.function(*args, **kwargs)
         if not torch.is_grad_enabled():
             raise RuntimeError(
-                "gradient checkpointing with use_reentrant=True: its gradients do not reach what guidances hold (negative"
-                " prompts, recorded blocks); call transformer.enable_gradient_checkpointing() without arguments"
+                "gradient checkpointing with use_reentrant=True: its gradients do not reach what guidances hold "
+                "(negatives, recorded blocks); call transformer.enable_gradient_checkpointing() without arguments"
             )
         self.has_run = True
         return self.function(*args, **kwargs)

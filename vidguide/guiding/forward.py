@@ -38,6 +38,7 @@ from vidguide.transformer.family import Inputs, Prompt
 from vidguide.transformer.lists import as_batches
 from vidguide.transformer.negative_text import ready_text
 from vidguide.transformer.prediction_space import begin_index
+from vidguide.transformer.restoration import restoring
 
 
 class GuidedForward:
@@ -87,15 +88,18 @@ class GuidedForward:
     def intercepted(self) -> Iterator[None]:
         """Intercept attention and blocks within the block; restore modules, blocks and caches afterwards."""
         try:
-            with self.installation.intercepted():
+            with restoring(self.restore), self.installation.intercepted():
                 yield
         except BaseException:
-            self.caches.refresh()
             self.caches.reset()
             raise
-        finally:
-            self.caches.refresh()
-            self.caches.release()
+
+    def restore(self) -> None:
+        """Uninstall everything, and release what the caches of diffusers store for our passes."""
+        self._end_call()
+        self.installation.processors.restore()
+        self.caches.refresh()
+        self.caches.release()
 
     def __call__(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one call of the transformer; `forward` is its original call."""
@@ -127,12 +131,13 @@ class GuidedForward:
         """Run a conditional call under the guidances that act on it."""
         if not active:
             return forward(*args, **kwargs)
-        try:
+        with restoring(self._end_call):
             self._within_call = True
             return self._guide(active, branch, forward, self._bind(args, kwargs))
-        finally:
-            self._within_call = False
-            self.installation.blocks.clear()
+
+    def _end_call(self) -> None:
+        self._within_call = False
+        self.installation.clear()
 
     @property
     def negative(self) -> Prompt | None:

@@ -15,6 +15,7 @@ from vidguide.transformer.class_swap import subclass_of
 from vidguide.transformer.family import Family, Prompt, family_of
 from vidguide.transformer.modular_blocks import input_names, is_modular, picture_inputs, text_encoder_of
 from vidguide.transformer.negative_text import check_text_encoder
+from vidguide.transformer.restoration import restoring
 
 PIPELINE = "_vidguide_pipeline"
 NEGATIVE = re.compile(r"negative_(?=(pooled_|connector_(audio_)?)?prompt|connector_)")  # not negative_index_latents
@@ -51,8 +52,8 @@ class PipelineCalls:
         self._check_transformers()
         self.steps.observe(self.scheduler or getattr(self.pipe, "scheduler", None), self.pipe)
         readers = [guidance for guidance in self.guidances if guidance.reads_negative and not guidance.neutral]
-        self.negative = {}
-        try:
+        with restoring(self._end_call):
+            self.negative = {}
             arguments = CallArguments.of(call, args, kwargs, input_names(self.pipe))
             self._pictures, self._prompts = arguments.values_of(picture_inputs(self.pipe, self.family.text_blocks)), {}
             if readers:
@@ -62,8 +63,9 @@ class PipelineCalls:
                 self._check_negative(readers, self.negative)
                 args, kwargs = (), self._passed(arguments)
             return call(*args, **kwargs)
-        finally:
-            self.negative, self._pictures, self._prompts = None, {}, {}
+
+    def _end_call(self) -> None:
+        self.negative, self._pictures, self._prompts = None, {}, {}
 
     @property
     def family(self) -> Family:

@@ -195,6 +195,13 @@ class PackedTextRecorder(nn.Module):
         return hidden
 
 
+def restore_blocks(stack: nn.ModuleList, originals: list[Any]) -> None:
+    """Restore the blocks of a list that are replaced by our modules."""
+    for index, block in enumerate(stack):
+        if isinstance(block, TwoTextBlock | PackedTextBlock | TextRecorder | PackedTextRecorder):
+            stack[index] = originals[index]
+
+
 def first_rows(value: Any, length: int) -> Any:
     """Return the first rows of a tensor, or of each tensor of a tuple."""
     return tuple(part[:length] for part in value) if isinstance(value, tuple) else value[:length]
