@@ -105,6 +105,8 @@ class GuidedForward:
         """Run one call of the transformer; `forward` is its original call."""
         if self._within_call or self._writes_cache(args, kwargs):
             return forward(*args, **kwargs)  # an extra pass, or one that writes a key-value cache
+        if self.calls is not None:
+            self.steps.follow(self.calls.current_scheduler, self.pipe)
         branch, _ = self.branches.next_branch(), self.branches.pipeline_guides()
         if self.run.steps is None and (self.pipe is None or self.steps.scheduler is None):
             self.run.begin(None)  # nothing says which calls are of one run: cache nothing between them

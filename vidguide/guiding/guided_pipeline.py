@@ -39,6 +39,7 @@ class PipelineCalls:
         self.negative: Prompt | None = None
         self._pictures: dict[str, Any] = {}  # of the running call, which its text encoder reads
         self._prompts: dict[Any, Prompt] = {}
+        steps.check = self._check_transformers  # also between two calls, as another transformer's are not guided
 
     def prompt_of(self, text: str | list[str]) -> Prompt:
         """Return a text as a negative prompt of the running call: with the pictures that go with its prompt."""
@@ -50,7 +51,7 @@ class PipelineCalls:
         if self.negative is not None:
             return call(*args, **kwargs)  # a pipeline that calls itself
         self._check_transformers()
-        self.steps.observe(self.scheduler or getattr(self.pipe, "scheduler", None), self.pipe)
+        self.steps.observe(self.current_scheduler, self.pipe)
         readers = [guidance for guidance in self.guidances if guidance.reads_negative and not guidance.neutral]
         with restoring(self._end_call):
             self.negative = {}
@@ -66,6 +67,11 @@ class PipelineCalls:
 
     def _end_call(self) -> None:
         self.negative, self._pictures, self._prompts = None, {}, {}
+
+    @property
+    def current_scheduler(self) -> Any:
+        """The scheduler that counts the steps now, which may have been replaced within the block; None without one."""
+        return self.scheduler or getattr(self.pipe, "scheduler", None)
 
     @property
     def family(self) -> Family:
