@@ -16,14 +16,17 @@ PACKAGE = ROOT / "vidguide"
 
 
 class FileTracer:
-    """A profile function that stores the file of each call in the package, without consecutive duplicates."""
+    """A profile function that stores the file of each call in the package, without consecutive duplicates.
+
+    Without `restoring`, through which every context of ours passes, as it does through contextlib.
+    """
 
     def __init__(self) -> None:
         self.visited: list[str] = []
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         path = Path(frame.f_code.co_filename)
-        if event == "call" and path.is_relative_to(PACKAGE):
+        if event == "call" and path.is_relative_to(PACKAGE) and path.name != "restoration.py":
             name = path.relative_to(PACKAGE).as_posix()
             if not self.visited or self.visited[-1] != name:
                 self.visited.append(name)

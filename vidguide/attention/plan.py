@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from vidguide.attention.site import AttentionSite, Edit, Observer, OutputChange, Perturbation
 from vidguide.transformer.block_replay import InputChange
-from vidguide.transformer.lists import tensors_in
+from vidguide.transformer.lists import has_graph
 from vidguide.transformer.text_stream import TextStream
 
 
@@ -65,7 +65,7 @@ class AttentionPlan:
     def requires_grad(self) -> bool:
         """Whether a tensor of the edits or of the second text has a graph."""
         holders = [*self.edits.values(), self.second_text]
-        return any(tensor.requires_grad for holder in holders for tensor in tensors_in(getattr(holder, "__dict__", {})))
+        return has_graph([getattr(holder, "__dict__", {}) for holder in holders])
 
     @property
     def first_block(self) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vidguide.transformer.family import Family, Inputs, Prompt
-from vidguide.transformer.lists import tensors_in
+from vidguide.transformer.lists import has_graph
 from vidguide.transformer.modular_blocks import encoded_text, is_modular, text_encoder_of
 from vidguide.transformer.negative_text import check_length, ready_text, text_shape, texts_of
 
@@ -49,7 +49,7 @@ class NegativeTexts:
         if self._embeds is not None and self._embeds[0] is prompt and self._embeds[1] == key:
             return self._embeds[2]
         encoded = _encode(pipe, family, prompt, inputs)
-        if not _has_graph(encoded):
+        if not has_graph(encoded):
             self._embeds = (prompt, key, encoded)
         return encoded
 
@@ -58,7 +58,7 @@ class NegativeTexts:
         key = (key, tuple((name, *texts) for name, texts in lists.items()))
         if key not in self._texts:
             encoded = _encode(pipe, family, lists, inputs)
-            if _has_graph(encoded):
+            if has_graph(encoded):
                 return encoded
             self._texts[key] = encoded
         self._texts.move_to_end(key)
@@ -75,11 +75,6 @@ def _encode(pipe: Any, family: Family, prompt: Prompt, inputs: Inputs) -> Inputs
     if is_modular(pipe) or family.encode is None:
         return _encode_by_block(pipe, family, prompt, inputs)
     return family.encode(pipe, prompt, inputs)
-
-
-def _has_graph(text: Inputs) -> bool:
-    """Return whether gradients pass through an encoded text: it belongs to one call, as backward frees its graph."""
-    return any(tensor.requires_grad for tensor in tensors_in(text))
 
 
 def _encode_by_block(pipe: Any, family: Family, prompt: Prompt, inputs: Inputs) -> Inputs:

@@ -48,17 +48,13 @@ class BoundFunction:
 
 @contextmanager
 def bound_checkpoints(model: nn.Module, capture: Callable[[], Reinstall]) -> Iterator[None]:
-    """Bind the functions that a model checkpoints within the block, where gradients are enabled.
+    """Bind the functions that the modules of a model checkpoint within the block.
 
     Args:
         capture: returns what reinstalls the plan as it is installed when a function is called.
     """
-    modules = list(model.modules()) if torch.is_grad_enabled() else []
-    originals = [
-        (module, vars(module)[CHECKPOINT])
-        for module in modules
-        if getattr(module, "gradient_checkpointing", False) and CHECKPOINT in vars(module)
-    ]
+    modules = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    originals = [(module, vars(module)[CHECKPOINT]) for module in modules if CHECKPOINT in vars(module)]
 
     def restore() -> None:
         for module, checkpoint in originals:

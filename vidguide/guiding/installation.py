@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 
+import torch
+
 from vidguide.attention.plan import EMPTY, AttentionPlan
 from vidguide.attention.site import AttentionSite
 from vidguide.attention.sites import InterceptedProcessors
@@ -41,7 +43,8 @@ class Installation:
 
         What the pass checkpoints for backward is bound to the plan.
         """
-        with self._installed(plan, batch), self._checkpoints(plan, batch):
+        checkpoints = self._checkpoints(plan, batch)
+        with self._installed(plan, batch), checkpoints:
             yield
 
     def clear(self) -> None:
@@ -74,7 +77,8 @@ class Installation:
 
     def _checkpoints(self, plan: AttentionPlan, batch: Batch) -> AbstractContextManager[None]:
         """Return a context in which checkpointed functions are bound to a plan that changes something."""
-        if plan == EMPTY:
+        checkpoints = torch.is_grad_enabled() and getattr(self.model, "is_gradient_checkpointing", False)
+        if plan == EMPTY or not checkpoints:
             return nullcontext()
         return bound_checkpoints(self.model, functools.partial(self._captured, plan, batch))
 

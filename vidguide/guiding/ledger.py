@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from vidguide.transformer.class_swap import our_attributes, restore_object
+from vidguide.transformer.class_swap import guidance_attributes, restore_object
 from vidguide.transformer.text_stream import restore_blocks
 
 
@@ -27,7 +27,7 @@ class Ledger:
     def add_objects(self, objects: Iterable[Any]) -> None:
         """Add objects whose classes and attributes are to be as they are now."""
         for target in objects:
-            self.add(partial(restore_object, target, type(target), our_attributes(target)))
+            self.add(partial(restore_object, target, type(target), guidance_attributes(target)))
 
     def add_model(self, model: nn.Module) -> None:
         """Add all modules of a model, and its lists of blocks."""

@@ -8,7 +8,7 @@ from typing import Any
 from vidguide.transformer.restoration import restoring
 
 PREFIX = "_vidguide_"  # of all attributes that we set on objects of other libraries
-OURS = "_vidguide_class"  # attribute of the classes that :func:`subclass_of` makes
+SUBCLASS = "_vidguide_subclass"  # attribute of the classes that :func:`subclass_of` makes
 
 
 def subclass_of(base: Any, **members: Any) -> Any:
@@ -16,7 +16,12 @@ def subclass_of(base: Any, **members: Any) -> Any:
 
     Copies and pickles of its instances are of the base, without our attributes.
     """
-    names = {"__module__": base.__module__, "__doc__": base.__doc__, "__reduce_ex__": reduction_to(base), OURS: True}
+    names = {
+        "__module__": base.__module__,
+        "__doc__": base.__doc__,
+        "__reduce_ex__": reduction_to(base),
+        SUBCLASS: True,
+    }
     return type(base.__name__, (base,), {**names, **members})
 
 
@@ -67,14 +72,14 @@ def swapped_classes(targets: Sequence[tuple[Any, Any]], make: Any, attribute: st
         yield
 
 
-def our_attributes(target: Any) -> set[str]:
+def guidance_attributes(target: Any) -> set[str]:
     """Return the names of the attributes that we set on an object."""
     return {name for name in getattr(target, "__dict__", {}) if name.startswith(PREFIX)}
 
 
 def restore_object(target: Any, original: Any, attributes: set[str]) -> None:
     """Restore an object's class, unless it is none of ours, and delete our attributes but the given ones."""
-    if OURS in vars(type(target)):
+    if SUBCLASS in vars(type(target)):
         target.__class__ = original
-    for name in our_attributes(target) - attributes:
+    for name in guidance_attributes(target) - attributes:
         vars(target).pop(name, None)

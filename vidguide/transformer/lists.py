@@ -1,6 +1,6 @@
 """Arguments that are lists of one tensor per sample, as batches; and all tensors in nested values."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -27,10 +27,14 @@ def _batch(name: str, samples: list[Tensor], text: bool) -> Tensor:
     return pad_sequence(samples, batch_first=True)
 
 
-def tensors_in(value: Any) -> Iterator[Tensor]:
+def has_graph(value: Any) -> bool:
+    """Return whether a tensor in a value requires gradients, also in nested lists, tuples and mappings."""
+    return any(tensor.requires_grad for tensor in tensors_in(value))
+
+
+def tensors_in(value: Any) -> list[Tensor]:
     """Return the tensors in a value, also in nested lists, tuples and mappings."""
     if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple | Mapping):
-        for item in value.values() if isinstance(value, Mapping) else value:
-            yield from tensors_in(item)
+        return [value]
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [tensor for item in items for tensor in tensors_in(item)]
