@@ -6,6 +6,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+import torch
 
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import NAG, guide
@@ -34,7 +35,7 @@ class FileTracer:
 
 @pytest.fixture
 def visited(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the files in which the first plan of one NAG is made, in the order of calls."""
+    """Return the files in which the first plan of one NAG is made, in the order of calls, as pipelines sample."""
     tracer, plan = FileTracer(), GuidedForward._plan
 
     def traced(self: GuidedForward, *args: Any) -> Any:
@@ -46,7 +47,7 @@ def visited(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(GuidedForward, "_plan", traced)
     model = tiny_wan()
-    with guide(model, NAG(negative_prompt_embeds=negative_text())):
+    with torch.no_grad(), guide(model, NAG(negative_prompt_embeds=negative_text())):
         model(**wan_inputs())
     return tracer.visited
 

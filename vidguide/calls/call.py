@@ -150,8 +150,9 @@ class Call:
         A plan with a graph is made again for each call: backward frees the graph, and an optimizer changes the weights.
         """
         step = self.step if self.model.family.text_varies(self.model.original.config) else None
-        plan = self.cached(owner, factory, extra=(step, torch.is_grad_enabled()))
-        if plan.requires_grad:
+        with_gradients = torch.is_grad_enabled()
+        plan = self.cached(owner, factory, extra=(step, with_gradients))
+        if with_gradients and plan.requires_grad:
             self.cache.discard(owner)
         return plan
 
