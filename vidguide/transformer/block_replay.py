@@ -109,7 +109,8 @@ class BlockReplay:
     def __init__(self, blocks: list[Any], output: tuple[str, ...], counts: bool) -> None:
         self.blocks = blocks
         self.modes = [BlockMode(block, output, counts) for block in blocks]
-        self.classes: list[Any] = [block_class(type(block)) for block in blocks]
+        originals: list[Any] = [type(block) for block in blocks]
+        self.classes = [block_class(original) for original in originals]
 
     def set_tokens(self, tokens: int) -> None:
         """Set the number of the video's tokens, the last ones of a packed sequence."""

@@ -1,6 +1,5 @@
 """Class swap: temporarily replace `obj.__class__`, the only way in which objects of other libraries are changed."""
 
-import copyreg
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -30,7 +29,7 @@ def reduction_to(base: Any) -> Callable[[Any, Any], tuple[Any, ...]]:
 
     def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
         function, arguments, *rest = base.__reduce_ex__(self, protocol)
-        function = new_object if function is copyreg.__newobj__ else function
+        function = new_object if function.__name__ == "__newobj__" else function  # of copyreg
         function, *arguments = (base if part is type(self) else part for part in (function, *arguments))
         if rest and isinstance(rest[0], dict):
             rest[0] = {name: value for name, value in rest[0].items() if not name.startswith(PREFIX)}
