@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from vidguide.attention.site import AttentionSite, Edit, Observer, OutputChange, Perturbation
 from vidguide.transformer.block_replay import InputChange
+from vidguide.transformer.lists import has_graph
 from vidguide.transformer.text_stream import TextStream
 
 
@@ -59,6 +60,12 @@ class AttentionPlan:
             skipped_blocks=self.skipped_blocks | other.skipped_blocks,
             rerun_from=self.rerun_from | other.rerun_from,
         )
+
+    @property
+    def requires_grad(self) -> bool:
+        """Whether a tensor of the edits or of the second text has a graph."""
+        holders = [*self.edits.values(), self.second_text]
+        return has_graph([getattr(holder, "__dict__", {}) for holder in holders])
 
     @property
     def first_block(self) -> int:

@@ -159,6 +159,9 @@ class AttentionSite:
         self.measured: Tensor | None = None
         self.recorded: tuple[Tensor, Tensor, Tensor | None] | None = None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return no_site, ()  # in copies and pickles of the attention module
+
     @property
     def idle(self) -> bool:
         """Whether nothing is installed here."""
@@ -203,6 +206,10 @@ class AttentionSite:
         kernel.rotary = rotary.row(kernel.index) if self.per_sample else rotary
         if not self.per_sample or (kernel.index + 1) % rotary.query.shape[0] == 0:
             self.rotary = None
+
+
+def no_site() -> None:
+    """Return what copies of an attention module have for a site."""
 
 
 def route(

@@ -10,6 +10,7 @@ from vidguide.attention.video_tokens import VideoTokens
 from vidguide.transformer.block_replay import BlockReplay
 from vidguide.transformer.context_parallel import ContextParallel
 from vidguide.transformer.family import Family, blocks_of
+from vidguide.transformer.restoration import restoring
 
 
 def attention_site(layer: int, attention: Any, kernel: int, name: str, per_sample: bool = False) -> AttentionSite:
@@ -94,22 +95,43 @@ class InterceptedProcessors:
         for site in self.sites:
             processor = site.attention.processor
             if processor is not self._current.get(site):
-                routed = self._current[site] = site.attention.processor = intercepted(processor)
-                self._originals[id(routed)] = (routed, processor)
+                routed = intercepted(processor)
+                self._originals[id(routed)] = (routed, processor)  # before it is set: an interrupt may follow
+                self._current[site] = site.attention.processor = routed
 
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Route the kernel calls through the sites within the block; restore the processors afterwards."""
-        try:
+        with restoring(self.restore):
             for site in self.sites:
-                setattr(site.attention, SITE, site)
+                vars(site.attention)[SITE] = site
             self.refresh()
             yield
-        finally:
+
+    def restore(self) -> None:
+        """Restore the processors."""
+        for site in self.sites:
+            vars(site.attention).pop(SITE, None)
+            site.attention.processor = self._original(site.attention.processor)
+        self._restore_unfused()
+
+    @contextmanager
+    def reinstalled(self) -> Iterator[None]:
+        """Route the kernel calls through the sites, also after :meth:`installed` has ended or in another `guide`."""
+        before = [(vars(site.attention).get(SITE), site.attention.processor) for site in self.sites]
+
+        def restore() -> None:
+            for site, (former, processor) in zip(self.sites, before, strict=True):
+                vars(site.attention)[SITE] = former
+                if former is None:
+                    del vars(site.attention)[SITE]
+                site.attention.processor = processor
+
+        with restoring(restore):
             for site in self.sites:
-                vars(site.attention).pop(SITE, None)
-                site.attention.processor = self._original(site.attention.processor)
-            self._restore_unfused()
+                vars(site.attention)[SITE] = site
+                site.attention.processor = self._current[site]
+            yield
 
     def _original(self, processor: Any) -> Any:
         return self._originals.get(id(processor), (None, processor))[1]

@@ -132,21 +132,29 @@ class Call:
         """Repeat a text's inputs for every conditional row."""
         return {name: repeat_rows(value, self.conditional_rows) for name, value in text.items()}
 
-    def cached(
-        self, owner: object, factory: Callable[[], Cached], text_varies: bool = False, shared: bool = False
-    ) -> Cached:
+    def cached(self, owner: object, factory: Callable[[], Cached], shared: bool = False, extra: Any = None) -> Cached:
         """Cache the factory's result for the run; call it again when a shape, or the prompt's dtype or device, changes.
 
         Args:
-            text_varies: also call it again at each step, where the text's keys and values depend on the step.
             shared: whether transformers that take turns in a run have one value, rather than one each.
+            extra: what else the result is valid for.
         """
-        family = self.model.family
-        step = self.step if text_varies and family.text_varies(self.model.original.config) else None
         # Not every dtype: HunyuanVideo's pipeline passes its first timestep in another dtype than the others.
         shapes = [tuple(value.shape) for value in self.inputs.values() if isinstance(value, Tensor)]
         cache = self.shared_cache if shared else self.cache
-        return cache.get(owner, (self.run, step, shapes, text_shape(family, self.inputs)), factory)
+        return cache.get(owner, (self.run, shapes, text_shape(self.model.family, self.inputs), extra), factory)
+
+    def cached_plan(self, owner: object, factory: Callable[[], AttentionPlan]) -> AttentionPlan:
+        """Cache a plan with a text's keys and values for the run; where these depend on the step, for the step.
+
+        A plan with a graph is made again for each call: backward frees the graph, and an optimizer changes the weights.
+        """
+        step = self.step if self.model.family.text_varies(self.model.original.config) else None
+        with_gradients = torch.is_grad_enabled()
+        plan = self.cached(owner, factory, extra=(step, with_gradients))
+        if with_gradients and plan.requires_grad:
+            self.cache.discard(owner)
+        return plan
 
 
 @dataclass(frozen=True)

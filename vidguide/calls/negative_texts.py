@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from vidguide.transformer.family import Family, Inputs, Prompt
+from vidguide.transformer.lists import has_graph
 from vidguide.transformer.modular_blocks import encoded_text, is_modular, text_encoder_of
 from vidguide.transformer.negative_text import check_length, ready_text, text_shape, texts_of
 
@@ -17,7 +18,10 @@ ENCODERS = ("text_encoder", "text_encoder_2", "connectors")  # components of a p
 
 
 class NegativeTexts:
-    """Cache of the encoded negative prompts of one pipeline: the latest texts, and the latest embeddings."""
+    """Cache of the encoded negative prompts of one pipeline: the latest texts, and the latest embeddings.
+
+    Texts are encoded anew in each call where gradients are enabled and reach the text encoder's weights.
+    """
 
     def __init__(self) -> None:
         self._texts: OrderedDict[Any, Inputs] = OrderedDict()
@@ -34,20 +38,29 @@ class NegativeTexts:
             ValueError: embeddings of another width, or a number of negatives that does not divide the rows.
         """
         shape, dtype, device = text_shape(family, inputs)
-        key = (family.name, shape[1:], dtype, device, _encoders(pipe))
+        key = (family.name, shape[1:], dtype, device, _encoders(pipe), torch.is_grad_enabled())
         if all(_is_text(value) for value in prompt.values()):
             encoded = self._text(pipe, family, prompt, inputs, key)
         else:
-            if self._embeds is None or self._embeds[0] is not prompt or self._embeds[1] != key:
-                self._embeds = (prompt, key, _encode(pipe, family, prompt, inputs))
-            encoded = self._embeds[2]
+            encoded = self._given(pipe, family, prompt, inputs, key)
         return ready_text(family, encoded, inputs, rows)
+
+    def _given(self, pipe: Any, family: Family, prompt: Prompt, inputs: Inputs, key: Any) -> Inputs:
+        if self._embeds is not None and self._embeds[0] is prompt and self._embeds[1] == key:
+            return self._embeds[2]
+        encoded = _encode(pipe, family, prompt, inputs)
+        if not has_graph(encoded):
+            self._embeds = (prompt, key, encoded)
+        return encoded
 
     def _text(self, pipe: Any, family: Family, prompt: Prompt, inputs: Inputs, key: Any) -> Inputs:
         lists = {name: [text] if isinstance(text, str) else list(text) for name, text in prompt.items()}
         key = (key, tuple((name, *texts) for name, texts in lists.items()))
         if key not in self._texts:
-            self._texts[key] = _encode(pipe, family, lists, inputs)
+            encoded = _encode(pipe, family, lists, inputs)
+            if has_graph(encoded):
+                return encoded
+            self._texts[key] = encoded
         self._texts.move_to_end(key)
         while len(self._texts) > CAPACITY:
             self._texts.popitem(last=False)
@@ -59,10 +72,9 @@ def _is_text(value: Any) -> bool:
 
 
 def _encode(pipe: Any, family: Family, prompt: Prompt, inputs: Inputs) -> Inputs:
-    with torch.no_grad():
-        if is_modular(pipe) or family.encode is None:
-            return _encode_by_block(pipe, family, prompt, inputs)
-        return family.encode(pipe, prompt, inputs)
+    if is_modular(pipe) or family.encode is None:
+        return _encode_by_block(pipe, family, prompt, inputs)
+    return family.encode(pipe, prompt, inputs)
 
 
 def _encode_by_block(pipe: Any, family: Family, prompt: Prompt, inputs: Inputs) -> Inputs:

@@ -18,3 +18,7 @@ class RunCache:
             self._values[id(owner)] = (key, factory())
         value: Cached = self._values[id(owner)][1]
         return value
+
+    def discard(self, owner: object) -> None:
+        """Release the owner's value."""
+        self._values.pop(id(owner), None)

@@ -1,13 +1,18 @@
 """The average of one layer's attention over the steps, and the distance of the live attention from it."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from vidguide.attention.site import AttentionSite, EditedAttention, KernelCall
+from vidguide.attention.site import AttentionSite, EditedAttention, KernelCall, Perturbation
 from vidguide.attention.video_tokens import VideoTokens
 from vidguide.functional.emag import attention_gradient, blend, ema
 from vidguide.kernels import dispatch as kernels
 from vidguide.transformer.cfg_batch import ALL_CONDITIONAL
+
+Averages = dict[int, Tensor]  # by sample where the kernel is called once per sample; otherwise one
 
 
 class Average:
@@ -18,17 +23,18 @@ class Average:
     of one rounding step, and the average would stall. Subclasses define what is averaged and where it is used.
 
     Attributes:
-        averages: by sample where the kernel is called once per sample; otherwise one.
+        averages: by sample. With gradients enabled, those of earlier steps are constants of the step's gradient.
     """
 
     heads_dim = 2  # the heads' dimension of what is averaged
 
     def __init__(self, site: AttentionSite, decay: float, strength: float) -> None:
         self.site, self.decay, self.strength = site, decay, strength
-        self.averages: dict[int, Tensor] = {}
+        self.averages: Averages = {}
         self.latest: list[Tensor] = []  # D of each head in the latest observed step, of each kernel call
         self.previous: list[Tensor] = []  # and in the step before
         self.step_begun = False  # whether a step has begun and nothing was observed in it yet
+        self._graphs: dict[int, tuple[float, Callable[[], Tensor]]] = {}  # share and live value of this step, by sample
 
     @property
     def video(self) -> VideoTokens:
@@ -40,17 +46,40 @@ class Average:
     def begin_step(self) -> None:
         """Begin a step. Where a cache skips the block in it, the average stays as it is."""
         self.step_begun = True
+        self._graphs.clear()
 
     def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor) -> None:
-        live = self.live(kernel, query.detach(), key.detach())
+        live = self.live(kernel, query.detach(), key.detach()).detach()
         if len(live):
-            self.update(self.video.sample(kernel.batch, kernel.index), live)
+            sample = self.video.sample(kernel.batch, kernel.index)
+            share = 1 - self.decay if sample in self.averages else 1.0
+            self.update(sample, live)
+            if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad):
+                self._graphs[sample] = share, partial(self.live, kernel, query, key)
 
     def live(self, kernel: KernelCall, query: Tensor, key: Tensor) -> Tensor:
         """Return what is averaged, of a kernel call."""
         raise NotImplementedError
 
-    def perturb(self, attention: EditedAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def perturbation(self) -> Perturbation:
+        """Return the perturbation by the averages of this step, which later steps do not change where gradients are
+        enabled."""
+        if not torch.is_grad_enabled():
+            return partial(self.perturb, self.averages)
+        averages = {sample: self.differentiable(sample, average) for sample, average in self.averages.items()}
+        return partial(self.perturb, averages)
+
+    def differentiable(self, sample: int, average: Tensor) -> Tensor:
+        """Return a copy of an average with the graph of this step's share in it; earlier steps are constants."""
+        if sample not in self._graphs:
+            return average.clone()
+        share, live = self._graphs.pop(sample)
+        value = live().to(average.dtype)
+        return average + share * (value - value.detach())
+
+    def perturb(
+        self, averages: Averages, attention: EditedAttention, query: Tensor, key: Tensor, value: Tensor
+    ) -> Tensor:
         """Run the attention with the live value mixed with its average."""
         raise NotImplementedError
 
@@ -82,11 +111,11 @@ class Average:
         latest = torch.stack(self.latest).mean(0) if self.latest else None
         return latest, torch.stack(self.previous).mean(0) if self.previous else latest
 
-    def mixed(self, kernel: KernelCall, live: Tensor) -> Tensor:
+    def mixed(self, averages: Averages, kernel: KernelCall, live: Tensor) -> Tensor:
         """Return `(1 - strength) A + strength E`, in the average's dtype."""
-        if not self.averages:
+        if not averages:
             raise RuntimeError("EMAG has no average yet")
-        return blend(live, self.averages[self.video.sample(kernel.batch, kernel.index)], self.strength)
+        return blend(live, averages[self.video.sample(kernel.batch, kernel.index)], self.strength)
 
 
 class AverageQuery(Average):
@@ -97,11 +126,13 @@ class AverageQuery(Average):
     """
 
     def live(self, kernel: KernelCall, query: Tensor, key: Tensor) -> Tensor:
-        return self.video.take(_unrotated(kernel, query).detach(), kernel.batch, kernel.index)
+        return self.video.take(_unrotated(kernel, query), kernel.batch, kernel.index)
 
-    def perturb(self, attention: EditedAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def perturb(
+        self, averages: Averages, attention: EditedAttention, query: Tensor, key: Tensor, value: Tensor
+    ) -> Tensor:
         kernel, unrotated = attention.kernel, _unrotated(attention.kernel, query)
-        mixed = self.mixed(kernel, self.video.take(unrotated, ALL_CONDITIONAL, kernel.index))
+        mixed = self.mixed(averages, kernel, self.video.take(unrotated, ALL_CONDITIONAL, kernel.index))
         if kernel.rotary is not None:
             rotated = kernel.rotary(self.video.put(unrotated, mixed))
             mixed = self.video.take(rotated, ALL_CONDITIONAL, kernel.index)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vidguide.attention.site import EditedAttention, KernelCall
 from vidguide.calls.call import Call
-from vidguide.edits.emag_average import Average
+from vidguide.edits.emag_average import Average, Averages
 from vidguide.functional.attention_map import apply_map, attention_map
 from vidguide.functional.emag import replace_columns
 from vidguide.functional.masks import masked, rows_of
@@ -31,12 +31,14 @@ class AverageMap(Average):
     def live(self, kernel: KernelCall, query: Tensor, key: Tensor) -> Tensor:
         return self.rows(kernel, query, key)
 
-    def perturbed(self, kernel: KernelCall, weights: Tensor) -> Tensor:
+    def perturbed(self, averages: Averages, kernel: KernelCall, weights: Tensor) -> Tensor:
         """Return the perturbed rows of the map, from the live ones."""
-        return self.mixed(kernel, weights)
+        return self.mixed(averages, kernel, weights)
 
-    def perturb(self, attention: EditedAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        weights = self.perturbed(attention.kernel, self.rows(attention.kernel, query, key))
+    def perturb(
+        self, averages: Averages, attention: EditedAttention, query: Tensor, key: Tensor, value: Tensor
+    ) -> Tensor:
+        weights = self.perturbed(averages, attention.kernel, self.rows(attention.kernel, query, key))
         output = apply_map(weights, value)
         return output if self.video.joint is None else self.video.put(attention(query, key, value), output)
 
@@ -47,9 +49,9 @@ class AverageVideoMap(AverageMap):
     def live(self, kernel: KernelCall, query: Tensor, key: Tensor) -> Tensor:
         return self.rows(kernel, query, key)[..., self.video.tokens(query.shape[1])]
 
-    def perturbed(self, kernel: KernelCall, weights: Tensor) -> Tensor:
+    def perturbed(self, averages: Averages, kernel: KernelCall, weights: Tensor) -> Tensor:
         keys = self.video.tokens(weights.shape[-1])
-        return replace_columns(weights, self.mixed(kernel, weights[..., keys]), keys)
+        return replace_columns(weights, self.mixed(averages, kernel, weights[..., keys]), keys)
 
 
 def check_maps_fit(call: Call, layers: int) -> None:

@@ -35,7 +35,7 @@ class HeadObserver:
         video = self.site.video
         if video is None:
             raise RuntimeError("heads are measured where a perturbed pass may run")
-        query, key = video.parallel.gather(query), video.parallel.gather(key)
+        query, key = video.parallel.gather(query.detach()), video.parallel.gather(key.detach())
         rows, tokens = video.rows(kernel.batch, kernel.index, query.shape[0]), video.tokens(query.shape[1])
         first = tokens.stop - self.tokens  # history, if any, precedes the generated frames
         chosen = first + self.positions

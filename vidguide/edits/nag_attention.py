@@ -74,16 +74,16 @@ class JointAttentionNAG(JointEdit):
     def outputs(
         self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor, parts: Parts, start: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if self.backends is not None and self.may_merge(kernel, query):
+        if self.backends is not None and self.may_merge(kernel, query, key, value):
             return self.merged(self.backends, kernel, query, key, value, parts, start)
         video, negative_video, prompt, negative = two_passes(kernel, query, key, value, parts, start)
         if self.guides and start < query.shape[0]:
             video = torch.cat([video[:start], self.combine(kernel, video[start:], negative_video)])
         return video, prompt, negative
 
-    def may_merge(self, kernel: KernelCall, query: Tensor) -> bool:
+    def may_merge(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> bool:
         """Return whether the backends are verified for such a call; they propagate no gradient of a log-sum-exp."""
-        needs_gradient = query.requires_grad and torch.is_grad_enabled()
+        needs_gradient = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
         verified = query.dtype == self.dtype and (kernel.mask is None or self.masked)
         return verified and plain(kernel) and not needs_gradient
 

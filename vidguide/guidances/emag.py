@@ -190,7 +190,7 @@ class EMAG(SelfGuidance):
         averages, heads = self.state(call)
         layers, gradients = self.choose(averages, heads, call.model.parallel)
         perturbed = self.perturbed_prediction(
-            call, rerun, layers, lambda layer: averages[layer].perturb, heads, gradients
+            call, rerun, layers, lambda layer: averages[layer].perturbation(), heads, gradients
         )
         return Correction(
             emag_correction(prediction, perturbed, scale), before_cfg=self.before_cfg, rescale=self.rescale

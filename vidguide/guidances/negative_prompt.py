@@ -109,7 +109,7 @@ class NegativePromptGuidance(Guidance):
         return call.encode_negative(self.negative_prompt, self.negative_prompt_embeds)
 
     def plan(self, call: Call) -> AttentionPlan:
-        return call.cached(self, lambda: self.attention_plan(call), text_varies=True)
+        return call.cached_plan(self, lambda: self.attention_plan(call))
 
     def attention_plan(self, call: Call) -> AttentionPlan:
         """Return an edit for each text attention: with the negative's keys and values as the model's processors compute

@@ -16,7 +16,7 @@ def text_keys_values(call: Call, text: Inputs) -> Recorded:
         RuntimeError: no block attended to the text.
     """
     model = call.model
-    inputs = one_token(model.family, model.original, call.inputs, text)
+    inputs = without_graph(one_token(model.family, model.original, call.inputs, text))
     recorded = call.auxiliary_forward(AttentionPlan(recorded=frozenset(model.text_sites.values())), inputs)
     # An attention that does not run here (audio's, when there is no audio) does not run in the guided call either.
     if not recorded:
@@ -31,9 +31,14 @@ def text_stream(call: Call, text: Inputs, negative_modulation: bool) -> TextStre
         negative_modulation: whether the text's pooled embedding modulates it; otherwise the prompt's does.
     """
     family, transformer, text = call.model.family, call.model.original, call.repeat(text)
-    inputs = call.batch.conditional_inputs(call.inputs)
+    inputs = without_graph(call.batch.conditional_inputs(call.inputs))
     packed = family.joint.packed if family.joint else None
     inputs = {**inputs, **text} if packed is None else packed.with_text(inputs, text)
     forward = partial(call.auxiliary_forward, EMPTY, inputs)
     lengths = call.inputs[TEXT].shape[1], inputs[TEXT].shape[1]
     return capture_stream(family, transformer, call.batch, forward, negative_modulation, lengths)
+
+
+def without_graph(inputs: Inputs) -> Inputs:
+    """Return a call's arguments with the video detached: a text does not depend on it, but models concatenate both."""
+    return {**inputs, "hidden_states": inputs["hidden_states"].detach()}

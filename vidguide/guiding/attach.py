@@ -1,7 +1,6 @@
 """attach(), detach() and attached(): guidances that stay on a pipeline, for servers, notebooks and web interfaces."""
 
 import functools
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from vidguide.guiding.guide import ATTACHED, guided
 from vidguide.guiding.guided_pipeline import PipelineCalls
 from vidguide.tracing.run import Run
 from vidguide.transformer.class_swap import subclass_of
+from vidguide.transformer.restoration import restoring
 
 
 def attach(pipe: Any, *guidances: Guidance) -> None:
@@ -69,7 +69,7 @@ class Attachment:
 
     def __init__(self, guidances: tuple[Guidance, ...]) -> None:
         self.guidances, self.run, self.texts = guidances, Run(), NegativeTexts()
-        self._call = threading.Lock()
+        self._running: dict[str, object] = {}  # "call", while one runs: `setdefault` is atomic and needs no release
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.guidances,)
@@ -81,14 +81,17 @@ class Attachment:
         Raises:
             RuntimeError: a call is running, in another thread or in this one.
         """
-        if not self._call.acquire(blocking=False):
-            raise _busy(pipe)
-        try:
+        call = object()
+        with restoring(functools.partial(self._end, call)):
+            if self._running.setdefault("call", call) is not call:
+                raise _busy(pipe)
             with guided(pipe, self.guidances, texts=self.texts) as (self.run, calls):
                 assert calls is not None
                 yield calls
-        finally:
-            self._call.release()
+
+    def _end(self, call: object) -> None:
+        if self._running.get("call") is call:
+            self._running.pop("call")
 
     def check_idle(self, pipe: Any) -> None:
         """Refuse while a call is running.
@@ -96,7 +99,7 @@ class Attachment:
         Raises:
             RuntimeError: with the cure.
         """
-        if self._call.locked():
+        if self._running:
             raise _busy(pipe)
 
 

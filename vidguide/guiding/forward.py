@@ -38,6 +38,7 @@ from vidguide.transformer.family import Inputs, Prompt
 from vidguide.transformer.lists import as_batches
 from vidguide.transformer.negative_text import ready_text
 from vidguide.transformer.prediction_space import begin_index
+from vidguide.transformer.restoration import restoring
 
 
 class GuidedForward:
@@ -87,20 +88,25 @@ class GuidedForward:
     def intercepted(self) -> Iterator[None]:
         """Intercept attention and blocks within the block; restore modules, blocks and caches afterwards."""
         try:
-            with self.installation.intercepted():
+            with restoring(self.restore), self.installation.intercepted():
                 yield
         except BaseException:
-            self.caches.refresh()
             self.caches.reset()
             raise
-        finally:
-            self.caches.refresh()
-            self.caches.release()
+
+    def restore(self) -> None:
+        """Uninstall everything, and release what the caches of diffusers store for our passes."""
+        self._end_call()
+        self.installation.processors.restore()
+        self.caches.refresh()
+        self.caches.release()
 
     def __call__(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run one call of the transformer; `forward` is its original call."""
         if self._within_call or self._writes_cache(args, kwargs):
             return forward(*args, **kwargs)  # an extra pass, or one that writes a key-value cache
+        if self.calls is not None:
+            self.steps.follow(self.calls.current_scheduler, self.pipe)
         branch, _ = self.branches.next_branch(), self.branches.pipeline_guides()
         if self.run.steps is None and (self.pipe is None or self.steps.scheduler is None):
             self.run.begin(None)  # nothing says which calls are of one run: cache nothing between them
@@ -127,12 +133,13 @@ class GuidedForward:
         """Run a conditional call under the guidances that act on it."""
         if not active:
             return forward(*args, **kwargs)
-        try:
+        with restoring(self._end_call):
             self._within_call = True
             return self._guide(active, branch, forward, self._bind(args, kwargs))
-        finally:
-            self._within_call = False
-            self.installation.blocks.clear()
+
+    def _end_call(self) -> None:
+        self._within_call = False
+        self.installation.clear()
 
     @property
     def negative(self) -> Prompt | None:
@@ -297,10 +304,15 @@ class GuidedForward:
     def _corrections(
         self, active: list[Guidance], passes: Passes, call: Call, plan: AttentionPlan, cond: Tensor
     ) -> list[Correction]:
-        """Return the corrections of all guidances, each computed from the unperturbed conditional prediction."""
-        reruns = (passes.rerun(call, plan, type(guidance).__name__) for guidance in active)
-        corrections = [guidance.correction(call, cond, rerun) for guidance, rerun in zip(active, reruns, strict=True)]
-        return [correction for correction in corrections if correction is not None]
+        """Return the corrections of all guidances, each computed from the unperturbed conditional prediction.
+
+        In the order of the guidances' names, so that their sum has the same bits whatever the order of the guidances.
+        """
+        corrections: dict[str, Correction | None] = {}
+        for guidance in active:
+            name = type(guidance).__name__
+            corrections[name] = guidance.correction(call, cond, passes.rerun(call, plan, name))
+        return [correction for _, correction in sorted(corrections.items()) if correction is not None]
 
 
 def _add(call: Call, prediction: Tensor, corrections: list[Correction]) -> Tensor:

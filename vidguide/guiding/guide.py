@@ -1,7 +1,7 @@
 """guide(): a context manager that applies guidances to a pipeline or a bare transformer, and restores it afterwards."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -14,12 +14,14 @@ from vidguide.guidances.negative_prompt import NegativePromptGuidance
 from vidguide.guiding.compatibility import check_steps_needed
 from vidguide.guiding.forward import GuidedForward
 from vidguide.guiding.guided_pipeline import PIPELINE, PipelineCalls, guided_pipeline_class
+from vidguide.guiding.ledger import Ledger
 from vidguide.guiding.step_counter import StepCounter, check_scheduler
 from vidguide.kernels import dispatch as kernels
 from vidguide.tracing.run import Run
 from vidguide.transformer.class_swap import subclass_of, swapped_class
 from vidguide.transformer.compile import check_not_compiled_around
 from vidguide.transformer.modular_blocks import has_loop
+from vidguide.transformer.restoration import restoring
 
 FORWARD, ATTACHED = "_vidguide_forward", "_vidguide_attached"
 
@@ -47,20 +49,23 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
     """
     if ATTACHED in getattr(model, "__dict__", {}):
         raise ValueError(f"{type(model).__name__} has guidances attached: detach(pipe) first, or attach all of them")
-    with guided(model, guidances, scheduler) as (run, calls), ExitStack() as stack:
-        if calls is not None and callable(model):
-            stack.enter_context(swapped_class(model, guided_pipeline_class, PIPELINE, calls))
+    with guided(model, guidances, scheduler, whole=True) as (run, _):
         yield run
 
 
 @contextmanager
 def guided(
-    model: Any, guidances: tuple[Guidance, ...], scheduler: Any = None, texts: NegativeTexts | None = None
+    model: Any,
+    guidances: tuple[Guidance, ...],
+    scheduler: Any = None,
+    texts: NegativeTexts | None = None,
+    whole: bool = False,
 ) -> Iterator[tuple[Run, PipelineCalls | None]]:
-    """Guide the transformers of a model within the block, but leave the pipeline's class unchanged.
+    """Guide the transformers of a model within the block.
 
     Args:
         texts: cache of encoded negative prompts, a new one by default.
+        whole: whether to guide the pipeline's calls too; otherwise its class is left unchanged.
 
     Yields:
         The run, and the wrapper for the pipeline's calls; None for a bare transformer.
@@ -81,13 +86,27 @@ def guided(
     for forward in forwards:
         forward.peers = forwards
         forward.check()
-    with ExitStack() as stack:
+    ledger = ledger_of(model, forwards, steps)
+    with restoring(ledger.restore), ExitStack() as stack:
         for forward in forwards:
             stack.enter_context(forward.intercepted())
             stack.enter_context(swapped_class(forward.model.transformer, guided_class, FORWARD, forward))
         stack.callback(steps.close)
         steps.observe(scheduler, model)
+        if whole and calls is not None and callable(model):
+            stack.enter_context(swapped_class(model, guided_pipeline_class, PIPELINE, calls))
         yield steps.run, calls
+
+
+def ledger_of(model: Any, forwards: Sequence[GuidedForward], steps: StepCounter) -> Ledger:
+    """Return the ledger of a pipeline or transformer that is to be guided."""
+    ledger = Ledger()
+    ledger.add(steps.close)
+    ledger.add_objects([model, *(forward.model.transformer for forward in forwards)])
+    for forward in forwards:
+        ledger.add(forward.restore)
+        ledger.add_model(forward.model.original)
+    return ledger
 
 
 def check_transformer(transformer: nn.Module) -> None:

@@ -15,6 +15,7 @@ from vidguide.transformer.class_swap import subclass_of
 from vidguide.transformer.family import Family, Prompt, family_of
 from vidguide.transformer.modular_blocks import input_names, is_modular, picture_inputs, text_encoder_of
 from vidguide.transformer.negative_text import check_text_encoder
+from vidguide.transformer.restoration import restoring
 
 PIPELINE = "_vidguide_pipeline"
 NEGATIVE = re.compile(r"negative_(?=(pooled_|connector_(audio_)?)?prompt|connector_)")  # not negative_index_latents
@@ -38,6 +39,7 @@ class PipelineCalls:
         self.negative: Prompt | None = None
         self._pictures: dict[str, Any] = {}  # of the running call, which its text encoder reads
         self._prompts: dict[Any, Prompt] = {}
+        steps.check = self._check_transformers  # also between two calls, as another transformer's are not guided
 
     def prompt_of(self, text: str | list[str]) -> Prompt:
         """Return a text as a negative prompt of the running call: with the pictures that go with its prompt."""
@@ -49,10 +51,10 @@ class PipelineCalls:
         if self.negative is not None:
             return call(*args, **kwargs)  # a pipeline that calls itself
         self._check_transformers()
-        self.steps.observe(self.scheduler or getattr(self.pipe, "scheduler", None), self.pipe)
+        self.steps.observe(self.current_scheduler, self.pipe)
         readers = [guidance for guidance in self.guidances if guidance.reads_negative and not guidance.neutral]
-        self.negative = {}
-        try:
+        with restoring(self._end_call):
+            self.negative = {}
             arguments = CallArguments.of(call, args, kwargs, input_names(self.pipe))
             self._pictures, self._prompts = arguments.values_of(picture_inputs(self.pipe, self.family.text_blocks)), {}
             if readers:
@@ -62,8 +64,14 @@ class PipelineCalls:
                 self._check_negative(readers, self.negative)
                 args, kwargs = (), self._passed(arguments)
             return call(*args, **kwargs)
-        finally:
-            self.negative, self._pictures, self._prompts = None, {}, {}
+
+    def _end_call(self) -> None:
+        self.negative, self._pictures, self._prompts = None, {}, {}
+
+    @property
+    def current_scheduler(self) -> Any:
+        """The scheduler that counts the steps now, which may have been replaced within the block; None without one."""
+        return self.scheduler or getattr(self.pipe, "scheduler", None)
 
     @property
     def family(self) -> Family:

@@ -1,11 +1,9 @@
 """The forward passes of one guided call: auxiliary, perturbed and unconditional ones."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from vidguide.attention.plan import AttentionPlan
@@ -40,15 +38,16 @@ class Passes:
     def auxiliary(self, plan: AttentionPlan, inputs: Inputs) -> Recorded:
         """Run an eager pass that records activations; return the keys, values and masks of the plan's recorded sites.
 
-        Eager, because a call with new shapes would recompile a compiled model, or make it dynamic.
+        Eager, because a call with new shapes would recompile a compiled model, or make it dynamic. Where gradients are
+        enabled, they pass through what was recorded.
         """
-        with ExitStack() as stack:
-            stack.enter_context(torch.no_grad())
-            stack.enter_context(force_eager())
-            stack.enter_context(self.caches.disabled())
-            stack.enter_context(self.model.parallel.disabled())
-            recorded = stack.enter_context(self.installation.recorded(plan))
-            stack.enter_context(self.installation.installed(plan, ALL_CONDITIONAL))
+        with (
+            force_eager(),
+            self.caches.disabled(),
+            self.model.parallel.disabled(),
+            self.installation.recorded(plan) as recorded,
+            self.installation.installed(plan, ALL_CONDITIONAL),
+        ):
             self.forward(**inputs)
         return recorded
 
@@ -81,12 +80,13 @@ class Rerunner:
         self, plan: AttentionPlan, layers: Sequence[int] = (), gradients: Mapping[int, float] | None = None
     ) -> Tensor:
         passes, stopwatch = self.passes, Stopwatch(self.call.device)
-        with stopwatch, ExitStack() as stack:
-            if not passes.caches.hooks:
-                blocks = passes.installation.blocks
-                stack.enter_context(blocks.starting_at(plan.first_block, self.call.batch))
-            stack.enter_context(passes.installation.installed(self.edits | plan, ALL_CONDITIONAL))
-            stack.enter_context(passes.contexts.extra(f"{PREFIX}{self.name}"))
+        first = 0 if passes.caches.hooks else plan.first_block
+        with (
+            stopwatch,
+            passes.installation.blocks.starting_at(first, self.call.batch),
+            passes.installation.installed(self.edits | plan, ALL_CONDITIONAL),
+            passes.contexts.extra(f"{PREFIX}{self.name}"),
+        ):
             output = passes.forward(**self.call.batch.conditional_inputs(self.call.inputs))
         record = PerturbedPass(self.call.step, self.name, tuple(layers), dict(gradients or {}), stopwatch)
         passes.run.current.choices.append(record)

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -9,7 +10,11 @@ from vidguide.tracing.run import Run
 from vidguide.transformer.class_swap import subclass_of, swapped_class
 from vidguide.transformer.modular_blocks import has_loop, is_loop
 
-RUN = "_vidguide_run"
+RUN, CHECK = "_vidguide_run", "_vidguide_check"
+
+
+def nothing() -> None:
+    """Check nothing."""
 
 
 class StepCounter:
@@ -17,11 +22,13 @@ class StepCounter:
 
     Attributes:
         scheduler: the one that is observed. loops: whether loops are.
+        check: called after each step of a scheduler.
     """
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.scheduler: Any = None
+        self.check: Callable[[], None] = nothing
         self.loops = False
         self._blocks: Any = None  # of the pipeline, with counting loops
         self._observed = ExitStack()
@@ -38,6 +45,8 @@ class StepCounter:
         self.close()
         if scheduler is not None:
             self._observed.enter_context(swapped_class(scheduler, counting_class, RUN, (self.run, id(scheduler))))
+            vars(scheduler)[CHECK] = self.check
+            self._observed.callback(vars(scheduler).pop, CHECK, None)
             self.scheduler = scheduler
         elif has_loop(pipe):
             self._observe_loops(pipe)
@@ -48,6 +57,16 @@ class StepCounter:
         pipe._blocks = self._blocks = counting_blocks(original, self.run)
         self._observed.callback(_restore_blocks, pipe, self._blocks, original)
         self.loops = True
+
+    def follow(self, scheduler: Any, pipe: Any) -> None:
+        """Observe the scheduler of a pipeline whose transformer is called, if another one was observed until now.
+
+        A loop outside of the pipeline may have set its timesteps already, which begins a run.
+        """
+        before = self.scheduler
+        self.observe(scheduler, pipe)
+        if scheduler is not before and getattr(scheduler, "num_inference_steps", None) is not None:
+            self.run.begin(step_count(scheduler))
 
     def close(self) -> None:
         """Restore the scheduler or the blocks."""
@@ -126,6 +145,7 @@ def counting_class(original: Any) -> Any:
             # Video-to-video starts at a later timestep; only the steps that are taken count.
             steps = step_count(self) - max(getattr(self, "begin_index", None) or 0, run.skipped)
             run.advance(steps, getattr(self, "step_index", None))
+            vars(self)[CHECK]()
         return result
 
     return subclass_of(original, set_timesteps=set_timesteps, step=step)

@@ -2,14 +2,15 @@
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from vidguide.transformer.block_arguments import Arguments
 from vidguide.transformer.cfg_batch import Batch
-from vidguide.transformer.class_swap import subclass_of, swapped_class
+from vidguide.transformer.class_swap import subclass_of, swapped_classes
+from vidguide.transformer.restoration import restoring
 
 MODE = "_vidguide_block_mode"
 
@@ -87,6 +88,14 @@ def added(output: Any, difference: Tensor) -> Any:
     return output + difference
 
 
+def set_mode(block: Any, kind: Any, mode: BlockMode | None) -> None:
+    """Set the class of a block, and the mode that it follows, if any."""
+    vars(block)[MODE] = mode
+    block.__class__ = kind
+    if mode is None:
+        del vars(block)[MODE]
+
+
 class BlockReplay:
     """The modes of all blocks of a transformer, in the order in which they run.
 
@@ -100,31 +109,46 @@ class BlockReplay:
     def __init__(self, blocks: list[Any], output: tuple[str, ...], counts: bool) -> None:
         self.blocks = blocks
         self.modes = [BlockMode(block, output, counts) for block in blocks]
+        originals: list[Any] = [type(block) for block in blocks]
+        self.classes = [block_class(original) for original in originals]
 
     def set_tokens(self, tokens: int) -> None:
         """Set the number of the video's tokens, the last ones of a packed sequence."""
         for mode in self.modes:
             mode.tokens = tokens
 
+    @property
+    def packed_tokens(self) -> int | None:
+        """The number that was set by :meth:`set_tokens`; None where the blocks count the video's tokens."""
+        return None if not self.modes or self.modes[0].counts else self.modes[0].tokens
+
     @contextmanager
     def installed(self) -> Iterator[None]:
         """Make the blocks follow their modes within the block; restore their classes afterwards."""
-        with ExitStack() as stack:
-            for block, mode in zip(self.blocks, self.modes, strict=True):
-                stack.enter_context(swapped_class(block, block_class, MODE, mode))
+        with swapped_classes(list(zip(self.blocks, self.modes, strict=True)), block_class, MODE):
+            yield
+
+    @contextmanager
+    def reinstalled(self, packed_tokens: int | None) -> Iterator[None]:
+        """Make the blocks follow their modes, also after :meth:`installed` has ended, or in another `guide`."""
+        before = [(type(block), vars(block).get(MODE)) for block in self.blocks]
+
+        def restore() -> None:
+            for block, (kind, mode) in zip(self.blocks, before, strict=True):
+                set_mode(block, kind, mode)
+
+        with restoring(restore):
+            for block, mode, kind in zip(self.blocks, self.modes, self.classes, strict=True):
+                set_mode(block, kind, mode)
+            if packed_tokens is not None:
+                self.set_tokens(packed_tokens)
             yield
 
     @contextmanager
     def recording(self, starts: Iterable[int]) -> Iterator[None]:
         """Record, in the passes within, the outputs that reruns beginning at any of `starts` need."""
-        modes = [self.modes[start - 1] for start in starts if start > 0]
-        try:
-            for mode in modes:
-                mode.record = True
+        with self._set("record", {start - 1: True for start in starts if start > 0}):
             yield
-        finally:
-            for mode in modes:
-                mode.record = False
 
     @contextmanager
     def starting_at(self, first: int, batch: Batch) -> Iterator[None]:
@@ -136,44 +160,40 @@ class BlockReplay:
         Raises:
             RuntimeError: that output was not recorded.
         """
-        skipped = self.modes[:first]
-        if skipped and skipped[-1].output is None:
+        output = self.modes[first - 1].output if first else None
+        if first and output is None:
             raise RuntimeError(f"block {first - 1} was not recorded, so a pass cannot begin at block {first}")
-        try:
-            if skipped:
-                skipped[-1].replay = batch.conditional(skipped[-1].output)
-            with self.skipping(range(len(skipped))):
-                yield
-        finally:
-            if skipped:
-                skipped[-1].replay = None
+        with self._set("replay", {first - 1: batch.conditional(output)} if first else {}), self.skipping(range(first)):
+            yield
 
     @contextmanager
     def skipping(self, indices: Iterable[int]) -> Iterator[None]:
         """Make some blocks return their input within the block."""
-        modes = [self.modes[index] for index in indices]
-        before = [mode.skip for mode in modes]
-        try:
-            for mode in modes:
-                mode.skip = True
+        with self._set("skip", dict.fromkeys(indices, True)):
             yield
-        finally:
-            for mode, skip in zip(modes, before, strict=True):
-                mode.skip = skip
 
     @contextmanager
     def changing(self, inputs: Mapping[int, InputChange]) -> Iterator[None]:
         """Change the video tokens from which some blocks compute their update, within the block."""
-        before = [(self.modes[index], self.modes[index].change) for index in inputs]
-        try:
-            for index, change in inputs.items():
-                self.modes[index].change = change
+        with self._set("change", inputs):
             yield
-        finally:
-            for mode, previous in before:
-                mode.change = previous
+
+    @contextmanager
+    def _set(self, attribute: str, values: Mapping[int, Any]) -> Iterator[None]:
+        """Set an attribute of some modes, by their index, within the block."""
+        before = {index: getattr(self.modes[index], attribute) for index in values}
+
+        def restore() -> None:
+            for index, value in before.items():
+                setattr(self.modes[index], attribute, value)
+
+        with restoring(restore):
+            for index, value in values.items():
+                setattr(self.modes[index], attribute, value)
+            yield
 
     def clear(self) -> None:
-        """Release all recorded outputs."""
+        """Let every block run as it is, and release all recorded outputs."""
         for mode in self.modes:
-            mode.output = None
+            mode.output = mode.replay = mode.change = None
+            mode.record = mode.skip = False

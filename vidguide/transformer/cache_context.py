@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+from vidguide.transformer.restoration import restoring
+
 WEAKER = {"stg", "modality"}  # in the names of LTX-2's contexts of weaker conditional calls
 
 
@@ -34,12 +36,13 @@ class CacheContexts:
     @contextmanager
     def pipeline(self, name: str, **kwargs: Any) -> Iterator[None]:
         """Enter the pipeline's context."""
-        self.active = (name, kwargs)
-        try:
+        with restoring(self._leave):
+            self.active = (name, kwargs)
             with nullcontext() if self.open is None else self.open(self.transformer, name, **kwargs):
                 yield
-        finally:
-            self.active = self.reopened = None
+
+    def _leave(self) -> None:
+        self.active = self.reopened = None
 
     def extra(self, name: str) -> AbstractContextManager[None]:
         """Return a context for an extra pass; the pipeline's context is entered again afterwards.

@@ -1,5 +1,6 @@
 """Calls of a model that torch.compile must not trace, and the limit on its graphs."""
 
+import functools
 import inspect
 import sys
 import threading
@@ -10,29 +11,32 @@ from typing import Any
 
 import torch
 
+from vidguide.transformer.restoration import restoring
+
 
 class _EagerStance:
-    """Reference-counted `force_eager` stance.
+    """The `force_eager` stance, and who holds it.
 
     PyTorch has one stance per process, and `set_stance` restores the previous one: of two overlapping threads, the
     second would restore `force_eager`. So the first thread sets the stance and the last one restores it.
     """
 
     def __init__(self) -> None:
-        self.lock, self.count = threading.Lock(), 0
+        self.lock, self.holders = threading.Lock(), set[object]()
         self.stance: Any = None
 
-    def enter(self) -> None:
+    def enter(self, holder: object) -> None:
         with self.lock:
-            if not self.count:
+            self.holders.add(holder)
+            if self.stance is None:
                 self.stance = torch.compiler.set_stance("force_eager")
-            self.count += 1
 
-    def leave(self) -> None:
+    def leave(self, holder: object) -> None:
         with self.lock:
-            self.count -= 1
-            if not self.count:
+            self.holders.discard(holder)
+            if not self.holders and self.stance is not None:
                 self.stance.__exit__(None, None, None)
+                self.stance = None
 
 
 def graph_limit(transformer: Any) -> int | None:
@@ -82,8 +86,7 @@ _stance = _EagerStance()
 def force_eager() -> Iterator[None]:
     """Compile nothing within the block, on any thread: a call with new shapes would recompile a compiled model, or make
     it dynamic."""
-    _stance.enter()
-    try:
+    holder = object()
+    with restoring(functools.partial(_stance.leave, holder)):
+        _stance.enter(holder)
         yield
-    finally:
-        _stance.leave()

@@ -6,13 +6,14 @@ no exchange; measurements over frames, clips or the whole sequence are gathered 
 """
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from vidguide.transformer.diffusers_hooks import disabled_hooks, hooks_of
+from vidguide.transformer.restoration import restoring
 
 HOOKS = ("context_parallel",)  # the module of diffusers whose hooks split and gather
 
@@ -69,15 +70,15 @@ class ContextParallel:
         parallel = [parallel_processor(module) for module in self.transformer.modules()]
         processors = {id(processor): processor for processor in parallel if processor is not None}
         configs = [(processor, processor._parallel_config) for processor in processors.values()]
-        with ExitStack() as stack:
-            stack.enter_context(disabled_hooks(hooks_of(self.transformer, HOOKS)))
-            try:
-                for processor, _ in configs:
-                    processor._parallel_config = None
-                yield
-            finally:
-                for processor, config in configs:
-                    processor._parallel_config = config
+
+        def restore() -> None:
+            for processor, config in configs:
+                processor._parallel_config = config
+
+        with disabled_hooks(hooks_of(self.transformer, HOOKS)), restoring(restore):
+            for processor, _ in configs:
+                processor._parallel_config = None
+            yield
 
 
 def parallel_processor(module: nn.Module) -> Any:

@@ -10,6 +10,8 @@ from typing import Any
 
 from torch import nn
 
+from vidguide.transformer.restoration import restoring
+
 
 def defining_module(hook: Any) -> str:
     """Return the name, without packages, of the diffusers module that defines a hook's class."""
@@ -27,14 +29,16 @@ def hooks_of(transformer: nn.Module, modules: Collection[str]) -> list[Any]:
 def disabled_hooks(hooks: list[Any]) -> Iterator[None]:
     """Call modules as if these hooks were not installed, within the block."""
     before = [(ref := hook.fn_ref, ref.pre_forward, ref.forward, ref.post_forward) for hook in hooks]
-    try:
+
+    def restore() -> None:
+        for ref, pre_forward, forward, post_forward in before:
+            ref.pre_forward, ref.forward, ref.post_forward = pre_forward, forward, post_forward
+
+    with restoring(restore):
         for ref, *_ in before:
             ref.pre_forward, ref.post_forward = _same_arguments, _same_output
             ref.forward = ref.original_forward or ref.forward
         yield
-    finally:
-        for ref, pre_forward, forward, post_forward in before:
-            ref.pre_forward, ref.forward, ref.post_forward = pre_forward, forward, post_forward
 
 
 def _same_arguments(module: Any, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -1,4 +1,7 @@
-"""Arguments that are lists of one tensor per sample, as batches."""
+"""Arguments that are lists of one tensor per sample, as batches; and all tensors in nested values."""
+
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -22,3 +25,16 @@ def _batch(name: str, samples: list[Tensor], text: bool) -> Tensor:
     if len(sizes) != 1:
         raise ValueError(f"{name}: samples of the sizes {sorted(sizes)}; must be of one size, to be guided together")
     return pad_sequence(samples, batch_first=True)
+
+
+def has_graph(value: Any) -> bool:
+    """Return whether a tensor in a value requires gradients, also in nested lists, tuples and mappings."""
+    return any(tensor.requires_grad for tensor in tensors_in(value))
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors in a value, also in nested lists, tuples and mappings."""
+    if isinstance(value, Tensor):
+        return [value]
+    items = value.values() if isinstance(value, Mapping) else value if isinstance(value, list | tuple) else ()
+    return [tensor for item in items for tensor in tensors_in(item)]

@@ -7,14 +7,14 @@ the negative's vector: each norm is called twice, once per vector, and its resul
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from vidguide.transformer.block_arguments import Arguments
-from vidguide.transformer.class_swap import subclass_of, swapped_class
+from vidguide.transformer.class_swap import subclass_of, swapped_classes
 from vidguide.transformer.family import Modulation
 
 NORM = "_vidguide_norm"  # attribute of a norm while a second text with another vector is installed
@@ -146,7 +146,5 @@ def norm_calls(blocks: list[Any], modulation: Modulation | None, text: Modulated
 @contextmanager
 def modulated_norms(norms: list[tuple[Any, NormCall]]) -> Iterator[None]:
     """Modulate the second text by its vector within the block; restore the norms' classes afterwards."""
-    with ExitStack() as stack:
-        for norm, call in norms:
-            stack.enter_context(swapped_class(norm, modulated_class, NORM, call))
+    with swapped_classes(norms, modulated_class, NORM):
         yield

@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from vidguide.transformer.block_arguments import Arguments
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.family import Family, Joint, blocks_of
+from vidguide.transformer.restoration import restoring
 from vidguide.transformer.text_modulation import modulated_norms, norm_calls
 
 TEXT = "encoder_hidden_states"  # the text among the arguments of a model, and of a block unless it is packed
 HIDDEN = "hidden_states"  # the video among a block's arguments, or its packed sequence
 
 BlockSlot = tuple[nn.ModuleList, int]  # a list of blocks, and an index in it
+Lengths = tuple[int, list[tuple[int, int]]]  # `prompt_length` and `valid_lengths` of a stream
 
 
 class TextStream:
@@ -57,6 +59,15 @@ class TextStream:
     def negative_length(self) -> int:
         """Length of the second text."""
         return self.text.shape[1]
+
+    @property
+    def lengths(self) -> Lengths:
+        """Lengths of the texts in the current call."""
+        return self.prompt_length, self.valid_lengths
+
+    @lengths.setter
+    def lengths(self, lengths: Lengths) -> None:
+        self.prompt_length, self.valid_lengths = lengths
 
     def begin_call(self, text: Tensor, masks: list[Tensor | None]) -> Tensor:
         """Return the first block's text, `[prompt | negative]`, and store the lengths of both."""
@@ -184,6 +195,13 @@ class PackedTextRecorder(nn.Module):
         return hidden
 
 
+def restore_blocks(stack: nn.ModuleList, originals: list[Any]) -> None:
+    """Restore the blocks of a list that are replaced by our modules."""
+    for index, block in enumerate(stack):
+        if isinstance(block, TwoTextBlock | PackedTextBlock | TextRecorder | PackedTextRecorder):
+            stack[index] = originals[index]
+
+
 def first_rows(value: Any, length: int) -> Any:
     """Return the first rows of a tensor, or of each tensor of a tuple."""
     return tuple(part[:length] for part in value) if isinstance(value, tuple) else value[:length]
@@ -193,13 +211,15 @@ def first_rows(value: Any, length: int) -> Any:
 def replaced_blocks(slots: list[BlockSlot], modules: list[Any]) -> Iterator[None]:
     """Replace blocks by other modules within the block; restore them afterwards."""
     originals = [(stack, i, stack[i]) for stack, i in slots]
-    try:
+
+    def restore() -> None:
+        for stack, i, block in originals:
+            stack[i] = block
+
+    with restoring(restore):
         for (stack, i), module in zip(slots, modules, strict=True):
             stack[i] = module
         yield
-    finally:
-        for stack, i, block in originals:
-            stack[i] = block
 
 
 def capture_stream(
@@ -248,9 +268,11 @@ def installed_stream(stream: TextStream | None, batch: Batch) -> Iterator[None]:
         yield
         return
     before, norms = stream.batch, stream.norms if stream.vector is not None else []
-    try:
+
+    def restore() -> None:
+        stream.batch = before
+
+    with restoring(restore):
         stream.batch = batch
         with replaced_blocks(stream.slots, stream.wrappers), modulated_norms(norms):
             yield
-    finally:
-        stream.batch = before

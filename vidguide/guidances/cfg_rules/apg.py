@@ -52,12 +52,14 @@ class APG(CFG):
         radius, scale = apg_radius(self.radius, cond[0].numel()), self.scale_of(call)
         previous = average.latest("prediction" if conversion is None else "x0")
         if conversion is None:
-            guided, average.value = apg(cond, uncond, scale, self.eta, radius, previous, self.momentum)
+            guided, value = apg(cond, uncond, scale, self.eta, radius, previous, self.momentum)
+            average.value = value.detach()
             return guided
         # Only differences are converted, by the factor alone: near sigma 0, x0 does not determine the prediction.
         prediction, x0 = upcast(cond), conversion.to_x0(cond)
         difference = conversion.factor * (prediction - upcast(uncond))
-        update, average.value = apg_update(difference, x0, self.eta, radius, previous, self.momentum)
+        update, value = apg_update(difference, x0, self.eta, radius, previous, self.momentum)
+        average.value = value.detach()
         return (prediction + (scale - 1) * update / conversion.factor).to(cond.dtype)
 
 
@@ -65,7 +67,7 @@ class RunningAverage:
     """APG's running average over the steps of a run, which begins anew where the space changes.
 
     Attributes:
-        value: `(B, ...)` of the latest step, None before the first.
+        value: `(B, ...)` of the latest step, None before the first; a constant of the next step's gradient.
     """
 
     def __init__(self) -> None:
