@@ -202,6 +202,13 @@ def patch_head_mass(monkeypatch: pytest.MonkeyPatch, within: float, along: float
     monkeypatch.setattr("vidguide.edits.head_selection.attention_mass", mass)
 
 
+def test_a_sample_without_heads_of_the_extent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    mass = torch.tensor([[0.9, 0.0], [0.1, 0.9]]).unsqueeze(1).expand(2, 2, 2)  # the second sample has no spatial head
+    monkeypatch.setattr("vidguide.edits.head_selection.attention_mass", lambda query, *args: mass)
+    with pytest.raises(ValueError, match=r"layers \(1,\) have no spatial head in this model for samples \[1\] of the"):
+        sample(tiny_wan(), videos(1), PAG(layers=(1,), extent="spatial"))
+
+
 @pytest.mark.parametrize("name", ["CogVideoXTransformer3DModel/rotary", "MochiTransformer3DModel"])
 def test_heads_are_selected_in_joint_attention(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = BY_NAME[name]

@@ -178,7 +178,7 @@ def drawn_pairs(count: int) -> list[tuple[str, str]]:
         for second in (*OTHERS, *RULES)
         if not (first.startswith("EMAG map") and second in texts)
     ]
-    return draw.sample(pairs, count) + [("NAG", "PAG"), ("CADS", "APG"), ("S2Guidance", "CFGZeroStar")]
+    return [*draw.sample(pairs, count), ("NAG", "PAG"), ("CADS", "APG"), ("S2Guidance", "CFGZeroStar")]
 
 
 @pytest.mark.parametrize("kinds", drawn_pairs(6), ids="+".join)
