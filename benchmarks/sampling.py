@@ -17,19 +17,29 @@ from vidguide.pipelines.generate import to_frames
 from vidguide.pipelines.models.spec import SHIPPED
 
 KINDS = ("colour", "shape", "motion", "background")
+PROMPT_SETS = ("one unsaid", "motion unsaid", "nothing said", "all said")
 BATCH = 16
 Arm = Callable[[list[str]], tuple[Guidance, ...]]  # negative prompts of a batch -> guidances
 
 
 class Case:
-    """Prompt that omits one attribute, and an unwanted value of this attribute."""
+    """Prompt, and an unwanted value of one attribute, which the prompt omits or to which it gives another value.
 
-    def __init__(self, index: int) -> None:
+    Args:
+        index: number of the case, also its seed.
+        prompts: which attributes prompts omit: "one unsaid" (each of `KINDS` in turn), "motion unsaid", "nothing said"
+            (the empty prompt) or "all said".
+    """
+
+    def __init__(self, index: int, prompts: str = "one unsaid") -> None:
         random = np.random.default_rng([7, index])
-        self.kind = KINDS[index % len(KINDS)]
+        self.kind = "motion" if prompts == "motion unsaid" else KINDS[index % len(KINDS)]
         values = {name: str(random.choice(ATTRIBUTES[name])) for name in ATTRIBUTES}
         self.unwanted = values.pop(self.kind)
-        self.scene = Scene(**values)
+        if prompts == "all said":
+            others = [value for value in ATTRIBUTES[self.kind] if value != self.unwanted]
+            values[self.kind] = str(random.choice(others))
+        self.scene = Scene() if prompts == "nothing said" else Scene(**values)
         self.prompt = caption(self.scene, int(random.integers(3)))
         self.negative = (
             caption(Scene(**{self.kind: self.unwanted})) if self.kind in ("motion", "background") else self.unwanted

@@ -23,6 +23,9 @@ PickScore = Annotated[str | None, typer.Option(help="PickScore model: folder or 
 Hps = Annotated[str | None, typer.Option(help="HPS v2: its .pt file, or a CLIPModel converted from it.")]
 Aesthetic = Annotated[str | None, typer.Option(help="LAION's linear head (.pth), with --clip of ViT-L/14.")]
 Raft = Annotated[str | None, typer.Option(help="torchvision's RAFT weights (.pth).")]
+Fvd = Annotated[str | None, typer.Option(help="For FVD: I3D in TorchScript (.pt), or a folder of VideoMAE.")]
+Jedi = Annotated[str | None, typer.Option(help="For JEDi: a folder of V-JEPA 2.")]
+Vqa = Annotated[str | None, typer.Option(help="For VQAScore: a folder of a vision-language model.")]
 Device = Annotated[str, typer.Option(help="Device of these models.")]
 Fps = Annotated[float | None, typer.Option(help="Frame rate of files that state none or a wrong one.")]
 Reader = Annotated[str, typer.Option(help="Decoder of video files: av or decord.")]
@@ -47,6 +50,9 @@ def run(
     hps: Hps = None,
     aesthetic: Aesthetic = None,
     raft: Raft = None,
+    fvd: Fvd = None,
+    jedi: Jedi = None,
+    vqa: Vqa = None,
     device: Device = "cpu",
     fps: Fps = None,
     reader: Reader = "av",
@@ -58,6 +64,7 @@ def run(
 ) -> None:
     """Measure clips. Exit codes: 0 all scored, 1 usage error, 2 some clips failed (listed), 3 nothing scored."""
     models = dict(clip=clip, xclip=xclip, dino=dino, pickscore=pickscore, hps=hps, aesthetic=aesthetic, raft=raft)
+    models |= dict(fvd=fvd, jedi=jedi, vqa=vqa)
     settings = dict(fps=fps, reader=reader, partial=partial, max_bytes=memory << 20)
     arguments = dict(manifest=prompts, metrics=split_names(metrics), output=output, resume=not fresh)
     score_and_report(clips or [], models, device, settings, arguments, quiet, as_json)
@@ -80,6 +87,9 @@ def compare(
     hps: Hps = None,
     aesthetic: Aesthetic = None,
     raft: Raft = None,
+    fvd: Fvd = None,
+    jedi: Jedi = None,
+    vqa: Vqa = None,
     device: Device = "cpu",
     fps: Fps = None,
     reader: Reader = "av",
@@ -91,6 +101,7 @@ def compare(
 ) -> None:
     """Measure two arms and compare them, paired by prompt and seed. Exit codes as for `run`."""
     models = dict(clip=clip, xclip=xclip, dino=dino, pickscore=pickscore, hps=hps, aesthetic=aesthetic, raft=raft)
+    models |= dict(fvd=fvd, jedi=jedi, vqa=vqa)
     settings = dict(fps=fps, reader=reader, partial=partial, max_bytes=memory << 20)
     arguments: dict[str, Any] = dict(manifest=prompts, metrics=split_names(metrics), output=output, resume=not fresh)
     arguments |= dict(arms=(reference, other), again=again) | ({"primary": split_names(primary)} if primary else {})
@@ -178,7 +189,7 @@ def export_vbench(
     prompts: Prompts = None,
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder.")] = Path("vbench"),
 ) -> None:
-    """Write clips and prompts for VBench's custom_input mode: one folder per arm."""
+    """Write clips and prompts for the custom_input mode of VBench and VBench-2.0: one folder per arm."""
     from vidguide.eval.vbench_exchange import export_clips
 
     with plain_errors():
@@ -188,11 +199,11 @@ def export_vbench(
 
 @app.command(cls=Command)
 def import_vbench(
-    results: Annotated[list[Path], typer.Argument(help="VBench's *_eval_results.json.")],
+    results: Annotated[list[Path], typer.Argument(help="*_eval_results.json of VBench or VBench-2.0.")],
     exported: Annotated[Path, typer.Option("--exported", help="The folder that export-vbench wrote.")] = Path("vbench"),
     output: Output = FOLDER,
 ) -> None:
-    """Import VBench's own scores of exported clips, as metrics named `external.`."""
+    """Import scores of exported clips by VBench or VBench-2.0, as metrics named `external.`."""
     from vidguide.eval.vbench_exchange import import_scores
 
     with plain_errors():

@@ -71,7 +71,7 @@ class ResultRow(BaseModel):
 
 
 class VBenchScore(BaseModel):
-    """Score of one clip in an `*_eval_results.json` of VBench. A yes-or-no dimension has a boolean."""
+    """Score of a clip in an `*_eval_results.json` of VBench or VBench-2.0. A yes-or-no dimension may have a boolean."""
 
     model_config = ConfigDict(strict=True)
 

@@ -1,10 +1,11 @@
-"""Export clips to VBench and import its scores, for the dimensions that only VBench itself computes.
+"""Export clips to VBench and VBench-2.0 and import their scores, for the dimensions that only they compute.
 
-VBench needs its own environment, as it pins old versions of its dependencies. It scores lossy .mp4 files named by
-prompt, in its `custom_input` mode. Each imported score is a row of a metric named `external.`, and names its file.
+Both need their own environments, as they pin old versions of their dependencies. They score lossy .mp4 files named by
+prompt, in their `custom_input` mode. Each imported score is a row of a metric named `external.`, and names its file.
 """
 
 import json
+import math
 import shutil
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,9 +14,11 @@ from typing import Any
 
 from vidguide.clip import Clip, replace_whole
 from vidguide.eval.clips.entries import Entry, entries, to_row
-from vidguide.eval.clips.errors import ResultsError
+from vidguide.eval.clips.errors import ManifestError, ResultsError
+from vidguide.eval.clips.manifest import parse_json
 from vidguide.eval.clips.read import file_hash, read
 from vidguide.eval.metrics.registry import METRICS
+from vidguide.eval.metrics.vbench_external import DIMENSIONS_2, OF_A_PROMPT
 from vidguide.eval.schemas import VBenchScore, validate
 from vidguide.eval.scoring import results
 from vidguide.eval.scoring.results import SCHEMA, Row, settings_hash
@@ -23,6 +26,7 @@ from vidguide.eval.scoring.results import SCHEMA, Row, settings_hash
 INDEX, PROMPTS = "exported.json", "prompts.json"
 MAX_PROMPT = 120  # characters of a prompt in a file name
 PERCENT = {"imaging_quality"}  # VBench writes 0..100 per clip, but 0..1 for the mean
+INVALID = -1  # of VBench-2.0: it could not judge the clip
 
 
 def export_clips(clips: Sequence[Path], manifest: Path | None, output: Path) -> dict[Path, int]:
@@ -95,12 +99,12 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def import_scores(files: Sequence[Path], exported: Path, output: Path) -> list[Row]:
-    """Import VBench's scores per clip, and append them to the results in a folder.
+    """Import scores of VBench or VBench-2.0 per clip, and append them to the results in a folder.
 
     Rows of the same clip and metric are replaced.
 
     Args:
-        files: `*_eval_results.json`, written by VBench.
+        files: `*_eval_results.json`, written by VBench or VBench-2.0.
         exported: the folder that :func:`export_clips` wrote.
         output: folder for results.jsonl and results.csv.
 
@@ -108,19 +112,35 @@ def import_scores(files: Sequence[Path], exported: Path, output: Path) -> list[R
         the imported rows.
 
     Raises:
-        ResultsError: VBench did not write a file, or it scores a clip that was not exported.
+        ResultsError: VBench did not write a file, or it scores a clip that was not exported, or one twice.
         FileNotFoundError: a file does not exist.
     """
     index = load_json(exported / INDEX)
     rows = [row for file in files for row in file_rows(file, index)]
     if not rows:
         raise ResultsError(f"results={', '.join(map(str, files))!r}: no score of any clip")
+    check_unique(rows)
     output.mkdir(parents=True, exist_ok=True)
     imported = {(row["clip"], row["metric"]) for row in rows}
     others = [row for row in results.load_existing(output) if (row["clip"], row["metric"]) not in imported]
     results.finish(output, [*others, *rows])
     results.write_csv(output / "results.csv", [*others, *rows])
     return rows
+
+
+def check_unique(rows: Sequence[Row]) -> None:
+    """Refuse a clip that is scored twice.
+
+    Raises:
+        ResultsError: naming the files.
+    """
+    files: dict[tuple[str, str], str] = {}
+    for row in rows:
+        key, file = (row["clip"], row["metric"]), row["details"]["file"]
+        if key in files:
+            where = " and ".join(dict.fromkeys((files[key], file)))
+            raise ResultsError(f"{where}: {row['metric']} of {row['clip']} twice; give each score once")
+        files[key] = file
 
 
 def file_rows(file: Path, index: dict[str, Any]) -> list[Row]:
@@ -131,6 +151,8 @@ def file_rows(file: Path, index: dict[str, Any]) -> list[Row]:
             raise ResultsError(
                 f"{file}: {dimension!r} must be a pair of a score and a list of clips, as VBench writes it"
             )
+        if isinstance(pair[0], bool) or not isinstance(pair[0], int | float) or not math.isfinite(pair[0]):
+            raise ResultsError(f"{file} {dimension!r}: mean={pair[0]!r}: must be a finite number")
         rows += [clip_row(file, dimension, score, index) for score in pair[1]]
     return rows
 
@@ -139,7 +161,7 @@ def clip_row(file: Path, dimension: str, score: Any, index: dict[str, Any]) -> R
     """Return the row of one clip and dimension."""
     where = f"{file} {dimension!r}"
     if f"external.{dimension}" not in METRICS:
-        raise ResultsError(f"{where}: not a dimension of VBench")
+        raise ResultsError(f"{where}: not a dimension of VBench or VBench-2.0")
     if not isinstance(score, dict):
         raise ResultsError(f"{where}: an entry is {type(score).__name__}; must be an object")
     checked = validate(VBenchScore, score, where, ResultsError)
@@ -149,18 +171,36 @@ def clip_row(file: Path, dimension: str, score: Any, index: dict[str, Any]) -> R
         raise ResultsError(
             f"{where}: video_path={checked.video_path!r} is not an exported clip; export the clips again"
         )
-    value = float(checked.video_results) / (100 if dimension in PERCENT else 1)
-    return external_row(entry, f"external.{dimension}", value, file)
+    row = external_row(entry, dimension, file)
+    return {**row, **outcome(dimension, float(checked.video_results), where)}
 
 
-def external_row(entry: Row, metric: str, value: float, file: Path) -> Row:
-    """Return a row of the results with an imported value."""
+def outcome(dimension: str, score: float, where: str) -> Row:
+    """Return value, status and reason of a score.
+
+    Raises:
+        ResultsError: the score is outside the range of the dimension.
+    """
+    if score == INVALID and dimension in DIMENSIONS_2:
+        return {"value": None, "status": "undefined", "reason": "VBench-2.0 could not judge the clip (-1)"}
+    scale, metric = 100 if dimension in PERCENT else 1, METRICS[f"external.{dimension}"]
+    if not metric.low <= score / scale <= metric.high:
+        exception = f", or {INVALID} for a clip without a score" if dimension in DIMENSIONS_2 else ""
+        limits = f"{scale * metric.low:g}..{scale * metric.high:g}"
+        raise ResultsError(f"{where}: video_results={score:g}: must be in {limits}{exception}")
+    return {"value": score / scale, "status": "ok", "reason": None}
+
+
+def external_row(entry: Row, dimension: str, file: Path) -> Row:
+    """Return a row of the results without its outcome; one number for all clips of a prompt has no seed."""
+    metric = METRICS[f"external.{dimension}"]
+    suite = metric.version.partition(",")[0]
     return {
-        **{"schema": SCHEMA, **entry, "metric": metric, "version": METRICS[metric].version},
-        **{"value": value, "status": "ok", "reason": None, "unit": METRICS[metric].unit},
-        **{"weights": "VBench's own", "computed_on": "unknown", "per_frame": [], "versions": {}},
-        **{"marks": ["scored by VBench from lossy .mp4"], "details": {"file": str(file)}},
-        "config_hash": settings_hash({"metric": metric, "source": "external"}),
+        **{"schema": SCHEMA, **entry, "metric": metric.id, "version": metric.version, "unit": metric.unit},
+        **{"weights": f"{suite}'s own", "computed_on": "unknown", "per_frame": [], "versions": {}},
+        **{"marks": [f"scored by {suite} from lossy .mp4"], "details": {"file": str(file)}},
+        "config_hash": settings_hash({"metric": metric.id, "source": "external"}),
+        **({"seed": None} if dimension == OF_A_PROMPT else {}),
     }
 
 
@@ -168,14 +208,15 @@ def load_json(path: Path) -> dict[str, Any]:
     """Load a JSON object from a file.
 
     Raises:
-        FileNotFoundError: there is no such file. ResultsError: it does not contain a JSON object.
+        FileNotFoundError: there is no such file.
+        ResultsError: it does not contain a JSON object, or contains a key twice.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r}: no such file")
     try:
-        content = json.loads(path.read_text(encoding="utf-8", errors="replace"))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ResultsError(f"{path}: not JSON ({error})") from None
+        content = parse_json(path, path.read_text(encoding="utf-8", errors="replace"), str(path))
+    except ManifestError as error:
+        raise ResultsError(str(error)) from None
     if not isinstance(content, dict):
         raise ResultsError(f"{path}: must be a JSON object")
     return content

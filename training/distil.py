@@ -1,6 +1,6 @@
 """Distil the shipped model into a student with four sampling steps and built-in guidance.
 
-    python training/distil.py --minutes 45 --output pipelines/weights/tiny-4step     # resumable, CPU or GPU
+    python training/distil.py --steps 720 --output pipelines/weights/tiny-4step     # resumable, CPU or GPU
 
 Needs only the teacher's folder: no clips, only captions. The teacher samples under classifier-free guidance with
 `--substeps` steps per step of the student, and the student regresses the velocity that leads from one of its four
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanPipeline
 from export import set_tokenizer_class
-from optimiser import Optimiser, device_for_training, load_state, save_state
+from optimiser import SAVED_EVERY, Optimiser, device_for_training, load_state, save_state, seeded
 from text import random_caption
 from torch import Tensor, nn
 from transformer import SHIFT, TextToVelocity, average_into, lengths_for, text_batch
@@ -109,41 +109,39 @@ def load_teacher(folder: Path) -> tuple[WanPipeline, TextToVelocity]:
 
 
 def train(args: argparse.Namespace) -> tuple[WanPipeline, nn.Module]:
-    """Distil for `args.minutes`, and return the teacher's pipeline and the averaged student."""
-    torch.manual_seed(args.seed + int(time.time()) % 9973)
-    random = np.random.default_rng([args.seed, int(time.time())])
+    """Distil for `args.steps` updates, and return the teacher's pipeline and the averaged student."""
     device, dtype = device_for_training()
     pipe, teacher = load_teacher(args.teacher)
     student = copy.deepcopy(teacher).to(device)
     student.transformer.requires_grad_(True)
     average = copy.deepcopy(student.transformer).eval().requires_grad_(False)
-    optimiser = Optimiser(student, muon_lr=args.rate, adam_lr=args.rate / 2, seconds=60 * args.minutes)
-    path, spent, step, smooth = args.work / "student.pt", 0.0, 0, None
+    optimiser = Optimiser(student, muon_lr=args.rate, adam_lr=args.rate / 2, steps=args.steps)
+    path, finished, smooth = args.work / "student.pt", 0, None
     if path.exists():
-        spent, step = load_state(path, student, optimiser)
+        finished = load_state(path, student, optimiser)
         average.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["average"])
     teach, learn = torch.compile(teacher.to(device).written_out()), torch.compile(student.written_out())
     scenes, jumps = [scene for scene in all_scenes() if not held_out(scene)], JumpBuffer()
     started = time.time()
-    while (elapsed := spent + time.time() - started) < 60 * args.minutes:
+    for first in range(finished, args.steps, UPDATES):
+        random = seeded(args.seed, first)
         captions = [random_caption(scenes[index], random) for index in random.integers(0, len(scenes), TRAJECTORIES)]
         text = Text(pipe.tokenizer, captions, lengths_for(1.0, TRAJECTORIES, random), device)
         with torch.no_grad(), torch.autocast(device.type, dtype):
             jumps.add(trajectories(teach, text, args.guidance, args.substeps), text)
-        for _ in range(UPDATES):
+        for step in range(first, first + UPDATES):
             start, velocity, timestep, *words = jumps.draw(device, random)
             with torch.autocast(device.type, dtype):
                 predicted = learn(start, timestep, *words)
             loss = (predicted.float() - velocity).square().mean()
-            optimiser.step(loss, elapsed)
+            optimiser.step(loss, step)
             average_into(average, student.transformer, min(args.average, (1 + step) / (10 + step)))
-            step += 1
             smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
-        if step % (4 * UPDATES) == 0:
-            print(json.dumps(dict(step=step, seconds=round(elapsed), loss=round(smooth or 0, 5))), flush=True)
-        if step % (20 * UPDATES) == 0:
-            save_state(path, student, optimiser, elapsed, step, average=average.state_dict())
-    save_state(path, student, optimiser, spent + time.time() - started, step, average=average.state_dict())
+        done, elapsed = first + UPDATES, round(time.time() - started)
+        if done % (4 * UPDATES) == 0:
+            print(json.dumps(dict(step=done, seconds=elapsed, loss=round(smooth or 0, 5))), flush=True)
+        if done % SAVED_EVERY < UPDATES or done >= args.steps:
+            save_state(path, student, optimiser, done, average=average.state_dict())
     return pipe, average
 
 
@@ -152,7 +150,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, default=Path("pipelines/weights/tiny"))
     parser.add_argument("--work", type=Path, default=Path("work"))
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=45)
+    parser.add_argument("--steps", type=int, default=720)
     parser.add_argument("--guidance", type=float, default=2.0, help="scale of the teacher's classifier-free guidance")
     parser.add_argument("--substeps", type=int, default=5, help="teacher's steps per step of the student")
     parser.add_argument("--rate", type=float, default=1e-3)

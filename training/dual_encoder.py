@@ -1,6 +1,6 @@
 """Train the dual encoder of eval/world on renders of the synthetic world, without held-out scenes.
 
-    python training/dual_encoder.py --work work --output eval/weights/dual      # resumable, CPU or GPU, 12 minutes
+    python training/dual_encoder.py --work work --output eval/weights/dual      # resumable, CPU or GPU
 
 In this world it is known exactly which caption is true of which clip, so each pair of a batch has its correct label,
 even if a short caption matches several clips: a sigmoid loss (Zhai et al., SigLIP, ICCV 2023) over all pairs. For each
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from optimiser import Optimiser, device_for_training, load_state, save_state
+from optimiser import SAVED_EVERY, Optimiser, device_for_training, load_state, save_state, seeded
 from safetensors.torch import save_file
 from scipy.ndimage import gaussian_filter
 from text import random_caption
@@ -99,25 +99,22 @@ def train(args: argparse.Namespace) -> DualEncoder:
     torch.manual_seed(args.seed)
     device, dtype = device_for_training()
     model = DualEncoder(**CONFIG).to(device).train()
-    optimiser = Optimiser(model, muon_lr=2e-3, adam_lr=1e-3, seconds=60 * args.minutes)
-    spent, step = load_state(path, model, optimiser) if path.exists() else (0.0, 0)
-    random = np.random.default_rng([args.seed, step])
-    started = saved = time.time()
-    while spent + time.time() - started < 60 * args.minutes:
-        frames, words, labels = (tensor.to(device) for tensor in batch(random, args.batch))
+    optimiser = Optimiser(model, muon_lr=2e-3, adam_lr=1e-3, steps=args.steps)
+    finished = load_state(path, model, optimiser) if path.exists() else 0
+    started = time.time()
+    for step in range(finished, args.steps):
+        frames, words, labels = (tensor.to(device) for tensor in batch(seeded(args.seed, step), args.batch))
         with torch.autocast(device.type, dtype, enabled=device.type == "cuda"):
             logits = model.logits(model.clips(frames), model.captions(words)).float()
         loss = F.binary_cross_entropy_with_logits(logits, labels, reduction="sum") / len(labels)
-        optimiser.step(loss, spent + time.time() - started)
-        step += 1
-        if step % 50 == 0:
-            elapsed, right = spent + time.time() - started, ((logits > 0) == (labels > 0)).float()
-            metrics = dict(step=step, seconds=round(elapsed), loss=round(loss.item(), 3))
+        optimiser.step(loss, step)
+        done = step + 1
+        if done % 50 == 0:
+            elapsed, right = round(time.time() - started), ((logits > 0) == (labels > 0)).float()
+            metrics = dict(step=done, seconds=elapsed, loss=round(loss.item(), 3))
             print(json.dumps(metrics | dict(recall=round(right[labels > 0].mean().item(), 3))), flush=True)
-        if time.time() - saved > 60:
-            save_state(path, model, optimiser, spent + time.time() - started, step)
-            saved = time.time()
-    save_state(path, model, optimiser, spent + time.time() - started, step)
+        if done % SAVED_EVERY == 0 or done == args.steps:
+            save_state(path, model, optimiser, done)
     return model.cpu().eval()
 
 
@@ -125,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("work"))
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=12)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch", type=int, default=48)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -1,6 +1,6 @@
 """Write the trained parts as a WanPipeline folder of safetensors, the format of the shipped model.
 
-python training/export.py --work work --output pipelines/weights/tiny
+python training/export.py --work work --output pipelines/weights/tiny [--start pipelines/weights/tiny]
 """
 
 import argparse
@@ -14,6 +14,16 @@ from transformer import SHIFT, TextToVelocity
 from vae import CONFIG
 
 TOKENIZER_CLASS = "PreTrainedTokenizerFast"  # a class name that transformers 4 and 5 load
+
+
+def assemble_from(work: Path, start: Path) -> WanPipeline:
+    """Return the pipeline that training started from, with the averaged transformer and text encoder."""
+    pipe: WanPipeline = WanPipeline.from_pretrained(start)
+    model = TextToVelocity(len(pipe.tokenizer))
+    model.load_state_dict(torch.load(work / "transformer.pt", map_location="cpu", weights_only=True)["average"])
+    pipe.text_encoder.load_state_dict(model.text_encoder.state_dict())
+    pipe.transformer.load_state_dict(model.transformer.state_dict())
+    return pipe
 
 
 def assemble(work: Path) -> WanPipeline:
@@ -47,9 +57,10 @@ def set_tokenizer_class(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("work"))
+    parser.add_argument("--start", type=Path, help="folder of the pipeline that training continued from")
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
-    pipe = assemble(args.work)
+    pipe = assemble_from(args.work, args.start) if args.start else assemble(args.work)
     # Half precision on disk; loaders convert it to float32. The text encoder stays in float32, as transformers
     # loads the stored dtype.
     pipe.transformer.half()

@@ -1,8 +1,11 @@
 """Train the small WanTransformer3DModel and text encoder of the shipped model by rectified flow.
 
-    python training/transformer.py --work work --minutes 120     # resumable, CPU or GPU
+    python training/transformer.py --work work --steps 4000                                   # resumable, CPU or GPU
+    python training/transformer.py --work work --steps 2000 --start pipelines/weights/tiny    # continue from a pipeline
 
-Needs the encoder that training/vae.py writes. Clips of held-out scenes are not encoded. WanPipeline pads text with zero
+From scratch it needs the encoder that training/vae.py writes; `--start` begins with the weights of an exported pipeline
+and encodes with its autoencoder. Clips of held-out scenes are not encoded. A run of N steps is the same whether or not
+it was interrupted. WanPipeline pads text with zero
 embeddings and attends to them without a mask. Here all pads share one token with the logit bias log(number of pads),
 which is the same attention at a sixteenth of the cost; the text length is drawn per caption.
 """
@@ -18,8 +21,8 @@ from typing import Any
 import numpy as np
 import torch
 import vae as vae_script
-from diffusers import AutoencoderKLWan, WanTransformer3DModel
-from optimiser import Optimiser, device_for_training, load_state, save_state
+from diffusers import AutoencoderKLWan, WanPipeline, WanTransformer3DModel
+from optimiser import SAVED_EVERY, Optimiser, device_for_training, load_state, save_state, seeded
 from text import LENGTH, make_text_encoder, make_tokenizer, random_caption
 from torch import nn
 
@@ -38,6 +41,8 @@ CONFIG: dict[str, Any] = dict(
     rope_max_seq_len=32,
 )
 SHIFT = 3.0
+UNIFORM, HIGH = 0.25, 0.25  # shares of noise levels drawn uniformly, and from HIGHEST, where the content is decided
+HIGHEST = (0.85, 1.0)
 LENGTHS_SHORT = (LENGTH, LENGTH, 32)
 LENGTHS_LONG = (512, 512, 512, 226, 128, 64, 32, LENGTH)
 
@@ -103,14 +108,22 @@ def text_batch(tokenizer: Any, captions: list[str], lengths: np.ndarray) -> tupl
     return encoded.input_ids, mask, bias
 
 
+def load_vae(args: argparse.Namespace) -> AutoencoderKLWan:
+    """Return the autoencoder that encodes the clips: of the pipeline to start from, or of training/vae.py."""
+    if args.start:
+        return AutoencoderKLWan.from_pretrained(args.start, subfolder="vae")
+    vae = AutoencoderKLWan(**vae_script.CONFIG)
+    load_state(args.work / "vae_both.pt", vae)
+    return vae
+
+
 def encode_clips(args: argparse.Namespace) -> dict[str, torch.Tensor]:
     """Return normalised latents of `args.clips` clips of training scenes, cached in a file."""
     path = args.work / "latents.pt"
     if path.exists():
         return torch.load(path, weights_only=True)
     device, dtype = device_for_training()
-    vae = AutoencoderKLWan(**vae_script.CONFIG).to(device).eval()
-    load_state(args.work / "vae_both.pt", vae)
+    vae = load_vae(args).to(device).eval()
     random = np.random.default_rng(args.seed + 1)
     scenes = [index for index, scene in enumerate(all_scenes()) if not held_out(scene)]
     chosen = torch.from_numpy(random.permutation(np.resize(scenes, args.clips)))
@@ -123,7 +136,10 @@ def encode_clips(args: argparse.Namespace) -> dict[str, torch.Tensor]:
         if start % 3200 == 0:
             print(f"encoded {start} of {args.clips}", flush=True)
     latents = torch.cat(parts)
-    mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
+    if args.start:
+        mean, std = (torch.tensor(values) for values in (vae.config.latents_mean, vae.config.latents_std))
+    else:
+        mean, std = latents.mean((0, 2, 3, 4)), latents.std((0, 2, 3, 4))
     latents = ((latents - mean[:, None, None, None]) / std[:, None, None, None]).half()
     data = dict(latents=latents, scenes=chosen, mean=mean, std=std)
     torch.save(data, path)
@@ -131,10 +147,11 @@ def encode_clips(args: argparse.Namespace) -> dict[str, torch.Tensor]:
 
 
 def sigmas(count: int) -> torch.Tensor:
-    """Return noise levels: 30% uniform, 70% logit-normal, then shifted as by the sampler."""
-    uniform, normal = torch.rand(count), torch.randn(count).sigmoid()
-    sigma = torch.where(torch.rand(count) < 0.3, uniform, normal)
-    return SHIFT * sigma / (1 + (SHIFT - 1) * sigma)
+    """Return noise levels: a quarter uniform, half logit-normal, both shifted as by the sampler, a quarter high."""
+    uniform, normal, draw = torch.rand(count), torch.randn(count).sigmoid(), torch.rand(count)
+    sigma = torch.where(draw < UNIFORM, uniform, normal)
+    shifted = SHIFT * sigma / (1 + (SHIFT - 1) * sigma)
+    return torch.where(draw > 1 - HIGH, torch.empty(count).uniform_(*HIGHEST), shifted)
 
 
 def lengths_for(share: float, count: int, random: np.random.Generator) -> np.ndarray:
@@ -149,51 +166,59 @@ def average_into(average: nn.Module, model: nn.Module, decay: float) -> None:
         torch._foreach_lerp_(targets, sources, 1 - decay)
 
 
+def initial_model(args: argparse.Namespace, vocabulary: int) -> TextToVelocity:
+    """Return the model to train: of the pipeline to start from, or new."""
+    torch.manual_seed(args.seed)
+    model = TextToVelocity(vocabulary)
+    if args.start:
+        pipe = WanPipeline.from_pretrained(args.start)
+        model.text_encoder.load_state_dict(pipe.text_encoder.state_dict())
+        model.transformer.load_state_dict(pipe.transformer.state_dict())
+    return model
+
+
 def train(args: argparse.Namespace) -> None:
-    torch.manual_seed(args.seed + int(time.time()) % 9973)
-    random = np.random.default_rng([args.seed, int(time.time())])
     device, dtype = device_for_training()
     data = encode_clips(args)
     scenes, tokenizer = all_scenes(), make_tokenizer()
-    model = TextToVelocity(len(tokenizer)).to(device)
+    model = initial_model(args, len(tokenizer)).to(device)
     average = copy.deepcopy(model).eval().requires_grad_(False)
-    optimiser = Optimiser(model, muon_lr=2e-3, adam_lr=1e-3, seconds=60 * args.minutes)
-    path, spent, step = args.work / "transformer.pt", 0.0, 0
+    optimiser = Optimiser(model, muon_lr=args.rate, adam_lr=args.rate / 2, steps=args.steps)
+    path, finished = args.work / "transformer.pt", 0
     if path.exists():
-        spent, step = load_state(path, model, optimiser)
+        finished = load_state(path, model, optimiser)
         average.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["average"])
     velocity = torch.compile(model.written_out())
-    started = saved = time.time()
-    smooth = None
-    while spent + time.time() - started < 60 * args.minutes:
-        elapsed = spent + time.time() - started
+    started, smooth = time.time(), None
+    for step in range(finished, args.steps):
+        random = seeded(args.seed, step)
         picked = torch.from_numpy(random.integers(0, len(data["latents"]), args.batch))
         latents = data["latents"][picked].float().to(device)
         captions = [random_caption(scenes[index], random) for index in data["scenes"][picked]]
-        lengths = lengths_for(elapsed / (60 * args.minutes), args.batch, random)
+        lengths = lengths_for(1.0 if args.start else step / args.steps, args.batch, random)
         ids, mask, bias = (tensor.to(device) for tensor in text_batch(tokenizer, captions, lengths))
         noise, sigma = torch.randn_like(latents), sigmas(args.batch).to(device)
         mixed = torch.lerp(latents, noise, sigma[:, None, None, None, None])
         with torch.autocast(device.type, dtype):
             predicted = velocity(mixed, sigma * 1000, ids, mask, bias)
         loss = (predicted.float() - (noise - latents)).square().mean()
-        optimiser.step(loss, elapsed)
+        optimiser.step(loss, step)
         average_into(average, model, min(args.average, (1 + step) / (10 + step)))
-        step += 1
         smooth = loss.item() if smooth is None else 0.98 * smooth + 0.02 * loss.item()
-        if step % 25 == 0:
-            print(json.dumps(dict(step=step, seconds=round(elapsed), loss=round(smooth, 4))), flush=True)
-        if time.time() - saved > 180:
-            save_state(path, model, optimiser, spent + time.time() - started, step, average=average.state_dict())
-            saved = time.time()
-    save_state(path, model, optimiser, spent + time.time() - started, step, average=average.state_dict())
+        done = step + 1
+        if done % 25 == 0:
+            print(json.dumps(dict(step=done, seconds=round(time.time() - started), loss=round(smooth, 4))), flush=True)
+        if done % SAVED_EVERY == 0 or done == args.steps:
+            save_state(path, model, optimiser, done, average=average.state_dict())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("work"))
     parser.add_argument("--clips", type=int, default=24000)
-    parser.add_argument("--minutes", type=float, default=120)
+    parser.add_argument("--start", type=Path, help="folder of the pipeline to continue from")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--rate", type=float, default=2e-3, help="peak learning rate of Muon; AdamW has half of it")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--average", type=float, default=0.998)
     parser.add_argument("--seed", type=int, default=0)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKLWan
 from einops import rearrange
-from optimiser import Optimiser, device_for_training, load_state, save_state
+from optimiser import SAVED_EVERY, Optimiser, device_for_training, load_state, save_state, seeded
 
 from vidguide.eval.world.scene import ATTRIBUTES, BACKGROUND, COLOUR, RADIUS, all_scenes, coverage, render
 
@@ -116,7 +116,6 @@ def near(cover: torch.Tensor) -> torch.Tensor:
 def train(args: argparse.Namespace, stage: str) -> None:
     path = args.work / f"vae_{stage}.pt"
     torch.manual_seed(args.seed)
-    random = np.random.default_rng([args.seed, stage == "decoder", int(time.time())])
     device, dtype = device_for_training()
     vae = AutoencoderKLWan(**CONFIG).to(device).train()
     if stage == "decoder":
@@ -126,12 +125,12 @@ def train(args: argparse.Namespace, stage: str) -> None:
         vae.quant_conv.requires_grad_(False)
     else:
         parts = torch.nn.ModuleList([vae.encoder, vae.quant_conv, vae.post_quant_conv, vae.decoder])
-    minutes = args.minutes_both if stage == "both" else args.minutes_decoder
-    optimiser = Optimiser(parts, muon_lr=4e-3, adam_lr=2e-3, seconds=60 * minutes)
-    spent, step = load_state(path, vae, optimiser) if path.exists() else (0.0, 0)
-    started = saved = time.time()
-    average = None
-    while spent + time.time() - started < 60 * minutes:
+    steps = args.steps_both if stage == "both" else args.steps_decoder
+    optimiser = Optimiser(parts, muon_lr=4e-3, adam_lr=2e-3, steps=steps)
+    finished = load_state(path, vae, optimiser) if path.exists() else 0
+    started, average = time.time(), None
+    for step in range(finished, steps):
+        random = seeded(args.seed + (stage == "decoder"), step)
         video, cover = crops(random, args.batch) if stage == "both" else whole_clips(random, max(args.batch // 4, 1))
         video, cover = video.to(device), cover.to(device)
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -141,26 +140,23 @@ def train(args: argparse.Namespace, stage: str) -> None:
         error = (output.float() - patches(video)).square()
         weight = patches((1 + 3 * near(cover)).expand_as(video))
         loss = (error * weight).mean() / weight.mean() + 1e-4 * mean.float().square().mean() * (stage == "both")
-        optimiser.step(loss, spent + time.time() - started)
-        step += 1
-        plain = error.mean().item()
+        optimiser.step(loss, step)
+        plain, done = error.mean().item(), step + 1
         average = plain if average is None else 0.95 * average + 0.05 * plain
-        if step % 25 == 0:
+        if done % 25 == 0:
             psnr = 10 * np.log10(4 / average)
-            elapsed = spent + time.time() - started
-            print(json.dumps(dict(stage=stage, step=step, seconds=round(elapsed), psnr=round(psnr, 2))), flush=True)
-        if time.time() - saved > 120:
-            save_state(path, vae, optimiser, spent + time.time() - started, step)
-            saved = time.time()
-    save_state(path, vae, optimiser, spent + time.time() - started, step)
+            elapsed = round(time.time() - started)
+            print(json.dumps(dict(stage=stage, step=done, seconds=elapsed, psnr=round(psnr, 2))), flush=True)
+        if done % SAVED_EVERY == 0 or done == steps:
+            save_state(path, vae, optimiser, done)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, default=Path("work"))
     parser.add_argument("--stages", nargs="+", default=["both", "decoder"])
-    parser.add_argument("--minutes-both", type=float, default=12)
-    parser.add_argument("--minutes-decoder", type=float, default=15)
+    parser.add_argument("--steps-both", type=int, default=1500)
+    parser.add_argument("--steps-decoder", type=int, default=1500)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vidguide.guiding.attach import attach, attached, detach
     from vidguide.guiding.guide import guide
     from vidguide.guiding.locate import locate
+    from vidguide.pipelines.calibration.calibrate import calibrate
     from vidguide.pipelines.generate import generate
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "__version__",
     "attach",
     "attached",
+    "calibrate",
     "detach",
     "generate",
     "guide",
@@ -74,6 +76,7 @@ _MODULES = {
     "Clip": "vidguide.clip",
     "attach": "vidguide.guiding.attach",
     "attached": "vidguide.guiding.attach",
+    "calibrate": "vidguide.pipelines.calibration.calibrate",
     "detach": "vidguide.guiding.attach",
     "generate": "vidguide.pipelines.generate",
     "guide": "vidguide.guiding.guide",

@@ -39,13 +39,22 @@ KINDS: Mapping[str, Kind] = {
         licence="MIT",
         packages=(),
     ),
+    "vqa": Kind(
+        example="a folder of Qwen/Qwen2.5-VL-7B-Instruct or another vision-language model with a chat template",
+        licence="Apache-2.0 (Qwen2.5-VL-7B)",
+    ),
     "pickscore": Kind(example="yuvalkirstain/PickScore_v1", licence="none stated with the weights"),
     "hps": Kind(example="HPS_v2.1_compressed.pt of xswu/HPSv2, or a CLIPModel converted from it", licence="Apache-2.0"),
     "raft": Kind(
         example="raft_large_C_T_V1_SKHT-ff5fadd5.pth of torchvision", licence="BSD-3-Clause", packages=("torchvision",)
     ),
+    "fvd": Kind(
+        example="i3d_torchscript.pt of universome/fvd-comparison, or a folder of MCG-NJU/videomae-base",
+        licence="none stated with I3D's file; CC-BY-NC-4.0 (VideoMAE)",
+    ),
+    "jedi": Kind(example="a folder of facebook/vjepa2-vitl-fpc16-256-ssv2", licence="MIT"),
     "external": Kind(
-        example="VBench, in its own environment",
+        example="VBench or VBench-2.0, in its own environment",
         licence="Apache-2.0, some of its networks non-commercial",
         packages=(),
         unavailable="no: from VBench itself, by export-vbench and import-vbench",

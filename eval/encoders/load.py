@@ -11,6 +11,8 @@ from vidguide.eval.encoders.catalogue import KINDS
 from vidguide.eval.encoders.open_clip import load_clip_model
 from vidguide.eval.encoders.raft import Raft
 from vidguide.eval.encoders.transformers import Encoder, Features, TransformersEncoder
+from vidguide.eval.encoders.video import load_video_encoder
+from vidguide.eval.encoders.visual_question import VisualQuestion
 from vidguide.eval.hashing import read_blocks, short_sha256
 
 # Hub id of the model that PickScore and HPS v2 were fine-tuned from; PickScore and HPS v2 lack a processor.
@@ -68,7 +70,8 @@ def load(kind: str, model: str, device: str = "cpu") -> Encoder:
 
     Args:
         kind: a key of :data:`vidguide.eval.encoders.catalogue.KINDS`.
-        model: a folder or hub id; for aesthetic and raft, and for an open_clip checkpoint of hps, a file.
+        model: a folder or hub id; for aesthetic and raft, and for an open_clip checkpoint of hps, a file; for fvd a
+            file or a folder, for jedi and vqa a folder.
         device: of the network; a linear head runs on the CPU.
 
     Raises:
@@ -80,6 +83,10 @@ def load(kind: str, model: str, device: str = "cpu") -> Encoder:
         raise ValueError(f"encoder={kind!r}: must be one of {', '.join(available)}")
     if kind == "aesthetic":
         return LinearHead(model)
+    if kind in ("fvd", "jedi"):
+        return load_video_encoder(kind, model, device)
+    if kind == "vqa":
+        return VisualQuestion(model, device)
     if kind == "raft":
         return Raft(str(check_file(model, kind)), device)
     return load_transformers(kind, model, device)

@@ -4,11 +4,12 @@ A patch is reduced by its mean per channel and divided by its norm, so that brig
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vidguide.eval.metrics.tracks import Points, Tracks, shrunk_size
+from vidguide.eval.metrics.tracks import Points, Tracks
 
 PATCH = 15  # pixels
 SMOOTHING = 1.0  # pixels, standard deviation: interpolation between pixels blurs by about as much
@@ -36,7 +37,7 @@ def similarities(tracks: Tracks, describe: Callable[[int, Points], Features]) ->
     for frame in range(frames):
         tracked = tracks.tracked[:, frame]
         result[tracks.inside[:, frame], frame] = 0
-        cosines = (describe(frame, tracks.positions[tracked, frame]) * first[tracked]).sum(-1)
+        cosines = np.einsum("nd,nd->n", describe(frame, tracks.positions[tracked, frame]), first[tracked])
         result[tracked, frame] = np.maximum(cosines, 0)
     result[np.arange(len(first)), tracks.starts] = np.nan
     return result
@@ -48,20 +49,24 @@ def chosen_frames(tracks: Tracks) -> list[int]:
 
 
 def patch_describer(frames: NDArray[np.uint8]) -> Callable[[int, Points], Features]:
-    """Return a function of a frame's number and points `(M, 2)` that returns their normalised patches `(M, D)`."""
+    """Return a function of a frame's number and points `(M, 2)` that returns their normalised patches `(M, D)`.
+
+    Args:
+        frames: `(F, H, W, 3)` at the size at which points are tracked.
+    """
     import cv2
 
-    small = [
-        cv2.GaussianBlur(
-            cv2.resize(frame, shrunk_size(frames), interpolation=cv2.INTER_AREA).astype(np.float32), (0, 0), SMOOTHING
-        )
-        for frame in frames
-    ]
-    return lambda frame, points: normalized_patches(small[frame], points)
+    def describe(frame: int, points: Points) -> Features:
+        return normalized_patches(cv2.GaussianBlur(frames[frame].astype(np.float32), (0, 0), SMOOTHING), points)
+
+    return describe
 
 
 def normalized_patches(image: NDArray[np.float32], points: Points) -> Features:
-    """Return the patches `(M, 3 PATCH^2)` around points of an image, without their mean, at unit length."""
+    """Return the patches `(M, 3 PATCH^2)` around points of an image, without their means, at unit length.
+
+    The channels of a patch are one after the other.
+    """
     import cv2
 
     if not len(points):
@@ -69,6 +74,10 @@ def normalized_patches(image: NDArray[np.float32], points: Points) -> Features:
     offset = np.arange(PATCH, dtype=np.float32) - PATCH // 2
     x = points[:, 0, None] + np.tile(offset, PATCH)
     y = points[:, 1, None] + np.repeat(offset, PATCH)
-    patches = np.asarray(cv2.remap(image, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
-    patches = (patches - patches.mean(1, keepdims=True)).reshape(len(points), -1)
-    return patches / np.maximum(np.linalg.norm(patches, axis=1, keepdims=True), 1e-6)
+    channels = [cv2.extractChannel(image, channel) for channel in range(3)]
+    patches: Any = np.stack(
+        [cv2.remap(channel, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE) for channel in channels], axis=1
+    )
+    patches -= patches.mean(-1, keepdims=True)
+    features: Features = patches.reshape(len(points), -1)
+    return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-6)

@@ -61,6 +61,7 @@ STEADINESS_GUARDS = (
     Guard(id="guard.frozen_share", change=0.05, relative=False, violation="more frozen frames"),
     Guard(id="guard.tracked_share", change=-0.05, relative=False, violation="less is tracked"),
     Guard(id="temporal.breaks", change=0.05, relative=False, violation="more cuts or flashes"),
+    Guard(id="temporal.periodicity", change=0.05, relative=False, violation="more repetition"),
     Guard(id="guard.stopped_share", change=0.05, relative=False, violation="more stops"),
     Guard(id="guard.object_motion", change=-0.10, relative=True, violation="less motion of objects"),
     # Pixels per frame squared at a short side of 256; a duplicated frame between two moving ones has more.

@@ -29,17 +29,23 @@ class Colours:
 def colours(frames: NDArray[np.uint8]) -> Colours:
     """Return the colours of a clip `(F, H, W, 3)`."""
     moments = [colour_moments(frame) for frame in frames]
-    mean, covariance = np.stack([mean for mean, _ in moments]), np.stack([covariance for _, covariance in moments])
+    mean, second = np.stack([mean for mean, _ in moments]), np.stack([second for _, second in moments])
+    covariance = second - np.einsum("fc,fd->fcd", mean, mean)
     contrast = np.sqrt(np.einsum("fcd,c,d->f", covariance, LUMA, LUMA).clip(0))
-    second = covariance + np.einsum("fc,fd->fcd", mean, mean)
     saturation = np.sqrt(np.einsum("ic,fcd,id->f", CHROMA, second, CHROMA).clip(0) / 3)
     return Colours(mean @ LUMA, contrast, saturation)
 
 
 def colour_moments(frame: NDArray[np.uint8]) -> tuple[Values, Values]:
-    """Return the mean `(3,)` and the covariance `(3, 3)` of the colours of a frame `(H, W, 3)`."""
+    """Return the means `(3,)` of the channels of a frame `(H, W, 3)`, and of their products `(3, 3)`.
+
+    Sums of products of integers are exact: `2 a b = a^2 + b^2 - (a - b)^2`. OpenCV squares the root of a sum of
+    squares, hence the rounding.
+    """
     import cv2
 
-    mean = cv2.mean(frame)
-    centred = cv2.subtract(frame, mean, dtype=cv2.CV_32F).reshape(-1, 3)  # type: ignore[call-overload] # not in the stubs
-    return np.array(mean[:3]), (centred.T @ centred).astype(np.float64) / len(centred)
+    planes = [cv2.extractChannel(frame, channel) for channel in range(3)]
+    squares = np.rint([cv2.norm(plane, cv2.NORM_L2SQR) for plane in planes])
+    differences = np.rint([[cv2.norm(one, other, cv2.NORM_L2SQR) for other in planes] for one in planes])
+    products = (squares[:, None] + squares - differences) / 2
+    return np.array(cv2.sumElems(frame)[:3]) / planes[0].size, products / planes[0].size

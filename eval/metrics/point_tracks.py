@@ -127,7 +127,7 @@ def identity_loss(sample: Sample) -> Value:
     template tracking (Shi and Tomasi 1994 measure dissimilarity to the first frame).
     """
     tracks = check_tracks(sample)
-    return identity_value(similarities(tracks, patch_describer(sample.clip.frames)))
+    return identity_value(similarities(tracks, patch_describer(sample.small_frames)))
 
 
 def identity_value(similarity: Values) -> Value:
@@ -187,12 +187,24 @@ def stopped_share(sample: Sample) -> Value:
     """
     steps = step_lengths(check_tracks(sample))
     long = steps[np.isfinite(steps).sum(1) >= MIN_STEPS]
-    usual = np.nanpercentile(long, USUAL, axis=1) if len(long) else np.zeros(0)
+    usual = percentile_of_defined(long, USUAL)
     moving, usual = long[usual >= MOVING], usual[usual >= MOVING]
     if not len(moving):
         raise UndefinedError("no tracked point moves")
     stopped = np.where(np.isnan(moving), np.nan, moving < STOPPED * usual[:, None])
     return Value(value=float(np.nanmean(stopped)), per_frame=mean_of_defined(stopped, 0))
+
+
+def percentile_of_defined(values: Values, percent: float) -> Values:
+    """Return the percentile `(N,)` of the values `(N, M)` that are not NaN, of which each row has one at least.
+
+    Equal to :func:`numpy.nanpercentile`, which computes row by row.
+    """
+    position = percent / 100 * (np.isfinite(values).sum(1, keepdims=True) - 1)
+    below = np.floor(position).astype(np.int64)
+    ordered = np.sort(values, axis=1)  # NaN is last
+    low, high = (np.take_along_axis(ordered, index, 1) for index in (below, np.ceil(position).astype(np.int64)))
+    return np.asarray(low + (position - below) * (high - low))[:, 0]
 
 
 def velocities(tracks: Tracks) -> Values:

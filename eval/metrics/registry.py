@@ -5,10 +5,9 @@ from dataclasses import replace
 
 from vidguide.eval.encoders.transformers import Encoder
 from vidguide.eval.metrics import (
-    clip_similarity,
     guards,
+    periodicity,
     point_tracks,
-    preference,
     temporal,
     vbench,
     vbench_external,
@@ -16,13 +15,17 @@ from vidguide.eval.metrics import (
     world_similarity,
 )
 from vidguide.eval.metrics.base import REGISTRY, Metric
+from vidguide.eval.metrics.pretrained import clip_similarity, preference, video_features, visual_question
 
 # Order of namespaces in lists and tables.
-ORDER = ("world", "dual", "clip", "xclip", "pickscore", "hps", "dino", "temporal", "vbench", "external", "guard")
+ORDER = (
+    *("world", "dual", "clip", "xclip", "vqa", "pickscore", "hps", "dino", "temporal", "vbench", "external"),
+    *("guard", "fvd", "jedi"),
+)
 # Importing these modules registers their metrics.
 MODULES = (
-    *(temporal, point_tracks, guards, world_attributes, world_similarity),
-    *(clip_similarity, preference, vbench, vbench_external),
+    *(temporal, periodicity, point_tracks, guards, world_attributes, world_similarity),
+    *(clip_similarity, visual_question, preference, video_features, vbench, vbench_external),
 )
 
 

@@ -14,7 +14,7 @@ from vidguide.eval.clips.errors import UndefinedError
 from vidguide.eval.encoders.transformers import Encoder, Features
 from vidguide.eval.metrics.colours import Colours, colours
 from vidguide.eval.metrics.optical_flow import FlowStatistics, flow_statistics
-from vidguide.eval.metrics.tracks import Tracks, find_tracks
+from vidguide.eval.metrics.tracks import Tracks, find_tracks, shrunk_frames
 from vidguide.eval.metrics.warping import PairErrors, pair_errors
 from vidguide.eval.world import oracle
 from vidguide.eval.world.shipped_encoder import shipped_encoder
@@ -73,7 +73,12 @@ class Sample:
     @cached_property
     def tracks(self) -> Tracks:
         """Return the tracks of points through the clip."""
-        return find_tracks(self.clip.frames)
+        return find_tracks(self.small_frames)
+
+    @cached_property
+    def small_frames(self) -> NDArray[np.uint8]:
+        """Return the frames at the size at which points are tracked."""
+        return shrunk_frames(self.clip.frames)
 
     @cached_property
     def pair_errors(self) -> PairErrors:

@@ -178,7 +178,7 @@ def high_spectrum(signal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @metric(
     id="temporal.flow_jerk",
-    version=f"{FLOW}/lagrangian/fastest-5%/2",
+    version=f"{FLOW}/lagrangian/fastest-5%/3",
     unit="pixels per frame squared, at a short side of 256",
     low=0.0,
     high=float("inf"),
@@ -191,7 +191,8 @@ def flow_jerk(sample: Sample) -> Value:
 
     Direction: lower is better. Range: from 0; uniform motion has 0, camera shake of 2 pixels about 4.
     Unit: pixels per frame squared, scaled to a short side of 256 (an acceleration; video stabilisation calls it jerk).
-    Measured along the path of the fastest 5% of the tracked pixels, so that a small object counts.
+    Measured along the path of the fastest 5% of the tracked pixels, so that a small object counts; pixels of equal
+    speed count alike.
     Fooled by: motion that should accelerate or bounce; cuts; frozen clips have 0. Source: video stabilisation; this
     form is specific to vidguide.
     """

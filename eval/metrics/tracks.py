@@ -53,7 +53,7 @@ class Tracks:
 
 def find_tracks(frames: NDArray[np.uint8]) -> Tracks:
     """Track corners of the first, the middle and the last frame of a clip `(F, H, W, 3)`."""
-    greys = shrunk_greys(frames)
+    greys = grey_frames(shrunk_frames(frames))
     parts = [
         track_both_ways(greys, corners(greys[start]), start)
         for start in dict.fromkeys((0, len(frames) // 2, len(frames) - 1))
@@ -62,13 +62,21 @@ def find_tracks(frames: NDArray[np.uint8]) -> Tracks:
     return Tracks(positions, tracked, inside, starts, MAX_SIDE / min(greys[0].shape))
 
 
-def shrunk_greys(frames: NDArray[np.uint8]) -> list[Grey]:
-    """Return the mean of the channels of each frame, at a short side of at most 256."""
+def grey_frames(frames: NDArray[np.uint8]) -> list[Grey]:
+    """Return the mean of the channels of each frame."""
+    import cv2
+
+    return [np.asarray(cv2.transform(frame, MEAN)) for frame in frames]
+
+
+def shrunk_frames(frames: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the frames at a short side of at most 256: the same array if they are not larger."""
     import cv2
 
     size = shrunk_size(frames)
-    small = (cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames)
-    return [np.asarray(cv2.transform(frame, MEAN)) for frame in small]
+    if size == frames.shape[2:0:-1]:
+        return frames
+    return np.stack([cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames])
 
 
 def shrunk_size(frames: NDArray[np.uint8]) -> tuple[int, int]:

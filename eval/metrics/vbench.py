@@ -12,7 +12,7 @@ import numpy as np
 from vidguide.eval.clips.errors import UndefinedError
 from vidguide.eval.encoders.transformers import Features
 from vidguide.eval.metrics.base import Value, metric
-from vidguide.eval.metrics.clip_similarity import CONSISTENCY, consistency
+from vidguide.eval.metrics.pretrained.clip_similarity import CONSISTENCY, consistency
 from vidguide.eval.metrics.sample import Sample
 
 FRAMES_PER_SECOND = 8  # at which VBench measures motion

@@ -115,6 +115,44 @@ def readable(sample: Sample) -> Value:
 
 
 @metric(
+    id="world.in_world",
+    **ORACLE,
+    unit="0 or 1",
+    better="higher",
+    needs=("eval_prompt",),
+    guards=(PROMPT_FOLLOWED,),
+)
+def in_world(sample: Sample) -> Value:
+    """Measure whether the clip is well-formed and the oracle reads all five attributes.
+
+    Direction: higher is better. Range: 0 or 1. Unit: share of clips, once averaged. A well-drawn shape of a colour
+    outside the palette is well-formed, but not of this world. Fooled by: a wrong object that is drawn well. Source:
+    specific to vidguide, see vidguide.eval.world.oracle.
+    """
+    check_world(sample)
+    return Value(value=float(sample.reading.in_world), details={"seen": vars(sample.reading.scene)})
+
+
+@metric(
+    id="world.worst_fit",
+    **ORACLE,
+    unit="overlap",
+    better="higher",
+    needs=("eval_prompt",),
+    guards=(PROMPT_FOLLOWED,),
+)
+def worst_fit(sample: Sample) -> Value:
+    """Measure the overlap of the object with the best exact shape, in the worst frame.
+
+    Direction: higher is better. Range: 0 to 1; renderings have more than 0.9. Unit: soft intersection over union. The
+    details hold the mean over frames. Fooled by: a wrong shape that is drawn well, and one that changes between frames
+    without losing its form. Source: specific to vidguide, see vidguide.eval.world.oracle.
+    """
+    check_world(sample)
+    return Value(value=sample.reading.worst_fit, details={"mean": sample.reading.fit})
+
+
+@metric(
     id="world.ideal_distance",
     version="renderer/1",
     unit="levels (0..255), root mean square",

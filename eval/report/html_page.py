@@ -17,8 +17,8 @@ from vidguide.eval.report.contact_sheets import (
 from vidguide.eval.report.tables import (
     INTERVAL,
     arm_table,
-    break_list,
     comparison_table,
+    event_list,
     format_versions,
     metric_label,
     nonempty_columns,
@@ -112,7 +112,7 @@ def to_html(summary: Summary, head: str = "") -> str:
         galleries=galleries,
         curves=error_curves(summary),
         arms=plain_table(*arm_table(summary)),
-        breaks=break_list(summary),
+        events=event_list(summary),
         failures=summary.failures,
         definitions=[(metric_label(name), METRICS[name]) for name in dict.fromkeys(m.metric for m in summary.means)],
         protocol=protocol(summary),

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from vidguide.eval.report.markdown_table import markdown_table
 from vidguide.eval.report.tables import (
     arm_table,
-    break_list,
     comparison_table,
+    event_list,
     format_versions,
     nonempty_columns,
     protocol,
@@ -28,8 +28,11 @@ def to_markdown(summary: Summary) -> str:
     if notes := [*summary.notes, *unmeasured_notes(summary)]:
         parts.append(bullet_list(notes))
     parts += ["## Arms", compact_table(*arm_table(summary))]
-    if breaks := break_list(summary):
-        parts += ["## Cuts and flashes, frames from 0", bullet_list([f"{clip}: {events}" for clip, events in breaks])]
+    if events := event_list(summary):
+        parts += [
+            "## Cuts, flashes and repetitions, frames from 0",
+            bullet_list([f"{clip}: {text}" for clip, text in events]),
+        ]
     if summary.failures:
         parts += ["## Failed", bullet_list([f"{clip}: {reason}" for clip, reason in summary.failures])]
     if summary.comparisons:

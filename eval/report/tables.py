@@ -1,6 +1,6 @@
 """The tables and sentences of a report, as plain text for every output format."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vidguide.eval.metrics.registry import METRICS
@@ -11,7 +11,7 @@ from vidguide.eval.scoring.verdict import Comparison, MetricComparison
 
 ARROWS = {"higher": "↑", "lower": "↓", "": ""}
 INTERVAL = "95% interval"
-SHOWN_BREAKS = 20  # clips
+SHOWN_CLIPS = 20  # clips
 
 
 def metric_label(metric: str) -> str:
@@ -89,18 +89,33 @@ def unmeasured_notes(summary: Summary) -> list[str]:
     ]
 
 
-def break_list(summary: Summary) -> list[tuple[str, str]]:
-    """Return (clip, its cuts and flashes with frame numbers) of the first clips that have any."""
-    rows = [row for row in summary.rows if row["metric"] == "temporal.breaks" and row["value"]]
-    return [(row["clip"], describe_breaks(row["details"]["breaks"])) for row in rows[:SHOWN_BREAKS]]
+def event_list(summary: Summary) -> list[tuple[str, str]]:
+    """Return (clip, its cuts, flashes and repetitions with frame numbers) of the first clips that have any."""
+    events: dict[str, list[str]] = {}
+    for row in summary.rows:
+        if row["metric"] in EVENTS and row["value"]:
+            key, describe = EVENTS[row["metric"]]
+            events.setdefault(row["clip"], []).extend(describe(event) for event in row["details"][key])
+    return [(clip, "; ".join(items)) for clip, items in list(events.items())[:SHOWN_CLIPS]]
 
 
-def describe_breaks(breaks: Sequence[Mapping[str, Any]]) -> str:
-    """Return the breaks of one clip, such as `cut at frame 40; flash at frames 5, 6`."""
-    return "; ".join(
-        f"{item['kind']} at frame{'s' if len(item['frames']) > 1 else ''} {', '.join(map(str, item['frames']))}"
-        for item in breaks
-    )
+def describe_break(event: Mapping[str, Any]) -> str:
+    """Return a break as text, such as `cut at frame 40` or `flash at frames 5, 6`."""
+    return f"{event['kind']} at frame{'s' if len(event['frames']) > 1 else ''} {', '.join(map(str, event['frames']))}"
+
+
+def describe_repetition(event: Mapping[str, Any]) -> str:
+    """Return a repetition as text, such as `loop: frames 5 to 15 repeat 0 to 10`."""
+    first, last = (event["turn"] - event[end] if event["turn"] else event[end] - event["period"] for end in ENDS)
+    return f"{event['kind']}: frames {event['first']} to {event['last']} repeat {first} to {last}"
+
+
+# Metric to the key of its events in the details, and to the function that describes one.
+EVENTS: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
+    "temporal.breaks": ("breaks", describe_break),
+    "temporal.periodicity": ("repetitions", describe_repetition),
+}
+ENDS = ("first", "last")
 
 
 def nonempty_columns(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:

@@ -23,7 +23,8 @@ SETS = (
     "Arms as sets of clips, exploratory. A distance between the arms has no better direction; its p-value, of the "
     "kernel distance, is that of exchanging the arms within prompts. Kernel distances are unbiased, and may be "
     "negative; the bias of the Fréchet distance is removed to order 1/n by the jackknife over prompts, from which all "
-    "intervals derive. Those of precision and recall leave out the uncertainty of the manifold."
+    "intervals derive, and between arms it is given only for more prompts than features. Intervals of precision and "
+    "recall leave out the uncertainty of the manifold."
 )
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
+Kernel = Callable[[Values, Values], Values]
 
 NEIGHBOURS = 3  # that define a manifold, as in Kynkäänniemi et al. 2019
 SWAPS = 999  # random exchanges of the arms, of which the p-value is the share
@@ -35,16 +36,22 @@ def triangular(features: Values) -> Values:
     return np.asarray(np.linalg.qr(features, mode="r")) if len(features) > features.shape[1] else features
 
 
-def kernel(first: Values, second: Values) -> Values:
+def cubic_kernel(first: Values, second: Values) -> Values:
     """Return the kernel `(x y / D + 1)^3` `(N, M)` of features `(N, D)` and `(M, D)` (Binkowski et al. 2018, KID)."""
     return np.asarray((first @ second.T / first.shape[1] + 1) ** 3)
 
 
-def kernel_terms(first: list[Values], second: list[Values]) -> Values:
+def quadratic_kernel(first: Values, second: Values) -> Values:
+    """Return the kernel `100 (x y / D)^2` `(N, M)` of features `(N, D)` and `(M, D)` (Luo et al. 2025, JEDi)."""
+    return np.asarray(100 * (first @ second.T / first.shape[1]) ** 2)
+
+
+def kernel_terms(first: list[Values], second: list[Values], kernel: Kernel = cubic_kernel) -> Values:
     """Return the terms `(P, P)` of the kernel distance: of each pair of prompts, the mean over their clips.
 
     Args:
         first, second: features `(clips, D)` of each of P prompts, in two sets.
+        kernel: of two sets of features.
     """
     sets = [np.concatenate(part) for part in (first, second)]
     means = [averaging_matrix([len(features) for features in part]) for part in (first, second)]

@@ -14,12 +14,15 @@ import numpy as np
 from vidguide.eval.clips.errors import UndefinedError
 from vidguide.eval.metrics.world_attributes import requested_scene
 from vidguide.eval.scoring.set_distances import (
+    Kernel,
     Values,
     covered,
+    cubic_kernel,
     frechet_distance,
     kernel_pseudo_values,
     kernel_terms,
     pseudo_values,
+    quadratic_kernel,
     swap_p_value,
 )
 from vidguide.eval.scoring.statistics import Estimate, Key, estimate, estimate_difference
@@ -35,11 +38,15 @@ RENDERINGS = 4  # of each prompt
 
 @dataclass(frozen=True)
 class FeatureSpace:
-    """Features of clips: the metric in whose details they are, their key, and how to compute those of a rendering."""
+    """Features of clips: the metric in whose details they are, their key, and how to compute those of a rendering.
+
+    The kernel is that of the kernel distance between arms.
+    """
 
     metric: str
     key: str
     compute: Callable[[Any], Values] | None = None
+    kernel: Kernel = cubic_kernel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +80,8 @@ SPACES = {
     "motion": FeatureSpace("temporal.track_consistency", "motion_histogram"),
     "dual": FeatureSpace("dual.similarity", "features", dual_features),
     "oracle": FeatureSpace("world.ideal_distance", "defects", defects),
+    "fvd": FeatureSpace("fvd.magnitude", "features"),
+    "jedi": FeatureSpace("jedi.magnitude", "features", kernel=quadratic_kernel),
 }
 
 
@@ -83,7 +92,7 @@ def compare_sets(reference: Sequence[Row], other: Sequence[Row]) -> list[SetDist
         first, second = shared_features(reference, other, space)
         if len(first) < MIN_PROMPTS:
             continue
-        distances += arm_distances(name, list(first.values()), list(second.values()))
+        distances += arm_distances(name, list(first.values()), list(second.values()), space.kernel)
         if space.compute:
             ideal = rendered_features(first, reference, space)
             if ideal:
@@ -113,15 +122,15 @@ def features_by_key(rows: Sequence[Row], space: FeatureSpace) -> dict[Key, Value
     return {key: np.mean(group, axis=0) for key, group in grouped.items()}
 
 
-def arm_distances(name: str, first: list[Values], second: list[Values]) -> list[SetDistance]:
-    """Return the Fréchet and the kernel distance between two arms."""
-    terms = kernel_terms(first, second)
+def arm_distances(name: str, first: list[Values], second: list[Values], kernel: Kernel) -> list[SetDistance]:
+    """Return the kernel distance between two arms, and the Fréchet distance where there are more prompts than features.
+
+    With fewer, the jackknife does not remove the bias of the Fréchet distance: benchmarks/results/set_distances.md.
+    """
+    terms = kernel_terms(first, second, kernel)
     p = swap_p_value(terms)
-
-    def frechet(prompts: list[int]) -> float:
-        return frechet_distance(*(np.concatenate([part[i] for i in prompts]) for part in (first, second)))
-
-    values = {"Fréchet": pseudo_values(frechet, len(first)), "kernel": kernel_pseudo_values(terms)}
+    values = {"Fréchet": frechet_pseudo_values(first, second)} if len(first) > first[0].shape[1] else {}
+    values["kernel"] = kernel_pseudo_values(terms)
     return [
         SetDistance(
             name=f"{name}: {kind} distance between the arms",
@@ -132,6 +141,15 @@ def arm_distances(name: str, first: list[Values], second: list[Values]) -> list[
         )
         for kind, pseudo in values.items()
     ]
+
+
+def frechet_pseudo_values(first: list[Values], second: list[Values]) -> Values:
+    """Return the jackknife pseudo-values `(P,)` of the Fréchet distance of two sets of the same prompts."""
+
+    def distance(prompts: list[int]) -> float:
+        return frechet_distance(*(np.concatenate([part[i] for i in prompts]) for part in (first, second)))
+
+    return pseudo_values(distance, len(first))
 
 
 def rendered_features(prompts: Features, rows: Sequence[Row], space: FeatureSpace) -> Features:
@@ -159,12 +177,14 @@ def complete_scene(scene: Scene, random: np.random.Generator) -> Scene:
 
 
 def rendering_distances(name: str, first: Features, second: Features, ideal: Features) -> list[SetDistance]:
-    """Return the kernel distance of each arm to the renderings, and its precision and recall."""
+    """Return the Fréchet and the kernel distance of each arm to the renderings, and its precision and recall."""
     arms, real = (list(first.values()), list(second.values())), list(ideal.values())
+    frechet = [frechet_pseudo_values(arm, real) for arm in arms]
     kernels = [kernel_pseudo_values(kernel_terms(arm, real)) for arm in arms]
     precision = [shares_covered(arm, real) for arm in arms]
     recall = [shares_covered(real, arm) for arm in arms]
     return [
+        paired_distance(f"{name}: Fréchet distance to renderings", frechet, "lower"),
         paired_distance(f"{name}: kernel distance to renderings", kernels, "lower"),
         paired_distance(f"{name}: precision", precision, "higher", (0.0, 1.0)),
         paired_distance(f"{name}: recall", recall, "higher", (0.0, 1.0)),

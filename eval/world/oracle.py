@@ -30,6 +30,7 @@ class Reading:
         scene: the attributes read; None where one cannot be read.
         well_formed: whether every frame shows exactly one undistorted shape, the same in every frame.
         fit: mean overlap with the exact rendering, 0..1.
+        worst_fit: overlap with it in the worst frame.
         tone_error, background_error: RGB distance of object and background to the palette.
         velocity: (x, y) in pixels per frame.
     """
@@ -37,9 +38,15 @@ class Reading:
     scene: Scene
     well_formed: bool
     fit: float
+    worst_fit: float
     tone_error: float
     background_error: float
     velocity: tuple[float, float]
+
+    @property
+    def in_world(self) -> bool:
+        """Return whether the renderer could have drawn the clip: it is well-formed, and every attribute is readable."""
+        return self.well_formed and self.scene.complete
 
     def matches(self, requested: Scene, attribute: str) -> bool:
         """Return whether the clip shows the requested value of an attribute."""
@@ -75,6 +82,7 @@ def read(frames: np.ndarray) -> Reading:
         scene=Scene(size=size_of(area), colour=colour, shape=shape, motion=motion, background=background),
         well_formed=bool(all_frames_fit and constant_area and straight and (stain <= STAIN).all()),
         fit=float(fits.max(1).mean()),
+        worst_fit=float(fits.max(1).min()),
         tone_error=tone_error,
         background_error=background_error,
         velocity=velocity,
@@ -87,6 +95,7 @@ def no_object(background: str | None, background_error: float) -> Reading:
         scene=Scene(background=background),
         well_formed=False,
         fit=0.0,
+        worst_fit=0.0,
         tone_error=float("inf"),
         background_error=background_error,
         velocity=(0.0, 0.0),

@@ -9,6 +9,7 @@ from rich.progress import MofNCompleteColumn, Progress
 
 from vidguide.eval.cli import app as evaluate_app
 from vidguide.eval.report.console import console, errors
+from vidguide.pipelines.cli.calibrate import calibrate
 from vidguide.pipelines.cli.inspect import doctor, locate, models
 from vidguide.pipelines.cli.options import (
     AsJson,
@@ -202,7 +203,7 @@ def run_sweep(
 
 
 app.add_typer(evaluate_app, name="evaluate")
-for command in (locate, models, doctor):
+for command in (calibrate, locate, models, doctor):
     app.command()(command)
 
 

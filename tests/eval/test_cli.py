@@ -92,6 +92,14 @@ def test_report_names_the_frames_of_cuts_and_flashes(tmp_path: Path) -> None:
         assert "black.mkv: flash at frame 5" in (tmp_path / "o" / name).read_text()
 
 
+def test_report_names_the_frames_that_repeat(tmp_path: Path) -> None:
+    clip = Clip(frames=translation().frames[np.arange(12) % 5], fps=8).save(tmp_path / "loop.mkv")
+    done = RUN.invoke(app, [str(clip), "-m", "temporal.periodicity", "-o", str(tmp_path / "o")])
+    assert done.exit_code == 0, done.output
+    for name in ("report.md", "report.html"):
+        assert "loop: frames 5 to 11 repeat 0 to 6" in (tmp_path / "o" / name).read_text()
+
+
 def test_only_confirmed_verdicts_are_coloured() -> None:
     styles = {
         "better": "good",
@@ -156,8 +164,8 @@ def test_failures_are_listed_and_set_the_exit_code(arms: tuple[Path, Path], tmp_
         ([], "no clip"),
         (["nowhere.mkv"], "no such file"),
         (["--flag"], "--flag"),
-        (["--metrics", "fvd", "."], "metrics='fvd'"),
-        (["compare", "a", "b", "--primary", "fvd"], "primary='fvd'"),
+        (["--metrics", "fid", "."], "metrics='fid'"),
+        (["compare", "a", "b", "--primary", "fid"], "primary='fid'"),
         (["compare", "a", "a"], "both arms"),
         (["compare", "a"], "other"),
         (["run", "--aesthetic", "gone.pth", "."], "gone.pth"),

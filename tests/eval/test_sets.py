@@ -169,13 +169,18 @@ def test_damage_is_seen_where_attributes_are_right(arms: dict[str, list[dict[str
     )
     spaces = ("motion", "dual", "oracle")
     assert {name.partition(":")[0] for name in equal} == set(spaces)
+    # Twelve prompts: more than the oracle's six features, fewer than the 128 of the other spaces.
+    assert [name for name in equal if "Fréchet distance between" in name] == [
+        "oracle: Fréchet distance between the arms"
+    ]
     for name in spaces:
         assert float(equal[f"{name}: kernel distance between the arms"].p or 0) > 0.05
     for name in ("dual", "oracle"):
         assert float(blurred[f"{name}: kernel distance between the arms"].p or 1) <= 0.05
-        to_renderings = blurred[f"{name}: kernel distance to renderings"]
-        assert to_renderings.difference.mean is not None
-        assert to_renderings.difference.mean > 0
+        for kind in ("kernel", "Fréchet"):
+            to_renderings = blurred[f"{name}: {kind} distance to renderings"]
+            assert to_renderings.difference.mean is not None
+            assert to_renderings.difference.mean > 0
     precision = blurred["oracle: precision"]
     assert precision.reference is not None
     assert precision.other is not None

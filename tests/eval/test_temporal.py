@@ -11,7 +11,7 @@ from tests.helpers import known_clips as clips
 from vidguide.clip import Clip
 from vidguide.eval.clips.read import read
 from vidguide.eval.metrics.colours import LUMA, colours
-from vidguide.eval.metrics.optical_flow import FlowStatistics
+from vidguide.eval.metrics.optical_flow import FlowStatistics, covariance, mean_at_largest, squared_difference
 from vidguide.eval.metrics.registry import METRICS, select_metrics
 from vidguide.eval.metrics.sample import Sample
 from vidguide.eval.metrics.temporal import high_spectrum
@@ -37,6 +37,7 @@ def value(name: str, clip: Clip) -> float:
 def test_constant_clip_is_perfectly_steady_and_frozen() -> None:
     steady = values(clips.constant())
     assert steady.pop("guard.stopped_share") is None
+    assert steady.pop("temporal.periodicity") is None
     sharpness, detail = steady.pop("guard.sharpness"), steady.pop("guard.detail")
     assert sharpness is not None
     assert sharpness > 0
@@ -228,10 +229,11 @@ def test_pair_errors_equal_the_plain_formula() -> None:
 def test_colours_equal_their_definition() -> None:
     frames = np.random.default_rng().integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
     measured, luma = colours(frames), frames @ LUMA
-    np.testing.assert_allclose(measured.luma, luma.mean((1, 2)), rtol=1e-6)
-    np.testing.assert_allclose(measured.contrast, luma.std((1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(measured.luma, luma.mean((1, 2)), rtol=1e-12)
+    assert colours(np.full((1, 20, 30, 3), 77, np.uint8)).contrast == 0
+    np.testing.assert_allclose(measured.contrast, luma.std((1, 2)), rtol=1e-12)
     chroma = frames - luma[..., None]
-    np.testing.assert_allclose(measured.saturation, np.sqrt((chroma**2).mean((1, 2, 3))), rtol=1e-5)
+    np.testing.assert_allclose(measured.saturation, np.sqrt((chroma**2).mean((1, 2, 3))), rtol=1e-12)
 
 
 def test_shuffling_degrades_and_reversal_preserves_metrics() -> None:
@@ -293,9 +295,9 @@ def test_selected_metrics_include_their_guards() -> None:
     motion = ("motion", "detail", "frozen_share", "stopped_share", "object_motion", "tracked_share")
     names = (*motion, "contrast", "luma", "saturation")
     guards = {*(f"guard.{name}" for name in names), "temporal.breaks", "temporal.flow_jerk", "world.well_formed"}
-    assert selected == {"temporal.warp_error", *guards}
-    with pytest.raises(ValueError, match="metrics='fvd'"):
-        select_metrics(["fvd"])
+    assert selected == {"temporal.warp_error", "temporal.periodicity", *guards}
+    with pytest.raises(ValueError, match="metrics='fid'"):
+        select_metrics(["fid"])
 
 
 def test_motion_is_per_second_at_a_variable_rate() -> None:
@@ -317,3 +319,31 @@ def test_high_spectrum_equals_the_plain_fourier_transform(count: int) -> None:
     power, high = high_spectrum(signal)
     np.testing.assert_allclose(power, expected, rtol=1e-9, atol=1e-12)
     np.testing.assert_array_equal(high, frequency[frequency > 0.25])
+
+
+@pytest.mark.parametrize("levels", [3, 40, 10**6])
+@pytest.mark.parametrize("size", [1, 30, 5000])
+def test_mean_at_largest_averages_over_equal_keys(size: int, levels: int) -> None:
+    random = np.random.default_rng()
+    keys, values = random.integers(0, levels, size).astype(np.float32), random.normal(size=size).astype(np.float32)
+    count = max(round(0.05 * size), 1)
+    least = np.sort(keys)[-count]
+    above, equal = keys > least, keys == least
+    weights = above + equal * (count - above.sum()) / equal.sum()
+    assert mean_at_largest(values, keys) == pytest.approx((weights * values).sum() / count, rel=1e-6)
+    order = random.permutation(size)
+    assert mean_at_largest(values[order], keys[order]) == pytest.approx(mean_at_largest(values, keys), rel=1e-6)
+    assert mean_at_largest(keys, keys) == pytest.approx(np.sort(keys)[-count:].mean(dtype=np.float64))
+
+
+def test_masked_means_equal_their_definition_in_float64() -> None:
+    random = np.random.default_rng()
+    first, second = random.normal(size=(2, 3, 40, 50)).astype(np.float32)
+    mask = random.random((40, 50)) < 0.7
+    expected = ((first.astype(float) - second) ** 2)[:, mask].mean()
+    assert squared_difference(list(first), list(second), mask) == pytest.approx(expected, rel=1e-6)
+    assert squared_difference(list(first), list(second), np.zeros_like(mask)) == 0
+    product = first[0].astype(float) * (first[0] + second[0])
+    assert covariance(first[0], first[0] + second[0], mask) == pytest.approx(
+        np.where(mask, product, 0).mean(), rel=1e-5
+    )

@@ -12,7 +12,7 @@ from vidguide.eval.clips.errors import UndefinedError
 from vidguide.eval.encoders.load import load
 from vidguide.eval.metrics.appearance import PATCH, normalized_patches
 from vidguide.eval.metrics.motion_histogram import motion_histogram
-from vidguide.eval.metrics.point_tracks import check_tracks, interpolation_errors, velocities
+from vidguide.eval.metrics.point_tracks import check_tracks, interpolation_errors, percentile_of_defined, velocities
 from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.metrics.sample import Sample
 from vidguide.eval.metrics.tracks import BORDER, Tracks, find_tracks
@@ -131,7 +131,7 @@ def test_gain_and_offset_are_no_change_of_appearance() -> None:
     assert np.linalg.norm(patches, axis=1) == pytest.approx(np.ones(30), abs=1e-5)
     np.testing.assert_allclose(normalized_patches(0.6 * image + 20, points), patches, atol=1e-4)
     x, y = points[0].astype(int)
-    whole = normalized_patches(image, np.array([[x, y]], np.float32)).reshape(PATCH, PATCH, 3)
+    whole = normalized_patches(image, np.array([[x, y]], np.float32)).reshape(3, PATCH, PATCH).transpose(1, 2, 0)
     expected = image[y - 7 : y + 8, x - 7 : x + 8] - image[y - 7 : y + 8, x - 7 : x + 8].mean((0, 1))
     np.testing.assert_allclose(whole, expected / np.linalg.norm(expected), atol=1e-5)
 
@@ -150,6 +150,16 @@ def test_frames_repeated_by_a_conversion_of_the_rate_count_as_stops(sigma: float
     clip = clips.translation(frames=16, side=96)
     repeated = Clip(frames=clip.frames[np.arange(24) * 2 // 3], fps=12)
     assert value("guard.stopped_share", clips.noisy(sigma, repeated)) == pytest.approx(8 / 23, abs=0.05)
+
+
+@pytest.mark.parametrize("percent", [0, 37.5, 90, 100])
+def test_percentile_of_defined_equals_that_of_numpy(percent: float) -> None:
+    random = np.random.default_rng()
+    values = np.where(random.random((50, 12)) < 0.4, np.nan, random.normal(size=(50, 12)))
+    values[:, 3] = 1.5
+    expected = np.nanpercentile(values, percent, axis=1)
+    np.testing.assert_allclose(percentile_of_defined(values, percent), expected, rtol=1e-12)
+    assert percentile_of_defined(values[:0], percent).shape == (0,)
 
 
 def test_histogram_equals_the_plainest_implementation() -> None:

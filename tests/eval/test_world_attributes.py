@@ -29,6 +29,33 @@ def test_rendered_scenes_match_their_captions() -> None:
         assert all(value(f"world.{name}", clip) == 1 for name in ATTRIBUTES)
 
 
+def test_renderings_are_in_the_world_and_fit_in_every_frame() -> None:
+    for scene in all_scenes()[::61]:
+        clip = sample(scene, caption(scene))
+        assert value("world.in_world", clip) == 1
+        assert 0.9 < (value("world.worst_fit", clip) or 0) <= 1
+
+
+def test_a_colour_outside_the_palette_is_well_formed_and_not_in_the_world() -> None:
+    frames = render(SCENE, np.random.default_rng(0))
+    red = (245 - frames[..., 1:2].astype(float)) / (245 - 35)  # share of the object in each pixel, from the green
+    cyan = np.rint(245 + red * (np.array([20.0, 220, 220]) - 245)).clip(0, 255).astype(np.uint8)
+    clip = Sample(Clip(frames=cyan, fps=8), caption(SCENE))
+    assert value("world.well_formed", clip) == 1
+    assert value("world.in_world", clip) == 0
+
+
+def test_the_worst_frame_counts_and_the_mean_is_in_the_details() -> None:
+    frames = render(SCENE, np.random.default_rng(0)).copy()
+    whole = METRICS["world.worst_fit"](Sample(Clip(frames=frames, fps=8), caption(SCENE)))
+    frames[5, :, 32:] = frames[5, 0, 0]  # half of the object is gone in one frame
+    cut = METRICS["world.worst_fit"](Sample(Clip(frames=frames, fps=8), caption(SCENE)))
+    assert whole.value is not None
+    assert cut.value is not None
+    assert cut.value < whole.value - 0.1
+    assert whole.details["mean"] - cut.details["mean"] == pytest.approx((whole.value - cut.value) / 13, abs=0.02)
+
+
 def test_each_wrong_attribute_lowers_the_share() -> None:
     clip = sample(SCENE, "a large blue square moving right on a white background")
     assert value("world.attributes", clip) == pytest.approx(3 / 5)

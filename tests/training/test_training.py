@@ -1,8 +1,10 @@
 """The training scripts compute what the pipeline computes: pads, VAE chunks, held-out scenes, distillation targets."""
 
+import argparse
 import sys
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,10 +14,13 @@ from diffusers import AutoencoderKLWan
 sys.path.insert(0, str(Path(__file__).parents[2] / "training"))
 
 import distil as distil_script
+import export as export_script
+import text as text_script
 import transformer as transformer_script
 import vae as vae_script
 from text import LENGTH, make_tokenizer, random_caption
 
+from vidguide.eval.metrics.world_attributes import ATTRIBUTE_OF
 from vidguide.eval.world.scene import all_scenes, caption
 from vidguide.functional.cfg import cfg
 
@@ -60,6 +65,71 @@ def test_training_captions_are_true_of_their_scene() -> None:
     captions = [random_caption(scene, random) for _ in range(300)]
     assert all(set(text.split()) <= words for text in captions)
     assert {"", caption(scene)} <= set(captions)
+
+
+def test_training_captions_omit_attributes_as_often_as_planned() -> None:
+    random, scene = np.random.default_rng(0), all_scenes()[100]
+    unsaid = [5 - len(requested(random_caption(scene, random))) for _ in range(4000)]
+    assert np.bincount(unsaid, minlength=6) / 4000 == pytest.approx(text_script.UNSAID, abs=0.03)
+
+
+def requested(text: str) -> list[str]:
+    """Return the attributes that a caption names."""
+    return [word for word in text.split() if word in ATTRIBUTE_OF]
+
+
+def test_noise_levels_cover_the_range_and_a_quarter_are_high() -> None:
+    torch.manual_seed(0)
+    levels = transformer_script.sigmas(20_000)
+    shifted = 3 * 0.65 / (1 + 2 * 0.65)  # where a uniform level of 0.65 is shifted to
+    assert 0 < levels.min() < 0.02
+    assert 0.99 < levels.max() <= 1
+    below = (levels < shifted).float().mean().item()
+    normal = torch.distributions.Normal(0.0, 1.0).cdf(torch.tensor(0.65 / 0.35).log()).item()
+    # shifted > 0.84; of the high quarter none is below 0.85
+    assert below == pytest.approx(0.25 * 0.65 + 0.5 * normal, abs=0.015)
+
+
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training from the shipped pipeline, stopped after its second of three steps, ends with the same weights."""
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    monkeypatch.setattr(transformer_script, "SAVED_EVERY", 1)
+    start = Path(__file__).parents[2] / "pipelines" / "weights" / "tiny"
+
+    def run(folder: str) -> None:
+        work = tmp_path / folder
+        work.mkdir(exist_ok=True)
+        transformer_script.train(
+            argparse.Namespace(work=work, start=start, clips=6, steps=3, rate=1e-3, batch=2, average=0.9, seed=1)
+        )
+
+    run("unbroken")
+    with monkeypatch.context() as patched:
+        patched.setattr(transformer_script, "lengths_for", stop_after(2, transformer_script.lengths_for))
+        with pytest.raises(KeyboardInterrupt):
+            run("broken")
+    run("broken")
+    unbroken, broken = (torch.load(tmp_path / name / "transformer.pt") for name in ("unbroken", "broken"))
+    assert unbroken["step"] == broken["step"] == 3
+    for part in ("model", "average"):
+        assert all(torch.equal(tensor, broken[part][name]) for name, tensor in unbroken[part].items())
+    pipe = export_script.assemble_from(tmp_path / "broken", start)
+    assert torch.equal(
+        pipe.transformer.blocks[0].attn1.to_q.weight, broken["average"]["transformer.blocks.0.attn1.to_q.weight"]
+    )
+
+
+def stop_after(calls: int, function: Any) -> Any:
+    """Return a function that works for some calls and then stops the run."""
+    count = iter(range(calls))
+
+    def limited(*arguments: Any) -> Any:
+        if next(count, None) is None:
+            raise KeyboardInterrupt
+        return function(*arguments)
+
+    return limited
 
 
 def test_the_students_steps_follow_the_guided_teacher() -> None:

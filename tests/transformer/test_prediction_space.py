@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from vidguide.functional.cfg import cfg
-from vidguide.transformer.prediction_space import noisy_sample, x0_conversion
+from vidguide.transformer.prediction_space import conversion_at, levels_at, noisy_sample, x0_conversion
 
 SHAPE = (2, 4, 3, 5, 6)
 # Prediction type and scheduler; x0 is returned by the scheduler or reached by its last step.
@@ -134,3 +134,25 @@ def test_the_noisy_sample_is_the_leading_channels() -> None:
     packed = torch.randn(1, 90, 4)
     assert noisy_sample(packed, "BL", packed.clone()) is packed
     assert noisy_sample(packed, "BLC", video) is None
+
+
+@each_scheduler
+def test_levels_at_an_index_are_those_of_its_timestep_and_conversions_are_inverted(name: str) -> None:
+    scheduler = SCHEDULERS[name]()
+    scheduler.set_timesteps(10)
+    for index in range(2, 9):  # a timestep of 1, the last one of some, may be the first
+        level, sample, timestep = levels_at(scheduler, index), noise(), scheduler.timesteps[index].reshape(1)
+        assert level is not None
+        conversion, expected = conversion_at(level, sample), x0_conversion(scheduler, sample, timestep)
+        assert conversion is not None
+        assert expected is not None
+        prediction = noise()
+        torch.testing.assert_close(conversion.to_x0(prediction), expected.to_x0(prediction), rtol=1e-12, atol=1e-12)
+        restored = conversion.to_prediction(conversion.to_x0(prediction))
+        torch.testing.assert_close(restored, prediction, rtol=1e-6, atol=1e-6)
+
+
+def test_an_unknown_scheduler_has_no_levels() -> None:
+    scheduler = diffusers.EDMEulerScheduler()
+    scheduler.set_timesteps(3)
+    assert levels_at(scheduler, 1) is None

@@ -48,6 +48,10 @@ class X0Conversion(NamedTuple):
         """Convert a prediction `(B, ...)` to x0, in at least float32."""
         return self.offset + self.factor * upcast(prediction)
 
+    def to_prediction(self, x0: Tensor) -> Tensor:
+        """Convert x0 `(B, ...)` to the prediction that implies it, in at least float32."""
+        return (upcast(x0) - self.offset) / self.factor
+
 
 def x0_conversion(scheduler: Any, sample: Tensor, timestep: Any) -> X0Conversion | None:
     """Return the conversion between predictions and x0 at the scheduler's step.
@@ -63,8 +67,19 @@ def x0_conversion(scheduler: Any, sample: Tensor, timestep: Any) -> X0Conversion
     """
     per_sample = isinstance(timestep, Tensor) and timestep.numel() in (1, len(sample))
     levels = _levels(scheduler, timestep) if per_sample else None
-    if levels is None:
-        return None
+    return None if levels is None else conversion_at(levels, sample)
+
+
+def conversion_at(levels: Levels, sample: Tensor) -> X0Conversion | None:
+    """Return the conversion between predictions and x0 at noise levels.
+
+    Args:
+        levels: one for all rows, or one per row.
+        sample: `(B, ...)`, x_t.
+
+    Returns:
+        None for an unknown type of prediction.
+    """
     noisy = upcast(sample)
     shape = -1, *[1] * (sample.ndim - 1)  # one level for all rows, or one per row
     alpha, sigma = (level.to(noisy.device, noisy.dtype).reshape(shape) for level in levels[:2])
@@ -98,17 +113,34 @@ def noisy_sample(hidden_states: Tensor, layout: str, prediction: Tensor) -> Tens
     return sample if sample.shape == prediction.shape else None
 
 
+def levels_at(scheduler: Any, index: int) -> Levels | None:
+    """Return alpha_t and sigma_t at one step of the scheduler's schedule, and what the model predicts.
+
+    Args:
+        index: of the step in the schedule.
+
+    Returns:
+        None for an unknown class, or sigmas above 1 in flow matching.
+    """
+    return _levels_of(scheduler, scheduler.timesteps[index], index)
+
+
 def _levels(scheduler: Any, timestep: Any) -> Levels | None:
     """Return alpha_t and sigma_t at the scheduler's step, and what the model predicts."""
-    names = {kind.__name__ for kind in type(scheduler).__mro__}
     if not isinstance(timestep, Tensor) or timestep.ndim > 1:
         return None
+    known = _names(scheduler) & (FLOW_MATCHING | SIGMAS)
+    return _levels_of(scheduler, timestep, _step_index(scheduler, timestep) if known else None)
+
+
+def _levels_of(scheduler: Any, timestep: Tensor, index: int | None) -> Levels | None:
+    """Return the levels at a timestep, for schedulers that store them by timestep, or at an index of the schedule."""
+    names = _names(scheduler)
     if names & ALPHAS:
         alphas = scheduler.alphas_cumprod
         squared = alphas.to(timestep.device)[timestep.long()]
         return squared**0.5, (1 - squared) ** 0.5, scheduler.config.prediction_type
-    index = _step_index(scheduler, timestep) if names & (FLOW_MATCHING | SIGMAS) else None
-    if index is None:
+    if index is None or not names & (FLOW_MATCHING | SIGMAS):
         return None
     sigma = scheduler.sigmas[index]
     if names & FLOW_MATCHING:
@@ -120,6 +152,11 @@ def _levels(scheduler: Any, timestep: Any) -> Levels | None:
         return 1 - sigma, sigma, scheduler.config.prediction_type
     alpha = (1 + sigma**2) ** -0.5
     return alpha, sigma * alpha, scheduler.config.prediction_type
+
+
+def _names(scheduler: Any) -> set[str]:
+    """Return the names of a scheduler's classes."""
+    return {kind.__name__ for kind in type(scheduler).__mro__}
 
 
 def begin_index(scheduler: Any, timestep: Any) -> int:

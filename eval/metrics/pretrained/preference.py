@@ -4,7 +4,7 @@ Both were fine-tuned from CLIP ViT-H/14 on choices between still images: they do
 """
 
 from vidguide.eval.metrics.base import Value, metric
-from vidguide.eval.metrics.clip_similarity import truncation_warnings
+from vidguide.eval.metrics.pretrained.clip_similarity import truncation_warnings
 from vidguide.eval.metrics.sample import Sample
 
 
