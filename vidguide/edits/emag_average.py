@@ -153,7 +153,8 @@ class AverageQuery(Average):
         self, attention: EditedAttention, query: Tensor, key: Tensor, value: Tensor, chosen: Tensor | None
     ) -> Tensor:
         kernel, unrotated = attention.kernel, _unrotated(attention.kernel, query)
-        live, strength = self.video.take(unrotated, ALL_CONDITIONAL, kernel.index), self.strength
+        live = self.video.take(unrotated, ALL_CONDITIONAL, kernel.index)
+        strength: float | Tensor = self.strength
         if chosen is not None:
             dtype = torch.promote_types(live.dtype, torch.float32)
             strength = self.rows(kernel, chosen, live).to(dtype) * strength
