@@ -32,7 +32,6 @@ from rich.progress import track
 
 from vidguide import CFG, EMAG, guide
 from vidguide.functional.cfg import cfg
-from vidguide.guidances.emag import default_layers
 
 SCALE, TEXT, WIDTH = 5.0, 226, 128
 ARMS = ("CFG", "EMAG as published", "EMAG here")
@@ -73,7 +72,7 @@ class Published:
         self.averages: dict[int, torch.Tensor] = {}
         self.distance: dict[int, float] = {}
         self.perturbing, self.chosen = False, -1
-        for layer in default_layers(len(model.blocks)):
+        for layer in EMAG().candidates(len(model.blocks)):
             norm = model.blocks[layer].attn1.norm_q
             norm.register_forward_hook(lambda module, args, query, layer=layer: self.replace_query(layer, query))
 

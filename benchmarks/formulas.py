@@ -37,7 +37,7 @@ def plain_average(average: Tensor, live: Tensor) -> Tensor:
     """Update EMAG's average and return D, by one operation after another."""
     query = live.float()
     average.copy_(DECAY * average + (1 - DECAY) * query)
-    return (average - query).abs().mean((0, 1, 3))
+    return (average - query).abs().mean((1, 3))
 
 
 def library_nag(positive: Tensor, negative: Tensor) -> Tensor:

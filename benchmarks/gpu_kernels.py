@@ -37,7 +37,7 @@ def eager_merged(parts: Parts) -> list[Tensor]:
 
 
 def eager_average(parts: Parts) -> list[Tensor]:
-    """Update EMAG's average, which is in the place of the log-sum-exps, and return it and D of every head."""
+    """Update EMAG's average, in the place of the log-sum-exps, and return it and D of every sample and head."""
     live, average = parts[0]
     ema(average, live, DECAY)
     return [average, attention_gradient(average, live, 2)]

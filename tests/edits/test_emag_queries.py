@@ -105,12 +105,13 @@ class PlainQueries:
     def hook(self, video: Any) -> Any:
         return lambda module, args, query: self.steps[-1].append(video(query).double().clone())
 
-    def gradients(self, decay: float) -> list[list[float]]:
-        """Return D of each block in each step, by the paper's equations."""
+    def gradients(self, decay: float) -> list[list[list[float]]]:
+        """Return D of each block and sample in each step, by the paper's equations."""
         averages, gradients = list(self.steps[0]), []
         for step in self.steps:
             averages = [decay * e + (1 - decay) * a for e, a in zip(averages, step, strict=True)]
-            gradients.append([float((e - a).abs().mean()) for e, a in zip(averages, step, strict=True)])
+            distances = [(e - a).abs() for e, a in zip(averages, step, strict=True)]
+            gradients.append([d.unflatten(0, (2, -1)).flatten(1).mean(1).tolist() for d in distances])
         return gradients
 
 
@@ -126,13 +127,19 @@ def test_d_and_the_chosen_layer_use_queries_before_the_rotation(name: str) -> No
     assert depth >= 2
     run = sample(model_of(tiny), calls, EMAG(**EMAG_Q, layers=tuple(range(depth))))[1]
     for choice, expected in zip(run.trace.choices, plain.gradients(0.6), strict=True):
+        for sample_choice, by_layer in zip(choice.samples, zip(*expected, strict=True), strict=True):
+            gradients = [sample_choice.gradients[layer] for layer in range(depth)]
+            torch.testing.assert_close(torch.tensor(gradients), torch.tensor(by_layer), atol=1e-7, rtol=1e-6)
+            assert sample_choice.layers == (max(range(depth), key=gradients.__getitem__),)
+        means = torch.tensor(expected).mean(1)
         gradients = [choice.gradients[layer] for layer in range(depth)]
-        torch.testing.assert_close(torch.tensor(gradients), torch.tensor(expected), atol=1e-7, rtol=1e-6)
-        assert choice.layers == (max(range(depth), key=gradients.__getitem__),)
+        torch.testing.assert_close(torch.tensor(gradients), means, atol=1e-7, rtol=1e-6)
+        assert set(choice.layers) == {layer for one in choice.samples for layer in one.layers}
 
 
 def chosen_layers(model: Any, calls: list[dict[str, Any]]) -> list[tuple[int, ...]]:
-    return [choice.layers for choice in sample(model, calls, EMAG(**EMAG_Q, layers=(0, 1, 2)))[1].trace.choices]
+    choices = sample(model, calls, EMAG(**EMAG_Q, layers=(0, 1, 2)))[1].trace.choices
+    return [one.layers for choice in choices for one in choice.samples]
 
 
 def test_queries_after_the_rotation_choose_different_layers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,8 @@ def plain_mass(grid: tuple[int, int, int], strength: float, kind: str) -> tuple[
 @pytest.mark.parametrize("strength", [0.0, 0.3, 1.0, 3.0, 50.0])
 def test_mass_of_synthetic_attention_equals_the_counted_mass(grid: tuple[int, int, int], strength: float) -> None:
     kinds = ("frame", "pixel", "token", "all")
-    mass = attention_mass(*synthetic_attention(grid, strength, *kinds), grid, torch.arange(grid[0] * grid[1] * grid[2]))
+    attention = synthetic_attention(grid, strength, *kinds)
+    (mass,) = attention_mass(*attention, grid, torch.arange(grid[0] * grid[1] * grid[2]))
     expected = torch.tensor([plain_mass(grid, strength, kind) for kind in kinds])
     torch.testing.assert_close(mass, expected, rtol=1e-4, atol=1e-6)
     lifts = lift(mass, grid)
@@ -95,11 +96,11 @@ def test_mass_with_sampled_queries_text_keys_and_masks() -> None:
     query, key = synthetic_attention(GRID, 2.0, "frame", "pixel", "all")
     text, sampled_queries = torch.randn(1, 8, 3, 24), torch.tensor([3, 11, 20])
     expected = torch.tensor([plain_mass(GRID, 2.0, kind) for kind in ("frame", "pixel", "all")])
-    mass = attention_mass(query[:, sampled_queries], torch.cat([text, key], 1), GRID, sampled_queries, first=8)
+    (mass,) = attention_mass(query[:, sampled_queries], torch.cat([text, key], 1), GRID, sampled_queries, first=8)
     torch.testing.assert_close(mass, expected)  # attention to text does not count
     open_keys = (torch.arange(32) < 8) | (torch.arange(32) >= 16)  # the first frame is masked
     mask = open_keys.view(1, 1, 1, -1)
-    mass = attention_mass(
+    (mass,) = attention_mass(
         query[:, sampled_queries[1:]], torch.cat([text, key], 1), GRID, sampled_queries[1:], mask=mask, first=8
     )
     torch.testing.assert_close(mass[2], torch.tensor([7 / 15, 1 / 15]))
@@ -196,9 +197,16 @@ def patch_head_mass(monkeypatch: pytest.MonkeyPatch, within: float, along: float
     """Let the measurement return these shares for every head."""
 
     def mass(query: torch.Tensor, *args: Any) -> torch.Tensor:
-        return torch.tensor([within, along]).expand(query.shape[2], 2)
+        return torch.tensor([within, along]).expand(query.shape[0], query.shape[2], 2)
 
     monkeypatch.setattr("vidguide.edits.head_selection.attention_mass", mass)
+
+
+def test_a_sample_without_heads_of_the_extent_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    mass = torch.tensor([[0.9, 0.0], [0.1, 0.9]]).unsqueeze(1).expand(2, 2, 2)  # the second sample has no spatial head
+    monkeypatch.setattr("vidguide.edits.head_selection.attention_mass", lambda query, *args: mass)
+    with pytest.raises(ValueError, match=r"layers \(1,\) have no spatial head in this model for samples \[1\] of the"):
+        sample(tiny_wan(), videos(1), PAG(layers=(1,), extent="spatial"))
 
 
 @pytest.mark.parametrize("name", ["CogVideoXTransformer3DModel/rotary", "MochiTransformer3DModel"])

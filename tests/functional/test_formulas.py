@@ -9,7 +9,15 @@ from torch import Tensor
 from tests.helpers.plain_nag import plain_grouped_nag, plain_nag
 from vidguide.functional.attention_map import apply_map, attention_map
 from vidguide.functional.cfg import cfg
-from vidguide.functional.emag import attention_gradient, blend, ema, emag_correction, replace_columns
+from vidguide.functional.emag import (
+    attention_gradient,
+    blend,
+    ema,
+    emag_correction,
+    mean_magnitude,
+    mean_of_heads,
+    replace_columns,
+)
 from vidguide.functional.lse_merge import AttentionWithLse, merge
 from vidguide.functional.nag import l1_norm, nag, norm_limit
 from vidguide.functional.self_guidance import perturbation_correction
@@ -138,13 +146,28 @@ def test_emag_equals_its_equations() -> None:
     before = average.clone()
     assert ema(average, value, 0.9) is average
     torch.testing.assert_close(average, 0.9 * before + 0.1 * value)
-    expected = torch.stack([(average[:, :, head] - value[:, :, head]).abs().mean() for head in range(3)])
-    torch.testing.assert_close(attention_gradient(average, value, 2), expected)
+    distances = attention_gradient(average, value, 2)
+    magnitudes = mean_magnitude(value, 2, torch.float64)
+    for row in range(2):
+        for head in range(3):
+            torch.testing.assert_close(distances[row, head], (average - value)[row, :, head].abs().mean())
+            torch.testing.assert_close(magnitudes[row, head], value[row, :, head].double().abs().mean())
     torch.testing.assert_close(blend(value, average, 0.3), 0.7 * value + 0.3 * average)
+    strength = torch.tensor([0.0, 0.3], dtype=average.dtype).view(2, 1, 1, 1)
+    assert torch.equal(blend(value, average, strength)[0], value[0])
+    torch.testing.assert_close(blend(value, average, strength)[1], 0.7 * value[1] + 0.3 * average[1])
     assert torch.equal(blend(value, average, 1.0), average)
     cond, perturbed = features(2, 3, 4)
     torch.testing.assert_close(cond + emag_correction(cond, perturbed, 1.5), perturbed + 1.5 * (cond - perturbed))
     torch.testing.assert_close(perturbation_correction(cond, perturbed, 3.0), 3 * cond - 3 * perturbed)
+
+
+def test_means_are_over_the_selected_heads_of_each_row() -> None:
+    values = torch.tensor([[1.0, 2.0, 6.0], [4.0, 5.0, 9.0], [7.0, 8.0, 9.0]])
+    heads = torch.tensor([[True, False, True], [False, True, False], [False, False, False]])
+    assert mean_of_heads(values, None).tolist() == [3.0, 6.0, 8.0]
+    assert mean_of_heads(values, heads)[:2].tolist() == [3.5, 5.0]
+    assert mean_of_heads(values, heads)[2].isnan()
 
 
 def test_rows_of_a_map_with_replaced_columns_sum_to_one() -> None:

@@ -72,7 +72,7 @@ def test_invalid_schedules_raise_before_the_first_step(kind: str) -> None:
 
 def test_heads_are_measured_in_a_neutral_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     mass = torch.tensor([[0.9, 0.0], [0.3, 0.3]])  # the first head attends within its frame
-    monkeypatch.setattr("vidguide.edits.head_selection.attention_mass", lambda query, *args: mass)
+    monkeypatch.setattr("vidguide.edits.head_selection.attention_mass", lambda query, *args: mass.expand(2, 2, 2))
     constant, changing = PAG(scale=2, layers=(1,), extent="spatial"), PAG(scale=[0, 2], layers=(1,), extent="spatial")
     constant_scale_predictions, result = (sample(tiny_wan(), videos(2), pag)[0] for pag in (constant, changing))
     assert torch.equal(result[1], constant_scale_predictions[1])

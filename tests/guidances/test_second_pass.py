@@ -16,7 +16,6 @@ from tests.helpers.snapshots import snapshots_equal
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import APG, CFG, EMAG, NAG, PAG, SEG, STG, TPG, CFGZeroStar, S2Guidance, guide
 from vidguide.guidances.base import Guidance
-from vidguide.guidances.emag import default_layers
 from vidguide.transformer.block_replay import BlockReplay
 from vidguide.transformer.cfg_batch import Batch
 
@@ -31,15 +30,24 @@ def test_run_cache_survives_a_timestep_dtype_change() -> None:
 
 
 @pytest.mark.parametrize("variant", ["query", "map", "map-video"])
-@pytest.mark.parametrize("select", ["largest", "previous", (1,), (0, 2)])
+@pytest.mark.parametrize(
+    ("select", "measure"),
+    [
+        *(("largest", measure) for measure in ("absolute", "relative")),
+        *((select, "absolute") for select in ("previous", "all", (1,), (0, 2))),
+    ],
+)
 @pytest.mark.parametrize(("make", "each"), [(tiny_wan, videos), (cogvideox, clips)], ids=["Wan", "CogVideoX"])
-def test_emag_equals_the_papers_equations(make: Any, each: Any, select: Any, variant: str) -> None:
+def test_emag_equals_the_papers_equations(make: Any, each: Any, select: Any, measure: str, variant: str) -> None:
     model, calls = make().double(), each(12, dtype=torch.float64)
-    emag = EMAG(scale=2.5, decay=0.7, select=select, variant=variant, start=0.3, stop=0.9, layers=(0, 1, 2))
+    window: dict[str, Any] = dict(start=0.3, stop=0.9, layers=(0, 1, 2))
+    emag = EMAG(scale=2.5, decay=0.7, select=select, measure=measure, variant=variant, **window)
     guided, run = sample(model, calls, emag)
     layers = select if isinstance(select, tuple) else (0, 1, 2)
-    for ours, expected in zip(guided, plain_emag(model, calls, emag, layers), strict=True):
+    plain, choices = plain_emag(model, calls, emag, layers)
+    for ours, expected in zip(guided, plain, strict=True):
         assert torch.allclose(ours, expected, rtol=0, atol=1e-9)
+    assert [[sample.layers for sample in choice.samples] for choice in run.trace.choices] == choices
     assert [choice.step for choice in run.trace.choices] == [3, 4, 5, 6, 7, 8, 9, 10]
     assert all(choice.seconds > 0 for choice in run.trace.choices)
     assert run.trace.summary()["weak_passes"] == len(str(run.trace).splitlines()) - 1 == 8
@@ -52,7 +60,7 @@ def test_strength_mixes_average_and_live_attention(make: Any, each: Any, variant
     model, calls = make().double(), each(10, dtype=torch.float64)
     emag = EMAG(scale=2.5, decay=0.7, strength=0.6, average_from=0.1, start=0.5, stop=1.0, layers=(1, 2))
     emag = dataclasses.replace(emag, variant=variant)
-    for ours, expected in zip(sample(model, calls, emag)[0], plain_emag(model, calls, emag, (1, 2)), strict=True):
+    for ours, expected in zip(sample(model, calls, emag)[0], plain_emag(model, calls, emag, (1, 2))[0], strict=True):
         assert torch.allclose(ours, expected, rtol=0, atol=1e-9)
 
 
@@ -73,7 +81,8 @@ def test_decay_one_keeps_the_first_query_and_equal_steps_have_zero_gradient() ->
 
 
 def averages_of(model: Any) -> dict[int, Any]:
-    ((_, (averages, _)),) = vars(model)["_vidguide_forward"]._run_caches["cond"]._values.values()
+    ((_, state),) = vars(model)["_vidguide_forward"]._run_caches["cond"]._values.values()
+    averages: dict[int, Any] = state.averages
     return averages
 
 
@@ -280,10 +289,30 @@ def test_maps_larger_than_memory_raise_with_their_size(wan: Any, monkeypatch: py
 
 
 @pytest.mark.parametrize(
-    ("depth", "layers"), [(24, (6, 7, 8)), (30, (8, 9, 10)), (5, (1, 2, 3)), (3, (0, 1, 2)), (1, (0,))]
+    ("depth", "layers"), [(24, (6, 7, 8)), (30, (8, 9, 10)), (12, (3, 4, 5)), (11, tuple(range(11))), (1, (0,))]
 )
-def test_default_layers(depth: int, layers: tuple[int, ...]) -> None:
-    assert default_layers(depth) == layers
+def test_candidates_are_at_a_quarter_of_the_depth_and_in_shallow_models_all_blocks(
+    depth: int, layers: tuple[int, ...]
+) -> None:
+    assert EMAG().candidates(depth) == EMAG(select="previous").candidates(depth) == layers
+    assert EMAG(select="all").candidates(depth) == tuple(range(depth))
+    assert EMAG(select="all", layers=(0,)).candidates(depth) == (0,)
+
+
+@pytest.mark.parametrize(
+    ("depths", "depth", "layers"),
+    [
+        ((0.25, 0.35), 24, (6, 7, 8)),
+        ((0.25, 0.35), 5, (1, 2, 3)),
+        ((0.25, 0.35), 1, (0,)),
+        ((0.43, 0.54), 28, (12, 13, 14, 15)),
+        ((0.43, 0.54), 40, (17, 18, 19, 20, 21, 22)),
+        ((0.9, 1.0), 10, (7, 8, 9)),
+        ((0.0, 1.0), 4, (0, 1, 2, 3)),
+    ],
+)
+def test_candidates_at_shares_of_the_depth(depths: tuple[float, float], depth: int, layers: tuple[int, ...]) -> None:
+    assert EMAG(depths=depths).candidates(depth) == EMAG(depths=depths, select="all").candidates(depth) == layers
 
 
 @pytest.mark.parametrize(
@@ -292,7 +321,13 @@ def test_default_layers(depth: int, layers: tuple[int, ...]) -> None:
         (dict(decay=1.5), "decay=1.5"),
         (dict(strength=-0.1), "strength=-0.1"),
         (dict(average_from=0.5), "average_from=0.5"),
-        (dict(select="best"), "largest, previous or a tuple"),
+        (dict(select="best"), "largest, previous, all or a tuple"),
+        (dict(select=()), "largest, previous, all or a tuple"),
+        (dict(measure="ratio"), "measure='ratio'"),
+        (dict(depths=(0.5, 0.2)), "two numbers, 0 to 1, the lower one first"),
+        (dict(depths=(0.5,)), "two numbers"),
+        (dict(depths=(0.1, 0.2), layers=(1,)), r"layers=\(1,\)\): both name the candidates"),
+        (dict(depths=(0.1, 0.2), select=(1,)), r"select=\(1,\)\): both name the candidates"),
         (dict(select=(1,), layers=(2, 3)), "must be among layers"),
         (dict(variant="video"), "variant='video'"),
     ],

@@ -90,16 +90,19 @@ class PlainJointAttention(PlainAttention):
         return output[:, text:], output[:, :text]
 
 
-def plain_emag(model: Any, calls: list[dict[str, Any]], emag: EMAG, layers: tuple[int, ...]) -> list[Tensor]:
-    """Return the predictions of a Wan or CogVideoX transformer under EMAG, step by step."""
+def plain_emag(
+    model: Any, calls: list[dict[str, Any]], emag: EMAG, layers: tuple[int, ...]
+) -> tuple[list[Tensor], list[Any]]:
+    """Return the predictions of a Wan or CogVideoX transformer under EMAG, step by step, and the layers chosen for
+    each sample."""
     model = copy.deepcopy(model)
     wan = hasattr(model, "blocks")
     processors = {layer: (PlainSelfAttention if wan else PlainJointAttention)(emag.variant) for layer in layers}
     for layer, processor in processors.items():
         (model.blocks if wan else model.transformer_blocks)[layer].attn1.processor = processor
     averages: dict[int, Tensor] = {}
-    last: dict[int, float] = {}
-    results = []
+    last: list[dict[int, float]] = []
+    results, choices = [], []
 
     def first(fraction: float) -> int:
         return math.floor(fraction * len(calls))
@@ -112,17 +115,46 @@ def plain_emag(model: Any, calls: list[dict[str, Any]], emag: EMAG, layers: tupl
             averages = {
                 n: live[n] if n not in averages else decay * averages[n] + (1 - decay) * live[n] for n in layers
             }
-            gradients = {n: (averages[n] - live[n]).abs().mean().item() for n in layers}
+            gradients = gradients_of(emag, averages, live)
             if step >= first(emag.start):
                 by = last if emag.select == "previous" and last else gradients
-                chosen = emag.select if isinstance(emag.select, tuple) else (max(by, key=by.__getitem__),)
-                assert len(chosen) == 1 or emag.strength == 1, "the live value of a second layer depends on the first"
-                for n in chosen:
-                    processors[n].replacement = (1 - emag.strength) * live[n] + emag.strength * averages[n]
-                perturbed = model(**inputs)[0]
-                for n in chosen:
-                    processors[n].replacement = torch.zeros(0)
+                choices.append([layers_of(emag, sample) for sample in by])
+                mixed = {n: (1 - emag.strength) * live[n] + emag.strength * averages[n] for n in layers}
+                perturbed = perturbed_prediction(model, inputs, processors, mixed, choices[-1])
                 prediction = perturbed + emag.scale * (prediction - perturbed)
             last = gradients
         results.append(prediction)
-    return results
+    return results, choices
+
+
+def gradients_of(emag: EMAG, averages: dict[int, Tensor], live: dict[int, Tensor]) -> list[dict[int, float]]:
+    """Return D of each layer, for each sample."""
+    samples = []
+    for sample in range(len(next(iter(live.values())))):
+        gradients = {n: (averages[n] - live[n])[sample].abs().mean().item() for n in live}
+        if emag.measure == "relative" and emag.variant == "query":
+            gradients = {n: d / live[n][sample].abs().mean().item() for n, d in gradients.items()}
+        samples.append(gradients)
+    return samples
+
+
+def layers_of(emag: EMAG, gradients: dict[int, float]) -> tuple[int, ...]:
+    """Return the layers to perturb for a sample."""
+    fixed = tuple(gradients) if emag.select == "all" else emag.select
+    chosen = fixed if isinstance(fixed, tuple) else (max(gradients, key=gradients.__getitem__),)
+    assert len(chosen) == 1 or emag.strength == 1, "the live value of a second layer depends on the first"
+    return chosen
+
+
+def perturbed_prediction(
+    model: Any, inputs: dict[str, Any], processors: dict[int, Any], mixed: dict[int, Tensor], choices: list[Any]
+) -> Tensor:
+    """Return the perturbed prediction: a full pass for each set of layers, of which the rows that chose it count."""
+    perturbed = {}
+    for layers in set(choices):
+        for n in layers:
+            processors[n].replacement = mixed[n]
+        perturbed[layers] = model(**inputs)[0]
+        for n in layers:
+            processors[n].replacement = torch.zeros(0)
+    return torch.stack([perturbed[layers][row] for row, layers in enumerate(choices)])

@@ -135,7 +135,7 @@ def test_average_and_distance_equal_the_equations(
     distance = fused.average(average, live, 0.9, heads)
     torch.testing.assert_close(average.double(), expected, atol=1e-6, rtol=0)
     torch.testing.assert_close(
-        distance.double(), (expected - live).abs().movedim(heads, 0).flatten(1).mean(1), atol=1e-6, rtol=1e-5
+        distance.double(), (expected - live).abs().movedim(heads, 1).flatten(2).mean(2), atol=1e-6, rtol=1e-5
     )
 
 

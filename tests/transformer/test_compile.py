@@ -88,6 +88,29 @@ def test_later_runs_do_not_recompile(kind: str, compile_model: Callable[..., Any
 
 
 @pytest.mark.parametrize(
+    ("compile_model", "most"), [pytest.param(compile_whole, 7, marks=pytest.mark.slow), (compile_blocks, 6)]
+)
+def test_samples_that_choose_different_layers_take_few_graphs(compile_model: Callable[..., Any], most: int) -> None:
+    """The whole model: four, and one for each first layer that is perturbed, though sets of three layers are seven."""
+    torch._dynamo.reset()
+    calls = [
+        {**inputs, "hidden_states": inputs["hidden_states"] * torch.tensor([0.3, 1.0, 3.0, 9.0]).view(4, 1, 1, 1, 1)}
+        for inputs in (wan_inputs(4, seed=step) for step in range(10))
+    ]
+    emag = EMAG(decay=0.5, measure="relative", start=0.2, stop=1.0)
+    eager, run = sample(tiny_wan(), calls, emag)
+    assert len({choice.layers for choice in run.trace.choices}) > 1
+    assert any(len(choice.layers) > 1 for choice in run.trace.choices)
+    counter = CompileCounterWithBackend("eager")
+    with torch.no_grad():
+        result, compiled_run = sample(compile_model(tiny_wan(), counter), calls, emag)
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(result, eager, strict=True))
+    samples = [[[one.layers for one in choice.samples] for choice in r.trace.choices] for r in (run, compiled_run)]
+    assert samples[0] == samples[1]
+    assert counter.frame_count <= most
+
+
+@pytest.mark.parametrize(
     ("compile_model", "parameters", "warned"),
     [
         (compile_whole, {}, True),  # five candidates of forty blocks

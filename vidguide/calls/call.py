@@ -13,6 +13,7 @@ from vidguide.attention.site import AttentionSite
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.calls.run_cache import RunCache
 from vidguide.functional.cfg import rescale_std
+from vidguide.tracing.run import SampleChoice
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.family import Inputs
 from vidguide.transformer.negative_text import repeat_rows, text_shape
@@ -44,11 +45,11 @@ class Rerun(Protocol):
     """Runs the conditional call once more, a plan on top of the call's edits; returns its prediction.
 
     Args:
-        layers, gradients: which layers the plan perturbs, and `D` of each candidate layer, for the trace.
+        layers, samples: which layers the plan perturbs, and the choice for each sample, for the trace.
     """
 
     def __call__(
-        self, plan: AttentionPlan, layers: Sequence[int] = (), gradients: Mapping[int, float] | None = None
+        self, plan: AttentionPlan, layers: Sequence[int] = (), samples: Sequence[SampleChoice] = ()
     ) -> Tensor: ...
 
 

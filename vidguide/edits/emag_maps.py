@@ -7,10 +7,11 @@ from torch import Tensor
 
 from vidguide.attention.site import EditedAttention, KernelCall
 from vidguide.calls.call import Call
-from vidguide.edits.emag_average import Average, Averages
+from vidguide.edits.emag_average import Average, AveragedAttention, Averages
 from vidguide.functional.attention_map import apply_map, attention_map
 from vidguide.functional.emag import replace_columns
 from vidguide.functional.masks import masked, rows_of
+from vidguide.transformer.cfg_batch import ALL_CONDITIONAL
 
 SHARE = 0.5  # of the free memory that maps may take
 
@@ -18,9 +19,9 @@ SHARE = 0.5  # of the free memory that maps may take
 class AverageMap(Average):
     """EMAG at one layer: the average of the video's rows of its attention map `(B, H, Q, K)`, text among the keys."""
 
-    heads_dim = 1
+    heads_dim, scale_free = 1, True  # the rows of every map sum to 1
 
-    def rows(self, kernel: KernelCall, query: Tensor, key: Tensor) -> Tensor:
+    def map_rows(self, kernel: KernelCall, query: Tensor, key: Tensor) -> Tensor:
         """Return the video's rows of the map, of the conditional rows of a batch."""
         if kernel.kwargs.get("is_causal"):
             raise ValueError("EMAG(variant='map'): this model's attention is causal; use variant='query'")
@@ -29,29 +30,35 @@ class AverageMap(Average):
         return attention_map(query[rows, tokens], key[rows], kernel.kwargs.get("scale"), mask)
 
     def live(self, kernel: KernelCall, query: Tensor, key: Tensor) -> Tensor:
-        return self.rows(kernel, query, key)
+        return self.map_rows(kernel, query, key)
 
     def perturbed(self, averages: Averages, kernel: KernelCall, weights: Tensor) -> Tensor:
         """Return the perturbed rows of the map, from the live ones."""
-        return self.mixed(averages, kernel, weights)
+        return self.mixed(averages, kernel, weights, self.strength)
 
     def perturb(
-        self, averages: Averages, attention: EditedAttention, query: Tensor, key: Tensor, value: Tensor
+        self, past: AveragedAttention, attention: EditedAttention, query: Tensor, key: Tensor, value: Tensor
     ) -> Tensor:
-        weights = self.perturbed(averages, attention.kernel, self.rows(attention.kernel, query, key))
-        output = apply_map(weights, value)
-        return output if self.video.joint is None else self.video.put(attention(query, key, value), output)
+        kernel = attention.kernel
+        output = apply_map(self.perturbed(past.averages, kernel, self.map_rows(kernel, query, key)), value)
+        if self.video.joint is None and past.chosen is None:
+            return output
+        unperturbed = attention(query, key, value)
+        if past.chosen is not None:
+            live = self.video.take(unperturbed, ALL_CONDITIONAL, kernel.index)
+            output = torch.where(self.rows(kernel, past.chosen, live), output, live)
+        return self.video.put(unperturbed, output)
 
 
 class AverageVideoMap(AverageMap):
     """EMAG-I at one layer: only the map from the video to itself is averaged, and rows are renormalised to sum 1."""
 
     def live(self, kernel: KernelCall, query: Tensor, key: Tensor) -> Tensor:
-        return self.rows(kernel, query, key)[..., self.video.tokens(query.shape[1])]
+        return self.map_rows(kernel, query, key)[..., self.video.tokens(query.shape[1])]
 
     def perturbed(self, averages: Averages, kernel: KernelCall, weights: Tensor) -> Tensor:
         keys = self.video.tokens(weights.shape[-1])
-        return replace_columns(weights, self.mixed(averages, kernel, weights[..., keys]), keys)
+        return replace_columns(weights, self.mixed(averages, kernel, weights[..., keys], self.strength), keys)
 
 
 def check_maps_fit(call: Call, layers: int) -> None:

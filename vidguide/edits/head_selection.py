@@ -1,6 +1,7 @@
 """Selection of the heads of a full 3D attention that attend within their frame or along time, measured in a run."""
 
 from collections.abc import Mapping
+from itertools import compress
 
 import torch
 from torch import Tensor
@@ -22,7 +23,7 @@ class HeadObserver:
     """Measures the heads of one attention in an unperturbed pass, on sampled queries.
 
     Attributes:
-        masses: `(H, 2)` of each kernel call.
+        masses: `(B, H, 2)` of each kernel call.
     """
 
     def __init__(self, site: AttentionSite, grid: Grid, device: torch.device) -> None:
@@ -47,18 +48,18 @@ class HeadObserver:
 
     @property
     def mass(self) -> Tensor:
-        """Shares of the attention within the frame and within the pixel column, `(H, 2)`.
+        """Shares of the attention within the frame and within the pixel column of each sample, `(B, H, 2)`.
 
         Raises:
             RuntimeError: the measured pass did not run the block.
         """
         if not self.masses:
             raise RuntimeError(f"block {self.site.layer} did not run: a cache skipped it; switch the cache off")
-        return torch.stack(self.masses).mean(0)
+        return torch.cat(self.masses)
 
 
 class HeadSelection:
-    """The heads of one extent in some layers, measured in one unperturbed pass.
+    """The heads of one extent in some layers, measured in one unperturbed pass for each sample.
 
     Attributes:
         extent: "spatial" or "temporal", of :func:`vidguide.functional.head_mass.has_extent`.
@@ -77,30 +78,34 @@ class HeadSelection:
         return {observer.site: (observer,) for observer in self._observers.values()}
 
     def chosen(self, layer: int) -> Tensor:
-        """Return which heads are of the extent, `(H,)`."""
+        """Return which heads of each sample are of the extent, `(B, H)`."""
         observer = self._observers[layer]
         return has_extent(lift(observer.mass, observer.grid), self.extent)
 
     def layers(self) -> tuple[int, ...]:
-        """Return the layers that have such a head.
+        """Return the layers in which some sample has such a head.
 
         Raises:
-            ValueError: none has.
+            ValueError: a sample has none in any layer.
         """
-        layers = tuple(layer for layer in self._observers if self.chosen(layer).any())
-        if not layers:
+        present = torch.stack([self.chosen(layer).any(1) for layer in self._observers])
+        lacking = [sample for sample, layers in enumerate(present.T.tolist()) if not any(layers)]
+        if lacking:
+            samples = f" for samples {lacking} of the batch" if len(lacking) < present.shape[1] else ""
             raise ValueError(
-                f"extent={self.extent!r}: layers {tuple(self._observers)} have no {self.extent} head in this model; "
-                "choose others by `vidguide locate --profile`"
+                f"extent={self.extent!r}: layers {tuple(self._observers)} have no {self.extent} head in this "
+                f"model{samples}; choose others by `vidguide locate --profile`"
             )
-        return layers
+        return tuple(compress(self._observers, present.any(1).tolist()))
 
     def restrict(self, layer: int, perturbation: Perturbation) -> Perturbation:
         """Return a perturbation of those heads alone."""
-        heads = self.chosen(layer).unsqueeze(-1)
+        heads, video = self.chosen(layer), self._observers[layer].site.video
 
         def attend(attention: EditedAttention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-            changed = perturbation(attention, query, key, value)
-            return torch.where(heads, changed, attention(query, key, value))
+            changed, rows = perturbation(attention, query, key, value), heads
+            if video is not None and video.per_sample:
+                rows = heads[video.sample(attention.kernel.batch, attention.kernel.index)]
+            return torch.where(rows.reshape(-1, 1, heads.shape[1], 1), changed, attention(query, key, value))
 
         return attend

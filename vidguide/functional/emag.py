@@ -10,23 +10,36 @@ def ema(average: Tensor, value: Tensor, decay: float) -> Tensor:
 
 
 def attention_gradient(average: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Compute `D = mean |E - A|` for each head, the distance of the live attention from its average.
+    """Compute `D = mean |E - A|` for each row and head, the distance of the live attention from its average.
 
     Args:
+        average, value: `(B, ...)`.
         heads: dimension of the heads.
 
     Returns:
-        `(H,)`.
+        `(B, H)`.
     """
     difference = (average - value).abs_()  # type promotion converts the value in the subtraction
-    return difference.mean([dim for dim in range(difference.ndim) if dim != heads])
+    return difference.mean([dim for dim in range(1, difference.ndim) if dim != heads])
 
 
-def blend(value: Tensor, average: Tensor, strength: float) -> Tensor:
+def mean_magnitude(value: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
+    """Compute `mean |A|` of `(B, ...)` for each row and head, `(B, H)`, in `dtype`: the unit of a relative D."""
+    dims = [dim for dim in range(1, value.ndim) if dim != heads]
+    norm = torch.linalg.vector_norm(value, 1, dims, dtype=dtype)
+    return norm / (value[0].numel() // value.shape[heads])
+
+
+def mean_of_heads(values: Tensor, heads: Tensor | None) -> Tensor:
+    """Average `(B, H)` over the heads in `heads` `(B, H)`, boolean; None for all. NaN where a row has none."""
+    return values.mean(1) if heads is None else (values * heads).sum(1) / heads.sum(1)
+
+
+def blend(value: Tensor, average: Tensor, strength: float | Tensor) -> Tensor:
     """Compute the perturbed attention `A~ = (1 - lambda) A + lambda E`, in the average's dtype.
 
     Args:
-        strength: lambda, 0 to 1.
+        strength: lambda, 0 to 1; a tensor `(B, 1, ...)` for a different one in each row, of the average's dtype.
     """
     return torch.lerp(value.to(average.dtype), average, strength)
 

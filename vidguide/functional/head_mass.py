@@ -37,7 +37,7 @@ def attention_mass(
         first: index of the video's first token among the keys.
 
     Returns:
-        `(H, 2)`, shares of the mass within the frame and within the column, means over batch and queries.
+        `(B, H, 2)`, shares of the mass within the frame and within the column, means over the queries.
     """
     frames, pixels = grid[0], grid[1] * grid[2]
     video = slice(first, first + frames * pixels)
@@ -49,9 +49,9 @@ def attention_mass(
     weights = weights.reshape(*weights.shape[:3], frames, pixels)
     frame = torch.nn.functional.one_hot(positions // pixels, frames).to(weights.dtype)
     pixel = torch.nn.functional.one_hot(positions % pixels, pixels).to(weights.dtype)
-    within = torch.einsum("bhqfp,qf->h", weights, frame)
-    along = torch.einsum("bhqfp,qp->h", weights, pixel)
-    return torch.stack([within, along], -1) / (weights.shape[0] * weights.shape[2])
+    within = torch.einsum("bhqfp,qf->bh", weights, frame)
+    along = torch.einsum("bhqfp,qp->bh", weights, pixel)
+    return torch.stack([within, along], -1) / weights.shape[2]
 
 
 def lift(mass: Tensor, grid: Grid) -> Tensor:

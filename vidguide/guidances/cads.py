@@ -18,15 +18,17 @@ class CADS(Guidance):
     """Condition-Annealed Diffusion Sampling (Sadat et al., arXiv 2310.17347).
 
     Noise is added to the prompt's embeddings, at full strength at first and annealed to none at a fraction of the run.
-    All passes of a step use the same noise; negatives and unconditional branches have none. Where a model has several
-    text inputs, it is added to the first of `text_inputs` in :class:`vidguide.transformer.family.Family`.
+    All passes of a step use the same noise; negatives and unconditional branches have none. The noise of each clip of a
+    batch depends on its seed alone, so that a clip does not depend on the others. Where a model has several text
+    inputs, it is added to the first of `text_inputs` in :class:`vidguide.transformer.family.Family`.
 
     Attributes:
         scale: s, standard deviation of the noise; 0 is off. Published: 0.25 for text.
         full, none: the fractions of the run until which the prompt is all noise and from which on there is none; the
             paper's `1 - tau_2` and `1 - tau_1`, published 0.1 and 0.4.
         mixing: psi, share of the noisy embeddings brought back to the prompt's mean and deviation, 0 to 1.
-        seed: of the noise; use a different one for each clip.
+        seed: of the noise; use a different one for each clip. In a batch it is the first clip's, and the following ones
+            have the numbers after it.
         start, stop, layers: not used by this guidance.
 
     Raises:
@@ -68,5 +70,7 @@ class CADS(Guidance):
         """Return the prompt's embeddings with this step's noise on the conditional rows."""
         start = call.batch.start(prompt.shape[0])
         cond = prompt[start:]
-        noise = torch.randn(cond.shape, generator=generator_at(self.seed, call.step)).to(cond.device)
-        return torch.cat([prompt[:start], cads(cond, noise, share, self.scale, self.mixing)])
+        seeds = range(self.seed, self.seed + cond.shape[0])
+        noise = [torch.randn(cond.shape[1:], generator=generator_at(seed, call.step)) for seed in seeds]
+        noisy = cads(cond, torch.stack(noise).to(cond.device), share, self.scale, self.mixing)
+        return torch.cat([prompt[:start], noisy])

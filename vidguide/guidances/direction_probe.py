@@ -9,10 +9,9 @@ from torch import Tensor
 from vidguide.attention.plan import EMPTY, AttentionPlan
 from vidguide.calls.call import Call, Correction, Rerun, Unconditional
 from vidguide.calls.guided_model import GuidedModel
-from vidguide.edits.head_selection import HeadSelection
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.cfg_rules.cfg import CFG
-from vidguide.guidances.emag import EMAG, Averages
+from vidguide.guidances.emag import EMAG, RunState
 from vidguide.guidances.layer_perturbation import LayerPerturbation
 from vidguide.transformer.prediction_space import noisy_sample
 
@@ -47,9 +46,10 @@ class SharedEMAG(EMAG):
 
     source: EMAG
 
-    def state(self, call: Call) -> tuple[Averages, HeadSelection | None]:
-        averages, heads = self.source.state(call)
-        return {layer: averages[layer] for layer in self.candidates(call.model.depth)}, heads
+    def state(self, call: Call) -> RunState:
+        shared = self.source.state(call)
+        averages = {layer: shared.averages[layer] for layer in self.candidates(call.model.depth)}
+        return RunState(averages, shared.heads, guided_steps=[])
 
     def plan(self, call: Call) -> AttentionPlan:
         sites = self.sites(call.model)
@@ -182,4 +182,4 @@ def _shared(guidance: EMAG, units: list[Guidance], sources: dict[Any, EMAG]) -> 
 
 def _kind(guidance: EMAG) -> tuple[Any, ...]:
     """Return the parameters on which an average depends, other than its layer."""
-    return guidance.variant, guidance.decay, guidance.strength, guidance.extent, guidance.average_from
+    return guidance.variant, guidance.measure, guidance.decay, guidance.strength, guidance.extent, guidance.average_from

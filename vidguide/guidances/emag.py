@@ -1,7 +1,9 @@
 """Exponential Moving Average Guidance: away from the model whose attention is an average over earlier steps."""
 
+import math
 import warnings
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -10,10 +12,10 @@ from torch import Tensor
 from vidguide.attention.plan import AttentionPlan
 from vidguide.calls.call import Call, Correction, Rerun
 from vidguide.calls.guided_model import GuidedModel
-from vidguide.edits.emag_average import Average, AverageQuery
+from vidguide.edits.emag_average import Average, AveragedAttention, AverageQuery
 from vidguide.edits.emag_maps import AverageMap, AverageVideoMap, check_maps_fit
 from vidguide.edits.head_selection import HeadSelection
-from vidguide.functional.emag import emag_correction
+from vidguide.functional.emag import emag_correction, mean_of_heads
 from vidguide.guidances.schedule import (
     Schedule,
     check_run_scale,
@@ -21,9 +23,11 @@ from vidguide.guidances.schedule import (
     in_window,
     is_constant,
     may_be,
+    scale_at,
     scale_of,
 )
 from vidguide.guidances.second_pass import SelfGuidance
+from vidguide.tracing.run import SampleChoice
 from vidguide.transformer.compile import graph_limit
 from vidguide.transformer.context_parallel import ContextParallel
 from vidguide.validation import check_number
@@ -32,9 +36,18 @@ Averages = dict[int, Average]
 PUBLISHED_DECAY = 0.988
 SD3_STEPS, DIT_STEPS = 28, 250  # of the authors' runs, after which 71% and 5% of the first map are left
 GRAPHS = 4  # of a model compiled whole, besides one for each layer that is perturbed: tests/transformer/test_compile.py
+SD3_DEPTHS, DIT_DEPTHS = (0.25, 0.35), (0.43, 0.54)  # layers 6 to 8 of 24, and 12 to 15 of 28
+SHALLOW = 12  # depth below which all blocks are candidates: three of a few are no middle of the model
 STALLED = 0.8  # share of the first step's attention left after the last, above which it warns; published: 0.71, 0.05
-SELECTS = ("largest", "previous")
+SELECTS = ("largest", "previous", "all")
+MEASURES = ("absolute", "relative")
 VARIANTS: dict[str, type[Average]] = {"query": AverageQuery, "map": AverageMap, "map-video": AverageVideoMap}
+PUBLISHED: dict[str, dict[str, Any]] = {  # sources: EMAG.published
+    "sd3": dict(scale=1.5, decay=PUBLISHED_DECAY, variant="query", depths=SD3_DEPTHS, start=0.2, stop=0.8),
+    "dit": dict(
+        scale=3.0, decay=PUBLISHED_DECAY, variant="map", depths=DIT_DEPTHS, average_from=0.4, start=0.6, stop=0.8
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -45,7 +58,8 @@ class EMAG(SelfGuidance):
     window a second pass replaces the live attention of one layer by the average; the prediction moves away from that
     of the second pass: `c~ + scale (c - c~)` (eq. 14). Blocks before the perturbed layer are not run again.
 
-    The defaults are those of the authors' text-to-image runs (SD3, CFG 7, 28 steps): scale, decay, layers and window.
+    The layer is chosen for each sample of a batch, so that a clip does not depend on the others. The defaults are those
+    of the authors' text-to-image runs, :meth:`published`, but for shallow models.
 
     Attributes:
         scale: w_e; 1 is off; a number, a list per step, or a callable of the progress. Published: 1.5 with CFG 7 (SD3,
@@ -55,11 +69,17 @@ class EMAG(SelfGuidance):
             after the last) and in 250 of DiT-XL/2 (5%). "auto" is the decay at which 5% are left after any number of
             steps; of 20, 0.860.
         strength: lambda, share of the average in the perturbed attention, 0 to 1; 0 is off.
-        layers: candidate layers; None for those from 25% to 35% of the depth (SD3: 6 to 8 of 24), at least three. DiT's
-            are 43% to 54% of it (12 to 15 of 28).
+        layers: candidate layers; None for those at `depths`.
+        depths: the candidates as shares of the depth, the first and the last one, at least three; None for 25% to 35%
+            (SD3: 6 to 8 of 24 blocks), and for all blocks of models of fewer than 12 and where select="all". DiT-XL/2:
+            43% to 54% (12 to 15 of 28).
         select: "largest" perturbs the layer whose attention is farthest from its average in this step (the paper),
             "previous" in the step before. With queries, "previous" gives the predictions of the authors' code; with
-            maps it does not: 14% to 17% of the guidance's effect differ. A tuple names the layers to perturb at once.
+            maps it does not: 14% to 17% of the guidance's effect differ. "all" perturbs all candidates at once, and a
+            tuple the layers that it names.
+        measure: "absolute" compares D of the layers as it is (the paper), "relative" divides it by the mean magnitude
+            of the layer's queries, since those of one layer may be larger than those of another. D of maps, whose rows
+            sum to 1, is compared as it is.
         variant: "query" averages the video's queries (EMAG-Q: any length); "map" the attention maps (EMAG), where a
             map of video tokens by all tokens per head and candidate layer fits in memory; "map-video" only the maps'
             part from the video to itself (EMAG-I), which differs where text shares the attention.
@@ -75,7 +95,9 @@ class EMAG(SelfGuidance):
     scale: Schedule = 1.5
     decay: float | str = PUBLISHED_DECAY
     strength: float = 1.0
+    depths: tuple[float, float] | None = None
     select: str | tuple[int, ...] = "largest"
+    measure: str = "absolute"
     variant: str = "query"
     start: float = 0.2
     stop: float = 0.8
@@ -90,11 +112,59 @@ class EMAG(SelfGuidance):
             check_number(self, "decay", 0, 1)
         if self.variant not in tuple(VARIANTS):
             raise ValueError(f"EMAG(variant={self.variant!r}): must be one of {', '.join(VARIANTS)}")
+        if self.measure not in MEASURES:
+            raise ValueError(f"EMAG(measure={self.measure!r}): must be one of {', '.join(MEASURES)}")
+        self.check_select()
+        self.check_depths()
+
+    @classmethod
+    def published(cls, name: str, **changes: Any) -> "EMAG":
+        """Return EMAG with the settings of one of the authors' runs, for a model of any depth.
+
+        Args:
+            name: "sd3": text-to-image, SD3-Medium, 28 steps, CFG 7: EMAG-Q with scale 1.5, decay 0.988, layers 6 to 8
+                of 24, steps 5 to 22 (arXiv 2512.17303; github drkkgy/EMAG, `README.md` and `scripts/quickstart.py`).
+                "dit": class-conditional, DiT-XL/2, 250 steps, CFG 1.5: maps with scale 3, decay 0.988, layers 12 to 15
+                of 28; averaging begins at 40% of the steps and guidance at 60%, and both end at 80% (`dit/README.md`,
+                `dit/models.py`). Maps of a long video do not fit in memory: `published("dit", variant="query")`.
+            changes: other values of parameters; `layers`, or a tuple as `select`, replaces the published layers.
+
+        Raises:
+            TypeError, ValueError: an unknown name, or as the constructor.
+        """
+        if name not in PUBLISHED:
+            raise ValueError(f"EMAG.published({name!r}): must be one of {', '.join(PUBLISHED)}")
+        settings = {**PUBLISHED[name], **changes}
+        if settings.get("layers") is not None or isinstance(settings.get("select"), tuple):
+            settings["depths"] = changes.get("depths")
+        return cls(**settings)
+
+    def check_select(self) -> None:
+        """Refuse a selection that is none, or names layers that are no candidates.
+
+        Raises:
+            ValueError: naming the parameters and what would be right.
+        """
         fixed = isinstance(self.select, tuple) and self.select and all(type(layer) is int for layer in self.select)
         if self.select not in SELECTS and not fixed:
-            raise ValueError(f"EMAG(select={self.select!r}): must be largest, previous or a tuple of layers")
+            raise ValueError(f"EMAG(select={self.select!r}): must be {', '.join(SELECTS)} or a tuple of layers")
         if fixed and self.layers is not None and not set(self.select) <= set(self.layers):
             raise ValueError(f"EMAG(select={self.select}, layers={self.layers}): select must be among layers")
+
+    def check_depths(self) -> None:
+        """Refuse shares of the depth that are none, or come with layers by index.
+
+        Raises:
+            ValueError: naming the parameters and what would be right.
+        """
+        if self.depths is None:
+            return
+        shares = isinstance(self.depths, tuple) and all(isinstance(share, int | float) for share in self.depths)
+        if not shares or len(self.depths) != 2 or not 0 <= self.depths[0] <= self.depths[1] <= 1:
+            raise ValueError(f"EMAG(depths={self.depths!r}): must be two numbers, 0 to 1, the lower one first")
+        if self.layers is not None or isinstance(self.select, tuple):
+            named = f"layers={self.layers}" if self.layers is not None else f"select={self.select}"
+            raise ValueError(f"EMAG(depths={self.depths}, {named}): both name the candidates; leave one out")
 
     @property
     def neutral(self) -> bool:
@@ -116,11 +186,20 @@ class EMAG(SelfGuidance):
         """Return whether it averages or guides at a step: averaging begins before the window of the second pass."""
         return not self.neutral and in_window(step, steps, self.average_from, self.stop)
 
+    @property
+    def selects(self) -> bool:
+        """Whether it selects a layer in each step."""
+        return self.select in ("largest", "previous")
+
     def candidates(self, depth: int) -> tuple[int, ...]:
         """Return the layers whose attention is averaged."""
         if isinstance(self.select, tuple):
             return self.select
-        return self.layers if self.layers is not None else default_layers(depth)
+        if self.layers is not None:
+            return self.layers
+        if self.depths is None and (self.select == "all" or depth < SHALLOW):
+            return tuple(range(depth))
+        return layers_at(self.depths or SD3_DEPTHS, depth)
 
     def check(self, model: GuidedModel, pipe: Any) -> None:
         super().check(model, pipe)
@@ -139,7 +218,7 @@ class EMAG(SelfGuidance):
     def warn_of_graphs(self, model: GuidedModel) -> None:
         """Warn where torch.compile may give up: a whole model is compiled again for each layer that is perturbed."""
         limit = graph_limit(model.transformer)
-        graphs = GRAPHS + (1 if isinstance(self.select, tuple) else len(self.candidates(model.depth)))
+        graphs = GRAPHS + (len(self.candidates(model.depth)) if self.selects else 1)
         if limit is not None and graphs > limit and not self.neutral:
             warnings.warn(
                 f"EMAG in a model of {model.depth} blocks that is compiled whole may take {graphs} graphs, and "
@@ -166,15 +245,26 @@ class EMAG(SelfGuidance):
         if self.variant != "query":
             check_maps_fit(call, len(layers))
         sites, kind = self.sites(call.model), VARIANTS[self.variant]
-        return {layer: kind(sites[layer], decay, self.strength) for layer in layers}
+        samples, relative = call.conditional_rows, self.measure == "relative"
+        return {layer: kind(sites[layer], decay, self.strength, samples, relative) for layer in layers}
 
-    def state(self, call: Call) -> tuple[Averages, HeadSelection | None]:
-        """Return the averages of this run, and the selection of the heads of `extent`, None for all heads."""
-        layers = self.candidates(call.model.depth)
-        return call.cached(self, lambda: (self.averages(call), self.head_selection(call, layers)))
+    def state(self, call: Call) -> "RunState":
+        """Return the averages and choices of this run."""
+
+        def new() -> RunState:
+            averages = self.averages(call)
+            return RunState(averages, self.head_selection(call, tuple(averages)), self.guided_steps(call.steps))
+
+        return call.cached(self, new)
+
+    def guided_steps(self, steps: int | None) -> list[int]:
+        """Return the steps of a run at which it makes a second pass."""
+        every = range(steps or 0)
+        return [n for n in every if in_window(n, steps, self.start, self.stop) and scale_at(self.scale, n, steps) != 1]
 
     def plan(self, call: Call) -> AttentionPlan:
-        averages, heads = self.state(call)
+        state = self.state(call)
+        averages, heads = state.averages, state.heads
         for average in averages.values():
             average.begin_step()
         plan = AttentionPlan(observers={average.site: (average,) for average in averages.values()})
@@ -187,38 +277,99 @@ class EMAG(SelfGuidance):
     def correction(self, call: Call, prediction: Tensor, rerun: Rerun) -> Correction | None:
         if not in_window(call.step, call.steps, self.start, self.stop) or (scale := scale_of(self, call, 0)) == 1:
             return None
-        averages, heads = self.state(call)
-        layers, gradients = self.choose(averages, heads, call.model.parallel)
-        perturbed = self.perturbed_prediction(
-            call, rerun, layers, lambda layer: averages[layer].perturbation(), heads, gradients
-        )
+        state, parallel = self.state(call), call.model.parallel
+        averages = state.averages
+        choices = [self.choose(gradients) for gradients in self.gradients(state, parallel)]
+        self.check_choices(state, choices, call.step)
+        layers = self.perturbed_layers(choices, call.model, tuple(averages))
+        chosen = {layer: [layer in choice.layers for choice in choices] for layer in layers}
+
+        def perturbation(layer: int) -> AveragedAttention:
+            different = self.selects and len(choices) > 1  # whether they may differ: one graph of a compiled model
+            return averages[layer].perturbation(torch.tensor(chosen[layer], device=call.device) if different else None)
+
+        perturbed = self.perturbed_prediction(call, rerun, layers, perturbation, state.heads, choices)
         return Correction(
             emag_correction(prediction, perturbed, scale), before_cfg=self.before_cfg, rescale=self.rescale
         )
 
-    def choose(
-        self, averages: Averages, heads: HeadSelection | None, parallel: ContextParallel
-    ) -> tuple[tuple[int, ...], dict[int, float]]:
-        """Return the layers to perturb, and D of each candidate."""
-        layers = tuple(averages) if heads is None else heads.layers()
-        by_layer = [averages[layer].gradients[self.select == "previous"] for layer in layers]
-        gradients = [gradient for gradient in by_layer if gradient is not None]
-        if len(gradients) < len(by_layer):
-            raise RuntimeError(
-                "EMAG observed no attention in this step: a cache skipped the blocks; switch the cache off"
+    def gradients(self, state: "RunState", parallel: ContextParallel) -> list[dict[int, float]]:
+        """Return, for each sample, D of the candidate layers that have heads of `extent`.
+
+        Raises:
+            RuntimeError: the blocks did not run.
+        """
+        layers = tuple(state.averages) if state.heads is None else state.heads.layers()
+        values, units = [], []
+        for layer in layers:
+            measured = state.averages[layer].measured(self.select == "previous")
+            if measured is None:
+                raise RuntimeError(
+                    "EMAG observed no attention in this step: a cache skipped the blocks; switch the cache off"
+                )
+            heads = None if state.heads is None else state.heads.chosen(layer)
+            values.append(mean_of_heads(measured[0], heads))
+            units.append(torch.ones_like(values[-1]) if measured[1] is None else mean_of_heads(measured[1], heads))
+        means = torch.stack([*values, *units])
+        tokens = state.averages[layers[0]].tokens
+        means = parallel.mean(means.flatten(), tokens).view_as(means)  # so that all ranks choose the same layers
+        distances, magnitudes = means.chunk(2)
+        by_sample = (distances / magnitudes.clamp_min(torch.finfo(means.dtype).tiny)).T.tolist()
+        return [
+            {layer: value for layer, value in zip(layers, row, strict=True) if not math.isnan(value)}
+            for row in by_sample
+        ]
+
+    def choose(self, gradients: dict[int, float]) -> SampleChoice:
+        """Return the layers to perturb for a sample, from D of its candidates."""
+        layers = (max(gradients, key=gradients.__getitem__),) if self.selects else tuple(gradients)
+        return SampleChoice(layers, gradients)
+
+    def perturbed_layers(
+        self, choices: Sequence[SampleChoice], model: GuidedModel, candidates: Sequence[int]
+    ) -> tuple[int, ...]:
+        """Return the layers that a second pass perturbs, for some sample.
+
+        In a model that is compiled whole, all candidates from the first of them on: one graph for each first layer, not
+        for each set of layers.
+        """
+        layers = dict.fromkeys(layer for choice in choices for layer in choice.layers)
+        if self.selects and len(choices) > 1 and graph_limit(model.transformer) is not None:
+            return tuple(layer for layer in candidates if layer >= min(layers))
+        return tuple(layer for layer in candidates if layer in layers)
+
+    def check_choices(self, state: "RunState", choices: Sequence[SampleChoice], step: int) -> None:
+        """Record which layers a step chose; after the run's last guided step, warn if they were always one."""
+        state.chosen.append({layer for choice in choices for layer in choice.layers})
+        layers = set.union(*state.chosen)
+        last = state.guided_steps[-1:] == [step] and len(state.chosen) == len(state.guided_steps) > 1
+        if self.selects and last and len(layers) == 1 and len(state.averages) > 1:
+            (layer,) = layers
+            warnings.warn(
+                f"EMAG(select={self.select!r}) chose layer {layer} of {tuple(state.averages)} in each of "
+                f"{len(state.chosen)} steps: select=({layer},) is cheaper and equal"
+                + (", and measure='relative' may choose others" if self.measure == "absolute" else ""),
+                stacklevel=2,
             )
-        if heads is not None:
-            gradients = [gradient[heads.chosen(layer)] for layer, gradient in zip(layers, gradients, strict=True)]
-        means = torch.stack([gradient.mean() for gradient in gradients])
-        values = parallel.mean(means, averages[layers[0]].tokens).tolist()  # so that all ranks choose the same layer
-        by_value = dict(zip(layers, values, strict=True))
-        if isinstance(self.select, tuple):
-            return layers, by_value
-        return (max(by_value, key=by_value.__getitem__),), by_value
 
 
-def default_layers(depth: int) -> tuple[int, ...]:
-    """Return the layers from 25% to 35% of the depth, as for SD3 (6 to 8 of 24), at least three if possible."""
-    first = round(0.25 * depth)
-    last = min(max(round(0.35 * depth), first + 2), depth - 1)
+@dataclass(eq=False)
+class RunState:
+    """What EMAG remembers of a run.
+
+    Attributes:
+        averages: by candidate layer. heads: selection of the heads of `extent`; None for all heads.
+        guided_steps: steps that make a second pass. chosen: the layers that those so far chose, for any sample.
+    """
+
+    averages: Averages
+    heads: HeadSelection | None
+    guided_steps: list[int]
+    chosen: list[set[int]] = field(default_factory=list)
+
+
+def layers_at(depths: tuple[float, float], depth: int) -> tuple[int, ...]:
+    """Return the layers between two shares of the depth, at least three if possible: 6 to 8 of 24 from 25% to 35%."""
+    first = round(depths[0] * depth)
+    last = min(max(round(depths[1] * depth), first + 2), depth - 1)
     return tuple(range(max(min(first, last - 2), 0), last + 1))

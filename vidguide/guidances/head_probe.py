@@ -23,7 +23,8 @@ class HeadMass:
     """Distribution of one head's attention in full 3D attention: see :mod:`vidguide.functional.head_mass`.
 
     Attributes:
-        within_frame, within_column: shares of the mass on other video tokens, means over sampled queries.
+        within_frame, within_column: shares of the mass on other video tokens, means over sampled queries and, where
+            several clips are sampled at once, over these.
         grid: the video's token grid (F, H, W).
     """
 
@@ -94,6 +95,6 @@ class HeadProbe(Guidance):
         self.heads[:] = [
             HeadMass(layer, head, within_frame, within_column, observer.grid)
             for layer, observer in self.observers(call).items()
-            for head, (within_frame, within_column) in enumerate(observer.mass.tolist())
+            for head, (within_frame, within_column) in enumerate(observer.mass.mean(0).tolist())
         ]
         raise ProbedError

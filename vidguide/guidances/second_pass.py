@@ -11,6 +11,7 @@ from vidguide.calls.call import Call, Rerun
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.edits.head_selection import HeadSelection
 from vidguide.guidances.base import Guidance
+from vidguide.tracing.run import SampleChoice
 from vidguide.validation import check_number
 
 EXTENTS = (None, "spatial", "temporal")
@@ -22,8 +23,8 @@ class SelfGuidance(Guidance):
 
     Attributes:
         extent: "spatial" or "temporal" perturbs only the attention of that extent: the modules, where space and time
-            have separate ones; otherwise the heads that are of that extent in the run's first guided step, see
-            :func:`vidguide.functional.head_mass.has_extent`. None for all heads, and the spatial modules.
+            have separate ones; otherwise the heads of each sample that are of that extent in the run's first guided
+            step, see :func:`vidguide.functional.head_mass.has_extent`. None for all heads, and the spatial modules.
         rescale: phi of Lin et al. (arXiv 2305.08891, eq. 15 and 16), 0 to 1: how far the prediction with the correction
             is rescaled to the standard deviation of the unperturbed conditional one; 0 is off. With several guidances
             it is one value, for the sum of their corrections.
@@ -80,12 +81,16 @@ class SelfGuidance(Guidance):
         layers: Sequence[int],
         perturbation: Callable[[int], Perturbation],
         heads: HeadSelection | None = None,
-        gradients: Mapping[int, float] | None = None,
+        samples: Sequence[SampleChoice] = (),
     ) -> Tensor:
-        """Return the prediction of a rerun with the attention of some layers perturbed."""
+        """Return the prediction of a rerun with the attention of some layers perturbed.
+
+        Args:
+            samples: the choice for each sample, for the trace.
+        """
         sites = self.sites(call.model)
         chosen = {layer: perturbation(layer) for layer in layers}
         if heads is not None:
             chosen = {layer: heads.restrict(layer, change) for layer, change in chosen.items()}
         plan = AttentionPlan(perturbations={sites[layer]: change for layer, change in chosen.items()})
-        return rerun(plan, layers, gradients)
+        return rerun(plan, layers, samples)

@@ -1,6 +1,6 @@
 """The forward passes of one guided call: auxiliary, perturbed and unconditional ones."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from vidguide.calls.call import Call, Recorded
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.calls.outputs import prediction_of, predictions_of
 from vidguide.guiding.installation import Installation
-from vidguide.tracing.run import PerturbedPass, Run
+from vidguide.tracing.run import PerturbedPass, Run, SampleChoice
 from vidguide.tracing.stopwatch import Stopwatch
 from vidguide.transformer.cache_context import CacheContexts
 from vidguide.transformer.caches import PREFIX, Caches
@@ -76,9 +76,7 @@ class Rerunner:
     edits: AttentionPlan
     name: str
 
-    def __call__(
-        self, plan: AttentionPlan, layers: Sequence[int] = (), gradients: Mapping[int, float] | None = None
-    ) -> Tensor:
+    def __call__(self, plan: AttentionPlan, layers: Sequence[int] = (), samples: Sequence[SampleChoice] = ()) -> Tensor:
         passes, stopwatch = self.passes, Stopwatch(self.call.device)
         first = 0 if passes.caches.hooks else plan.first_block
         with (
@@ -88,6 +86,6 @@ class Rerunner:
             passes.contexts.extra(f"{PREFIX}{self.name}"),
         ):
             output = passes.forward(**self.call.batch.conditional_inputs(self.call.inputs))
-        record = PerturbedPass(self.call.step, self.name, tuple(layers), dict(gradients or {}), stopwatch)
+        record = PerturbedPass(self.call.step, self.name, tuple(layers), tuple(samples), stopwatch)
         passes.run.current.choices.append(record)
         return prediction_of(output)

@@ -87,19 +87,18 @@ def nag_token(
 def average_tile(
     average, live, partial, strides, live_strides, sizes, share, row_block: tl.constexpr, width_block: tl.constexpr
 ):
-    """Update `E += share (A - E)` on a tile of one head, and store the tile's sum of `|E - A|`.
+    """Update `E += share (A - E)` on a tile of one head of one sample, and store the tile's sum of `|E - A|`.
 
-    Dimensions in `sizes` and strides: heads, two dimensions whose pairs are the rows, columns.
+    Dimensions in `sizes` and strides: samples, heads, rows, columns.
     """
-    head = tl.program_id(2)
-    row = tl.program_id(0) * row_block + tl.arange(0, row_block)[:, None]
-    column = tl.program_id(1) * width_block + tl.arange(0, width_block)[None, :]
-    mask = (row < sizes[1] * sizes[2]) & (column < sizes[3])
-    outer, inner = (row // sizes[2]).to(tl.int64), (row % sizes[2]).to(tl.int64)
-    target = average + head.to(tl.int64) * strides[0] + outer * strides[1] + inner * strides[2] + column
-    source = live + head.to(tl.int64) * live_strides[0] + outer * live_strides[1] + inner * live_strides[2] + column
+    sample, head = (tl.program_id(0) // sizes[1]).to(tl.int64), (tl.program_id(0) % sizes[1]).to(tl.int64)
+    row = tl.program_id(1) * row_block + tl.arange(0, row_block)[:, None].to(tl.int64)
+    column = tl.program_id(2) * width_block + tl.arange(0, width_block)[None, :]
+    mask = (row < sizes[2]) & (column < sizes[3])
+    target = average + sample * strides[0] + head * strides[1] + row * strides[2] + column
+    source = live + sample * live_strides[0] + head * live_strides[1] + row * live_strides[2] + column
     old, new = tl.load(target, mask=mask, other=0.0), tl.load(source, mask=mask, other=0.0).to(tl.float32)
     mixed = old + share * (new - old)
     tl.store(target, mixed, mask=mask)
-    tile = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * sizes[0] + head
+    tile = (tl.program_id(0) * tl.num_programs(1) + tl.program_id(1)) * tl.num_programs(2) + tl.program_id(2)
     tl.store(partial + tile, tl.sum(tl.abs(mixed - new)))

@@ -78,22 +78,21 @@ def average(average: Tensor, live: Tensor, decay: float, heads: int) -> Tensor:
         heads: dimension of the heads.
 
     Returns:
-        D of each head, `(H,)` in float32; the programs' sums are added in a fixed order.
+        D of each sample and head, `(B, H)` in float32; the programs' sums are added in a fixed order.
     """
     live = live if live.stride(-1) == 1 else live.contiguous()
-    first, second = (dim for dim in range(3) if dim != heads)
-    order = (heads, first, second, 3)
+    order = (0, heads, 3 - heads, 3)  # the heads are the second or the third dimension
     sizes = tuple(average.shape[dim] for dim in order)
     strides, live_strides = (tuple(tensor.stride(dim) for dim in order[:3]) for tensor in (average, live))
     columns = min(triton.next_power_of_2(sizes[3]), TILE)
-    tile = TILE // columns, columns
-    grid = triton.cdiv(sizes[1] * sizes[2], tile[0]), triton.cdiv(sizes[3], columns), sizes[0]
+    tile = min(triton.next_power_of_2(sizes[2]), TILE // columns), columns
+    grid = sizes[0] * sizes[1], triton.cdiv(sizes[2], tile[0]), triton.cdiv(sizes[3], columns)
     partial = torch.empty(grid, dtype=torch.float32, device=average.device)
     with _on(average):
         average_tile[grid](
-            average, live, partial, strides, live_strides, sizes, 1 - decay, *tile, num_warps=warps(TILE)
+            average, live, partial, strides, live_strides, sizes, 1 - decay, *tile, num_warps=warps(tile[0] * columns)
         )
-    return partial.sum((0, 1)) * (sizes[0] / average.numel())
+    return partial.sum((1, 2)).unflatten(0, sizes[:2]) / (sizes[2] * sizes[3])
 
 
 def _on(tensor: Tensor) -> torch.cuda.device:

@@ -28,19 +28,47 @@ class Record:
 
 
 @dataclass(frozen=True)
+class SampleChoice:
+    """EMAG's choice for one sample of the batch in one step.
+
+    Attributes:
+        layers: the perturbed layers. gradients: `D` of every candidate layer.
+    """
+
+    layers: tuple[int, ...]
+    gradients: dict[int, float]
+
+
+@dataclass(frozen=True)
 class PerturbedPass:
     """One perturbed pass.
 
     Attributes:
-        step: index of the step. guidance: class name of the guidance. layers: the perturbed layers.
-        gradients: EMAG's `D` of every candidate layer; empty for other guidances. stopwatch: measured its time.
+        step: index of the step. guidance: class name of the guidance. layers: the perturbed layers, of any sample.
+        samples: EMAG's choice for each sample of the batch; empty for other guidances. stopwatch: measured its time.
     """
 
     step: int
     guidance: str
     layers: tuple[int, ...]
-    gradients: dict[int, float]
+    samples: tuple[SampleChoice, ...]
     stopwatch: Stopwatch
+
+    @property
+    def gradients(self) -> dict[int, float]:
+        """EMAG's `D` of every candidate layer, the mean over the samples that have it; empty for other guidances."""
+        layers = dict.fromkeys(layer for choice in self.samples for layer in choice.gradients)
+        by_layer = {
+            layer: [choice.gradients[layer] for choice in self.samples if layer in choice.gradients] for layer in layers
+        }
+        return {layer: sum(values) / len(values) for layer, values in by_layer.items()}
+
+    @property
+    def layers_of_samples(self) -> str:
+        """The perturbed layers, `1,2`; where they differ, of each sample, `1 | 2 | 1`."""
+        each = [choice.layers for choice in self.samples]
+        different = each if len(set(each)) > 1 else [self.layers]
+        return " | ".join(",".join(map(str, layers)) for layers in different)
 
     @property
     def seconds(self) -> float:
@@ -112,12 +140,13 @@ class Trace:
         return lines
 
     def _perturbed_passes(self) -> list[str]:
-        """Format a line per perturbed pass: its layers, its time, and D of the candidates where it was measured."""
+        """Format a line per perturbed pass: its layers, its time, and D of the candidates where it was measured, the
+        mean over the samples."""
         if not self.choices:
             return []
         lines = ["step  perturbed  layers   seconds  D of the candidates"]
         for choice in self.choices:
-            layers = ",".join(str(layer) for layer in choice.layers)
+            layers = choice.layers_of_samples
             gradients = "  ".join(f"{layer}: {value:.4f}" for layer, value in choice.gradients.items())
             lines.append(f"{choice.step:>4}  {choice.guidance:<9}  {layers:<7}  {choice.seconds:7.3f}  {gradients}")
         return lines
