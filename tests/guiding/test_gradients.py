@@ -44,7 +44,7 @@ MAKERS: dict[str, Callable[[Values], Guidance]] = {
     "CFG": lambda negative: CFG(scale=3.0, negative_prompt_embeds=negative),
     "APG": lambda negative: APG(scale=3.0, negative_prompt_embeds=negative, momentum=-0.5),
 }
-PAIRS = [
+PAIRS: list[tuple[str, ...]] = [
     ("NAG", "EMAG"),
     ("NAG", "PAG"),
     ("VSF", "STG"),
@@ -53,7 +53,7 @@ PAIRS = [
     ("PAG", "SEG"),
     ("NAG", "CFG"),
 ]
-SINGLE = [(name,) for name in MAKERS]
+SINGLE: list[tuple[str, ...]] = [(name,) for name in MAKERS]
 families = pytest.mark.parametrize("family", FAMILIES)
 
 
@@ -206,7 +206,12 @@ def test_a_frozen_model_passes_gradients_to_the_latents_and_caches_the_negative(
     model, inputs = tiny(family).make().requires_grad_(False), tiny(family).inputs(2)
     nag, scheduler, plans = NAG(negative_prompt_embeds=tiny(family).negative()), FlowMatchEulerDiscreteScheduler(), []
     make_plan = NAG.attention_plan
-    monkeypatch.setattr(NAG, "attention_plan", lambda *args: plans.append(make_plan(*args)) or plans[-1])
+
+    def counted(*args: Any) -> Any:
+        plans.append(make_plan(*args))
+        return plans[-1]
+
+    monkeypatch.setattr(NAG, "attention_plan", counted)
     with guide(model, nag, scheduler=scheduler):
         scheduler.set_timesteps(2)
         for timestep in scheduler.timesteps:

@@ -40,6 +40,7 @@ def drawn_sets() -> list[tuple[str, ...]]:
 
 def predictions(family: str, names: tuple[str, ...]) -> torch.Tensor:
     """Return the predictions of a run under guidances in this order."""
+    negative: Any
     if family == "Wan":
         model, negative = tiny_wan(), negative_text()
         calls = [wan_inputs(seed=step) for step in range(STEPS)]
