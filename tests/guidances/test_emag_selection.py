@@ -96,8 +96,9 @@ def test_a_layer_that_never_changes_is_named_once_in_a_run(select: str) -> None:
 
 def test_a_layer_that_changes_or_is_the_only_one_is_not_warned_of() -> None:
     model = wan_with_larger_queries(2, 50.0).float()
-    for parameters in (dict(select=(2,)), dict(layers=(2,)), dict(select="all"), dict(measure="relative")):
-        assert not warnings_of((model, EMAG(**{"decay": 0.5, "start": 0.5, "stop": 1.0, **parameters})))
+    others: list[dict[str, Any]] = [dict(select=(2,)), dict(layers=(2,)), dict(select="all"), dict(measure="relative")]
+    for parameters in others:
+        assert not warnings_of((model, EMAG(decay=0.5, start=0.5, stop=1.0, **parameters)))
     (message,) = warnings_of((model, EMAG(decay=0.5, scale=[3, 1, 3, 3, 1, 1], start=0.3, stop=1.0)))
     assert "in each of 2 steps" in message  # steps 2 and 3: at the others the scale is off
 

@@ -119,7 +119,7 @@ def test_products_agree_with_a_plain_implementation() -> None:
     directions = []
     for emag in emags:
         values = {name: getattr(emag, name) for name in ("decay", "select", "variant")}
-        guided = plain_emag(
+        guided, _ = plain_emag(
             transformer, padded, EMAG(scale=2, start=STEP / STEPS, stop=(STEP + 1) / STEPS, **values), emag.select
         )
         directions.append(guided[STEP] - prediction)
