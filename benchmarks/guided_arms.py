@@ -61,7 +61,7 @@ def tuning_arms(depth: int) -> dict[str, Arm]:
         **{f"EMAG {scale}, decay 0.5, all": always(every_layer(depth, scale=scale, decay=0.5)) for scale in (3, 5, 8)},
         "EMAG 2, decay auto, all": always(every_layer(depth, scale=2, decay="auto")),
         "EMAG 7, decay 0.5, largest of all": always(EMAG(scale=7, decay=0.5, layers=tuple(range(depth)))),
-        "EMAG 1.5, published": always(EMAG()),
+        "EMAG 1.5, published": always(EMAG.published("sd3")),
     }
 
 
@@ -77,7 +77,7 @@ def validation_arms(depth: int) -> dict[str, Arm]:
         "STG 0.25": always(STG(scale=0.25)),
         "EMAG": always(emag),
         "EMAG, scale 0": always(every_layer(depth, scale=0, decay=0.5)),
-        "EMAG 5.1, published": always(EMAG(scale=5.1)),
+        "EMAG 5.1, published": always(EMAG.published("sd3", scale=5.1)),
         "CFG 2 + EMAG": always(CFG(scale=2), emag),
         "APG 2 + EMAG": always(APG(scale=2), emag),
         "NAG": lambda negatives: (NAG(negative_prompt=negatives),),
