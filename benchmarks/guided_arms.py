@@ -147,6 +147,7 @@ def sample_set(
 ) -> None:
     """Sample all arms of a set of prompts, batch by batch, and write each batch; skip those that are written."""
     steps = SHIPPED[model].steps
+    assert steps is not None  # every shipped model has a number of steps
     for start in track(range(0, len(indices), BATCH), prompts):
         batch = indices[start : start + BATCH]
         cases = [Case(index, prompts) for index in batch]

@@ -131,7 +131,7 @@ def primary_p_values(values: Scores, reference: Scores) -> dict[str, float]:
 def primary_table(scores: dict[str, Scores], costs: dict[str, float], reference: str) -> str:
     """Return the table of the primary metrics: means of the reference, differences of the other arms."""
     first = scores[reference]
-    means = {heading: format_mean(first[name], (heading, *style)) for name, (heading, *style) in PRIMARY.items()}
+    means = {style[0]: format_mean(first[name], style) for name, style in PRIMARY.items()}
     rows = [{"arm": reference, "time": "1", **means, "clips gained, lost": ""}]
     for arm, values in scores.items():
         if arm == reference:
@@ -205,7 +205,7 @@ def relative_costs(args: argparse.Namespace, prompts: str, arms: Sequence[str], 
 
 def write_values(name: str, sets: Mapping[str, dict[str, Scores]]) -> None:
     """Write the values of every clip, compressed."""
-    columns = {
+    columns: dict[str, Any] = {
         f"{prompts}/{arm}/{metric}": values[metric].astype(np.float32)
         for prompts, scores in sets.items()
         for arm, values in scores.items()

@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from tests.helpers.tiny_pipelines import Case, Values, cast
+from tests.helpers.tiny_families import Values, cast
+from tests.helpers.tiny_pipelines import Case
 from vidguide.pipelines.calibration.playback import FinishedError, Playback, play, schedule
 from vidguide.transformer.prediction_space import Levels
 

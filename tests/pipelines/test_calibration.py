@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from tests.helpers.calibration_runs import STEPS, Setup, setup
 from tests.helpers.plain_emag import plain_emag
-from tests.helpers.tiny_pipelines import ALL_CASES, Case, cast
+from tests.helpers.tiny_families import cast
+from tests.helpers.tiny_pipelines import ALL_CASES, Case
 from vidguide import CFG, EMAG, NAG, PAG, SEG, STG, TPG, S2Guidance
 from vidguide.functional.direction import bootstrap_scales, inner_products, least_squares_scale, percentile_interval
 from vidguide.guidances.base import Guidance
@@ -118,6 +119,7 @@ def test_products_agree_with_a_plain_implementation() -> None:
     padded = [*calls, *[calls[-1]] * (STEPS - len(calls))]  # EMAG's window is in fractions of all steps
     directions = []
     for emag in emags:
+        assert isinstance(emag.select, tuple)
         values = {name: getattr(emag, name) for name in ("decay", "select", "variant")}
         guided, _ = plain_emag(
             transformer, padded, EMAG(scale=2, start=STEP / STEPS, stop=(STEP + 1) / STEPS, **values), emag.select
