@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from vidguide.eval.files import suggestion
 from vidguide.pipelines.loading.assemble import (
     DTYPE,
     check_requirements,
@@ -23,7 +24,6 @@ from vidguide.pipelines.loading.progress_bars import loading_bars
 from vidguide.pipelines.models.presets import MODELS, PRESETS
 from vidguide.pipelines.models.spec import SHIPPED, Model
 from vidguide.pipelines.request.images import check_use, partner, takes_image
-from vidguide.pipelines.request.schema import suggestion
 
 OFFLOADS = ("auto", "none", "model", "sequential")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

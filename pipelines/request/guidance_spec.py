@@ -12,8 +12,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from vidguide.eval.files import unknown
 from vidguide.guidances.base import Guidance
-from vidguide.pipelines.request.schema import unknown
 
 GUIDANCES = {  # to register a guidance, add its name in a spec and its class
     "nag": "vidguide.guidances.nag:NAG",

@@ -10,11 +10,12 @@ from typing import Any
 from typing_extensions import Required
 
 from vidguide.clip import Clip
+from vidguide.eval.files import validate
 from vidguide.pipelines.models.presets import MODELS
 from vidguide.pipelines.models.spec import SHIPPED, Model
 from vidguide.pipelines.request.guidance_spec import from_json
 from vidguide.pipelines.request.images import describe_image, read_image
-from vidguide.pipelines.request.schema import Seed, Settings, Text, validate
+from vidguide.pipelines.request.schema import Seed, Settings, Text
 from vidguide.version import __version__
 
 
