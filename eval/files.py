@@ -21,6 +21,10 @@ UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")  # pydantic's types
 MAX_VALUE = 200  # characters of a value in a message
 
 
+class _RefusedError(Exception):
+    """Content that Python's JSON parser accepts, and this module does not."""
+
+
 def read_text(path: str | os.PathLike[str], error: type[ValueError] = ValueError, cure: str = "") -> str:
     """Return the text of a file in UTF-8, with or without a byte order mark.
 
@@ -58,19 +62,19 @@ def parse_json(
         content: dict[str, Any] = {}
         for name, value in items:
             if name in content:
-                raise error(f"{where}: duplicate key {name!r}; remove all but one")
+                raise _RefusedError(f"duplicate key {name!r}; remove all but one")
             content[name] = value
         return content
 
     def to_constant(name: str) -> float:
         if finite:
-            raise error(f"{where}: not JSON ({name} is no JSON value){cure and f'; {cure}'}")
+            raise _RefusedError(f"not JSON ({name} is no JSON value){cure and f'; {cure}'}")
         return float(name)
 
     try:
         return json.loads(text, object_pairs_hook=to_object, parse_constant=to_constant)
-    except error:
-        raise
+    except _RefusedError as refused:
+        raise error(f"{where}: {refused}") from None
     except (ValueError, RecursionError) as failure:
         raise error(f"{where}: not JSON ({failure}){cure and f'; {cure}'}") from None
 

@@ -15,6 +15,7 @@ from vidguide.calls.run_cache import RunCache
 from vidguide.functional.cfg import rescale_std
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.family import Inputs
+from vidguide.transformer.loras import loras_of
 from vidguide.transformer.negative_text import repeat_rows, text_shape
 from vidguide.transformer.token_grid import grid
 
@@ -138,15 +139,23 @@ class Call:
         """Cache the factory's result for the run; call it again when a shape, or the prompt's dtype or device, changes.
 
         Args:
-            text_varies: also call it again at each step, where the text's keys and values depend on the step.
+            text_varies: whether the value is computed by the model from a text: call the factory again when the
+                model's LoRAs change, and at each step, where the text's keys and values depend on the step.
             shared: whether transformers that take turns in a run have one value, rather than one each.
         """
         family = self.model.family
         step = self.step if text_varies and family.text_varies(self.model.original.config) else None
+        lora = self._lora() if text_varies else ()
         # Not every dtype: HunyuanVideo's pipeline passes its first timestep in another dtype than the others.
         shapes = [tuple(value.shape) for value in self.inputs.values() if isinstance(value, Tensor)]
         cache = self.shared_cache if shared else self.cache
-        return cache.get(owner, (self.run, step, shapes, text_shape(family, self.inputs)), factory)
+        return cache.get(owner, (self.run, step, lora, shapes, text_shape(family, self.inputs)), factory)
+
+    def _lora(self) -> tuple[Any, ...]:
+        """Return the state of the transformer's LoRAs, and the call's own factor of their strength."""
+        arguments = self.inputs.get("attention_kwargs")
+        scale = arguments.get("scale") if isinstance(arguments, Mapping) else None
+        return scale, *loras_of(self.model.original)
 
 
 @dataclass(frozen=True)

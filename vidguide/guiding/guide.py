@@ -67,15 +67,15 @@ def guided(
     """
     steps = StepCounter(Run())
     calls = None if isinstance(model, nn.Module) else PipelineCalls(model, guidances, steps, scheduler)
+    transformers = [model] if calls is None else calls.transformers
+    for transformer in transformers:
+        check_transformer(transformer)  # first, as a guided one's scheduler is in use too
     scheduler = scheduler or getattr(model, "scheduler", None)
     check_scheduler(scheduler)
     check_guidances(guidances)
     if scheduler is None and not has_loop(model):
         check_steps_needed(guidances, model)
     kernels.mode()
-    transformers = [model] if calls is None else calls.transformers
-    for transformer in transformers:
-        check_transformer(transformer)
     texts = texts or NegativeTexts()
     forwards = [GuidedForward(transformer, guidances, steps, calls, texts) for transformer in transformers]
     for forward in forwards:
