@@ -132,7 +132,7 @@ def arguments_from(provenance: dict[str, Any], image: Any = None) -> dict[str, A
 
 def model_of(name: str, values: dict[str, Any]) -> str | Model:
     """Return the name of a preset, or, where the preset has changed since, a model with the recorded values."""
-    recorded: Model = validate(Model, values, "preset.values")
+    recorded: Model = validate(Model, values, where="preset.values")
     return name if MODELS.get(name) == recorded else recorded
 
 

@@ -52,8 +52,8 @@ def test_bad_arguments_are_named_with_value_and_cure(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "clip.json': must be JSON"),
-        ([], r"clip.json': content=\[\]: must be"),
+        ("{", "clip.json: not JSON"),
+        ([], "clip.json: is list, must be a JSON object"),
         ({**RECORD, "seed": -1}, "clip.json': seed=-1: must be an integer from 0"),
         (
             {name: RECORD[name] for name in ("prompt", "model", "guidance")},
