@@ -38,7 +38,8 @@ def test_one_negative_or_one_for_each_prompt_or_clip_is_taken(tiny: Any, rows: i
     output = guided(tiny, NAG(negative_prompt_embeds=given), PROMPTS, num_videos_per_prompt=2)
     assert len(output) == 8
     texts = [RED] if rows == 1 else [RED, BLUE, "green", "small"]
-    assert np.array_equal(output, guided(tiny, NAG(negative_prompt=texts), PROMPTS, num_videos_per_prompt=2))
+    expected = guided(tiny, NAG(negative_prompt=texts), PROMPTS, num_videos_per_prompt=2)
+    np.testing.assert_allclose(output, expected, atol=1e-4)  # texts encoded in other batches are rounded otherwise
 
 
 def test_two_negative_embeddings_for_four_prompts_are_refused(tiny: Any) -> None:
