@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ CONFIG: dict[str, Any] = {
     **{"negative_prompt": "blue", "steps": 2, "height": 32, "width": 32, "frames": 5},
 }
 FORK = multiprocessing.get_context("fork")
-HOSTILE = [None, True, 0, -1, 10**400, float("nan"), "", "Evil", "\0", [], [[]], {}, {"x": 1}, ["a"]]
+HOSTILE: list[Any] = [None, True, 0, -1, 10**400, float("nan"), "", "Evil", "\0", [], [[]], {}, {"x": 1}, ["a"]]
 Row = dict[str, Any]
 
 
@@ -56,8 +57,8 @@ def noise(prompt: str, *, seed: int, guidance: Any, **settings: Any) -> Clip:
 @contextmanager
 def without_model() -> Iterator[None]:
     """Generate clips of noise in the context."""
-    originals = sweep_run.load, sweep_run.generate
     replaced: Any = sweep_run
+    originals = replaced.load, replaced.generate
     replaced.load, replaced.generate = lambda *args, **kwargs: None, noise
     try:
         yield
@@ -86,7 +87,7 @@ def state(sweep: Sweep, folder: Path) -> dict[str, Any]:
     return {**found, "others": sorted(path.name for path in others)}
 
 
-def in_child(target: Callable[[], None]) -> Any:
+def in_child(target: Callable[[], object]) -> Any:
     """Start a function in a forked process."""
     process = FORK.Process(target=target)
     process.start()
@@ -97,14 +98,14 @@ def kill_runs(sweep: Sweep, count: int, draw: random.Random, root: Path) -> Row:
     """Kill `count` runs at random times, and continue each until it is complete."""
     reference = root / "reference"
     started = time.perf_counter()
-    process = in_child(lambda: run(sweep, reference) and None)
+    process = in_child(partial(run, sweep, reference))
     process.join()
     seconds, expected = time.perf_counter() - started, state(sweep, reference)
     kills, sweeps, outcomes, remade = 0, 0, Counter[str](), 0
     while kills < count:
         folder, sweeps = root / f"killed-{sweeps}", sweeps + 1
         for _ in range(draw.randrange(1, 4)):
-            process = in_child(lambda folder=folder: run(sweep, folder) and None)  # type: ignore[misc]
+            process = in_child(partial(run, sweep, folder))
             process.join(draw.uniform(0, seconds))
             if process.exitcode is None:
                 os.kill(process.pid, signal.SIGKILL)
@@ -134,7 +135,7 @@ def run_two_at_once(sweep: Sweep, count: int, draw: random.Random, root: Path) -
     for number in range(count):
         folder, log = root / f"two-{number}", root / f"two-{number}.txt"
         delays = [draw.uniform(0, 0.02) for _ in range(2)]
-        processes = [in_child(lambda f=folder, d=delay, g=log: attempt(f, d, g)) for delay in delays]  # type: ignore[misc]
+        processes = [in_child(partial(attempt, folder, delay, log)) for delay in delays]
         for process in processes:
             process.join()
         lines = sorted(log.read_text().split())

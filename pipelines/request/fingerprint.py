@@ -46,7 +46,7 @@ def fingerprint(component: Any) -> str | None:
 
 def describe_config(component: Any) -> str:
     """Return the configuration of a component as JSON, without private entries such as paths and versions."""
-    config = getattr(component, "config", None)
+    config: Any = getattr(component, "config", None)
     values = config.to_dict() if hasattr(config, "to_dict") else config
     if not isinstance(values, dict):
         return ""

@@ -174,7 +174,7 @@ def read_sweep(path: str | os.PathLike[str]) -> Sweep:
         raise type(error)(f"{str(source)!r}: {error}") from None
 
 
-def make_sweep(fields: SweepFields, folder: Path) -> Sweep:
+def make_sweep(fields: dict[str, Any], folder: Path) -> Sweep:
     """Return a sweep from the content of its file, in a folder; raises as :func:`read_sweep`."""
     sweep = Sweep(
         model=fields.get("model", "tiny"),

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from pydantic import ConfigDict
 from typing_extensions import TypedDict
 
 from vidguide.eval.files import read_object, validate
@@ -30,7 +29,6 @@ NAME = re.compile(r"sweep(?:\.(\d+)-of-(\d+))?\.lock")
 class Holder(TypedDict):
     """Content of a lease: host and process of its holder, when that process was created, and when it took the lease."""
 
-    __pydantic_config__ = ConfigDict(strict=True)  # type: ignore[misc]
     host: str
     pid: int
     created: float

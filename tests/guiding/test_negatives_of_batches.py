@@ -121,9 +121,13 @@ def test_the_negative_is_computed_again_when_a_lora_changes_within_a_run(change:
 
 
 def test_the_negative_is_computed_once_where_no_lora_changes(tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    count = []
-    plan = NAG.attention_plan
-    monkeypatch.setattr(NAG, "attention_plan", lambda self, call: (count.append(1), plan(self, call))[1])
+    count, plan = [], NAG.attention_plan
+
+    def counted(self: NAG, call: Any) -> Any:
+        count.append(1)
+        return plan(self, call)
+
+    monkeypatch.setattr(NAG, "attention_plan", counted)
     guided(tiny, NAG(negative_prompt=RED), PROMPT)
     assert len(count) == 1
     assert sample(tiny, PROMPT).size

@@ -130,7 +130,23 @@ def test_json_of_another_version_says_so(tmp_path: Path) -> None:
         load_provenance(path)
 
 
-HOSTILE = [None, True, 0, -1, 10**400, float("nan"), float("inf"), "", "Evil", "\0", [], [[]], {}, {"x": 1}, ["a"]]
+HOSTILE: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    10**400,
+    float("nan"),
+    float("inf"),
+    "",
+    "Evil",
+    "\0",
+    [],
+    [[]],
+    {},
+    {"x": 1},
+    ["a"],
+]
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:

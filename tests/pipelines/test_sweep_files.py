@@ -219,7 +219,12 @@ def test_files_and_folders_are_synchronized_before_and_after_the_rename(
         fsync(handle)
 
     monkeypatch.setattr(os, "fsync", observed_fsync)
-    monkeypatch.setattr(Path, "replace", lambda self, to: (events.append("rename"), replace(self, to))[1])
+
+    def observed_replace(self: Path, to: Path) -> Path:
+        events.append("rename")
+        return replace(self, to)
+
+    monkeypatch.setattr(Path, "replace", observed_replace)
     replace_whole(tmp_path / "a.txt", lambda path: path.write_text("a"))
     assert events == ["file", "rename", "folder"]
 

@@ -180,10 +180,10 @@ def check_counts(guidances: Sequence[Guidance], negative: Prompt, given: Mapping
     for guidance in guidances:
         if guidance.neutral or not hasattr(guidance, "negative_prompt") or prompts is None:
             continue
-        own = (guidance.negative_prompt, getattr(guidance, "negative_prompt_embeds", None))
-        call = (negative.get("prompt"), negative.get("prompt_embeds"))
-        count = count_of(*(call if guidance.reads_negative else own))
-        if count not in (None, 1, prompts, clips if isinstance(own[1], Tensor) else prompts):
+        embeds = getattr(guidance, "negative_prompt_embeds", None)
+        of_call = negative.get("prompt"), negative.get("prompt_embeds")
+        count = count_of(*(of_call if guidance.reads_negative else (guidance.negative_prompt, embeds)))
+        if count not in (None, 1, prompts, clips if isinstance(embeds, Tensor) else prompts):
             who = f"{type(guidance).__name__}: {count} negative prompts for {prompts} prompts"
             raise ValueError(f"{who}; give one for all, or one for each")
 
