@@ -164,7 +164,7 @@ def test_clips_of_a_sweep_have_their_audio(
     content = {"model": MODEL, "prompts": [PROMPT], "seeds": [3], "negative_prompt": "blue", **case.settings}
     content["arms"] = {"none": "none", "audio": "nag:on=audio"}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    paths = sweep_run.run(read_sweep(tmp_path / "sweep.yaml"), tmp_path / "out")
+    paths = sweep_run.run(read_sweep(tmp_path / "sweep.yaml"), tmp_path / "out").paths
     guidance = [NAG(negative_prompt="blue", on="audio")]
     expected = [clip_of(case, pipe, seed=3), clip_of(case, pipe, seed=3, guidance=guidance)]
     written = [read(path, audio=True) for path in paths]
