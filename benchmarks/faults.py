@@ -74,7 +74,7 @@ def make_sweep(folder: Path) -> Sweep:
 
 def state(sweep: Sweep, folder: Path) -> dict[str, Any]:
     """Return the frames of every clip by path, after a check that its JSON is its own; other files by name."""
-    found: dict[str, Any] = {}
+    frames_of: dict[str, Any] = {}
     expected = {path for job in jobs(sweep, folder) for path in (job.path, job.json_path)}
     for job in jobs(sweep, folder):
         content = json.loads(job.json_path.read_text())
@@ -82,9 +82,9 @@ def state(sweep: Sweep, folder: Path) -> dict[str, Any]:
         assert content[REQUEST] == json.loads(json.dumps(job.request)), job.json_path
         assert content["files"] == {job.path.name: describe_file(job.path)}, job.path
         assert content["sha256"] == frames, job.path
-        found[str(job.path.relative_to(folder))] = frames
+        frames_of[str(job.path.relative_to(folder))] = frames
     others = {path for path in folder.rglob("*") if path.is_file()} - expected
-    return {**found, "others": sorted(path.name for path in others)}
+    return {**frames_of, "others": sorted(path.name for path in others)}
 
 
 def in_child(target: Callable[[], object]) -> Any:

@@ -25,8 +25,8 @@ def fingerprints_of(pipe: Any) -> dict[str, str]:
     (sequential offload) has none.
     """
     components = {name: part for name, part in getattr(pipe, "components", {}).items() if part is not None}
-    found = {name: fingerprint(getattr(part, "_orig_mod", part)) for name, part in components.items()}
-    return {name: value for name, value in found.items() if value is not None}
+    values = {name: fingerprint(getattr(part, "_orig_mod", part)) for name, part in components.items()}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def fingerprint(component: Any) -> str | None:
