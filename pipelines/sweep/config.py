@@ -44,11 +44,11 @@ def name_arms(arms: Any) -> Any:
 
 def check_unique(name: str, values: Sequence[Any]) -> None:
     """Refuse duplicates with a ValueError, because clips are identified by these values."""
-    seen = set()
+    previous: set[Any] = set()
     for value in values:
-        if value in seen:
+        if value in previous:
             raise ValueError(f"{name}: duplicate {value!r}; {name} must be unique or carry a unique `id`")
-        seen.add(value)
+        previous.add(value)
 
 
 def field_of(name: str) -> BeforeValidator:
