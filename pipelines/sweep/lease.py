@@ -32,7 +32,7 @@ class Holder(TypedDict):
     host: str
     pid: int
     created: float
-    since: str
+    started: str
 
 
 class HeldError(ValueError):
@@ -111,7 +111,7 @@ def take(path: Path) -> Holder:
     """
     process = psutil.Process()
     now = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    holder = Holder(host=platform.node(), pid=process.pid, created=process.create_time(), since=now)
+    holder = Holder(host=platform.node(), pid=process.pid, created=process.create_time(), started=now)
     for _ in range(2):
         try:
             with path.open("x", encoding="utf-8") as file:
@@ -131,7 +131,7 @@ def clear_or_refuse(path: Path) -> None:
     holder = holder_of(path)
     age = age_of(path)
     if not is_stale(holder, age):
-        who = f"process {holder['pid']} on {holder['host']} since {holder['since']}" if holder else "another run"
+        who = f"process {holder['pid']} on {holder['host']} since {holder['started']}" if holder else "another run"
         raise HeldError(
             f"output: {path.parent} is in use by {who}, seen {age:.0f} s ago; wait for it, or choose another folder. "
             f"If it is no longer running, remove {path}"

@@ -294,7 +294,7 @@ def write_lease(path: Path, pid: int, host: str | None = None, age: float = 0.0)
         created = psutil.Process(pid).create_time()
     except psutil.NoSuchProcess:
         created = 0.0
-    content = {"host": host or platform.node(), "pid": pid, "created": created, "since": "today"}
+    content = {"host": host or platform.node(), "pid": pid, "created": created, "started": "today"}
     path.write_text(json.dumps(content))
     os.utime(path, (time.time() - age,) * 2)
 
