@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from vidguide import Clip
+from vidguide.clip import describe_file
 
 
 def clip(frames: int = 5, height: int = 20, width: int = 31) -> Clip:
