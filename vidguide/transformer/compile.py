@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from vidguide.transformer.restoration import restoring
+from vidguide.restoration import restoring
 
 
 class _EagerStance:
