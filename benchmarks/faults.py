@@ -326,8 +326,9 @@ def report(result: dict[str, Any]) -> str:
     cells = {
         kind: "; ".join(f"{name}: {value}" for name, value in row.items()) for kind, row in result["counts"].items()
     }
+    sizes = " ".join(f"--{name.replace('_', '-')} {size}" for name, size in result["sizes"].items())
     return (
-        f"# Faults\n\n`python benchmarks/faults.py --seed {result['seed']}`: what sweeps and files survive.\n\n"
+        f"# Faults\n\nWhat sweeps and files survive: `python benchmarks/faults.py {sizes} --seed {result['seed']}`.\n\n"
         + markdown_table(["trial", "counts"], [[kind, text] for kind, text in cells.items()])
         + "\n\n## Messages about model folders\n\n"
         + markdown_table(["what is wrong", "message"], result["messages"])
@@ -344,7 +345,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=random.randrange(2**32))
     arguments = vars(parser.parse_args())
     print("seed", arguments["seed"], flush=True)
-    result = measure({name: arguments[name] for name in sizes}, arguments["seed"])
+    chosen = {name: arguments[name] for name in sizes}
+    result = {"sizes": chosen, **measure(chosen, arguments["seed"])}
     write("faults", report(result), result)
 
 
