@@ -99,7 +99,12 @@ class Installation:
         self, plan: AttentionPlan, batch: Batch, packed_tokens: int | None, lengths: Lengths | None
     ) -> Iterator[None]:
         """Install a plan again for a function that backward computes again, perhaps in another `guide` or in none."""
-        with self.lock, self.processors.reinstalled(), self.blocks.reinstalled(packed_tokens), self._installed(plan, batch):
+        with (
+            self.lock,
+            self.processors.reinstalled(),
+            self.blocks.reinstalled(packed_tokens),
+            self._installed(plan, batch),
+        ):
             if plan.second_text is not None and lengths is not None:
                 plan.second_text.lengths = lengths
             yield
