@@ -16,7 +16,7 @@ CLAIM = "_vidguide_owner"
 GUIDED_CLASS = "vidguide.guiding.guide"  # the module that defines it
 POLL_SECONDS = 0.001
 
-# A thread has a context, a task of asyncio a copy of that in which it was created; `asyncio.to_thread` passes a copy on.
+# A thread has a context, a task of asyncio a copy of the one in which it was created; `asyncio.to_thread` copies it too.
 _owned: ContextVar[tuple["Ownership", ...]] = ContextVar("vidguide_owned", default=())
 
 
