@@ -13,7 +13,6 @@ import pytest
 import torch
 from diffusers import UniPCMultistepScheduler, WanPipeline
 
-from tests.guiding.test_gradients import Training, make
 from tests.helpers.sampling import cogvideox
 from tests.helpers.shipped_calls import PROMPT, RED, guided, load_tiny, sample
 from tests.helpers.snapshots import snapshot_of, snapshots_equal
@@ -325,31 +324,33 @@ def test_errors_release_the_transformer(shared: Shared, pool: ThreadPoolExecutor
 
 
 def test_foreign_calls_during_backward_that_computes_blocks_again_are_plain(pool: ThreadPoolExecutor) -> None:
-    training = Training("Wan", ("NAG", "STG"))
-    with torch.enable_grad():
-        expected = training.gradients(checkpointing=True)
-    model, stop = make("Wan", checkpointing=True), threading.Event()
-    inputs = {name: value.detach() if torch.is_tensor(value) else value for name, value in training.inputs.items()}
+    model: Any = tiny_wan().requires_grad_(True)
+    model.enable_gradient_checkpointing()
+    guidances = NAG(negative_prompt_embeds=negative_text()), PAG(layers=(1,))
+    futures, stop = list[Any](), threading.Event()
 
     def foreign() -> list[torch.Tensor]:
         predictions = []
         while not stop.is_set():
             with torch.no_grad():
-                predictions.append(model(**inputs)[0])
+                predictions.append(model(**wan_inputs())[0])
         return predictions
 
-    with torch.no_grad():
-        plain = model(**inputs)[0]
-    futures: list[Any] = []
-    latents = inputs["hidden_states"].clone().requires_grad_()
-    with torch.enable_grad():
-        training.loss(model, latents, backward=True, change=lambda: futures.append(pool.submit(foreign)))
+    def gradients(change: Callable[[], None]) -> list[Any]:
+        model.zero_grad()
+        with torch.enable_grad(), guide(model, *guidances):
+            prediction = model(**wan_inputs())[0]
+            change()
+            prediction.square().sum().backward()
+        return [parameter.grad.clone() for parameter in model.parameters() if parameter.grad is not None]
+
+    plain, expected = model(**wan_inputs())[0], gradients(lambda: None)
+    ours = gradients(lambda: futures.append(pool.submit(foreign)))
     stop.set()
     predictions = futures[0].result(WAIT)
-    assert len(predictions) > 1
+    assert predictions
     assert all(torch.equal(prediction, plain) for prediction in predictions)
-    gradients = {**{name: weight.grad for name, weight in model.named_parameters()}, "latents": latents.grad}
-    assert all(torch.equal(gradients[name], expected[name]) for name in expected)
+    assert all(torch.equal(one, other) for one, other in zip(ours, expected, strict=True))
 
 
 def test_a_foreign_cache_context_is_no_branch_of_the_owner(pool: ThreadPoolExecutor) -> None:

@@ -101,9 +101,7 @@ KINDS = {
     "TPG": Kind(TPG, {"layers": (1,)}, LAYERS, {"scale": 0.0}),
     "VSF": Kind(VSF, {}, {"scale": (2.0,)}, {}),
     "CFG": Kind(CFG, {}, RULE, {"scale": 1.0}),
-    "APG": Kind(
-        APG, {}, {**RULE, "eta": (0.0, 0.5), "radius": (0.0, 50.0), "momentum": (-0.5, 0.3)}, {"scale": 1.0}
-    ),
+    "APG": Kind(APG, {}, {**RULE, "eta": (0.0, 0.5), "radius": (0.0, 50.0), "momentum": (-0.5, 0.3)}, {"scale": 1.0}),
     "CFGZeroStar": Kind(CFGZeroStar, {}, {**RULE, "zero_steps": (0, 2)}, {"scale": 1.0}),
     "TCFG": Kind(TCFG, {}, RULE, {"scale": 1.0}),
     "MAMBOG": Kind(MAMBOG, {}, {**RULE, "alpha": (0.5, 8.0)}, {"scale": 1.0}),
@@ -324,6 +322,7 @@ class Run:
 def failure_of(case: Case) -> str:
     """Return what fails in a run: the name of a check and its message; empty if nothing does."""
     name = "the run"
+    diffusers.logging.set_verbosity_error()  # casts to float64
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of EMAG over few steps

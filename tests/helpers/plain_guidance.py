@@ -92,7 +92,8 @@ def with_nag(model: Any, calls: Calls, negative: Tensor, settings: Settings | No
     model = copy.deepcopy(model)
     times = {float(calls[step]["timestep"][0]) for step in steps}
     plain = [block.attn2.processor for block in model.blocks]
-    guided = PlainNAGProcessor(negative, NAG(negative_prompt_embeds=negative, **settings))
+    embedded = model.condition_embedder.text_embedder(negative)
+    guided = PlainNAGProcessor(embedded, NAG(negative_prompt_embeds=negative, **settings))
 
     def choose(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         active = float(kwargs["timestep"][0]) in times
@@ -142,7 +143,7 @@ class SkippedBlock(torch.nn.Module):
 
     def __init__(self, video_alone: bool) -> None:
         super().__init__()
-        self.video_alone = video_alone
+        self.video_alone, self.attn2 = video_alone, torch.nn.Module()  # a place for NAG's processor
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         text = args[0] if args else kwargs.get("encoder_hidden_states")
