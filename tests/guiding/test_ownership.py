@@ -88,12 +88,12 @@ def test_a_bare_thread_is_foreign_and_passes_unguided(
 
     guidances = shared.guidances if not of_a_pipeline else shared.guidances[:1]
     with guide(Pipe() if of_a_pipeline else shared.model, *guidances) as run:
-        own, state = shared.predict(), (run.step, run.number)
+        ours, state = shared.predict(), (run.step, run.number)
         assert torch.equal(pool.submit(shared.predict).result(WAIT), shared.plain)
         assert (run.step, run.number) == state
         assert run.foreign_calls == 1
-        assert torch.equal(shared.predict(), own)
-    assert not torch.equal(own, shared.plain)
+        assert torch.equal(shared.predict(), ours)
+    assert not torch.equal(ours, shared.plain)
     assert run.foreign_calls == 1
 
 
@@ -203,18 +203,18 @@ def test_twelve_unguided_clips_of_other_pipelines_are_plain(stays: bool) -> None
         if stays:
             attach(pipe, NAG(negative_prompt=RED))
             foreign = [threads.submit(clips, one) for one in others]
-            own = clips(pipe)
+            ours = clips(pipe)
             assert len(attached(pipe).traces) == 1
         else:
             with guide(pipe, NAG(negative_prompt=RED)) as run:
                 foreign = [threads.submit(clips, one) for one in others]
-                own = clips(pipe)
+                ours = clips(pipe)
                 unguided = [clip for future in foreign for clip in future.result(WAIT)]
             assert run.foreign_calls == CLIPS * 3
         unguided = [clip for future in foreign for clip in future.result(WAIT)]
     assert len(unguided) == CLIPS
     assert all(np.array_equal(clip, plain) for clip in unguided)
-    assert all(np.array_equal(clip, expected) for clip in own)
+    assert all(np.array_equal(clip, expected) for clip in ours)
 
 
 def test_a_call_of_the_guided_pipeline_is_guided_in_any_thread(pool: ThreadPoolExecutor) -> None:
@@ -388,10 +388,10 @@ def test_a_compiled_transformer_is_the_owners_too(pool: ThreadPoolExecutor) -> N
 
     plain = predict()
     with guide(model, NAG(negative_prompt_embeds=negative_text())):
-        own = predict()
+        ours = predict()
         assert torch.equal(pool.submit(predict).result(WAIT), plain)
-        assert torch.equal(predict(), own)
-    assert not torch.equal(own, plain)
+        assert torch.equal(predict(), ours)
+    assert not torch.equal(ours, plain)
 
 
 def test_a_scheduler_that_a_foreign_pipeline_replaces_is_its_own(pool: ThreadPoolExecutor) -> None:

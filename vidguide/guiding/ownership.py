@@ -16,7 +16,7 @@ CLAIM = "_vidguide_owner"
 GUIDED_CLASS = "vidguide.guiding.guide"  # the module that defines it
 POLL_SECONDS = 0.001
 
-# A thread has a context, a task of asyncio a copy of the one in which it was created; `asyncio.to_thread` copies it too.
+# A thread has a context; a task of asyncio and `asyncio.to_thread` have a copy of the one in which they were created.
 _owned: ContextVar[tuple["Ownership", ...]] = ContextVar("vidguide_owned", default=())
 
 
@@ -139,8 +139,8 @@ def wait_for_calls(modules: Sequence[nn.Module]) -> None:
 
 def _frames_of_others() -> list[FrameType]:
     """Return the innermost frame of each other thread."""
-    own = threading.get_ident()
-    return [frame for thread, frame in sys._current_frames().items() if thread != own]
+    current = threading.get_ident()
+    return [frame for thread, frame in sys._current_frames().items() if thread != current]
 
 
 def _calls(frame: FrameType | None, modules: Sequence[nn.Module]) -> bool:
