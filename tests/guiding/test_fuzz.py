@@ -99,6 +99,5 @@ def test_the_checks_can_fail(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert failure_with(monkeypatch, "CFGZeroStar", target, shifted) == "formula"
     assert failure_with(monkeypatch, "CFGZeroStar", target, by_batch) == "singles"
-    assert failure_with(monkeypatch, "STG", "vidguide.guidances.base.Guidance.neutral", False) == "neutral"
     nothing = "vidguide.attention.sites.InterceptedProcessors.restore"
     assert failure_with(monkeypatch, "STG", nothing, lambda self: None) == "restored"
