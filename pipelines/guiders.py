@@ -17,7 +17,8 @@ from vidguide.guidances.base import Guidance
 from vidguide.guidances.cfg_rules.cfg import CFG
 from vidguide.guidances.second_pass import SelfGuidance
 from vidguide.guiding.forward import GuidedForward
-from vidguide.guiding.guide import FORWARD, check_guidances, check_transformer, guided_class
+from vidguide.guiding.guide import FORWARD, check_guidances, guided_class
+from vidguide.guiding.ownership import Ownership, claimed, wait_for_calls
 from vidguide.guiding.step_counter import StepCounter
 from vidguide.pipelines.request.guidance_spec import from_json
 from vidguide.tracing.run import Run
@@ -34,13 +35,17 @@ class OneCall:
 
     def __init__(self, guided: GuidedForward, branch: str, restore: Callable[[], None]) -> None:
         self.guided, self.contexts, self.branch, self.restore = guided, guided.contexts, branch, restore
+        self.ownership = guided.ownership
 
     def __call__(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        try:
-            self.guided.branches.given = self.branch
-            return self.guided(call, args, kwargs)
-        finally:
-            self.restore()
+        with self.ownership.lock:
+            if not self.ownership.owns():
+                return self.guided(call, args, kwargs)  # which does not guide it
+            try:
+                self.guided.branches.given = self.branch
+                return self.guided(call, args, kwargs)
+            finally:
+                self.restore()
 
 
 class VideoGuidance(ClassifierFreeGuidance):
@@ -96,20 +101,28 @@ class VideoGuidance(ClassifierFreeGuidance):
         self._interception.close()
         if not self._enabled:
             return
-        check_transformer(denoiser)
-        guided = self._forward_of(denoiser)
-        guided.run.step = self._step
-        call = OneCall(guided, "cond" if self.is_conditional else "uncond", self._interception.close)
-        self._interception.enter_context(guided.intercepted())
-        self._interception.enter_context(swapped_class(denoiser, guided_class, FORWARD, call))
+        ownership = Ownership() if self._guided is None else self._guided.ownership
+        with ExitStack() as stack:
+            stack.enter_context(claimed([denoiser], ownership))
+            guided = self._forward_of(denoiser, ownership)
+            guided.run.step = self._step
+            call = OneCall(guided, "cond" if self.is_conditional else "uncond", self._restore)
+            stack.enter_context(guided.intercepted())
+            stack.enter_context(swapped_class(denoiser, guided_class, FORWARD, call))
+            stack.enter_context(ownership.owning())
+            wait_for_calls([denoiser])
+            self._interception = stack.pop_all()
 
     def cleanup_models(self, denoiser: Any) -> None:
-        self._interception.close()
+        self._restore()
         last = self._step == self._num_inference_steps - 1
         if last and self._count_prepared == self._cfg.num_conditions:
             self._guided = None  # releases the values cached for the run
 
-    def _forward_of(self, transformer: Any) -> GuidedForward:
+    def _restore(self) -> None:
+        self._interception.close()
+
+    def _forward_of(self, transformer: Any, ownership: Ownership) -> GuidedForward:
         """Return the guided forward of the run, a new one at the first step of this guider in a run."""
         guided = self._guided
         same = guided is not None and guided.model.transformer is transformer
@@ -120,7 +133,7 @@ class VideoGuidance(ClassifierFreeGuidance):
         steps = StepCounter(Run())
         steps.run.begin(self._num_inference_steps)
         guidances = [with_negative(guidance, negative) for guidance in self.guidances]
-        self._guided = GuidedForward(transformer, guidances, steps)
+        self._guided = GuidedForward(transformer, guidances, steps, ownership)
         self._guided.check()
         return self._guided
 

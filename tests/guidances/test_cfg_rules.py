@@ -14,6 +14,7 @@ from diffusers.guiders.guider_utils import rescale_noise_cfg
 from torch import Tensor
 
 from tests.helpers.common_pipelines import case_of
+from tests.helpers.plain_cfg import plain_apg, plain_mambo_g, plain_tcfg, plain_zero_star
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import APG, CFG, MAMBOG, STG, TCFG, CFGZeroStar, guide
 from vidguide.functional.cfg import apg, apg_radius, cfg, cfg_zero_star, mambo_g, rescale_std, tcfg
@@ -27,22 +28,6 @@ def predictions(dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor]:
     """Return random correlated predictions of three samples of different magnitudes."""
     shared, size = torch.randn(SHAPE, dtype=dtype), torch.tensor([0.1, 1, 30], dtype=dtype).view(3, 1, 1, 1, 1)
     return size * (shared + torch.randn_like(shared)), size * (shared + torch.randn_like(shared))
-
-
-def plain_apg(
-    cond: Tensor, uncond: Tensor, scale: float, eta: float, radius: float, average: Tensor | None, momentum: float
-) -> Tensor:
-    """arXiv 2410.02416, algorithm 1, sample by sample."""
-    guided = []
-    for row, (c, u) in enumerate(zip(cond, uncond, strict=True)):
-        update = c - u + (0 if average is None else momentum * average[row])
-        norm = (update**2).sum() ** 0.5
-        if radius > 0 and norm > radius:
-            update = update * radius / norm
-        unit = c / (c**2).sum() ** 0.5
-        parallel = (update * unit).sum() * unit
-        guided.append(c + (scale - 1) * (update - parallel + eta * parallel))
-    return torch.stack(guided)
 
 
 @pytest.mark.parametrize("scale", [1.5, 5.0])
@@ -70,34 +55,6 @@ def test_apgs_radius_scales_with_the_latent_size() -> None:
     for values in (noise, noise[..., ::2, ::2]):
         update, _ = apg(torch.zeros_like(values), values, 2, 1, apg_radius(15, values.numel()), None, 0)
         assert (update.norm() / values.norm()).item() == pytest.approx(15 / 256, rel=0.02)
-
-
-def plain_tcfg(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
-    """arXiv 2503.18137: project the unconditional prediction on the first right singular vector of both."""
-    guided = []
-    for c, u in zip(cond, uncond, strict=True):
-        v = torch.linalg.svd(torch.stack([c.flatten(), u.flatten()]), full_matrices=False)[2][0]
-        damped = ((u.flatten() @ v) * v).view_as(u)
-        guided.append(damped + scale * (c - damped))
-    return torch.stack(guided)
-
-
-def plain_mambo_g(cond: Tensor, uncond: Tensor, scale: float, alpha: float = 8.0) -> Tensor:
-    """arXiv 2508.03442: w(r) = 1 + (w - 1) exp(-alpha r)."""
-    guided = []
-    for c, u in zip(cond, uncond, strict=True):
-        ratio = ((c - u) ** 2).sum().sqrt() / (u**2).sum().sqrt()
-        guided.append(u + (1 + (scale - 1) * torch.exp(-alpha * ratio)) * (c - u))
-    return torch.stack(guided)
-
-
-def plain_zero_star(cond: Tensor, uncond: Tensor, scale: float) -> Tensor:
-    """arXiv 2503.18886: the unconditional prediction scaled to its projection."""
-    guided = []
-    for c, u in zip(cond, uncond, strict=True):
-        s = (c * u).sum() / (u * u).sum()
-        guided.append(s * u + scale * (c - s * u))
-    return torch.stack(guided)
 
 
 Rule = Callable[[Tensor, Tensor, float], Tensor]

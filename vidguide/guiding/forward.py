@@ -28,6 +28,7 @@ from vidguide.guiding.compatibility import (
 )
 from vidguide.guiding.guided_pipeline import PipelineCalls
 from vidguide.guiding.installation import Installation
+from vidguide.guiding.ownership import Ownership
 from vidguide.guiding.passes import Passes
 from vidguide.guiding.step_counter import StepCounter
 from vidguide.restoration import restoring
@@ -48,6 +49,7 @@ class GuidedForward:
         transformer: as the pipeline holds it, possibly compiled.
         pipe: the pipeline, or None. guidances: all of this `guide`.
         steps: counts the steps of the sampling run.
+        ownership: says whose calls are guided.
         calls: the calls of the pipeline, or None.
         texts: cache of encoded negative prompts.
 
@@ -60,13 +62,14 @@ class GuidedForward:
         transformer: Any,
         guidances: Sequence[Guidance],
         steps: StepCounter,
+        ownership: Ownership,
         calls: PipelineCalls | None = None,
         texts: NegativeTexts | None = None,
     ) -> None:
         self.guidances, self.steps, self.run, self.calls = tuple(guidances), steps, steps.run, calls
-        self.pipe = None if calls is None else calls.pipe
+        self.pipe, self.ownership = None if calls is None else calls.pipe, ownership
         self.model, blocks = guided_model(transformer, any(guidance.perturbs for guidance in guidances))
-        self.installation = Installation(self.model, blocks)
+        self.installation = Installation(self.model, blocks, ownership.lock)
         self.contexts, self.caches = CacheContexts(self.model.original), Caches(self.model.original)
         self.branches = BranchDetector(self.pipe, self.model.family, self.contexts, self.run)
         self.peers: Sequence[GuidedForward] = (self,)
@@ -102,7 +105,20 @@ class GuidedForward:
         self.caches.release()
 
     def __call__(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one call of the transformer; `forward` is its original call."""
+        """Run one call of the transformer, after one that is at work in another thread; `forward` is its original call.
+
+        Raises:
+            RuntimeError: the guided pipeline samples in another thread.
+        """
+        with self.ownership.lock:
+            if self.ownership.closed or not self.ownership.owns():
+                self.run.foreign_calls += 1
+                return forward(*args, **kwargs)
+            self.ownership.check_turn(type(self.model.original).__name__)
+            return self._owned(forward, args, kwargs)
+
+    def _owned(self, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one call of an owner."""
         if self._within_call or self._writes_cache(args, kwargs):
             return forward(*args, **kwargs)  # an extra pass, or one that writes a key-value cache
         if self.calls is not None:

@@ -15,6 +15,7 @@ from vidguide.guiding.compatibility import check_steps_needed
 from vidguide.guiding.forward import GuidedForward
 from vidguide.guiding.guided_pipeline import PIPELINE, PipelineCalls, guided_pipeline_class
 from vidguide.guiding.ledger import Ledger
+from vidguide.guiding.ownership import Ownership, claimed, wait_for_calls
 from vidguide.guiding.step_counter import StepCounter, check_scheduler
 from vidguide.kernels import dispatch as kernels
 from vidguide.restoration import restoring
@@ -46,6 +47,10 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
             guided, or does not fit the guidances' parameters.
 
     On exit, also by an exception, the model and the pipeline are restored bit for bit.
+
+    Guided are calls of the thread or asyncio task that opened the block, of tasks and `asyncio.to_thread` calls that
+    were created within it, and calls of this pipeline from any thread. Calls of the transformer by others, as through
+    another pipeline that shares it, are not guided, and wait while a guided one is at work (`Run.foreign_calls`).
     """
     if ATTACHED in getattr(model, "__dict__", {}):
         raise ValueError(f"{type(model).__name__} has guidances attached: detach(pipe) first, or attach all of them")
@@ -70,8 +75,8 @@ def guided(
     Yields:
         The run, and the wrapper for the pipeline's calls; None for a bare transformer.
     """
-    steps = StepCounter(Run())
-    calls = None if isinstance(model, nn.Module) else PipelineCalls(model, guidances, steps, scheduler)
+    steps, ownership = StepCounter(Run()), Ownership()
+    calls = None if isinstance(model, nn.Module) else PipelineCalls(model, guidances, steps, ownership, scheduler)
     transformers = [model] if calls is None else calls.transformers
     for transformer in transformers:
         check_transformer(transformer)  # first, as a guided one's scheduler is in use too
@@ -81,21 +86,25 @@ def guided(
     if scheduler is None and not has_loop(model):
         check_steps_needed(guidances, model)
     kernels.mode()
-    texts = texts or NegativeTexts()
-    forwards = [GuidedForward(transformer, guidances, steps, calls, texts) for transformer in transformers]
-    for forward in forwards:
-        forward.peers = forwards
-        forward.check()
-    ledger = ledger_of(model, forwards, steps)
-    with restoring(ledger.restore), ExitStack() as stack:
+    with restoring(ownership.release), claimed(transformers, ownership):
+        texts = texts or NegativeTexts()
+        forwards = [GuidedForward(one, guidances, steps, ownership, calls, texts) for one in transformers]
         for forward in forwards:
-            stack.enter_context(forward.intercepted())
-            stack.enter_context(swapped_class(forward.model.transformer, guided_class, FORWARD, forward))
-        stack.callback(steps.close)
-        steps.observe(scheduler, model)
-        if whole and calls is not None and callable(model):
-            stack.enter_context(swapped_class(model, guided_pipeline_class, PIPELINE, calls))
-        yield steps.run, calls
+            forward.peers = forwards
+            forward.check()
+        ledger = ledger_of(model, forwards, steps)
+        with restoring(ledger.restore), ExitStack() as stack:
+            for forward in forwards:
+                stack.enter_context(forward.intercepted())
+                stack.enter_context(swapped_class(forward.model.transformer, guided_class, FORWARD, forward))
+            stack.callback(steps.close)
+            steps.observe(scheduler, model)
+            if whole and calls is not None and callable(model):
+                stack.enter_context(swapped_class(model, guided_pipeline_class, PIPELINE, calls))
+            stack.enter_context(ownership.owning())
+            stack.callback(ownership.close)
+            wait_for_calls(transformers)
+            yield steps.run, calls
 
 
 def ledger_of(model: Any, forwards: Sequence[GuidedForward], steps: StepCounter) -> Ledger:
@@ -107,16 +116,6 @@ def ledger_of(model: Any, forwards: Sequence[GuidedForward], steps: StepCounter)
         ledger.add(forward.restore)
         ledger.add_model(forward.model.original)
     return ledger
-
-
-def check_transformer(transformer: nn.Module) -> None:
-    """Refuse a transformer that is already guided.
-
-    Raises:
-        ValueError: with the cure.
-    """
-    if FORWARD in vars(transformer):
-        raise ValueError(f"{type(transformer).__name__} is guided already: list all guidances in one guide(...)")
 
 
 def check_guidances(guidances: tuple[Any, ...]) -> None:
@@ -155,10 +154,17 @@ def guided_class(original: Any) -> Any:
 
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
         check_not_compiled_around()
-        return vars(self)[FORWARD](functools.partial(original.__call__, self), args, kwargs)
+        forward, original_call = vars(self).get(FORWARD), functools.partial(original.__call__, self)
+        if forward is None:  # the block ended in another thread
+            return original_call(*args, **kwargs)
+        return forward(original_call, args, kwargs)
 
     def cache_context(self: Any, name: str, **kwargs: Any) -> Any:
-        return vars(self)[FORWARD].contexts.pipeline(name, **kwargs)
+        forward = vars(self).get(FORWARD)
+        if forward is None:
+            return self.cache_context(name, **kwargs)
+        contexts = forward.contexts
+        return (contexts.pipeline if forward.ownership.owns() else contexts.foreign)(name, **kwargs)
 
     cached = hasattr(original, "cache_context") or original.__name__ == "OptimizedModule"
     return subclass_of(original, __call__=call, **({"cache_context": cache_context} if cached else {}))

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vidguide.guidances.base import Guidance
+from vidguide.guiding.ownership import Ownership
 from vidguide.guiding.step_counter import StepCounter
 from vidguide.restoration import restoring
 from vidguide.transformer.class_swap import subclass_of
@@ -26,6 +27,7 @@ class PipelineCalls:
     """The calls of a guided pipeline.
 
     Args:
+        ownership: makes each of them an owner's.
         scheduler: counts the steps instead of the pipeline's own.
 
     Attributes:
@@ -33,7 +35,15 @@ class PipelineCalls:
             while no call runs.
     """
 
-    def __init__(self, pipe: Any, guidances: Sequence[Guidance], steps: StepCounter, scheduler: Any = None) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        guidances: Sequence[Guidance],
+        steps: StepCounter,
+        ownership: Ownership,
+        scheduler: Any = None,
+    ) -> None:
+        self.ownership = ownership
         self.pipe, self.guidances, self.steps, self.scheduler = pipe, guidances, steps, scheduler
         self.transformers = transformers_of(pipe)
         self.negative: Prompt | None = None
@@ -47,7 +57,15 @@ class PipelineCalls:
         return self._prompts.setdefault(key, {"prompt": text, **self._pictures})
 
     def __call__(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run one call of the pipeline; `call` is its original."""
+        """Run one call of the pipeline; `call` is its original.
+
+        Raises:
+            RuntimeError: another call runs in another thread.
+        """
+        with self.ownership.sampling(type(self.pipe).__name__):
+            return self._sample(call, args, kwargs)
+
+    def _sample(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self.negative is not None:
             return call(*args, **kwargs)  # a pipeline that calls itself
         self._check_transformers()
@@ -237,7 +255,10 @@ def guided_pipeline_class(original: Any) -> Any:
 
     @functools.wraps(original.__call__)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        calls: PipelineCalls = vars(self)[PIPELINE]
-        return calls(functools.partial(original.__call__, self), args, kwargs)
+        calls: PipelineCalls | None = vars(self).get(PIPELINE)
+        original_call = functools.partial(original.__call__, self)
+        if calls is None:  # the block ended in another thread
+            return original_call(*args, **kwargs)
+        return calls(original_call, args, kwargs)
 
     return subclass_of(original, __call__=call)

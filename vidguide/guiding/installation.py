@@ -4,6 +4,7 @@ import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -24,9 +25,14 @@ INSTALLED = (  # of a site, for one pass
 
 
 class Installation:
-    """The sites and blocks of one transformer, and the plan that is installed there."""
+    """The sites and blocks of one transformer, and the plan that is installed there.
 
-    def __init__(self, model: GuidedModel, blocks: BlockReplay) -> None:
+    Args:
+        lock: held in each call of the transformer, and where backward computes a part of it again.
+    """
+
+    def __init__(self, model: GuidedModel, blocks: BlockReplay, lock: AbstractContextManager[Any]) -> None:
+        self.lock = lock
         self.model, self.sites, self.blocks = model.original, model.sites, blocks
         self.text_sites = list(model.text_sites.values())
         self.processors = InterceptedProcessors(model.original, self.sites)
@@ -93,7 +99,12 @@ class Installation:
         self, plan: AttentionPlan, batch: Batch, packed_tokens: int | None, lengths: Lengths | None
     ) -> Iterator[None]:
         """Install a plan again for a function that backward computes again, perhaps in another `guide` or in none."""
-        with self.processors.reinstalled(), self.blocks.reinstalled(packed_tokens), self._installed(plan, batch):
+        with (
+            self.lock,
+            self.processors.reinstalled(),
+            self.blocks.reinstalled(packed_tokens),
+            self._installed(plan, batch),
+        ):
             if plan.second_text is not None and lengths is not None:
                 plan.second_text.lengths = lengths
             yield

@@ -145,7 +145,7 @@ def counting_class(original: Any) -> Any:
             # Video-to-video starts at a later timestep; only the steps that are taken count.
             steps = step_count(self) - max(getattr(self, "begin_index", None) or 0, run.skipped)
             run.advance(steps, getattr(self, "step_index", None))
-            vars(self)[CHECK]()
+            vars(self).get(CHECK, nothing)()
         return result
 
     return subclass_of(original, set_timesteps=set_timesteps, step=step)

@@ -169,6 +169,7 @@ class Run:
         step: index of the current step, from 0. number: number of the run within one `guide`.
         skipped: steps of the schedule that the run leaves out at its beginning, as video-to-video does.
         traces: traces of all runs within one `guide`.
+        foreign_calls: number of the transformer's calls by other threads and tasks, which were not guided.
     """
 
     def __init__(self) -> None:
@@ -176,6 +177,7 @@ class Run:
         self.step = 0
         self.number = 0
         self.traces: list[Trace] = []
+        self.foreign_calls = 0
         self.skipped = 0
         self._reached: int | None = None
         self._traced = False

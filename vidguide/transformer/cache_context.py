@@ -38,8 +38,12 @@ class CacheContexts:
         """Enter the pipeline's context."""
         with restoring(self._leave):
             self.active = (name, kwargs)
-            with nullcontext() if self.open is None else self.open(self.transformer, name, **kwargs):
+            with self.foreign(name, **kwargs):
                 yield
+
+    def foreign(self, name: str, **kwargs: Any) -> AbstractContextManager[None]:
+        """Return the model's context of a caller whose calls are not guided."""
+        return nullcontext() if self.open is None else self.open(self.transformer, name, **kwargs)
 
     def _leave(self) -> None:
         self.active = self.reopened = None
