@@ -65,7 +65,9 @@ class NAG(NegativePromptGuidance):
     def cross_edits(self, call: Call, negatives: Mapping[AttentionSite, Negative]) -> dict[AttentionSite, Edit]:
         combinations = self.combinations(call)
         return {
-            site: CrossAttentionNAG(combinations[site.stream], negative.key, negative.value, negative.mask)
+            site: CrossAttentionNAG(
+                combinations[site.stream], negative.key, negative.value, negative.mask, negative.distinct > 0
+            )
             for site, negative in negatives.items()
         }
 
