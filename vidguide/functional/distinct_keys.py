@@ -98,7 +98,7 @@ def _factors(channels: int) -> Tensor:
 
 
 def log_count(counts: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return numbers `(..., parts)` of a dtype whose exponentials add up to counts `(...)`; minus infinity adds nothing.
+    """Return numbers `(..., parts)` of a dtype whose exponentials add up to counts `(...)`; some are minus infinity.
 
     One logarithm in float32 and float64. In half precision the logarithm of a large count has an error of more than 1%:
     it is rounded down, and two further parts have the logarithms of what is missing.

@@ -1,9 +1,8 @@
 """The base class of guidances with a negative prompt at every text attention: NAG and VSF."""
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
@@ -11,65 +10,13 @@ from vidguide.attention.plan import AttentionPlan
 from vidguide.attention.site import AttentionSite, Edit
 from vidguide.calls.call import Call
 from vidguide.calls.guided_model import GuidedModel
-from vidguide.functional.distinct_keys import DistinctKeys, distinct_keys
 from vidguide.guidances.base import Guidance
+from vidguide.guidances.negative_keys import Negative, distinct_negatives, numbers_of_keys
 from vidguide.guidances.text_capture import text_keys_values, text_stream
 from vidguide.tracing.run import STREAMS
 from vidguide.transformer.family import Family, Inputs, Prompt
 from vidguide.transformer.negative_text import check_encodable, check_negative
 from vidguide.transformer.text_stream import TextStream
-
-
-ALIGNMENT = 16  # of the number of keys; few lengths, of which each is a graph when compiled
-MOST_DISTINCT = 0.75  # of all keys, so that kernels that need no mask are not replaced for little
-
-
-class Negative(NamedTuple):
-    """A negative at one text cross-attention: keys and values `(1 or B, L, H, D)` and mask as the model's
-    processor computed them, and the text inputs that they were computed from.
-
-    Attributes:
-        distinct: the number of distinct keys, whose mask counts them; 0 where these are all keys.
-    """
-
-    key: Tensor
-    value: Tensor
-    mask: Tensor | None
-    text: Mapping[str, Any]
-    distinct: int = 0
-
-
-def distinct_negatives(negatives: Mapping[AttentionSite, Negative]) -> Mapping[AttentionSite, Negative]:
-    """Reduce negatives to their distinct keys where these are fewer and no gradient is computed.
-
-    All of one text have the same number of keys, so that compiled blocks are of one shape.
-    """
-    reduced: dict[AttentionSite, Negative] = dict(negatives)
-    for length in {negative.key.shape[1] for negative in negatives.values()}:
-        of_text = {site: negative for site, negative in negatives.items() if negative.key.shape[1] == length}
-        few = list(itertools.takewhile(lambda keys: keys is not None, map(few_keys, of_text.values())))
-        if len(few) < len(of_text):
-            continue
-        longest = min(rounded(max(keys.key.shape[1] for keys in few)), length)
-        for (site, negative), keys in zip(of_text.items(), few, strict=True):
-            *values, number = keys.padded(longest)
-            reduced[site] = Negative(*values, negative.text, number)
-    return reduced
-
-
-def few_keys(negative: Negative) -> DistinctKeys | None:
-    """Return the distinct keys of a negative; None where attention to them would not be cheaper."""
-    key, value = negative.key, negative.value
-    limit = key.shape[1] * MOST_DISTINCT if negative.mask is None else key.shape[1] - 1
-    if key.requires_grad or value.requires_grad:  # it would be of the first of equal keys alone
-        return None
-    distinct = distinct_keys(key, value, negative.mask)
-    return None if distinct is None or rounded(distinct.key.shape[1]) > limit else distinct
-
-
-def rounded(keys: int) -> int:
-    """Return a number of keys rounded up, to an alignment of torch's kernels."""
-    return -(-keys // ALIGNMENT) * ALIGNMENT
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -164,28 +111,14 @@ class NegativePromptGuidance(Guidance):
     def cross_plan(self, call: Call, text: Inputs) -> AttentionPlan:
         """Return the plan for a family of cross-attention."""
         recorded = text_keys_values(call, text).items()
-        negatives = {
-            site: self.negative(call, Negative(*values, text)) for site, values in recorded if self.guides(site)
-        }
-        reduced = distinct_negatives(negatives)
-        return AttentionPlan(edits=self.cross_edits(call, reduced), notes=self.notes(negatives, reduced))
+        negatives = {site: Negative(*values, text) for site, values in recorded if self.guides(site)}
+        reduced = distinct_negatives(negatives) if self.counts_equal_keys(call, negatives) else negatives
+        notes = tuple(f"{type(self).__name__}: {note}" for note in numbers_of_keys(negatives, reduced))
+        return AttentionPlan(edits=self.cross_edits(call, reduced), notes=notes)
 
-    def negative(self, call: Call, negative: Negative) -> Negative:
-        """Return a negative with the tokens masked that the guidance does not attend to."""
-        return negative
-
-    def notes(
-        self, before: Mapping[AttentionSite, Negative], after: Mapping[AttentionSite, Negative]
-    ) -> tuple[str, ...]:
-        """Return for the trace how many keys are attended to."""
-        numbers: dict[int, int] = {}
-        for site, negative in after.items():
-            keys = before[site].key.shape[1]
-            numbers[keys] = max(negative.distinct, numbers.get(keys, 0))
-        name = type(self).__name__
-        return tuple(
-            f"{name}: negative of {keys} keys, {number} distinct" for keys, number in numbers.items() if number
-        )
+    def counts_equal_keys(self, call: Call, negatives: Mapping[AttentionSite, Negative]) -> bool:
+        """Return whether the edits may attend to distinct keys, under a mask that counts them."""
+        return True
 
     def joint_plan(self, call: Call, text: Inputs) -> AttentionPlan:
         """Return the plan for a family of joint attention."""
