@@ -8,8 +8,9 @@ from torch import Tensor
 
 from vidguide.attention.site import AttentionSite
 from vidguide.functional.distinct_keys import DistinctKeys, distinct_keys
+from vidguide.transformer.compile import mark_dynamic
 
-ALIGNMENT = 16  # of the number of keys; few lengths, of which each is a graph when compiled
+ALIGNMENT = 16  # of the number of keys, for torch's kernels
 MOST_DISTINCT = 0.75  # of all keys, so that kernels that need no mask are not replaced for little
 
 
@@ -31,7 +32,7 @@ class Negative(NamedTuple):
 def distinct_negatives(negatives: Mapping[AttentionSite, Negative]) -> Mapping[AttentionSite, Negative]:
     """Reduce negatives to their distinct keys where these are fewer and no gradient is computed.
 
-    All of one text have the same number of keys, so that compiled blocks are of one shape.
+    All of one text have the same number of keys, so that compiled blocks need one graph, which serves other numbers too.
     """
     reduced: dict[AttentionSite, Negative] = dict(negatives)
     for length in {negative.key.shape[1] for negative in negatives.values()}:
@@ -41,8 +42,10 @@ def distinct_negatives(negatives: Mapping[AttentionSite, Negative]) -> Mapping[A
             continue
         longest = min(rounded(max(keys.key.shape[1] for keys in few)), length)
         for (site, negative), keys in zip(of_text.items(), few, strict=True):
-            *values, number = keys.padded(longest)
-            reduced[site] = Negative(*values, negative.text, number)
+            key, value, mask, number = keys.padded(longest)
+            for tensor, dim in ((key, 1), (value, 1), (mask, 3)):
+                mark_dynamic(tensor, dim)
+            reduced[site] = Negative(key, value, mask, negative.text, number)
     return reduced
 
 
@@ -57,7 +60,7 @@ def few_keys(negative: Negative) -> DistinctKeys | None:
 
 
 def rounded(keys: int) -> int:
-    """Return a number of keys rounded up, to an alignment of torch's kernels."""
+    """Return a number of keys rounded up to the alignment."""
     return -(-keys // ALIGNMENT) * ALIGNMENT
 
 
