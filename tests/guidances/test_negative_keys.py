@@ -21,6 +21,7 @@ from vidguide.edits.nag_combine import Combination
 from vidguide.functional.distinct_keys import distinct_keys
 from vidguide.guidances import negative_keys
 from vidguide.guidances.base import Guidance
+from vidguide.transformer import text_stream
 from vidguide.transformer.family import families
 
 CROSS = [tiny for tiny in TINY if families()[tiny.key].joint is None]
@@ -154,7 +155,10 @@ def test_kernels_that_take_no_mask_attend_to_the_prompt_only() -> None:
     combine, distinct = Combination((4.0, 1.5, 0.5)), distinct_keys(negative_key, negative_value, None)
     assert distinct is not None
     settings = {"attn_mask": None, "backend": SimpleNamespace(value="sage"), "parallel_config": "ranks"}
-    edits = CrossAttentionNAG(combine, negative_key, negative_value, None), CrossAttentionNAG(combine, *distinct[:3], True)
+    edits = (
+        CrossAttentionNAG(combine, negative_key, negative_value, None),
+        CrossAttentionNAG(combine, *distinct[:3], True),
+    )
     all_keys, few = (edit(KernelCall(dispatch, "BLHD", (), settings), query, key, value) for edit in edits)
     assert calls == [(20, "sage", "ranks"), (20, "sage", None), (20, "sage", "ranks"), (6, "native", None)]
     torch.testing.assert_close(few, all_keys, atol=1e-12, rtol=0)
@@ -171,3 +175,31 @@ def test_a_run_is_reduced_once() -> None:
             model(**inputs)
     assert run.trace.notes == ["NAG: negative of 64 keys, 6 distinct"]
     assert str(run.trace).splitlines()[-1] == "NAG: negative of 64 keys, 6 distinct"
+
+
+MASKED = [tiny for tiny in TINY if (joint := families()[tiny.key].joint) and joint.block_masks and not joint.per_sample]
+
+
+def with_padding(model: Any, inputs: Values, guidance: Guidance) -> Tensor:
+    """Return the prediction with the padding of the negative's text stream."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(text_stream.TextStream, "remove_padding", lambda stream: None)
+        return predict(model, inputs, guidance)[0]
+
+
+@pytest.mark.parametrize("make", [nag, vsf], ids=["NAG", "VSF"])
+@pytest.mark.parametrize("length", [1, 9, 7])
+@pytest.mark.parametrize("tiny", MASKED, ids=lambda tiny: tiny.name)
+def test_a_text_stream_without_padding_equals_one_with_padding(
+    tiny: Tiny, length: int, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_stream, "ALIGNMENT", 1)
+    model, inputs = tiny.make().to(tiny.dtype), tiny.exact(tiny.inputs(2))
+    negative = tiny.exact(tiny.text(2, 9, 5))
+    for name in families()[tiny.key].text_masks:
+        valid = torch.arange(negative[name].shape[1]) < torch.tensor([[length], [max(length - 2, 1)]])
+        negative[name] = valid.to(negative[name].dtype)
+    guidance = make(negative)
+    prediction, notes = predict(model, inputs, guidance)
+    assert notes or length == 9
+    tiny.assert_equal(prediction, with_padding(model, inputs, guidance))

@@ -126,7 +126,9 @@ class NegativePromptGuidance(Guidance):
         for site in call.model.text_sites.values():
             split = joint is not None and site.name in joint.split_attention
             edits[site] = self.joint_edit(call, site, stream, split, self.guides(site))
-        return AttentionPlan(edits=edits, second_text=stream)
+        name, before, length = type(self).__name__, stream.captured_length, stream.negative_length
+        notes = (f"{name}: negative of {before} tokens, {length} without padding",) if length < before else ()
+        return AttentionPlan(edits=edits, second_text=stream, notes=notes)
 
     def cross_edits(self, call: Call, negatives: Mapping[AttentionSite, Negative]) -> Mapping[AttentionSite, Edit]:
         """Return the edits of some cross-attentions."""
