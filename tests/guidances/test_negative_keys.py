@@ -1,4 +1,4 @@
-"""Negatives reduced to their distinct keys: the same prediction as with all keys, in every family of cross-attention."""
+"""Negatives reduced to their distinct keys: the same prediction as with all keys, in every cross-attention family."""
 
 from types import SimpleNamespace
 from typing import Any

@@ -32,7 +32,7 @@ class Negative(NamedTuple):
 def distinct_negatives(negatives: Mapping[AttentionSite, Negative]) -> Mapping[AttentionSite, Negative]:
     """Reduce negatives to their distinct keys where these are fewer and no gradient is computed.
 
-    All of one text have the same number of keys, so that compiled blocks need one graph, which serves other numbers too.
+    All of one text have the same number of keys: compiled blocks need one graph, which serves other numbers too.
     """
     reduced: dict[AttentionSite, Negative] = dict(negatives)
     for length in {negative.key.shape[1] for negative in negatives.values()}:
