@@ -24,6 +24,7 @@ class AttentionPlan:
         block_inputs: by block, in execution order, other video tokens that its update is computed from.
         skipped_blocks: blocks, in execution order, that return their input.
         rerun_from: blocks, in execution order, at which a rerun may begin: the input it needs is recorded.
+        notes: for the trace, what the plan leaves out.
     """
 
     edits: Mapping[AttentionSite, Edit] = field(default_factory=dict)
@@ -35,6 +36,7 @@ class AttentionPlan:
     block_inputs: Mapping[int, InputChange] = field(default_factory=dict)
     skipped_blocks: frozenset[int] = frozenset()
     rerun_from: frozenset[int] = frozenset()
+    notes: tuple[str, ...] = ()
 
     def __or__(self, other: "AttentionPlan") -> "AttentionPlan":
         """Return both plans in one.
@@ -59,6 +61,7 @@ class AttentionPlan:
             block_inputs={**self.block_inputs, **other.block_inputs},
             skipped_blocks=self.skipped_blocks | other.skipped_blocks,
             rerun_from=self.rerun_from | other.rerun_from,
+            notes=self.notes + other.notes,
         )
 
     @property

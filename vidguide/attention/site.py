@@ -74,6 +74,16 @@ class KernelCall:
         transposed = (tensor.transpose(1, 2) for tensor in (query, key, value))
         return self.function(*transposed, mask, *self.args, **self.kwargs).transpose(1, 2)
 
+    def native(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+        """Run torch's kernel, which takes any mask, in place of the backend that the model has; without an exchange
+        between ranks."""
+        from diffusers.models.attention_dispatch import AttentionBackendName
+
+        kwargs = self.kwargs
+        if "backend" in kwargs:
+            kwargs = {**kwargs, "backend": AttentionBackendName.NATIVE, "parallel_config": None}
+        return KernelCall(self.function, self.layout, (None, *self.args), kwargs)(query, key, value, mask)
+
     @property
     def shared(self) -> bool:
         """Whether the keys are this rank's shard, and the kernel exchanges them with other ranks."""

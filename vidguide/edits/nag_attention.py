@@ -21,12 +21,14 @@ class CrossAttentionNAG:
 
     Attributes:
         key, value: of the negative, `(1 or B, L, H, D)`. mask: of its tokens, or None.
+        distinct: whether the mask counts equal keys, so that a kernel that takes a mask is needed.
     """
 
     combine: Combination
     key: Tensor
     value: Tensor
     mask: Tensor | None
+    distinct: bool = False
 
     def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         positive = kernel(query, key, value, kernel.mask)
@@ -34,7 +36,8 @@ class CrossAttentionNAG:
         repeats = (query.shape[0] - start) // self.key.shape[0]
         key, value = (tensor.repeat_interleave(repeats, 0) for tensor in (self.key, self.value))
         mask = None if self.mask is None else self.mask.repeat_interleave(repeats, 0)
-        output = self.combine(kernel, positive[start:], kernel.local()(query[start:], key, value, mask))
+        attend = kernel.native if self.distinct else kernel.local()
+        output = self.combine(kernel, positive[start:], attend(query[start:], key, value, mask))
         return torch.cat([positive[:start], output]) if start else output
 
 

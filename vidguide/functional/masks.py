@@ -13,6 +13,11 @@ def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
     return mask.to(dtype)
 
 
+def with_heads(mask: Tensor) -> Tensor:
+    """Insert dimensions of size 1 after the batch, up to `(B, H, L, K)`."""
+    return mask.reshape(mask.shape[0], *(1,) * (4 - mask.ndim), *mask.shape[1:])
+
+
 def rows_of(mask: Tensor | None, start: int, stop: int | None = None) -> Tensor | None:
     """Select the rows of a mask from `start` to `stop`; one row that serves the whole batch stays."""
     return mask if mask is None or mask.shape[0] == 1 else mask[start:stop]

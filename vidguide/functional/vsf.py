@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from vidguide.functional.masks import additive
+from vidguide.functional.masks import additive, with_heads
 
 Attended = tuple[Tensor, Tensor, Tensor | None]  # keys and values (B, L, H, D), mask broadcastable to (B, H, Q, L)
 
@@ -27,6 +27,6 @@ def vsf(positive: Attended, negative: Attended, scale: float, offset: float) -> 
     masks = []
     for (keys, _, mask), shift in ((positive, 0.0), (negative, offset)):
         open_mask = torch.zeros(1, 1, 1, keys.shape[1], dtype=keys.dtype, device=keys.device)
-        masks.append((open_mask if mask is None else additive(mask, keys.dtype)) - shift)
+        masks.append((open_mask if mask is None else with_heads(additive(mask, keys.dtype))) - shift)
     shape = [max(sizes) for sizes in zip(*(mask.shape[:-1] for mask in masks), strict=True)]
     return key, value, torch.cat([mask.expand(*shape, -1) for mask in masks], -1)

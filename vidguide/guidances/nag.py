@@ -7,7 +7,8 @@ from vidguide.attention.site import AttentionSite, Edit
 from vidguide.calls.call import Call
 from vidguide.edits.nag_attention import CrossAttentionNAG, JointAttentionNAG, SplitAttentionNAG
 from vidguide.edits.nag_combine import NORMS, Combination, Group, PackedCombination
-from vidguide.guidances.negative_prompt import Negative, NegativePromptGuidance
+from vidguide.guidances.negative_keys import Negative
+from vidguide.guidances.negative_prompt import NegativePromptGuidance
 from vidguide.transformer.text_stream import TextStream
 from vidguide.validation import check_number
 
@@ -65,7 +66,9 @@ class NAG(NegativePromptGuidance):
     def cross_edits(self, call: Call, negatives: Mapping[AttentionSite, Negative]) -> dict[AttentionSite, Edit]:
         combinations = self.combinations(call)
         return {
-            site: CrossAttentionNAG(combinations[site.stream], negative.key, negative.value, negative.mask)
+            site: CrossAttentionNAG(
+                combinations[site.stream], negative.key, negative.value, negative.mask, negative.distinct > 0
+            )
             for site, negative in negatives.items()
         }
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
@@ -11,21 +11,12 @@ from vidguide.attention.site import AttentionSite, Edit
 from vidguide.calls.call import Call
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.guidances.base import Guidance
+from vidguide.guidances.negative_keys import Negative, distinct_negatives, numbers_of_keys
 from vidguide.guidances.text_capture import text_keys_values, text_stream
 from vidguide.tracing.run import STREAMS
 from vidguide.transformer.family import Family, Inputs, Prompt
 from vidguide.transformer.negative_text import check_encodable, check_negative
 from vidguide.transformer.text_stream import TextStream
-
-
-class Negative(NamedTuple):
-    """A negative at one text cross-attention: keys and values `(1 or B, L, H, D)` and mask as the model's
-    processor computed them, and the text inputs that they were computed from."""
-
-    key: Tensor
-    value: Tensor
-    mask: Tensor | None
-    text: Mapping[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -121,7 +112,13 @@ class NegativePromptGuidance(Guidance):
         """Return the plan for a family of cross-attention."""
         recorded = text_keys_values(call, text).items()
         negatives = {site: Negative(*values, text) for site, values in recorded if self.guides(site)}
-        return AttentionPlan(edits=self.cross_edits(call, negatives))
+        reduced = distinct_negatives(negatives) if self.counts_equal_keys(call, negatives) else negatives
+        notes = tuple(f"{type(self).__name__}: {note}" for note in numbers_of_keys(negatives, reduced))
+        return AttentionPlan(edits=self.cross_edits(call, reduced), notes=notes)
+
+    def counts_equal_keys(self, call: Call, negatives: Mapping[AttentionSite, Negative]) -> bool:
+        """Return whether the edits may attend to distinct keys, under a mask that counts them."""
+        return True
 
     def joint_plan(self, call: Call, text: Inputs) -> AttentionPlan:
         """Return the plan for a family of joint attention."""
@@ -129,7 +126,9 @@ class NegativePromptGuidance(Guidance):
         for site in call.model.text_sites.values():
             split = joint is not None and site.name in joint.split_attention
             edits[site] = self.joint_edit(call, site, stream, split, self.guides(site))
-        return AttentionPlan(edits=edits, second_text=stream)
+        name, before, length = type(self).__name__, stream.captured_length, stream.negative_length
+        notes = (f"{name}: negative of {before} tokens, {length} without padding",) if length < before else ()
+        return AttentionPlan(edits=edits, second_text=stream, notes=notes)
 
     def cross_edits(self, call: Call, negatives: Mapping[AttentionSite, Negative]) -> Mapping[AttentionSite, Edit]:
         """Return the edits of some cross-attentions."""

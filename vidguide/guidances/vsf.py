@@ -8,7 +8,8 @@ from torch import Tensor
 from vidguide.attention.site import AttentionSite, Edit
 from vidguide.calls.call import Call
 from vidguide.edits.vsf_attention import CrossAttentionVSF, JointAttentionVSF, SplitAttentionVSF
-from vidguide.guidances.negative_prompt import Negative, NegativePromptGuidance
+from vidguide.guidances.negative_keys import Negative
+from vidguide.guidances.negative_prompt import NegativePromptGuidance
 from vidguide.transformer.text_stream import TextStream
 from vidguide.validation import check_number
 
@@ -48,6 +49,11 @@ class VSF(NegativePromptGuidance):
         super().__post_init__()
         check_number(self, "scale", 0)
         check_number(self, "offset")
+
+    def counts_equal_keys(self, call: Call, negatives: Mapping[AttentionSite, Negative]) -> bool:
+        """Return whether there is a mask already. Elsewhere the kernel may take none, and padding is cut off anyway."""
+        masked = all(negative.mask is not None for negative in negatives.values())
+        return masked and bool(call.model.family.text_masks)
 
     def cross_edits(self, call: Call, negatives: Mapping[AttentionSite, Negative]) -> dict[AttentionSite, Edit]:
         return {site: self.cross_edit(call, negative) for site, negative in negatives.items()}

@@ -234,7 +234,7 @@ class GuidedForward:
             if guidance.neutral:
                 continue
             if not guidance.acts_on(self.negative):
-                self.run.current.notes.append(f"{type(guidance).__name__}: off, as the call has no negative_prompt")
+                self.run.current.note([f"{type(guidance).__name__}: off, as the call has no negative_prompt"])
             else:
                 check_pipeline_cfg(guidance, call, self.pipe)
                 check_one_step(guidance, call, self.pipe)
@@ -263,6 +263,7 @@ class GuidedForward:
             output = forward(**call.inputs)
             if branch == "cond":
                 self._trace()
+                self.run.current.note(plan.notes)
         original = prediction_of(output)
         cond = call.batch.conditional(original)
         corrections = self._corrections(active, passes, call, plan, cond)

@@ -1,6 +1,6 @@
 """A run samples one batch of videos: its current step, and a trace of what the guidances did."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,7 +84,7 @@ class Trace:
 
     Attributes:
         steps: number of completed steps. choices: the perturbed passes, with the layers chosen for each.
-        notes: why guidances were off in this run.
+        notes: why guidances were off in this run, and what was left out of computations without a change of results.
     """
 
     def __init__(self) -> None:
@@ -95,6 +95,10 @@ class Trace:
 
     def add(self, step: int, layer: int, stream: str, measured: Tensor) -> None:
         self._measured.append((step, layer, stream, measured.detach()))
+
+    def note(self, notes: Iterable[str]) -> None:
+        """Add notes that are not yet there."""
+        self.notes += [note for note in dict.fromkeys(notes) if note not in self.notes]
 
     def __iter__(self) -> Iterator[Record]:
         for step, layer, stream, measured in self._measured:

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from vidguide.restoration import restoring
 
@@ -45,6 +46,12 @@ def graph_limit(transformer: Any) -> int | None:
     if not hasattr(transformer, "_orig_mod") and getattr(transformer, "_compiled_call_impl", None) is None:
         return None
     return int(getattr(torch._dynamo.config, "recompile_limit", 8))  # not in torch 2.6
+
+
+def mark_dynamic(tensor: Tensor, dim: int) -> None:
+    """Let torch.compile, where it is in use, make one graph for all sizes of a dimension."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.maybe_mark_dynamic(tensor, dim)
 
 
 COMPILE_FIRST = (

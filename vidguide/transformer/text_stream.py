@@ -6,6 +6,9 @@ the first block receives `[prompt | negative]` as its text, every block processe
 prompt's alone. There is one video stream. Which tokens attend to which is defined by the attention edit. Where blocks
 modulate text by a vector that depends on the text, the auxiliary forward captures the negative's vector too.
 
+Padding at the end of the negative that no token attends to is removed: it changes no other token, and its own outputs
+are not used.
+
 Where blocks receive one packed sequence, `[prompt | media]`, the negative's rows are inserted after the prompt's at the
 first block and removed after the last one, and in each block's arguments with one row per token.
 """
@@ -25,6 +28,7 @@ from vidguide.transformer.text_modulation import modulated_norms, norm_calls
 
 TEXT = "encoder_hidden_states"  # the text among the arguments of a model, and of a block unless it is packed
 HIDDEN = "hidden_states"  # the video among a block's arguments, or its packed sequence
+ALIGNMENT = 32  # of the length of a text without its padding, so that few lengths occur
 
 BlockSlot = tuple[nn.ModuleList, int]  # a list of blocks, and an index in it
 Lengths = tuple[int, list[tuple[int, int]]]  # `prompt_length` and `valid_lengths` of a stream
@@ -37,6 +41,7 @@ class TextStream:
         slots: the blocks that process text. batch: which rows of the pass are conditional.
         text, masks: the second text as the first block receives it, and its block masks by argument name.
         prompt_length: length of the prompt's text in the current call.
+        captured_length: length of the second text before its padding was removed.
         vector: `(B, C)`, modulates the second text; None where the prompt's vector modulates both.
         row_arguments: rows of the second text in the block's arguments with one row per token, by name.
         valid_lengths: for kernels called per sample, the numbers of valid prompt and negative tokens of each sample.
@@ -46,6 +51,7 @@ class TextStream:
         self.joint, self.batch, self.slots = joint, batch, slots
         self.text = torch.empty(0)
         self.masks: dict[str, Tensor | None] = {}
+        self.captured_length = 0
         self.vector: Tensor | None = None
         self.row_arguments: dict[str, Any] = {}
         self.prompt_length = 0
@@ -59,6 +65,18 @@ class TextStream:
     def negative_length(self) -> int:
         """Length of the second text."""
         return self.text.shape[1]
+
+    def remove_padding(self) -> None:
+        """Remove trailing tokens of the second text that are masked in every sample, up to an alignment."""
+        self.captured_length = length = self.text.shape[1]
+        masks = {name: mask[..., mask.shape[-1] - length :] for name, mask in self.masks.items() if mask is not None}
+        if self.joint.per_sample or not masks or any(mask.dtype != torch.bool for mask in masks.values()):
+            return
+        attended = torch.stack([mask.reshape(-1, length).any(0) for mask in masks.values()]).any(0)
+        last = int((attended * torch.arange(1, length + 1, device=attended.device)).max())
+        length = min(-(-max(last, 1) // ALIGNMENT) * ALIGNMENT, length)
+        self.text = self.text[:, :length]
+        self.masks = {**self.masks, **{name: mask[..., :length] for name, mask in masks.items()}}
 
     @property
     def lengths(self) -> Lengths:
@@ -247,6 +265,7 @@ def capture_stream(
     stream = TextStream(family.joint, batch, slots[:count])
     with replaced_blocks(slots, recorders(stream, slots, lengths)):
         forward()
+    stream.remove_padding()
     if not negative_modulation:
         stream.vector = None
     return stream
