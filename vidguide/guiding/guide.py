@@ -78,15 +78,14 @@ def guided(
     steps, ownership = StepCounter(Run()), Ownership()
     calls = None if isinstance(model, nn.Module) else PipelineCalls(model, guidances, steps, ownership, scheduler)
     transformers = [model] if calls is None else calls.transformers
-    for transformer in transformers:
-        check_transformer(transformer)  # first, as a guided one's scheduler is in use too
-    scheduler = scheduler or getattr(model, "scheduler", None)
-    check_scheduler(scheduler)
-    check_guidances(guidances)
-    if scheduler is None and not has_loop(model):
-        check_steps_needed(guidances, model)
-    kernels.mode()
+    # The claim comes first: a transformer that is guided already has a scheduler in use too.
     with restoring(ownership.release), claimed(transformers, ownership):
+        scheduler = scheduler or getattr(model, "scheduler", None)
+        check_scheduler(scheduler)
+        check_guidances(guidances)
+        if scheduler is None and not has_loop(model):
+            check_steps_needed(guidances, model)
+        kernels.mode()
         texts = texts or NegativeTexts()
         forwards = [GuidedForward(one, guidances, steps, ownership, calls, texts) for one in transformers]
         for forward in forwards:

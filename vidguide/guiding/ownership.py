@@ -10,7 +10,7 @@ from types import FrameType
 
 from torch import nn
 
-from vidguide.transformer.restoration import restoring
+from vidguide.restoration import restoring
 
 CLAIM = "_vidguide_owner"
 GUIDED_CLASS = "vidguide.guiding.guide"  # the module that defines it
