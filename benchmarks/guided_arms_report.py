@@ -6,7 +6,7 @@ Primary metrics, declared before the validation clips were sampled: the share of
 five attributes readable), the overlap with the exact shape in the worst frame and on average, and the Fréchet distance
 to renderings of the same prompts with its recall, in the features of the dual encoder. Differences are paired, with
 exact tests and intervals of `vidguide.eval`; p-values are corrected over the primary metrics of an arm (Holm). All else
-is descriptive. The warping error is a guard: on this model it rises with each guidance that makes objects sharper.
+is descriptive. The warping error is a guard, not a measure of quality: it sees no shape that is wrong in all frames.
 """
 
 import argparse

@@ -1,9 +1,8 @@
 """Schemas of the JSON that the evaluation reads: manifest entries, result rows and scores written by VBench."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
 
 
 def check_encodable(text: str) -> str:
@@ -70,46 +69,15 @@ class ResultRow(BaseModel):
     versions: dict[str, str] = {}
 
 
+def number_of(score: Any) -> Any:
+    """Return 1.0 or 0.0 for a boolean, and anything else as it is."""
+    return float(score) if isinstance(score, bool) else score
+
+
 class VBenchScore(BaseModel):
     """Score of a clip in an `*_eval_results.json` of VBench or VBench-2.0. A yes-or-no dimension may have a boolean."""
 
     model_config = ConfigDict(strict=True)
 
     video_path: str
-    video_results: FiniteFloat | bool
-
-
-Schema = TypeVar("Schema", bound=BaseModel)
-
-
-def validate(
-    schema: type[Schema], fields: Mapping[str, Any], where: str, error: type[ValueError], cure: str = ""
-) -> Schema:
-    """Validate a JSON object.
-
-    Args:
-        schema: model to validate against.
-        fields: the JSON object.
-        where: file and line, for the error message.
-        error: class of the error to raise.
-        cure: last part of the error message.
-
-    Raises:
-        ValueError: of the class `error`; the message names `where`, the field, its value and what it must be.
-    """
-    try:
-        return schema.model_validate(fields)
-    except ValidationError as failure:
-        first = failure.errors(include_url=False)[0]
-        raise error(f"{where}: {describe(schema, first)}{cure and f'; {cure}'}") from None
-
-
-def describe(schema: type[BaseModel], problem: Mapping[str, Any]) -> str:
-    """Return one of pydantic's errors as a sentence about the field."""
-    field = str(problem["loc"][0]) if problem["loc"] else ""
-    if problem["type"] == "missing":
-        return f"lacks {field!r}"
-    if problem["type"] == "extra_forbidden":
-        return f"unknown field {field!r}; must be one of {', '.join(schema.model_fields)}"
-    requirement = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    return f"{field}={problem['input']!r}: {requirement}"
+    video_results: Annotated[FiniteFloat, BeforeValidator(number_of)]

@@ -14,12 +14,12 @@ from typing import Any
 
 from vidguide.clip import Clip, replace_whole
 from vidguide.eval.clips.entries import Entry, entries, to_row
-from vidguide.eval.clips.errors import ManifestError, ResultsError
-from vidguide.eval.clips.manifest import parse_json
+from vidguide.eval.clips.errors import ResultsError
 from vidguide.eval.clips.read import file_hash, read
+from vidguide.eval.files import read_object, validate
 from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.metrics.vbench_external import DIMENSIONS_2, OF_A_PROMPT
-from vidguide.eval.schemas import VBenchScore, validate
+from vidguide.eval.schemas import VBenchScore
 from vidguide.eval.scoring import results
 from vidguide.eval.scoring.results import SCHEMA, Row, settings_hash
 
@@ -115,7 +115,7 @@ def import_scores(files: Sequence[Path], exported: Path, output: Path) -> list[R
         ResultsError: VBench did not write a file, or it scores a clip that was not exported, or one twice.
         FileNotFoundError: a file does not exist.
     """
-    index = load_json(exported / INDEX)
+    index = read_object(exported / INDEX, ResultsError, "export the clips again")
     rows = [row for file in files for row in file_rows(file, index)]
     if not rows:
         raise ResultsError(f"results={', '.join(map(str, files))!r}: no score of any clip")
@@ -146,7 +146,7 @@ def check_unique(rows: Sequence[Row]) -> None:
 def file_rows(file: Path, index: dict[str, Any]) -> list[Row]:
     """Return a row for each clip and dimension of a file, which maps dimensions to [mean, [score of a clip, ...]]."""
     rows = []
-    for dimension, pair in load_json(file).items():
+    for dimension, pair in read_object(file, ResultsError, "give an *_eval_results.json of VBench").items():
         if not (isinstance(pair, list) and len(pair) == 2 and isinstance(pair[1], list)):
             raise ResultsError(
                 f"{file}: {dimension!r} must be a pair of a score and a list of clips, as VBench writes it"
@@ -164,7 +164,7 @@ def clip_row(file: Path, dimension: str, score: Any, index: dict[str, Any]) -> R
         raise ResultsError(f"{where}: not a dimension of VBench or VBench-2.0")
     if not isinstance(score, dict):
         raise ResultsError(f"{where}: an entry is {type(score).__name__}; must be an object")
-    checked = validate(VBenchScore, score, where, ResultsError)
+    checked = validate(VBenchScore, score, where=where, error=ResultsError)
     path = Path(checked.video_path)
     entry = index.get(f"{path.parent.name}/{path.name}")
     if entry is None:
@@ -202,21 +202,3 @@ def external_row(entry: Row, dimension: str, file: Path) -> Row:
         "config_hash": settings_hash({"metric": metric.id, "source": "external"}),
         **({"seed": None} if dimension == OF_A_PROMPT else {}),
     }
-
-
-def load_json(path: Path) -> dict[str, Any]:
-    """Load a JSON object from a file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ResultsError: it does not contain a JSON object, or contains a key twice.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{str(path)!r}: no such file")
-    try:
-        content = parse_json(path, path.read_text(encoding="utf-8", errors="replace"), str(path))
-    except ManifestError as error:
-        raise ResultsError(str(error)) from None
-    if not isinstance(content, dict):
-        raise ResultsError(f"{path}: must be a JSON object")
-    return content

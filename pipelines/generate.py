@@ -10,6 +10,7 @@ import torch
 from PIL.Image import Image
 
 from vidguide.clip import Clip
+from vidguide.eval.files import validate
 from vidguide.guidances.base import Guidance
 from vidguide.guiding.guide import guide
 from vidguide.pipelines.loading.hub import FINGERPRINTS
@@ -23,10 +24,11 @@ from vidguide.pipelines.request.call_settings import (
     text_arguments,
     warn_about_cfg,
 )
+from vidguide.pipelines.request.fingerprint import fingerprints_of
 from vidguide.pipelines.request.guidance_spec import check_negative_prompts, fill_negative_prompt
 from vidguide.pipelines.request.images import check_use, describe_image, fit, read_image, use_of_image
 from vidguide.pipelines.request.provenance import describe_preset, versions
-from vidguide.pipelines.request.schema import Request, validate
+from vidguide.pipelines.request.schema import Request
 from vidguide.pipelines.request.validation import check_lengths, check_size, check_steps
 from vidguide.transformer.family import family_of
 from vidguide.transformer.modular_blocks import is_modular
@@ -105,6 +107,7 @@ def generate(
     warn_about_cfg(model_name(model), declared, settings, guidances)
     arguments = check_call(pipe, declared, settings, texts, picture)
     pipe.set_progress_bar_config(disable=not progress)
+    weights = fingerprints_of(pipe)
     output, result = sample(pipe, arguments, guidances, settings["guidance_scale"], seed)
     provenance = {
         **texts,
@@ -116,6 +119,7 @@ def generate(
         **settings,
         "seed": seed,
         "offload": offload,
+        "weights": weights,
         **result,
     }
     sound = audio_of(pipe, output)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from vidguide import Clip
+from vidguide.clip import describe_file
 
 
 def clip(frames: int = 5, height: int = 20, width: int = 31) -> Clip:
@@ -58,7 +59,8 @@ def test_the_json_file_has_provenance_rate_and_hash(tmp_path: Path) -> None:
     original = clip()
     original.save(tmp_path / "clip.mkv")
     provenance = json.loads((tmp_path / "clip.json").read_text())
-    assert provenance == {"prompt": "a red circle", "fps": 8, "sha256": original.sha256}
+    files = {"clip.mkv": describe_file(tmp_path / "clip.mkv")}
+    assert provenance == {"prompt": "a red circle", "fps": 8, "sha256": original.sha256, "files": files}
 
 
 def test_a_failed_write_keeps_the_previous_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,6 +177,7 @@ def test_the_json_file_has_the_rate_and_the_hash_of_the_audio(tmp_path: Path) ->
         "sha256": clip_hash(original.frames),
         "audio_sample_rate": 24000,
         "audio_sha256": clip_hash(audio_of(original)),
+        "files": {"clip.mkv": describe_file(tmp_path / "clip.mkv")},
     }
     assert replace(original, audio=audio_of(original)[:-1]).audio_sha256 != original.audio_sha256
 

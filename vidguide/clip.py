@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ SUFFIXES = {
     ".gif": "animation, without audio",
     ".png": "contact sheet, without audio",
 }
+BLOCK_BYTES = 1 << 20
 LAYOUTS = {1: "mono", 2: "stereo"}  # by number of channels
 
 
@@ -110,7 +112,9 @@ class Clip:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the clip in the suffix's format (.mp4 to view, .mkv lossless, .gif, .png contact sheet), and its JSON.
 
-        Files are written atomically. Audio is AAC in .mp4 and FLAC in .mkv, which is exact to the sample.
+        Each file is complete on the disk before it replaces an earlier one, whose JSON is removed first, so that no
+        clip is ever next to the JSON of another. The JSON has size and SHA-256 of the file, in `files`. Audio is AAC in
+        .mp4 and FLAC in .mkv, which is exact to the sample.
 
         Raises:
             ValueError, OSError: before anything is encoded, for an unknown suffix, a folder that cannot be written, or
@@ -128,14 +132,22 @@ class Clip:
             ".gif": self._write_gif,
             ".png": self._write_sheet,
         }
-        replace_whole(target, writers[suffix])
-        self.save_json(target.with_suffix(".json"))
+        path_of_json = target.with_suffix(".json")
+        others = self._files_of(path_of_json)
+        replace_whole(target, writers[suffix], before=lambda: path_of_json.unlink(missing_ok=True))
+        content = {**self.describe(), "files": {**others, target.name: describe_file(target)}}
+        text = json.dumps(content, indent=2) + "\n"
+        replace_whole(path_of_json, lambda temporary: temporary.write_text(text, encoding="utf-8"))
         return target
 
-    def save_json(self, path: Path) -> None:
-        """Write the provenance and the SHA-256 of frames and audio."""
-        text = json.dumps(self.describe(), indent=2) + "\n"
-        replace_whole(path, lambda temporary: temporary.write_text(text))
+    def _files_of(self, path: Path) -> dict[str, Any]:
+        """Return the files that a JSON lists, if it describes this very clip; other JSON is about to be replaced."""
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            files: dict[str, Any] = content.pop("files", {})
+            return files if content == json.loads(json.dumps(self.describe())) else {}
+        except (OSError, ValueError, AttributeError, TypeError, RecursionError):
+            return {}
 
     def upscaled_frames(self) -> NDArray[np.uint8]:
         """Return the frames, small ones upscaled by a whole number (nearest neighbour)."""
@@ -209,17 +221,56 @@ def check_output(path: str | os.PathLike[str]) -> Path:
     return target
 
 
-def replace_whole(target: Path, write: Callable[[Path], object]) -> None:
-    """Write a file atomically: `write` fills a temporary file in the same folder, which then replaces the target."""
+def replace_whole(target: Path, write: Callable[[Path], object], before: Callable[[], object] = lambda: None) -> None:
+    """Write a file atomically: `write` fills a temporary file in the same folder, which then replaces the target.
+
+    The content is on the disk before the name changes, and the name before this returns, so that after a loss of power
+    the target is the earlier file or the new one.
+
+    Args:
+        target: path to write.
+        write: called with the path of the temporary file.
+        before: called when the temporary file is complete, before it replaces the target.
+    """
     handle, name = tempfile.mkstemp(suffix=target.suffix, prefix=f".{target.stem}-", dir=target.parent)
     os.close(handle)
     temporary = Path(name)
     try:
         write(temporary)
         temporary.chmod(0o644)
+        _synchronize(temporary)
+        before()
         temporary.replace(target)
+        _synchronize(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def temporaries(target: Path) -> list[Path]:
+    """Return the temporary files of a target that :func:`replace_whole` left behind when its process was killed."""
+    pattern = re.compile(rf"\.{re.escape(target.stem)}-[a-z0-9_]{{8}}{re.escape(target.suffix)}")
+    return [path for path in target.parent.glob(f".*{target.suffix}") if pattern.fullmatch(path.name)]
+
+
+def describe_file(path: Path) -> dict[str, Any]:
+    """Return the size in bytes and the SHA-256 of a file."""
+    digest, size = hashlib.sha256(), 0
+    with path.open("rb") as stream:
+        while block := stream.read(BLOCK_BYTES):
+            digest.update(block)
+            size += len(block)
+    return {"bytes": size, "sha256": digest.hexdigest()}
+
+
+def _synchronize(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk; Windows cannot open folders."""
+    if path.is_dir() and os.name != "posix":
+        return
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _sha256(values: NDArray[Any]) -> str:

@@ -13,9 +13,10 @@ from typing import Any
 
 from vidguide.clip import replace_whole
 from vidguide.eval.clips.errors import ResultsError
+from vidguide.eval.files import parse_json, read_text, validate
 from vidguide.eval.hashing import short_sha256
 from vidguide.eval.metrics.registry import METRICS
-from vidguide.eval.schemas import ResultRow, validate
+from vidguide.eval.schemas import ResultRow
 
 SCHEMA = 1
 FINAL, PART = "results.jsonl", "results.part.jsonl"
@@ -82,15 +83,8 @@ def load(path: Path) -> list[Row]:
 
 
 def read_lines(file: Path) -> list[str]:
-    """Return the lines of a file in UTF-8, each with its line break.
-
-    Raises:
-        ResultsError: the file has another encoding.
-    """
-    try:
-        return file.read_text(encoding="utf-8-sig").splitlines(keepends=True)
-    except UnicodeDecodeError:
-        raise ResultsError(f"{file}: not UTF-8; {CURE}") from None
+    """Return the lines of a file in UTF-8, each with its line break."""
+    return read_text(file, ResultsError, CURE).splitlines(keepends=True)
 
 
 def load_existing(folder: Path) -> list[Row]:
@@ -106,30 +100,18 @@ def load_existing(folder: Path) -> list[Row]:
     return rows
 
 
-def refuse_constant(name: str) -> None:
-    """Refuse NaN and infinity, which are no JSON.
-
-    Raises:
-        ValueError: always.
-    """
-    raise ValueError(f"{name} is no JSON value")
-
-
 def parse_row(line: str, where: str) -> Row:
     """Parse one row.
 
     Raises:
         ResultsError: it is not a row of this schema version.
     """
-    try:
-        row = json.loads(line, parse_constant=refuse_constant)
-    except (ValueError, RecursionError):
-        raise ResultsError(f"{where}: not JSON; {CURE}") from None
+    row: Any = parse_json(line, where, ResultsError, CURE, finite=True)
     if not isinstance(row, dict):
         raise ResultsError(f"{where}: is {type(row).__name__}, must be an object; {CURE}")
     if "schema" in row and row["schema"] != SCHEMA:
         raise ResultsError(f"{where}: schema={row['schema']!r}: must be {SCHEMA}; score the clips again")
-    validate(ResultRow, row, where, ResultsError, CURE)
+    validate(ResultRow, row, where=where, error=ResultsError, cure=CURE)
     if (row["value"] is not None) != (row["status"] == "ok"):
         raise ResultsError(f"{where}: value={row['value']!r} contradicts status={row['status']!r}; {CURE}")
     return row

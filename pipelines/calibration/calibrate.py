@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vidguide.calls.guided_model import guided_model
+from vidguide.eval.files import validate
 from vidguide.guidances.base import Guidance
 from vidguide.pipelines.calibration.candidates import Candidate, candidates, defaults, fitting
 from vidguide.pipelines.calibration.clips import Clips, Sources, list_clips, render_clips
@@ -21,7 +22,7 @@ from vidguide.pipelines.loading.load import declaration, load, model_name, resol
 from vidguide.pipelines.models.spec import SHIPPED, Model
 from vidguide.pipelines.request.call_settings import call_arguments, fill_settings, prepare_pipeline
 from vidguide.pipelines.request.images import use_of_image
-from vidguide.pipelines.request.schema import Request, validate
+from vidguide.pipelines.request.schema import Request
 from vidguide.pipelines.request.validation import check_lengths, check_size, check_steps
 from vidguide.transformer.modular_blocks import is_modular
 from vidguide.transformer.prediction_space import Levels

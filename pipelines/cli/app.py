@@ -33,6 +33,7 @@ from vidguide.pipelines.cli.options import (
 if TYPE_CHECKING:
     from vidguide.eval.scoring.summary import Summary
     from vidguide.pipelines.sweep.config import Sweep
+    from vidguide.pipelines.sweep.run import SweepRun
 
 app = typer.Typer(
     help="Training-free guidance for video diffusion transformers.", no_args_is_help=True, add_completion=False
@@ -156,7 +157,10 @@ def sweep(
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
-    """Generate every prompt and seed in every arm, and compare the arms with the first. Resumes an interrupted run."""
+    """Generate every prompt and seed in every arm, and compare the arms with the first. Resumes an interrupted run.
+
+    Exit codes: 0 all clips are there, 1 some failed (listed), 2 wrong input, or the sweep could not go on.
+    """
     with plain_errors():
         from vidguide.eval.cli import report
         from vidguide.eval.evaluate import require
@@ -166,18 +170,29 @@ def sweep(
         parsed = read_sweep(config)
         if score:
             require()
-        paths, summary = run_sweep(parsed, output, part, score, hidden=quiet or as_json)
+        result, summary = run_sweep(parsed, output, part, score, hidden=quiet or as_json)
         if as_json:
-            typer.echo(json.dumps({"clips": paths, **(summary.to_dict() if summary else {})}))
+            typer.echo(json.dumps({**result.to_dict(), **(summary.to_dict() if summary else {})}))
         elif summary and not quiet:
             report(summary, output)
-        else:
-            console.print(f"wrote {len(paths)} clips to {output}", markup=False, soft_wrap=True)
+        report_clips(result, output, as_json)
+
+
+def report_clips(result: "SweepRun", output: Path, as_json: bool) -> None:
+    """Print the clips that were generated again and those that failed; exit with code 1 if any failed."""
+    for what, clips in (("generated again", result.remade), ("failed", result.failed)):
+        for path, reason in clips.items():
+            errors.print(f"{what}: {path}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    if not as_json:
+        done = f"{len(result.paths) - len(result.failed)} of {len(result.paths)} clips are in {output}"
+        console.print(done, markup=False, soft_wrap=True)
+    if result.failed:
+        raise typer.Exit(1)
 
 
 def run_sweep(
     config: "Sweep", output: Path, part: str | None, score: bool, hidden: bool
-) -> tuple[list[str], "Summary | None"]:
+) -> "tuple[SweepRun, Summary | None]":
     """Generate and score the clips of a sweep under a progress bar.
 
     Args:
@@ -188,18 +203,19 @@ def run_sweep(
         hidden: whether to hide the progress bar.
 
     Returns:
-        Paths of the clips, and the summary of the scores if there are any.
+        The clips, and the summary of the scores if there are any. Without any clip there is nothing to score.
     """
     from vidguide.pipelines.sweep.run import evaluate, run
 
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=errors, disable=hidden) as bar:
         task = bar.add_task("clips", total=None)
-        paths = run(config, output, part=part, on_clip=lambda path, total: bar.update(task, total=total, advance=1))
+        result = run(config, output, part=part, on_clip=lambda path, total: bar.update(task, total=total, advance=1))
         bar.remove_task(task)
-        task = bar.add_task("scores", total=len(paths), visible=score)
+        score = score and len(result.failed) < len(result.paths)
+        task = bar.add_task("scores", total=len(result.paths), visible=score)
         summary = evaluate(config, output, lambda path: bar.advance(task)) if score else None
-    return [str(path) for path in paths], summary
+    return result, summary
 
 
 app.add_typer(evaluate_app, name="evaluate")

@@ -2,7 +2,7 @@
 
 import functools
 import hashlib
-import json
+import importlib
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -10,10 +10,13 @@ from weakref import WeakKeyDictionary
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # exported, without `__all__`
 
+from vidguide.eval.files import read_object, suggestion
 from vidguide.pipelines.models.spec import Checkpoint, Lora, Model
 
 BLOCK_BYTES = 1 << 20
 INDICES = ("model_index.json", "modular_model_index.json")  # of a pipeline, and of a modular one
+CLASS_FIELDS = ("_class_name", "_blocks_class_name")  # of an index, for a pipeline and a modular one
+LIBRARIES = ("diffusers", "transformers")
 
 # SHA-256 of the weight files that load() read besides the pipeline folder, by pipeline and file.
 FINGERPRINTS: WeakKeyDictionary[Any, dict[str, str]] = WeakKeyDictionary()
@@ -79,8 +82,46 @@ def read_index(source: str, revision: str | None) -> dict[str, Any]:
             path = find_file(source, INDICES[1], revision)
         except OSError:
             raise error from None
-    index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    index = read_object(path, cure="download the folder again")
+    check_index(index, path)
     return index
+
+
+def check_index(index: dict[str, Any], path: Path) -> None:
+    """Check that the classes that an index names exist in the installed packages.
+
+    Args:
+        index: content of `model_index.json`.
+        path: of that file, for messages.
+
+    Raises:
+        ValueError: an entry has another form. ImportError: diffusers or transformers lacks a class.
+    """
+    for field, entry in index.items():
+        if field in CLASS_FIELDS and isinstance(entry, str):
+            check_class(f"{path}: {field}={entry!r}", "diffusers", entry)
+        elif not field.startswith("_") and isinstance(entry, list):
+            if not (len(entry) in (2, 3) and all(part is None or isinstance(part, str) for part in entry[:2])):
+                raise ValueError(f"{path}: {field}={entry!r}: must be a library and a class; download the folder again")
+            if entry[0] in LIBRARIES and entry[1] is not None:
+                check_class(f"{path}: {field}={entry[:2]}", entry[0], entry[1])
+    names = [field for field in CLASS_FIELDS if index.get(field)]
+    if not names:
+        raise ValueError(f"{path}: lacks '_class_name', the class of the pipeline; give a folder in diffusers' format")
+
+
+def check_class(where: str, library: str, name: str) -> None:
+    """Refuse a class that a library lacks.
+
+    Raises:
+        ImportError: beginning with `where`, with the cure.
+    """
+    module = importlib.import_module(library)
+    if not hasattr(module, name):
+        close = suggestion(name, [known for known in dir(module) if known[:1].isupper()])
+        raise ImportError(
+            f"{where}: {library} {module.__version__} has no {name}{close}; pip install -U {library}, or correct it"
+        )
 
 
 def weight_files(model: Model) -> dict[str, Path]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from vidguide.eval.files import suggestion
 from vidguide.pipelines.loading.assemble import (
     DTYPE,
     check_requirements,
@@ -23,7 +24,6 @@ from vidguide.pipelines.loading.progress_bars import loading_bars
 from vidguide.pipelines.models.presets import MODELS, PRESETS
 from vidguide.pipelines.models.spec import SHIPPED, Model
 from vidguide.pipelines.request.images import check_use, partner, takes_image
-from vidguide.pipelines.request.schema import suggestion
 
 OFFLOADS = ("auto", "none", "model", "sequential")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -145,11 +145,15 @@ def load(
 
 @contextmanager
 def errors_naming(model: str) -> Iterator[None]:
-    """Raise errors in the context as OSError with the name of the model."""
+    """Raise errors in the context as OSError, or ImportError, with the name of the model."""
     try:
         yield
-    except (OSError, ValueError, KeyError) as error:
+    except ImportError as error:
+        raise ImportError(f"model={model!r}: cannot be loaded: {error}") from error
+    except (OSError, ValueError) as error:
         raise OSError(f"model={model!r}: cannot be loaded: {error}") from error
+    except (LookupError, TypeError, AttributeError, RuntimeError) as error:  # of libraries that read wrong files
+        raise OSError(f"model={model!r}: cannot be loaded: {type(error).__name__}: {error}") from error
 
 
 def build(model: Model, pipeline_class: Any, index: dict[str, Any], dtype: torch.dtype) -> Any:
@@ -160,10 +164,27 @@ def build(model: Model, pipeline_class: Any, index: dict[str, Any], dtype: torch
     pipe = pipeline_class.from_pretrained(
         model.source, revision=model.revision, variant=model.variant, **components, **dtypes
     )
+    check_weights(pipe)
     load_loras(pipe, model.loras, files)
     configure(pipe, model)
     FINGERPRINTS[pipe] = fingerprints(files)
     return pipe
+
+
+def check_weights(pipe: Any) -> None:
+    """Refuse a pipeline some of whose weights were not in its files: they have no values, and cannot be moved.
+
+    Raises:
+        OSError: naming the component and a weight.
+    """
+    for name, module in pipe.components.items():
+        weights = module.named_parameters() if isinstance(module, torch.nn.Module) else ()
+        missing = [weight for weight, value in weights if value.is_meta]
+        if missing:
+            raise OSError(
+                f"{name}: its files lack {len(missing)} weights that its config.json needs, such as {missing[0]!r}; "
+                "download them again, or correct its config.json"
+            )
 
 
 def choose_pipeline(model: Model, index: dict[str, Any], image: bool | None) -> Any:
@@ -177,7 +198,7 @@ def choose_pipeline(model: Model, index: dict[str, Any], image: bool | None) -> 
     name = model.pipeline or str(index.get("_class_name"))
     pipeline_class = getattr(diffusers, name, None)
     if pipeline_class is None:
-        return diffusers.DiffusionPipeline  # handles code in the repository, and reports a missing class
+        return diffusers.DiffusionPipeline  # handles code in the repository
     use = takes_image(pipeline_class)
     if image and use == "no" and (other := partner(name, index)):
         return diffusers_class(other)

@@ -7,15 +7,15 @@ import dataclasses
 import json
 import pkgutil
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 
+from vidguide.eval.files import shown, unknown
 from vidguide.guidances.base import Guidance
-from vidguide.pipelines.request.schema import unknown
 
 GUIDANCES = {  # to register a guidance, add its name in a spec and its class
     "nag": "vidguide.guidances.nag:NAG",
@@ -207,19 +207,41 @@ def from_json(entry: Mapping[str, Any]) -> Guidance:
     """
     values = {key: value for key, value in entry.items() if key != "name"}
     classes = {path.rpartition(":")[2]: name for name, path in GUIDANCES.items()}
-    if entry.get("name") not in classes:
-        raise ValueError(f"guidance: {unknown('guidance', entry.get('name'), classes)}")
+    name = entry.get("name")
+    if not isinstance(name, str) or name not in classes:
+        raise ValueError(f"name={shown(name)}: {unknown('guidance', name, classes)}")
     if values.get("negative_prompt_embeds") is not None:
-        raise ValueError(f"{entry['name']}: was given embeddings, which the JSON does not hold")
-    if isinstance(values.get("scale"), str):
-        what = f"{entry['name']}(scale={values['scale']!r})"
-        raise ValueError(f"{what}: was given a function, which the JSON does not hold")
-    guidance = guidance_class(classes[entry["name"]])
-    types = parameter_types(guidance)
-    for key, value in values.items():
-        if isinstance(value, list) and any(get_origin(kind) is tuple for kind in types.get(key, ())):
-            values[key] = tuple(value)  # JSON has no tuples
-    return guidance(**values)
+        raise ValueError(f"{name}: was given embeddings, which the JSON does not hold")
+    guidance = guidance_class(classes[name])
+    hints, known = get_type_hints(guidance), [field.name for field in dataclasses.fields(guidance)]
+    for key in values:
+        if key not in known:
+            raise ValueError(f"{name}: {unknown('parameter', key, known)}; a newer vidguide may have it")
+    recorded = {key: value for key, value in values.items() if key != "negative_prompt_embeds"}
+    return guidance(**{key: from_json_value(name, key, value, hints[key]) for key, value in recorded.items()})
+
+
+def from_json_value(name: str, key: str, value: Any, annotation: Any) -> Any:
+    """Return the value of a guidance's parameter in JSON, a list as a tuple where the parameter has one.
+
+    Args:
+        name, key: of guidance and parameter, for messages.
+        value: from JSON.
+        annotation: type of the parameter.
+
+    Raises:
+        ValueError: the value has another type; of a text for a number, that it was a function.
+    """
+    kinds, text = alternatives(annotation), json.dumps(value)
+    for kind in kinds:
+        try:
+            return TypeAdapter(kind).validate_json(text, strict=True)
+        except ValidationError:
+            continue
+    if isinstance(value, str) and any(get_origin(kind) is Callable for kind in kinds):
+        raise ValueError(f"{name}({key}={shown(value)}): was given a function, which the JSON does not hold")
+    wanted = " or ".join(filter(None, map(expected, kinds)))
+    raise ValueError(f"{name}({key}={shown(value)}): must be {wanted}")
 
 
 def check_negative_prompts(guidances: Sequence[Guidance]) -> tuple[Guidance, ...]:

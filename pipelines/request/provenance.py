@@ -1,21 +1,35 @@
 """Provenance of a clip: the arguments that reproduce it, read back from its JSON, and a comparison of two runs."""
 
-import json
 import os
 import platform
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from typing_extensions import Required
+from typing_extensions import Required, TypedDict
 
 from vidguide.clip import Clip
+from vidguide.eval.files import read_object, validate
+from vidguide.guidances.base import Guidance
 from vidguide.pipelines.models.presets import MODELS
 from vidguide.pipelines.models.spec import SHIPPED, Model
 from vidguide.pipelines.request.guidance_spec import from_json
 from vidguide.pipelines.request.images import describe_image, read_image
-from vidguide.pipelines.request.schema import Seed, Settings, Text, validate
+from vidguide.pipelines.request.schema import Seed, Settings, Text
 from vidguide.version import __version__
+
+
+class RecordedPreset(TypedDict):
+    """Values of a preset, and the SHA-256 of its weight files by name."""
+
+    values: Required[dict[str, Any]]
+    files: dict[str, str]
+
+
+class RecordedImage(TypedDict):
+    """First image of a clip: its path, unless it was in memory, and the SHA-256 of its pixels."""
+
+    path: Required[str | None]
+    sha256: Required[str]
 
 
 class Provenance(Settings, total=False):
@@ -30,13 +44,19 @@ class Provenance(Settings, total=False):
     device: str | None
     dtype: str | None
     offload: str
-    preset: dict[str, Any] | None
-    image: dict[str, Any] | None
+    preset: RecordedPreset | None
+    image: RecordedImage | None
+    versions: dict[str, Any]
+    weights: dict[str, Any]
+    sha256: str
+    audio_sha256: str
 
 
 RECORDED = ("preset", "image", "guidance")  # in a form that arguments_from() converts
 HASHES = {"sha256": "frames", "audio_sha256": "audio"}  # fields of a clip's JSON, and what they are of
-REPRODUCED = tuple(name for name in Provenance.__annotations__ if name not in RECORDED)
+COMPARED = ("versions", "weights", *HASHES)
+REPRODUCED = tuple(name for name in Provenance.__annotations__ if name not in (*RECORDED, *COMPARED))
+CURE = "pass the JSON that was written with a clip"
 
 
 def versions() -> dict[str, str]:
@@ -58,15 +78,36 @@ def load_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ValueError, TypeError, OSError: the file cannot be read, is not JSON, or a field is missing or wrong.
     """
+    where = os.fspath(path)
+    provenance = read_object(path, cure=CURE)
     try:
-        provenance = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{os.fspath(path)!r}: must be JSON: {error}") from None
-    try:
-        validate(Provenance, provenance, "content")
+        validate(Provenance, provenance, cure=CURE)
+        guidances_of(provenance)
+        if provenance.get("preset") is not None:
+            model_of(provenance["model"], provenance["preset"]["values"])
     except (ValueError, TypeError) as error:
-        raise type(error)(f"{os.fspath(path)!r}: {error}; pass the JSON that was written with a clip") from None
-    return dict(provenance)
+        raise type(error)(f"{where!r}: {error}{written_by(provenance)}") from None
+    return provenance
+
+
+def written_by(provenance: dict[str, Any]) -> str:
+    """Return, for messages, which version of vidguide wrote a JSON, if it was another one."""
+    recorded = provenance.get("versions")
+    other = recorded.get("vidguide") if isinstance(recorded, dict) else None
+    if other in (None, __version__):
+        return ""
+    return f" (written by vidguide {other}, this is {__version__}: pip install -U vidguide)"
+
+
+def guidances_of(provenance: dict[str, Any]) -> list[Guidance]:
+    """Return the guidances of a clip; raises as :func:`arguments_from`."""
+    guidances = []
+    for index, entry in enumerate(provenance["guidance"]):
+        try:
+            guidances.append(from_json(entry))
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"guidance[{index}]: {error}") from None
+    return guidances
 
 
 def arguments_from(provenance: dict[str, Any], image: Any = None) -> dict[str, Any]:
@@ -86,12 +127,12 @@ def arguments_from(provenance: dict[str, Any], image: Any = None) -> dict[str, A
         arguments["model"] = model_of(provenance["model"], provenance["preset"]["values"])
     if provenance.get("image") is not None:
         arguments["image"] = same_image(provenance["image"], image)
-    return {**arguments, "guidance": [from_json(entry) for entry in provenance["guidance"]]}
+    return {**arguments, "guidance": guidances_of(provenance)}
 
 
 def model_of(name: str, values: dict[str, Any]) -> str | Model:
     """Return the name of a preset, or, where the preset has changed since, a model with the recorded values."""
-    recorded: Model = validate(Model, values, "preset")
+    recorded: Model = validate(Model, values, where="preset.values")
     return name if MODELS.get(name) == recorded else recorded
 
 
@@ -115,12 +156,13 @@ def same_image(description: dict[str, Any], image: Any) -> Any:
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """List the versions, device, dtype and weight files that differ between the provenance of two clips."""
+    """List the versions, device, dtype, weight files and weights that differ between the provenance of two clips."""
 
     def environment(provenance: dict[str, Any]) -> dict[str, Any]:
         files = (provenance.get("preset") or {}).get("files", {})
         placement = {name: provenance.get(name) for name in ("device", "dtype")}
-        return {**provenance.get("versions", {}), **placement, **files}
+        weights = {f"weights of {name}": value for name, value in provenance.get("weights", {}).items()}
+        return {**provenance.get("versions", {}), **placement, **files, **weights}
 
     old, new = environment(before), environment(after)
     return [
@@ -140,7 +182,9 @@ def compare_clip(provenance: dict[str, Any], clip: Clip) -> str:
     changed = [HASHES[name] for name in compared if provenance.get(name) != reproduced.get(name)]
     if changed:
         verb = "differs" if changed == ["audio"] else "differ"
-        reasons = differences(provenance, clip.provenance) or ["no recorded version, device, dtype or file has changed"]
+        reasons = differences(provenance, clip.provenance) or [
+            "no recorded version, device, dtype, file or weight has changed"
+        ]
         return f"the {' and '.join(changed)} {verb} from the original's: " + "; ".join(reasons)
     rest = "; the audio of the original was not recorded" if reproduced.keys() & HASHES.keys() - {*compared} else ""
     return f"the same {' and '.join(HASHES[name] for name in compared)}, bit for bit{rest}"

@@ -1,15 +1,13 @@
-"""Field types of requests and sweep files, and pydantic's errors as `argument=value: must be ...`."""
+"""Field types of requests and sweep files, with errors as `argument=value: must be ...`."""
 
-import difflib
-import functools
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic import BeforeValidator, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
 from typing_extensions import TypedDict
 
-WRONG_TYPE, UNKNOWN_FIELD = "wrong_type", "unknown_field"
+from vidguide.eval.files import UNKNOWN_FIELD, WRONG_TYPE, unknown
 
 
 def must_be(expected: str, convert: bool = True) -> WrapValidator:
@@ -50,18 +48,6 @@ def known_fields(schema: type) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-def unknown(what: str, name: Any, names: Iterable[str]) -> str:
-    """Return the message for an unknown name: the closest known name if there is one, and all known names."""
-    known = list(names)
-    return f"unknown {what} {name!r}{suggestion(str(name), known)}; must be one of {', '.join(known)}"
-
-
-def suggestion(name: str, names: Iterable[str]) -> str:
-    """Return the closest known name as " (did you mean 'x'?)"; empty if none is close."""
-    close = difflib.get_close_matches(name, list(names), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
 Text = Annotated[str, Field(strict=True, pattern=r"\S"), must_be("non-empty text")]
 Count = Annotated[int, Field(strict=True, ge=1), must_be("an integer of at least 1")]
 Rate = Annotated[
@@ -88,45 +74,3 @@ class Request(Settings, total=False):
     prompt: Text
     negative_prompt: Text | None
     seed: Seed
-
-
-@functools.cache
-def adapter(schema: Any) -> TypeAdapter[Any]:
-    """Return the validator of a schema, built once."""
-    return TypeAdapter(schema)
-
-
-def validate(schema: Any, value: Any, name: str = "") -> Any:
-    """Return `value` converted to `schema`.
-
-    Args:
-        schema: any type that pydantic validates.
-        value: the value.
-        name: what messages call the value itself; its fields are named by their path.
-
-    Raises:
-        ValueError, TypeError: the first field that is wrong, its value and what it must be.
-    """
-    try:
-        return adapter(schema).validate_python(value)
-    except ValidationError as error:
-        first = error.errors()[0]
-        kind = TypeError if first["type"].endswith("_type") else ValueError
-        raise kind(message(first, name)) from None
-
-
-def message(error: ErrorDetails, name: str) -> str:
-    """Return an error of pydantic as `field=value: reason`.
-
-    Args:
-        error: from `ValidationError.errors()`.
-        name: name of the whole value, for an error that is not in a field.
-    """
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"] if part != "[key]")
-    where = path.lstrip(".") or name
-    if error["type"] == "missing":
-        return f"{where}: is missing"
-    if error["type"] == "value_error":
-        return f"{where}: {error['ctx']['error']}"
-    reason = error["msg"].replace("Input should be", "must be")  # of a type without `must_be`
-    return f"{where}: {reason}" if error["type"] == UNKNOWN_FIELD else f"{where}={error['input']!r}: {reason}"

@@ -1,19 +1,20 @@
 """Configuration of a sweep: read from YAML and checked before any model is loaded."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import AfterValidator, BeforeValidator, Field
 from typing_extensions import Required, TypedDict
 
+from vidguide.eval.files import read_json_lines, read_text, read_yaml, validate
 from vidguide.guidances.negative_prompt import NegativePromptGuidance
 from vidguide.pipelines.request.guidance_spec import parse
-from vidguide.pipelines.request.schema import Seed, Settings, Text, known_fields, must_be, validate
+from vidguide.pipelines.request.schema import Seed, Settings, Text, known_fields, must_be
+
+MAX_CLIPS = 100_000  # of a sweep; each is an object in memory before the first is generated
 
 
 def check_spec(spec: str) -> str:
@@ -23,7 +24,13 @@ def check_spec(spec: str) -> str:
 
 
 def expand_seeds(seeds: Any) -> Any:
-    """Return 0 to n - 1 for a number of seeds n; other values unchanged."""
+    """Return 0 to n - 1 for a number of seeds n; other values unchanged.
+
+    Raises:
+        ValueError: more seeds than a sweep may have clips.
+    """
+    if type(seeds) is int and seeds > MAX_CLIPS:
+        raise ValueError(f"{seeds} seeds: must be at most {MAX_CLIPS}, the number of clips in a sweep")
     return list(range(seeds)) if type(seeds) is int else seeds
 
 
@@ -37,9 +44,11 @@ def name_arms(arms: Any) -> Any:
 
 def check_unique(name: str, values: Sequence[Any]) -> None:
     """Refuse duplicates with a ValueError, because clips are identified by these values."""
+    previous: set[Any] = set()
     for value in values:
-        if values.count(value) > 1:
+        if value in previous:
             raise ValueError(f"{name}: duplicate {value!r}; {name} must be unique or carry a unique `id`")
+        previous.add(value)
 
 
 def field_of(name: str) -> BeforeValidator:
@@ -158,10 +167,18 @@ def read_sweep(path: str | os.PathLike[str]) -> Sweep:
     content = read_yaml(source)
     if isinstance(content, Mapping) and isinstance(content.get("prompts"), str):
         content = {**content, "prompts": read_prompts(source.parent / content["prompts"])}
-    fields = validate(Annotated[SweepFields, known_fields(SweepFields)], content, "sweep")
+    try:
+        fields = validate(Annotated[SweepFields, known_fields(SweepFields)], content, "sweep")
+        return make_sweep(fields, source.parent)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        raise type(error)(f"{str(source)!r}: {error}") from None
+
+
+def make_sweep(fields: dict[str, Any], folder: Path) -> Sweep:
+    """Return a sweep from the content of its file, in a folder; raises as :func:`read_sweep`."""
     sweep = Sweep(
         model=fields.get("model", "tiny"),
-        prompts=[make_prompt(entry, fields.get("negative_prompt"), source.parent) for entry in fields["prompts"]],
+        prompts=[make_prompt(entry, fields.get("negative_prompt"), folder) for entry in fields["prompts"]],
         seeds=fields.get("seeds", [0]),
         arms=[make_arm(name, entry) for name, entry in fields["arms"].items()],
         placement={name: fields[name] for name in Placement.__annotations__ if name in fields},
@@ -171,27 +188,15 @@ def read_sweep(path: str | os.PathLike[str]) -> Sweep:
     return sweep
 
 
-def read_yaml(path: Path) -> Any:
-    """Return the content of a YAML file; raise ValueError if it is not YAML."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{str(path)!r}: must be YAML: {error}") from None
-
-
 def read_prompts(path: Path) -> list[Any]:
     """Return the prompts of a text file, one per line, or the entries of a JSON Lines file (.jsonl).
 
     Raises:
-        ValueError: a line is not JSON.
+        ValueError: the file is not UTF-8, or a line is not JSON. OSError: it cannot be read.
     """
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if path.suffix != ".jsonl":
-        return lines
-    try:
-        return [json.loads(line) for line in lines]
-    except json.JSONDecodeError as error:
-        raise ValueError(f"prompts: {error.doc[:80]!r} in {path.name} must be JSON: {error}") from None
+    if path.suffix == ".jsonl":
+        return [entry for _, entry in read_json_lines(path)]
+    return [line for line in read_text(path).splitlines() if line.strip()]
 
 
 def make_prompt(fields: PromptFields, negative_prompt: str | None, folder: Path) -> Prompt:
@@ -223,11 +228,15 @@ def make_arm(name: str, fields: ArmFields) -> Arm:
 
 
 def check_sweep(sweep: Sweep) -> None:
-    """Refuse duplicate seeds and prompts, images for some prompts only, and missing negative prompts.
+    """Refuse too many clips, duplicates, images for some prompts only, and missing negative prompts.
 
     Raises:
         ValueError: naming the field and the cure.
     """
+    count = len(sweep.prompts) * len(sweep.seeds) * len(sweep.arms)
+    if count > MAX_CLIPS:
+        sizes = f"{len(sweep.prompts)} prompts, {len(sweep.seeds)} seeds and {len(sweep.arms)} arms"
+        raise ValueError(f"sweep: {sizes} are {count} clips; must be at most {MAX_CLIPS}, so divide it into several")
     check_unique("seeds", sweep.seeds)
     check_unique("prompts", [prompt.id for prompt in sweep.prompts])
     if len({prompt.image is None for prompt in sweep.prompts}) > 1:

@@ -1,123 +1,46 @@
-"""sweep(): every prompt and seed in every variant; resumable, divisible among machines, scored at the end."""
+"""sweep(): every prompt and seed in every variant; resumable, divisible among machines, scored at the end.
+
+A clip is done if its file has the size and the SHA-256 that its JSON, which is written last, states; any other clip is
+generated again, and listed. One run at a time works on a folder, or on a part of it.
+"""
 
 import dataclasses
-import json
-import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vidguide.clip import Clip, temporaries
 from vidguide.eval.clips.entries import Entry
 from vidguide.eval.evaluate import assess, write
 from vidguide.eval.scoring.summary import Summary
 from vidguide.pipelines.generate import generate
 from vidguide.pipelines.loading.load import load, resolve
 from vidguide.pipelines.request.guidance_spec import parse_unless_default
-from vidguide.pipelines.sweep.config import Arm, Prompt, Sweep
-
-CLIPS = "clips"
-REQUEST = "sweep"  # field of a clip's JSON that holds what the sweep requested
-UNSAFE = re.compile(r"[^A-Za-z0-9._=]+")  # characters that are replaced in file names
+from vidguide.pipelines.sweep.config import Sweep
+from vidguide.pipelines.sweep.jobs import REQUEST, DamagedError, Job, jobs, parse_part, part_of
+from vidguide.pipelines.sweep.lease import Lease, lease
 
 
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One clip of a sweep.
+@dataclass(frozen=True)
+class SweepRun:
+    """What a run of a sweep did.
 
     Attributes:
-        prompt, seed, arm: what to generate.
-        path: lossless file to write.
-        request: everything that determines the clip, as its JSON records it.
+        paths: all clips of the sweep, or of its part, including those that existed and those that failed.
+        remade: clips that existed and were not as they had been written, with the reason; they were generated again.
+        failed: clips that could not be generated, with the reason.
     """
 
-    prompt: Prompt
-    seed: int
-    arm: Arm
-    path: Path
-    request: dict[str, Any]
+    paths: list[Path]
+    remade: dict[Path, str] = field(default_factory=dict)
+    failed: dict[Path, str] = field(default_factory=dict)
 
-    def done(self) -> bool:
-        """Return whether the clip exists, with its JSON, which is written last.
-
-        Raises:
-            ValueError: the existing clip was generated for another request.
-        """
-        provenance = self.path.with_suffix(".json")
-        if not (self.path.is_file() and provenance.is_file()):
-            return False
-        recorded = json.loads(provenance.read_text(encoding="utf-8")).get(REQUEST, {})
-        changed = [name for name in self.request if recorded.get(name) != self.request[name]]
-        if changed:
-            before, now = ({name: request.get(name) for name in changed} for request in (recorded, self.request))
-            raise ValueError(f"output: {self.path} was generated with {before}, not {now}; choose another folder")
-        return True
-
-
-def jobs(sweep: Sweep, folder: Path) -> list[Job]:
-    """Return every clip of a sweep. The arms of a prompt and seed follow each other, so that pairs complete early.
-
-    Raises:
-        ValueError: two arms or prompts would have the same folder or file name.
-    """
-    arm_names = file_names([arm.name for arm in sweep.arms], "arms")
-    prompt_names = file_names([f"{number:04d} {prompt.id}" for number, prompt in enumerate(sweep.prompts)], "prompts")
-    return [
-        Job(
-            prompt=prompt,
-            seed=seed,
-            arm=arm,
-            path=folder / CLIPS / arm_name / f"{prompt_name}-{seed}.mkv",
-            request=make_request(sweep, prompt, seed, arm),
-        )
-        for prompt, prompt_name in zip(sweep.prompts, prompt_names, strict=True)
-        for seed in sweep.seeds
-        for arm, arm_name in zip(sweep.arms, arm_names, strict=True)
-    ]
-
-
-def file_names(names: list[str], field: str) -> list[str]:
-    """Convert names to file names.
-
-    Args:
-        names: names of arms or prompts.
-        field: field of the sweep that holds them, for messages.
-
-    Raises:
-        ValueError: two names would have the same file name, or one has none.
-    """
-    converted = [UNSAFE.sub("-", name)[:60].strip("-.") for name in names]
-    for name, file_name in zip(names, converted, strict=True):
-        if not file_name or converted.count(file_name) > 1:
-            raise ValueError(f"{field}: the file name {file_name!r} of {name!r} must be unique; rename it")
-    return converted
-
-
-def make_request(sweep: Sweep, prompt: Prompt, seed: int, arm: Arm) -> dict[str, Any]:
-    """Return everything that determines a clip, as its JSON records it; the device does not."""
-    placement = {name: value for name, value in sweep.placement.items() if name != "device"}
-    variant = {"model": sweep.model, **placement, "seed": seed, "arm": arm.name, "guidance": arm.guidance}
-    return {**variant, **dataclasses.asdict(prompt), "settings": {**sweep.settings, **arm.settings}}
-
-
-def part_of(all_jobs: list[Job], part: str | None) -> list[Job]:
-    """Return the jobs of one machine of several; all arms of a prompt and seed are in the same part.
-
-    Args:
-        all_jobs: jobs of the sweep.
-        part: "2/4" for the second of four parts; None for all jobs.
-
-    Raises:
-        ValueError: the part has another form.
-    """
-    if part is None:
-        return all_jobs
-    number, slash, count = part.partition("/")
-    if not (slash and number.isdigit() and count.isdigit() and 1 <= int(number) <= int(count)):
-        raise ValueError(f"part={part!r}: must have the form 2/4, for the second of four parts")
-    pairs = list(dict.fromkeys((job.prompt.id, job.seed) for job in all_jobs))
-    selected = set(pairs[int(number) - 1 :: int(count)])
-    return [job for job in all_jobs if (job.prompt.id, job.seed) in selected]
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, for JSON."""
+        lists = {"remade": self.remade, "failed": self.failed}
+        named = {name: {str(path): reason for path, reason in clips.items()} for name, clips in lists.items()}
+        return {"clips": list(map(str, self.paths)), **named}
 
 
 def run(
@@ -126,8 +49,11 @@ def run(
     *,
     part: str | None = None,
     on_clip: Callable[[str, int], None] = lambda path, total: None,
-) -> list[Path]:
+) -> SweepRun:
     """Generate the missing clips of a sweep, as `FOLDER/clips/ARM/NUMBER-PROMPT-SEED.mkv` with a JSON each.
+
+    An error of one clip does not end the sweep: the clip is listed as failed, and generated by the next run. An error
+    of the disk does.
 
     Args:
         sweep: as :func:`vidguide.pipelines.sweep.config.read_sweep` returns it.
@@ -135,31 +61,69 @@ def run(
         part: "2/4" for the second of four parts of the prompts and seeds, one per machine.
         on_clip: called after each clip with its path and the number of clips to generate.
 
-    Returns:
-        Paths of all clips of this part, including those that existed.
-
     Raises:
         ValueError, TypeError, OSError, ImportError: before any step, naming the argument, its value and what it must
-            be; also if the folder has clips of another request.
+            be; also if the folder has clips of another request, or another run works on it. OSError: a clip cannot be
+            written.
     """
     resolve(sweep.model)
     selected = part_of(jobs(sweep, Path(folder)), part)
-    missing = [job for job in selected if not job.done()]
+    with lease(Path(folder), *parse_part(part)) as held:
+        result = SweepRun([job.path for job in selected])
+        states = {job.path: state_of(job) for job in selected}
+        result.remade.update({path: state for path, state in states.items() if state})
+        missing = [job for job in selected if states[job.path] is not None]
+        for job in selected:
+            clear_temporaries(job)
+        generate_missing(sweep, missing, held, result, on_clip)
+    return result
+
+
+def state_of(job: Job) -> str | None:
+    """Return None for a clip that is done, the reason for one that must be generated again, else an empty text.
+
+    Raises:
+        ValueError: it was generated for another request.
+    """
+    try:
+        return None if job.done() else ""
+    except DamagedError as error:
+        return str(error)
+
+
+def clear_temporaries(job: Job) -> None:
+    """Remove what a killed run was writing for a clip."""
+    for target in (job.path, job.json_path):
+        for path in temporaries(target):
+            path.unlink(missing_ok=True)
+
+
+def generate_missing(
+    sweep: Sweep, missing: list[Job], held: Lease, result: SweepRun, on_clip: Callable[[str, int], None]
+) -> None:
+    """Load the model and generate clips, while the lease is held; adds errors to `result.failed`."""
     pipe = None
     for job in missing:
         if pipe is None:
             pipe = load(sweep.model, image=job.prompt.image is not None, progress=False, **sweep.placement)
-        generate_clip(sweep, job, pipe)
+        try:
+            clip = make_clip(sweep, job, pipe)
+        except Exception as error:
+            result.failed[job.path] = f"{type(error).__name__}: {error}"
+        else:
+            held.check()
+            job.path.parent.mkdir(parents=True, exist_ok=True)
+            clip.save(job.path)
         on_clip(str(job.path), len(missing))
-    return [job.path for job in selected]
 
 
-def generate_clip(sweep: Sweep, job: Job, pipe: Any) -> None:
-    """Generate one clip and write it, its JSON last."""
+def make_clip(sweep: Sweep, job: Job, pipe: Any) -> Clip:
+    """Generate one clip, with the request in its provenance."""
     prompt = job.prompt
     clip = generate(
         prompt.prompt,
         model=sweep.model,
+        revision=sweep.placement.get("revision"),
         image=prompt.image,
         negative_prompt=prompt.negative_prompt,
         guidance=parse_unless_default(job.arm.guidance, prompt.negative_prompt),
@@ -169,9 +133,7 @@ def generate_clip(sweep: Sweep, job: Job, pipe: Any) -> None:
         **job.request["settings"],
     )
     texts = {"prompt_id": prompt.id, "eval_prompt": prompt.eval_prompt}
-    provenance = {**clip.provenance, **texts, REQUEST: job.request}
-    job.path.parent.mkdir(parents=True, exist_ok=True)
-    dataclasses.replace(clip, provenance=provenance).save(job.path)
+    return dataclasses.replace(clip, provenance={**clip.provenance, **texts, REQUEST: job.request})
 
 
 def evaluate(sweep: Sweep, folder: str | Path, on_clip: Callable[[str], None] = lambda path: None) -> Summary:
@@ -180,6 +142,9 @@ def evaluate(sweep: Sweep, folder: str | Path, on_clip: Callable[[str], None] = 
     Args:
         sweep, folder: as for :func:`run`, which has generated every clip.
         on_clip: called with the path of each clip before it is scored.
+
+    Raises:
+        ValueError: another run works on the folder.
     """
     target = Path(folder)
     entries = [
@@ -194,6 +159,7 @@ def evaluate(sweep: Sweep, folder: str | Path, on_clip: Callable[[str], None] = 
         )
         for job in jobs(sweep, target)
     ]
-    summary = assess(entries, [arm.name for arm in sweep.arms], target, on_clip)
-    write(summary, target)
+    with lease(target):
+        summary = assess(entries, [arm.name for arm in sweep.arms], target, on_clip)
+        write(summary, target)
     return summary

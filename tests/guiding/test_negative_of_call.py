@@ -106,7 +106,7 @@ def test_other_guidances_leave_it_to_the_pipeline(tiny: Any) -> None:
     [
         (dict(negative_prompt=RED, negative_prompt_embeds=torch.zeros(1, 16, 8)), "both given"),
         (dict(negative_prompt=[RED, ""]), "blank for some of the prompts"),
-        (dict(negative_prompt=[RED] * 3), "3 negative prompts for a batch of 1"),
+        (dict(negative_prompt=[RED] * 3), "3 negative prompts for 1 prompts"),
         (dict(negative_prompt_embeds=torch.zeros(1, 16, 8)), "wide"),
     ],
 )

@@ -108,7 +108,7 @@ def test_frames_and_audio_are_compared_each() -> None:
     frames, audio = np.zeros((2, 4, 4, 3), np.uint8), np.zeros((9, 1), np.int16)
     clip = Clip(frames=frames, fps=8, audio=audio, audio_sample_rate=16000)
     recorded, louder, silent = clip.describe(), replace(clip, audio=audio + 1), Clip(frames=frames, fps=8)
-    unexplained = ": no recorded version, device, dtype or file has changed"
+    unexplained = ": no recorded version, device, dtype, file or weight has changed"
     assert compare_clip(recorded, clip) == "the same frames and audio, bit for bit"
     assert compare_clip(recorded, louder) == f"the audio differs from the original's{unexplained}"
     assert (
@@ -164,7 +164,7 @@ def test_clips_of_a_sweep_have_their_audio(
     content = {"model": MODEL, "prompts": [PROMPT], "seeds": [3], "negative_prompt": "blue", **case.settings}
     content["arms"] = {"none": "none", "audio": "nag:on=audio"}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    paths = sweep_run.run(read_sweep(tmp_path / "sweep.yaml"), tmp_path / "out")
+    paths = sweep_run.run(read_sweep(tmp_path / "sweep.yaml"), tmp_path / "out").paths
     guidance = [NAG(negative_prompt="blue", on="audio")]
     expected = [clip_of(case, pipe, seed=3), clip_of(case, pipe, seed=3, guidance=guidance)]
     written = [read(path, audio=True) for path in paths]

@@ -23,6 +23,7 @@ from tests.helpers.small_checkpoints import (
     wan_transformer,
 )
 from vidguide import CFG, NAG, generate
+from vidguide.eval.files import validate
 from vidguide.pipelines.compare import compare
 from vidguide.pipelines.loading.hub import fingerprints
 from vidguide.pipelines.loading.load import load, resolve
@@ -32,7 +33,6 @@ from vidguide.pipelines.models.table import markdown
 from vidguide.pipelines.request.call_settings import SETTINGS, call_arguments, fill_settings, prepare_pipeline
 from vidguide.pipelines.request.images import takes_image
 from vidguide.pipelines.request.provenance import arguments_from, load_provenance
-from vidguide.pipelines.request.schema import validate
 
 PROMPT = "a large circle"
 ROOT = Path(__file__).parents[2]

@@ -9,9 +9,10 @@ import pytest
 
 from vidguide import generate
 from vidguide.clip import Clip
+from vidguide.eval.files import validate
 from vidguide.pipelines.generate import generate as function
 from vidguide.pipelines.request.provenance import REPRODUCED, arguments_from, compare_clip, load_provenance
-from vidguide.pipelines.request.schema import Rate, Request, Settings, validate
+from vidguide.pipelines.request.schema import Rate, Request, Settings
 
 RECORD: dict[str, Any] = {"prompt": "a red circle", "model": "tiny", "seed": 0, "guidance": []}
 
@@ -51,12 +52,12 @@ def test_bad_arguments_are_named_with_value_and_cure(
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "clip.json': must be JSON"),
-        ([], r"clip.json': content=\[\]: must be"),
+        ("{", "clip.json: not JSON"),
+        ([], "clip.json: is list, must be a JSON object"),
         ({**RECORD, "seed": -1}, "clip.json': seed=-1: must be an integer from 0"),
         (
             {name: RECORD[name] for name in ("prompt", "model", "guidance")},
-            "clip.json': seed: is missing; pass the JSON",
+            "clip.json': lacks 'seed'; pass the JSON",
         ),
         ({**RECORD, "guidance": "nag"}, "clip.json': guidance='nag': must be a valid list"),
     ],
@@ -70,7 +71,7 @@ def test_files_that_are_not_provenance_are_refused(tmp_path: Path, content: Any,
 
 def test_unknown_and_wrong_values_of_a_recorded_preset_are_refused() -> None:
     for values, message in (
-        ({"weights": 1}, "weights=1"),
+        ({"weights": 1}, "unknown field 'weights'"),
         ({"steps": "four"}, "steps='four': must be a valid integer"),
     ):
         preset = {"values": {"source": "a/b", **values}, "files": {}}

@@ -15,7 +15,8 @@ from vidguide.pipelines.generate import generate
 from vidguide.pipelines.request.provenance import arguments_from, load_provenance
 from vidguide.pipelines.sweep import run as sweep_run
 from vidguide.pipelines.sweep.config import Sweep, read_sweep
-from vidguide.pipelines.sweep.run import jobs, part_of, run
+from vidguide.pipelines.sweep.jobs import jobs, part_of
+from vidguide.pipelines.sweep.run import run
 
 SMALL: dict[str, Any] = {
     "model": "tiny-4step",
@@ -79,7 +80,7 @@ def test_an_interrupted_sweep_resumes(tmp_path: Path, monkeypatch: pytest.Monkey
     with pytest.raises(KeyboardInterrupt):
         run(sweep, tmp_path / "out")
     assert len(list((tmp_path / "out").rglob("*"))) == 3 + 2 * 2  # folders, and of each clip both files
-    assert len(run(sweep, tmp_path / "out")) == 4
+    assert len(run(sweep, tmp_path / "out").paths) == 4
     assert len(seeds) == 5
     run(sweep, tmp_path / "out")
     assert len(seeds) == 5
@@ -129,7 +130,7 @@ def test_prompts_are_read_from_a_file(tmp_path: Path, name: str) -> None:
         ({"prompts": "none.txt"}, "none.txt"),
         ({"prompts": ["a", "a"]}, "prompts: duplicate 'a'; prompts must be unique or carry a unique `id`"),
         ({"prompts": ["a", " "]}, r"prompts\[1\]\.prompt=' ': must be non-empty text"),
-        ({"prompts": [{"id": "a"}]}, r"prompts\[0\]\.prompt: is missing"),
+        ({"prompts": [{"id": "a"}]}, r"lacks 'prompts\[0\]\.prompt'"),
         ({"device": 3}, "device=3: must be non-empty text"),
         ({"prompts": [3]}, r"prompts\[0\]=3: must be a mapping with fields of eval_prompt"),
         (
@@ -141,6 +142,8 @@ def test_prompts_are_read_from_a_file(tmp_path: Path, name: str) -> None:
         ({"negative_prompt": None}, "negative_prompt: is missing for 'a large circle', and 'nag' needs one"),
         ({"negative_prompt": 3}, "negative_prompt=3: must be non-empty text"),
         ({"seeds": 0}, "seeds=0: must be a list of seeds, or the number of seeds"),
+        ({"seeds": 10**12}, "1000000000000 seeds: must be at most 100000"),
+        ({"seeds": 100_000}, "2 prompts, 100000 seeds and 3 arms are 600000 clips; must be at most 100000"),
         ({"seeds": [1, -1]}, r"seeds\[1\]=-1: must be an integer from 0"),
         ({"seeds": [1, 1]}, "seeds: duplicate 1"),
         ({"arms": {}}, "arms={}: must be guidance specs by name"),

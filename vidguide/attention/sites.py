@@ -7,10 +7,10 @@ from typing import Any
 from vidguide.attention.interception import intercepted, intercepted_class
 from vidguide.attention.site import SITE, AttentionSite
 from vidguide.attention.video_tokens import VideoTokens
+from vidguide.restoration import restoring
 from vidguide.transformer.block_replay import BlockReplay
 from vidguide.transformer.context_parallel import ContextParallel
 from vidguide.transformer.family import Family, blocks_of
-from vidguide.transformer.restoration import restoring
 
 
 def attention_site(layer: int, attention: Any, kernel: int, name: str, per_sample: bool = False) -> AttentionSite:

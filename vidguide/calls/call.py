@@ -16,6 +16,7 @@ from vidguide.functional.cfg import rescale_std
 from vidguide.tracing.run import SampleChoice
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.family import Inputs
+from vidguide.transformer.loras import loras_of
 from vidguide.transformer.negative_text import repeat_rows, text_shape
 from vidguide.transformer.token_grid import grid
 
@@ -146,16 +147,23 @@ class Call:
         return cache.get(owner, (self.run, shapes, text_shape(self.model.family, self.inputs), extra), factory)
 
     def cached_plan(self, owner: object, factory: Callable[[], AttentionPlan]) -> AttentionPlan:
-        """Cache a plan with a text's keys and values for the run; where these depend on the step, for the step.
+        """Cache a plan with a text's keys and values for the run; where these depend on the step, for the step,
+        and while the model's LoRAs are as they were.
 
         A plan with a graph is made again for each call: backward frees the graph, and an optimizer changes the weights.
         """
         step = self.step if self.model.family.text_varies(self.model.original.config) else None
         with_gradients = torch.is_grad_enabled()
-        plan = self.cached(owner, factory, extra=(step, with_gradients))
+        plan = self.cached(owner, factory, extra=(step, self._lora(), with_gradients))
         if with_gradients and plan.requires_grad:
             self.cache.discard(owner)
         return plan
+
+    def _lora(self) -> tuple[Any, ...]:
+        """Return the state of the transformer's LoRAs, and the call's own factor of their strength."""
+        arguments = self.inputs.get("attention_kwargs")
+        scale = arguments.get("scale") if isinstance(arguments, Mapping) else None
+        return scale, *loras_of(self.model.original)
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from torch import nn
 
 from vidguide.transformer.family import Family, Inputs, Prompt
 from vidguide.transformer.lists import has_graph
+from vidguide.transformer.loras import loras_of
 from vidguide.transformer.modular_blocks import encoded_text, is_modular, text_encoder_of
 from vidguide.transformer.negative_text import check_length, ready_text, text_shape, texts_of
 
@@ -104,6 +105,7 @@ def _encode_by_block(pipe: Any, family: Family, prompt: Prompt, inputs: Inputs) 
 
 
 def _encoders(pipe: Any) -> tuple[Any, ...]:
-    """Return weak references to the components that encode: another one encodes anew."""
+    """Return weak references to the components that encode, and the state of their LoRAs: others encode anew."""
     components = (getattr(pipe, name, None) for name in ENCODERS)
-    return tuple(weakref.ref(component) for component in components if isinstance(component, nn.Module))
+    modules = [component for component in components if isinstance(component, nn.Module)]
+    return tuple((weakref.ref(module), loras_of(module)) for module in modules)

@@ -11,9 +11,9 @@ from vidguide.calls.negative_texts import NegativeTexts
 from vidguide.guidances.base import Guidance
 from vidguide.guiding.guide import ATTACHED, guided
 from vidguide.guiding.guided_pipeline import PipelineCalls
+from vidguide.restoration import restoring
 from vidguide.tracing.run import Run
 from vidguide.transformer.class_swap import subclass_of
-from vidguide.transformer.restoration import restoring
 
 
 def attach(pipe: Any, *guidances: Guidance) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vidguide.transformer.restoration import restoring
+from vidguide.restoration import restoring
 
 CHECKPOINT = "_gradient_checkpointing_func"  # of the modules of diffusers that checkpoint others
 Reinstall = Callable[[], AbstractContextManager[None]]

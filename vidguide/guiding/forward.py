@@ -30,6 +30,7 @@ from vidguide.guiding.guided_pipeline import PipelineCalls
 from vidguide.guiding.installation import Installation
 from vidguide.guiding.passes import Passes
 from vidguide.guiding.step_counter import StepCounter
+from vidguide.restoration import restoring
 from vidguide.transformer.cache_context import CacheContexts
 from vidguide.transformer.caches import Caches
 from vidguide.transformer.cfg_batch import Batch
@@ -38,7 +39,6 @@ from vidguide.transformer.family import Inputs, Prompt
 from vidguide.transformer.lists import as_batches
 from vidguide.transformer.negative_text import ready_text
 from vidguide.transformer.prediction_space import begin_index
-from vidguide.transformer.restoration import restoring
 
 
 class GuidedForward:

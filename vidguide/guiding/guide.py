@@ -17,11 +17,11 @@ from vidguide.guiding.guided_pipeline import PIPELINE, PipelineCalls, guided_pip
 from vidguide.guiding.ledger import Ledger
 from vidguide.guiding.step_counter import StepCounter, check_scheduler
 from vidguide.kernels import dispatch as kernels
+from vidguide.restoration import restoring
 from vidguide.tracing.run import Run
 from vidguide.transformer.class_swap import subclass_of, swapped_class
 from vidguide.transformer.compile import check_not_compiled_around
 from vidguide.transformer.modular_blocks import has_loop
-from vidguide.transformer.restoration import restoring
 
 FORWARD, ATTACHED = "_vidguide_forward", "_vidguide_attached"
 
@@ -72,15 +72,15 @@ def guided(
     """
     steps = StepCounter(Run())
     calls = None if isinstance(model, nn.Module) else PipelineCalls(model, guidances, steps, scheduler)
+    transformers = [model] if calls is None else calls.transformers
+    for transformer in transformers:
+        check_transformer(transformer)  # first, as a guided one's scheduler is in use too
     scheduler = scheduler or getattr(model, "scheduler", None)
     check_scheduler(scheduler)
     check_guidances(guidances)
     if scheduler is None and not has_loop(model):
         check_steps_needed(guidances, model)
     kernels.mode()
-    transformers = [model] if calls is None else calls.transformers
-    for transformer in transformers:
-        check_transformer(transformer)
     texts = texts or NegativeTexts()
     forwards = [GuidedForward(transformer, guidances, steps, calls, texts) for transformer in transformers]
     for forward in forwards:

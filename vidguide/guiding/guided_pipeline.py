@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from vidguide.guidances.base import Guidance
 from vidguide.guiding.step_counter import StepCounter
+from vidguide.restoration import restoring
 from vidguide.transformer.class_swap import subclass_of
 from vidguide.transformer.family import Family, Prompt, family_of
 from vidguide.transformer.modular_blocks import input_names, is_modular, picture_inputs, text_encoder_of
 from vidguide.transformer.negative_text import check_text_encoder
-from vidguide.transformer.restoration import restoring
 
 PIPELINE = "_vidguide_pipeline"
 NEGATIVE = re.compile(r"negative_(?=(pooled_|connector_(audio_)?)?prompt|connector_)")  # not negative_index_latents
@@ -62,6 +62,8 @@ class PipelineCalls:
                 if "prompt" in self.negative:
                     self.negative = {**self.negative, **self._pictures}
                 self._check_negative(readers, self.negative)
+            check_counts(self.guidances, self.negative, arguments.given)
+            if readers:
                 args, kwargs = (), self._passed(arguments)
             return call(*args, **kwargs)
 
@@ -168,6 +170,39 @@ class CallArguments:
         parameters = self.signature.parameters
         scales = [self.given.get(name, parameters[name].default) for name in parameters if CFG_SCALE.search(name)]
         return not scales or any(_is_above_1(scale) for scale in scales)
+
+
+def check_counts(guidances: Sequence[Guidance], negative: Prompt, given: Mapping[str, Any]) -> None:
+    """Refuse several negative prompts for another number of prompts: which negative is whose would be a guess.
+
+    Args:
+        guidances: of the call.
+        negative: of the call, for guidances without their own.
+        given: arguments of the call.
+
+    Raises:
+        ValueError: naming the guidance and both numbers.
+    """
+    prompts = count_of(given.get("prompt"), given.get("prompt_embeds"))
+    clips = (prompts or 0) * (given.get("num_videos_per_prompt") or 1)
+    for guidance in guidances:
+        if guidance.neutral or not hasattr(guidance, "negative_prompt") or prompts is None:
+            continue
+        embeds = getattr(guidance, "negative_prompt_embeds", None)
+        of_call = negative.get("prompt"), negative.get("prompt_embeds")
+        count = count_of(*(of_call if guidance.reads_negative else (guidance.negative_prompt, embeds)))
+        if count not in (None, 1, prompts, clips if isinstance(embeds, Tensor) else prompts):
+            who = f"{type(guidance).__name__}: {count} negative prompts for {prompts} prompts"
+            raise ValueError(f"{who}; give one for all, or one for each")
+
+
+def count_of(text: Any, embeds: Any) -> int | None:
+    """Return the number of texts, or of rows of embeddings; None where neither says."""
+    if isinstance(text, list | tuple):
+        return len(text)
+    if isinstance(text, str):
+        return 1
+    return len(embeds) if isinstance(embeds, Tensor) else None
 
 
 def _is_above_1(scale: Any) -> bool:

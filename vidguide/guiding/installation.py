@@ -13,9 +13,9 @@ from vidguide.attention.sites import InterceptedProcessors
 from vidguide.calls.call import Recorded
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.guiding.checkpointing import Reinstall, bound_checkpoints
+from vidguide.restoration import restoring
 from vidguide.transformer.block_replay import BlockReplay
 from vidguide.transformer.cfg_batch import ALL_CONDITIONAL, Batch
-from vidguide.transformer.restoration import restoring
 from vidguide.transformer.text_stream import Lengths, installed_stream
 
 INSTALLED = (  # of a site, for one pass

@@ -7,10 +7,10 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from vidguide.restoration import restoring
 from vidguide.transformer.block_arguments import Arguments
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.class_swap import subclass_of, swapped_classes
-from vidguide.transformer.restoration import restoring
 
 MODE = "_vidguide_block_mode"
 

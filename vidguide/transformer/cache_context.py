@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
-from vidguide.transformer.restoration import restoring
+from vidguide.restoration import restoring
 
 WEAKER = {"stg", "modality"}  # in the names of LTX-2's contexts of weaker conditional calls
 

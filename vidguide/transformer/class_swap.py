@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from vidguide.transformer.restoration import restoring
+from vidguide.restoration import restoring
 
 PREFIX = "_vidguide_"  # of all attributes that we set on objects of other libraries
 SUBCLASS = "_vidguide_subclass"  # attribute of the classes that :func:`subclass_of` makes

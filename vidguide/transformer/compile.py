@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidguide.transformer.restoration import restoring
+from vidguide.restoration import restoring
 
 
 class _EagerStance:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vidguide.restoration import restoring
 from vidguide.transformer.diffusers_hooks import disabled_hooks, hooks_of
-from vidguide.transformer.restoration import restoring
 
 HOOKS = ("context_parallel",)  # the module of diffusers whose hooks split and gather
 

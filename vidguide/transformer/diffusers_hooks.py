@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from vidguide.transformer.restoration import restoring
+from vidguide.restoration import restoring
 
 
 def defining_module(hook: Any) -> str:

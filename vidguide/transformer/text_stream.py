@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vidguide.restoration import restoring
 from vidguide.transformer.block_arguments import Arguments
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.family import Family, Joint, blocks_of
-from vidguide.transformer.restoration import restoring
 from vidguide.transformer.text_modulation import modulated_norms, norm_calls
 
 TEXT = "encoder_hidden_states"  # the text among the arguments of a model, and of a block unless it is packed

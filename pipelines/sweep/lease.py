@@ -1,0 +1,187 @@
+"""A lease on the folder of a sweep, so that two runs never generate the same clips at once.
+
+The lease of a run is a file, `sweep.lock` or for a part `sweep.2-of-4.lock`, created atomically (`O_EXCL`), with host,
+process and time. Its holder touches it every `BEAT` seconds. It is stale, and is taken over, if its process is no
+longer alive on this host, or if it was not touched for `STALE` seconds on another one. Parts of the same division do
+not overlap, and may run at once.
+"""
+
+import json
+import os
+import platform
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import psutil
+from typing_extensions import TypedDict
+
+from vidguide.eval.files import read_object, validate
+
+BEAT, STALE = 20.0, 300.0  # seconds; the clock is that of the file system
+NAME = re.compile(r"sweep(?:\.(\d+)-of-(\d+))?\.lock")
+
+
+class Holder(TypedDict):
+    """Content of a lease: host and process of its holder, when that process was created, and when it took the lease."""
+
+    host: str
+    pid: int
+    created: float
+    started: str
+
+
+class HeldError(ValueError):
+    """The folder is in use by another run, or the lease was lost to one."""
+
+
+class Lease:
+    """A lease that this process holds.
+
+    Attributes:
+        path: of its file. holder: this process.
+    """
+
+    def __init__(self, path: Path, holder: Holder) -> None:
+        self.path, self.holder = path, holder
+        self._ended = threading.Event()
+        self._beat = threading.Thread(target=self._touch, daemon=True)
+        self._beat.start()
+
+    def check(self) -> None:
+        """Check that no other run took the lease over, which happens if this one was suspended for `STALE` seconds.
+
+        Raises:
+            HeldError: it did.
+        """
+        if holder_of(self.path) != self.holder:
+            raise HeldError(f"output: {self.path} was taken over by another run while this one was suspended; it ends")
+
+    def release(self) -> None:
+        """End the lease, and remove its file if it is still that of this process."""
+        self._ended.set()
+        self._beat.join()
+        if holder_of(self.path) == self.holder:
+            self.path.unlink(missing_ok=True)
+
+    def _touch(self) -> None:
+        while not self._ended.wait(BEAT):
+            with suppress(OSError):
+                os.utime(self.path)
+
+
+@contextmanager
+def lease(folder: Path, number: int = 1, count: int = 1) -> Iterator[Lease]:
+    """Hold a folder, or part `number` of `count` of it, for the duration of the context.
+
+    Raises:
+        HeldError: another run holds an overlapping part; names its host, process and file.
+        OSError: the folder cannot be made or written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / ("sweep.lock" if count == 1 else f"sweep.{number}-of-{count}.lock")
+    held = Lease(path, take(path))
+    try:
+        for other in sorted(folder.glob("sweep*.lock")):
+            if other != path and overlaps(other.name, number, count):
+                clear_or_refuse(other)
+        yield held
+    finally:
+        held.release()
+
+
+def overlaps(name: str, number: int, count: int) -> bool:
+    """Return whether the lease of a file name may include clips of part `number` of `count`."""
+    match = NAME.fullmatch(name)
+    if match is None:
+        return False
+    other, others = (int(match[1]), int(match[2])) if match[1] else (1, 1)
+    return others != count or other == number
+
+
+def take(path: Path) -> Holder:
+    """Create the file of a lease for this process; a stale one is replaced.
+
+    Raises:
+        HeldError: another run holds it.
+    """
+    process = psutil.Process()
+    now = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    holder = Holder(host=platform.node(), pid=process.pid, created=process.create_time(), started=now)
+    for _ in range(2):
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                json.dump(holder, file)
+            return holder
+        except FileExistsError:
+            clear_or_refuse(path)
+    raise HeldError(f"output: {path} was taken by another run at this moment; wait for it")
+
+
+def clear_or_refuse(path: Path) -> None:
+    """Remove a stale lease, by its file.
+
+    Raises:
+        HeldError: it is not stale; names its holder and the cure.
+    """
+    holder = holder_of(path)
+    age = age_of(path)
+    if not is_stale(holder, age):
+        who = f"process {holder['pid']} on {holder['host']} since {holder['started']}" if holder else "another run"
+        raise HeldError(
+            f"output: {path.parent} is in use by {who}, seen {age:.0f} s ago; wait for it, or choose another folder. "
+            f"If it is no longer running, remove {path}"
+        )
+    claimed = path.with_suffix(f".stale-{os.getpid()}")
+    with suppress(FileNotFoundError):  # removed by another run
+        path.rename(claimed)
+        if holder_of(claimed) != holder:  # another run was faster, and this is its lease
+            with suppress(FileExistsError):
+                os.link(claimed, path)
+            claimed.unlink()
+            raise HeldError(f"output: {path.parent} was taken by another run at this moment; wait for it")
+        claimed.unlink()
+
+
+def is_stale(holder: Holder | None, age: float) -> bool:
+    """Return whether a lease is of a process that is no longer alive on this host, or was not touched for long."""
+    if holder is not None and holder["host"] == platform.node():
+        return not is_alive(holder)
+    return age > STALE
+
+
+def is_alive(holder: Holder) -> bool:
+    """Return whether the process of a holder is running on this host; a later one with its number is not that one."""
+    try:
+        process = psutil.Process(holder["pid"])
+        return abs(process.create_time() - holder["created"]) < 1 and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.AccessDenied:
+        return True
+
+
+def holder_of(path: Path) -> Holder | None:
+    """Return the holder of a lease; None for a file that is missing, or that is not completely written."""
+    try:
+        content: Any = validate(Holder, read_object(path))
+    except (OSError, ValueError, TypeError):
+        return None
+    holder: Holder = content
+    return holder
+
+
+def age_of(path: Path) -> float:
+    """Return the seconds since a file was touched, by the clock of its file system."""
+    probe = path.with_suffix(f".clock-{os.getpid()}-{threading.get_ident()}")
+    try:
+        probe.touch()
+        return max(probe.stat().st_mtime - path.stat().st_mtime, 0.0)
+    except FileNotFoundError:
+        return 0.0
+    finally:
+        probe.unlink(missing_ok=True)
