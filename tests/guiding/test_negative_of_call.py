@@ -49,7 +49,13 @@ def test_each_call_has_its_own(tiny: Any) -> None:
     for text, output in zip((RED, BLUE, None, RED), outputs, strict=True):
         expected = sample(tiny, PROMPT) if text is None else guided(tiny, NAG(negative_prompt=text), PROMPT)
         assert np.array_equal(output, expected)
-    assert [trace.notes for trace in run.traces] == [[], [], ["NAG: off, as the call has no negative_prompt"], []]
+    notes = [note for trace in run.traces for note in trace.notes]
+    off = "NAG: off, as the call has no negative_prompt"
+    assert [note if note == off else note.split(",")[0] for note in notes] == [
+        *["NAG: negative of 512 keys"] * 2,
+        off,
+        "NAG: negative of 512 keys",
+    ]
     assert "off, as the call" in str(run.traces[2])
 
 

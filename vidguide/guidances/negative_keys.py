@@ -1,6 +1,5 @@
 """Keys and values of a negative at the text cross-attentions, reduced to the distinct ones."""
 
-import itertools
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -37,7 +36,11 @@ def distinct_negatives(negatives: Mapping[AttentionSite, Negative]) -> Mapping[A
     reduced: dict[AttentionSite, Negative] = dict(negatives)
     for length in {negative.key.shape[1] for negative in negatives.values()}:
         of_text = {site: negative for site, negative in negatives.items() if negative.key.shape[1] == length}
-        few = list(itertools.takewhile(lambda keys: keys is not None, map(few_keys, of_text.values())))
+        few: list[DistinctKeys] = []
+        for negative in of_text.values():
+            if (keys := few_keys(negative)) is None:
+                break
+            few.append(keys)
         if len(few) < len(of_text):
             continue
         longest = min(rounded(max(keys.key.shape[1] for keys in few)), length)
