@@ -1,5 +1,7 @@
 """Attention over distinct keys equals attention over all of them, in every dtype and under masks."""
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +13,7 @@ HEADS, DIM, LENGTH = 3, 8, 40
 EXACT = {torch.float64: 1e-12, torch.float32: 1e-5}
 HALF = [torch.bfloat16, torch.float16]
 
-PADS = {  # which tokens are equal in each row
+PADS: dict[str, list[Sequence[int]]] = {  # which tokens are equal in each row
     "none": [[], []],
     "one": [[39], [39]],
     "many": [range(6, 40), range(6, 40)],
@@ -32,7 +34,8 @@ def random_keys(dtype: torch.dtype, pads: str) -> tuple[Tensor, Tensor, Tensor]:
 
 def attention(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """Return torch's attention over `(B, L, H, D)` tensors."""
-    return F.scaled_dot_product_attention(*(x.transpose(1, 2) for x in (query, key, value)), mask).transpose(1, 2)
+    query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2)
 
 
 def collapsed(key: Tensor, value: Tensor, mask: Tensor | None) -> DistinctKeys:

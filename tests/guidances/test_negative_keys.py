@@ -146,8 +146,8 @@ def test_kernels_that_take_no_mask_attend_to_the_prompt_only() -> None:
 
     def dispatch(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **settings: Any) -> Tensor:
         calls.append((key.shape[1], getattr(settings["backend"], "value", None), settings["parallel_config"]))
-        tensors = (tensor.transpose(1, 2) for tensor in (query, key, value))
-        return torch.nn.functional.scaled_dot_product_attention(*tensors, mask).transpose(1, 2)
+        query, key, value = (tensor.transpose(1, 2) for tensor in (query, key, value))
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, mask).transpose(1, 2)
 
     query, key, value = torch.randn(3, 1, 20, 2, 8).double()
     negative_key, negative_value = torch.randn(2, 1, 20, 2, 8).double()

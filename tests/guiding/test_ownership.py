@@ -99,7 +99,7 @@ def test_a_bare_thread_is_foreign_and_passes_unguided(
 
 def test_a_foreign_call_waits_while_a_guided_one_is_at_work(shared: Shared, pool: ThreadPoolExecutor) -> None:
     with guide(shared.model, *shared.guidances):
-        foreign = pool.submit(lambda: shared.at_work.wait(WAIT) and shared.predict())
+        foreign = pool.submit(lambda: (shared.at_work.wait(WAIT), shared.predict())[1])
         threading.Timer(0.3, shared.go_on.set).start()
         assert torch.equal(shared.predict_held(), shared.guided)
         assert torch.equal(foreign.result(WAIT), shared.plain)
@@ -379,7 +379,7 @@ def test_a_foreign_cache_context_is_no_branch_of_the_owner(pool: ThreadPoolExecu
 
 
 def test_a_compiled_transformer_is_the_owners_too(pool: ThreadPoolExecutor) -> None:
-    model = torch.compile(tiny_wan(), backend="eager")
+    model: Any = torch.compile(tiny_wan(), backend="eager")
 
     def predict() -> torch.Tensor:
         with torch.no_grad():

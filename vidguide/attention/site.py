@@ -74,7 +74,7 @@ class KernelCall:
         transposed = (tensor.transpose(1, 2) for tensor in (query, key, value))
         return self.function(*transposed, mask, *self.args, **self.kwargs).transpose(1, 2)
 
-    def native(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    def native(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
         """Run torch's kernel, which takes any mask, in place of the backend that the model has; without an exchange
         between ranks."""
         from diffusers.models.attention_dispatch import AttentionBackendName
