@@ -123,28 +123,39 @@ def take(path: Path) -> Holder:
 
 
 def clear_or_refuse(path: Path) -> None:
-    """Remove a stale lease, by its file.
+    """Remove a stale lease, by its file. One run at a time may do so, which holds a second file meanwhile.
 
     Raises:
-        HeldError: it is not stale; names its holder and the cure.
+        HeldError: it is not stale; names its holder and the cure. Or another run is removing it.
     """
-    holder = holder_of(path)
-    age = age_of(path)
-    if not is_stale(holder, age):
+    refuse_if_held(path)
+    takeover = path.with_suffix(".takeover")
+    try:
+        takeover.touch(exist_ok=False)
+    except FileExistsError:
+        if age_of(takeover) > STALE:  # of a run that was killed while it held it
+            takeover.unlink(missing_ok=True)
+        raise HeldError(f"output: {path} is being taken over by another run at this moment; wait for it") from None
+    try:
+        refuse_if_held(path)  # another run may have replaced it meanwhile
+        path.unlink(missing_ok=True)
+    finally:
+        takeover.unlink(missing_ok=True)
+
+
+def refuse_if_held(path: Path) -> None:
+    """Check that a lease is stale or gone.
+
+    Raises:
+        HeldError: it is neither.
+    """
+    holder, age = holder_of(path), age_of(path)
+    if path.exists() and not is_stale(holder, age):
         who = f"process {holder['pid']} on {holder['host']} since {holder['started']}" if holder else "another run"
         raise HeldError(
             f"output: {path.parent} is in use by {who}, seen {age:.0f} s ago; wait for it, or choose another folder. "
             f"If it is no longer running, remove {path}"
         )
-    claimed = path.with_suffix(f".stale-{os.getpid()}")
-    with suppress(FileNotFoundError):  # removed by another run
-        path.rename(claimed)
-        if holder_of(claimed) != holder:  # another run was faster, and this is its lease
-            with suppress(FileExistsError):
-                os.link(claimed, path)
-            claimed.unlink()
-            raise HeldError(f"output: {path.parent} was taken by another run at this moment; wait for it")
-        claimed.unlink()
 
 
 def is_stale(holder: Holder | None, age: float) -> bool:

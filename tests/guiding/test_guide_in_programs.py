@@ -237,7 +237,7 @@ def test_guiding_a_shared_transformer_twice_raises_and_keeps_the_first_guide() -
     ("negative", "message"),
     [
         ({"negative_prompt_embeds": torch.zeros(1, 9, 5)}, "16 wide"),
-        ({"negative_prompt_embeds": torch.zeros(3, 9, 16)}, "3 negative prompts for a batch of 2"),
+        ({"negative_prompt_embeds": torch.zeros(3, 9, 16)}, "3 negative prompts for 2 prompts"),
         ({"negative_prompt": "blurry"}, "has no text_encoder"),
         ({"negative_prompt": ["a", "b"]}, "has no text_encoder"),
     ],

@@ -45,8 +45,8 @@ class StepCounter:
         self.close()
         if scheduler is not None:
             self._observed.enter_context(swapped_class(scheduler, counting_class, RUN, (self.run, id(scheduler))))
+            self._observed.callback(vars(scheduler).pop, CHECK, None)  # first: an interrupt may hit between the lines
             vars(scheduler)[CHECK] = self.check
-            self._observed.callback(vars(scheduler).pop, CHECK, None)
             self.scheduler = scheduler
         elif has_loop(pipe):
             self._observe_loops(pipe)
