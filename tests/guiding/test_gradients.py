@@ -55,6 +55,10 @@ PAIRS: list[tuple[str, ...]] = [
 ]
 SINGLE: list[tuple[str, ...]] = [(name,) for name in MAKERS]
 families = pytest.mark.parametrize("family", FAMILIES)
+some_families = pytest.mark.parametrize(  # for the tests of every guidance
+    "family",
+    [pytest.param(name, marks=[] if name in ("Wan", "HunyuanVideo") else pytest.mark.slow) for name in FAMILIES],
+)
 
 
 def tiny(family: str) -> Tiny:
@@ -146,7 +150,7 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("names", SINGLE + PAIRS[:1], ids="+".join)
-@families
+@some_families
 def test_gradients_equal_difference_quotients(family: str, names: tuple[str, ...]) -> None:
     training, name = Training(family, names), WEIGHTS[family]
     gradients, model = training.gradients(), make(family)
@@ -168,7 +172,7 @@ def test_gradients_equal_difference_quotients(family: str, names: tuple[str, ...
 
 
 @pytest.mark.parametrize("names", SINGLE + PAIRS, ids="+".join)
-@families
+@some_families
 def test_checkpointing_changes_no_bit_of_the_gradients(family: str, names: tuple[str, ...]) -> None:
     training = Training(family, names)
     expected = training.gradients()

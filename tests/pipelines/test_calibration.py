@@ -40,7 +40,7 @@ def unconditional(case: Case) -> CFG:
 
 
 @pytest.mark.parametrize("pipeline", SUPPORTED)
-@pytest.mark.parametrize("weight", [0.7, -2.0])
+@pytest.mark.parametrize("weight", [pytest.param(0.7, marks=pytest.mark.slow), -2.0])
 def test_an_error_along_the_direction_of_one_layer_is_recovered(pipeline: str, weight: float) -> None:
     model = setup(CASES[pipeline], exact=False)
     noisy = model.noise(1)
