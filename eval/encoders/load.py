@@ -13,8 +13,8 @@ from vidguide.eval.encoders.raft import Raft
 from vidguide.eval.encoders.transformers import Encoder, Features, TransformersEncoder
 from vidguide.eval.encoders.video import load_video_encoder
 from vidguide.eval.encoders.visual_question import VisualQuestion
-from vidguide.eval.hub import only_cached
 from vidguide.eval.hashing import read_blocks, short_sha256
+from vidguide.eval.hub import only_cached
 
 # Hub id of the model that PickScore and HPS v2 were fine-tuned from; PickScore and HPS v2 lack a processor.
 PREFERENCE_PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
