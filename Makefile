@@ -26,7 +26,7 @@ test: $(VENV)/triton
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --durations 30
+	OMP_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --durations 30
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import importlib
+import inspect
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -97,17 +98,62 @@ def check_index(index: dict[str, Any], path: Path) -> None:
     Raises:
         ValueError: an entry has another form. ImportError: diffusers or transformers lacks a class.
     """
+    components = component_names(index)
     for field, entry in index.items():
         if field in CLASS_FIELDS and isinstance(entry, str):
             check_class(f"{path}: {field}={entry!r}", "diffusers", entry)
-        elif not field.startswith("_") and isinstance(entry, list):
-            if not (len(entry) in (2, 3) and all(part is None or isinstance(part, str) for part in entry[:2])):
+        elif not field.startswith("_") and (isinstance(entry, list) or field in components):
+            if not is_library_and_class(entry):
                 raise ValueError(f"{path}: {field}={entry!r}: must be a library and a class; download the folder again")
             if entry[0] in LIBRARIES and entry[1] is not None:
                 check_class(f"{path}: {field}={entry[:2]}", entry[0], entry[1])
     names = [field for field in CLASS_FIELDS if index.get(field)]
     if not names:
         raise ValueError(f"{path}: lacks '_class_name', the class of the pipeline; give a folder in diffusers' format")
+
+
+def component_names(index: dict[str, Any]) -> set[str]:
+    """Return the components of the pipeline class of an index; empty for a class that is not in diffusers."""
+    import diffusers
+
+    pipeline: Any = getattr(diffusers, str(index.get("_class_name")), None)
+    if not inspect.isclass(pipeline):
+        return set()
+    parameters = inspect.signature(pipeline).parameters.values()
+    required = {parameter.name for parameter in parameters if parameter.default is parameter.empty}
+    return required | set(getattr(pipeline, "_optional_components", ()))
+
+
+def is_library_and_class(entry: Any) -> bool:
+    """Return whether an entry of an index has the form of a component: library and class, or null, and a third part."""
+    if not isinstance(entry, list) or len(entry) not in (2, 3):
+        return False
+    return all(part is None or isinstance(part, str) for part in entry[:2])
+
+
+def check_configs(folder: Path, index: dict[str, Any]) -> None:
+    """Check each `config.json` of diffusers' components in a local folder, by the defaults of the component's class.
+
+    Raises:
+        ValueError: a text in the place of a number, or a file is not JSON.
+    """
+    import diffusers
+
+    for field, entry in index.items():
+        path = folder / field / "config.json"
+        if is_library_and_class(entry) and entry[0] == "diffusers" and entry[1] and path.is_file():
+            check_config(path, getattr(diffusers, entry[1]))
+
+
+def check_config(path: Path, component: Any) -> None:
+    """Check the configuration of one component; raises as :func:`check_configs`."""
+    config = read_object(path, cure="download the folder again")
+    for parameter in inspect.signature(component).parameters.values():
+        value, default = config.get(parameter.name), parameter.default
+        if isinstance(value, str) and isinstance(default, int | float):
+            raise ValueError(
+                f"{path}: {parameter.name}={value!r}: must be a number (default {default}); download the folder again"
+            )
 
 
 def check_class(where: str, library: str, name: str) -> None:
