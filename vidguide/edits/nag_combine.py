@@ -8,7 +8,9 @@ from torch import Tensor
 
 from vidguide.attention.site import KernelCall
 from vidguide.functional.lse_merge import AttentionWithLse, merge
-from vidguide.functional.nag import l1_norm, nag, norm_limit
+from vidguide.functional.nag import l1_norm, nag, nag_blend, nag_extrapolate, norm_limit
+from vidguide.functional.nag_chunks import nag_in_chunks
+from vidguide.functional.upcast import upcast
 from vidguide.kernels import dispatch as kernels
 from vidguide.transformer.context_parallel import ContextParallel
 
@@ -85,9 +87,19 @@ class Combination:
             output, kernel.measured = kernels.nag(positive, negative, self.strength, self.group.size(positive))
             return output
         group = 1 if self.group.parallel is not None else self.group.size(positive)
-        guided = nag(positive, negative, *self.strength, group, self.group.limit(self.strength[1]))
-        kernel.measured = torch.stack([guided.clamped, *change(positive.to(guided.output.dtype), guided.output)])
+        limit, chunk = self.group.limit(self.strength[1]), kernels.chunk_size(positive, negative)
+        if chunk is None:
+            guided = nag(positive, negative, *self.strength, group, limit)
+        else:
+            guided = nag_in_chunks(positive, negative, self.strength, chunk, group, limit)
+        kernel.measured = torch.stack([guided.clamped, *self.change(positive, negative, guided.factor)])
         return guided.output.to(positive.dtype)
+
+    def change(self, positive: Tensor, negative: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
+        """Return `|z - z+|_1` and `|z+|_1` of a sample of the tokens, before the output is rounded."""
+        positive, negative, factor = (sampled(tensor) for tensor in (positive, negative, factor))
+        guided = nag_extrapolate(positive, negative, self.strength[0])
+        return change(upcast(positive), nag_blend(positive, guided, factor, self.strength[2]))
 
     def merged(
         self, kernel: KernelCall, video: AttentionWithLse, positive: AttentionWithLse, negative: AttentionWithLse
