@@ -87,6 +87,7 @@ def test_a_combination_is_the_same_in_chunks(dtype: torch.dtype, norm: str, monk
     combine, results = Combination(STRENGTH, Group(norm, 2, (4, 2, 3))), []
     for size in (10**9, 500):
         monkeypatch.setattr(dispatch, "CPU_CHUNK", size // torch.get_num_threads())
+        monkeypatch.setattr(dispatch, "CHUNK", size)
         kernel = SimpleNamespace(measured=None)
         results.append((combine(cast(KernelCall, kernel), positive, negative), cast(Any, kernel.measured)))
     (whole, measured), (chunked, chunked_measured) = results
@@ -99,15 +100,19 @@ def test_a_combination_is_the_same_in_chunks(dtype: torch.dtype, norm: str, monk
     torch.testing.assert_close(measured[1:], torch.stack([difference, norm_of.mean()]), rtol=0.02, atol=0)
 
 
-def test_the_size_of_chunks_depends_on_size_gradient_and_compilation(monkeypatch: pytest.MonkeyPatch) -> None:
-    small, large = torch.randn(1, 4, 2, 8), torch.randn(1, 64, 2, 8)
+def test_the_size_of_chunks_depends_on_dtype_gradient_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(dispatch, "CPU_CHUNK", 512)
-    size = 512 * torch.get_num_threads()
-    assert dispatch.chunk_size(small, small) is None
-    assert dispatch.chunk_size(large, large) == (size if size < 1024 else None)
-    assert dispatch.chunk_size(large, large.clone().requires_grad_()) is None
-    with torch.no_grad():
-        assert dispatch.chunk_size(large, large.clone().requires_grad_()) == (size if size < 1024 else None)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    monkeypatch.setattr(dispatch, "CHUNK", 4096)
+    for dtype, least in ((torch.float32, 4096), (torch.bfloat16, 1024), (torch.float16, 1024)):
+        small, large = (torch.randn(1, length, 2, 8).to(dtype) for length in (least // 16, least // 16 + 1))
+        assert dispatch.chunk_size(small, small) is None
+        assert dispatch.chunk_size(large, large) == 1024
+        assert dispatch.chunk_size(large, large.clone().requires_grad_()) is None
+        with torch.no_grad():
+            assert dispatch.chunk_size(large, large.clone().requires_grad_()) == 1024
+    large = torch.empty(1, 257, 2, 8, device="meta")
+    assert dispatch.chunk_size(large, large) == 4096
 
 
 def test_no_temporary_has_the_size_of_the_features() -> None:

@@ -90,16 +90,17 @@ class Combination:
         limit, chunk = self.group.limit(self.strength[1]), kernels.chunk_size(positive, negative)
         if chunk is None:
             guided = nag(positive, negative, *self.strength, group, limit)
+            sample = sampled(guided.output)
         else:
             guided = nag_in_chunks(positive, negative, self.strength, chunk, group, limit)
-        kernel.measured = torch.stack([guided.clamped, *self.change(positive, negative, guided.factor)])
+            sample = self.sample(positive, negative, guided.factor)
+        kernel.measured = torch.stack([guided.clamped, *change(upcast(sampled(positive)), sample)])
         return guided.output.to(positive.dtype)
 
-    def change(self, positive: Tensor, negative: Tensor, factor: Tensor) -> tuple[Tensor, Tensor]:
-        """Return `|z - z+|_1` and `|z+|_1` of a sample of the tokens, before the output is rounded."""
+    def sample(self, positive: Tensor, negative: Tensor, factor: Tensor) -> Tensor:
+        """Return the output of a sample of the tokens, not rounded."""
         positive, negative, factor = (sampled(tensor) for tensor in (positive, negative, factor))
-        guided = nag_extrapolate(positive, negative, self.strength[0])
-        return change(upcast(positive), nag_blend(positive, guided, factor, self.strength[2]))
+        return nag_blend(positive, nag_extrapolate(positive, negative, self.strength[0]), factor, self.strength[2])
 
     def merged(
         self, kernel: KernelCall, video: AttentionWithLse, positive: AttentionWithLse, negative: AttentionWithLse
@@ -146,6 +147,5 @@ def sampled(tokens: Tensor) -> Tensor:
 
 
 def change(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the mean L1 change of the features and their mean L1 norm, over a sample of the tokens."""
-    before, after = sampled(before), sampled(after)
+    """Compute the mean L1 change of the features and their mean L1 norm."""
     return l1_norm(after - before).mean().float(), l1_norm(before).mean().float()

@@ -19,8 +19,9 @@ VARIABLE, MODES = "VIDGUIDE_KERNELS", ("auto", "eager")
 DEVICES = ("cuda",)  # types of device; ROCm reports "cuda" too
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MIN_TRITON = "3.3"  # the first whose kernels take tuples; released with torch 2.7
-# Elements per thread of the chunks in which a CPU combines features, see `benchmarks/formulas.py`; of other devices'
-# chunks, whose launches cost more: 32 MiB in float32.
+# Elements of the chunks in which features are combined, see `benchmarks/formulas.py`: per thread of a CPU, whose cache
+# has them in float32; on other devices, whose launches cost more, 32 MiB. Float32 features of a CPU that are smaller
+# than that are combined at once.
 CPU_CHUNK, CHUNK = 1 << 17, 1 << 23
 MAX_CHANNELS = 16384  # of one token in a program's registers, heads and widths rounded up to powers of two
 
@@ -74,8 +75,11 @@ def chunk_size(*tensors: Tensor) -> int | None:
     if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
         return None
     first = tensors[0]
-    size = CPU_CHUNK * torch.get_num_threads() if first.device.type == "cpu" else CHUNK
-    return size if first.numel() > size else None
+    size, least = CHUNK, CHUNK
+    if first.device.type == "cpu":
+        size = CPU_CHUNK * torch.get_num_threads()
+        least = size if first.element_size() == 2 else max(size, CHUNK)
+    return size if first.numel() > least else None
 
 
 def nag(positive: Tensor, negative: Tensor, strength: Strength, group: int) -> tuple[Tensor, Tensor]:
