@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # exported, without `__all__`
 
 from vidguide.eval.files import read_object, read_text, suggestion
+from vidguide.eval.hub import is_reachable
 from vidguide.pipelines.models.spec import Checkpoint, Lora, Model
 
 BLOCK_BYTES = 1 << 20
@@ -53,7 +54,7 @@ def find_file(source: str, file: str, revision: str | None = None) -> Path:
 
 
 def download(repo_id: str, file: str, revision: str | None) -> Path:
-    """Return the path of a file of a Hugging Face repository in the local cache.
+    """Return the path of a file of a Hugging Face repository in the local cache, downloaded if the Hub answers.
 
     Raises:
         OSError: saying what is missing, or that the Hub cannot be reached.
@@ -68,7 +69,7 @@ def download(repo_id: str, file: str, revision: str | None) -> Path:
         errors.EntryNotFoundError: "the repository has no such file",
     }
     try:
-        return Path(hf_hub_download(repo_id, file, revision=revision))
+        return Path(hf_hub_download(repo_id, file, revision=revision, local_files_only=not is_reachable()))
     except tuple(reasons) as error:
         reason = next(reason for kind, reason in reasons.items() if isinstance(error, kind))
         suffix = f" at revision {revision!r}" if revision else ""
