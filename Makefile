@@ -34,7 +34,7 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 pytest: $(VENV)/triton
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --durations 30
+	OMP_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --durations 30
 
 slow: $(VENV)/triton
 	$(SLOW)
