@@ -17,9 +17,8 @@ from vidguide.functional.cfg import rescale_std
 from vidguide.tracing.run import SampleChoice
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.family import Inputs
-from vidguide.transformer.loras import loras_of
+from vidguide.transformer.model_state import Identity, input_state, loras_of, module_state
 from vidguide.transformer.negative_text import repeat_rows, text_shape
-from vidguide.transformer.tensor_state import Identity, input_state, module_state
 from vidguide.transformer.token_grid import grid
 
 AUDIO, VIDEO = 1, 2  # of `Call.media`

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vidguide.transformer.lists import has_graph, tensors_in
-from vidguide.transformer.tensor_state import Identity, module_state, state_of
+from vidguide.transformer.model_state import Identity, module_state, state_of
 
 CAPACITY = 16  # calls of `encode_prompt`; a large text encoder returns a few MiB
 PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)

@@ -9,9 +9,9 @@ from torch import nn
 
 from vidguide.transformer.family import Family, Inputs, Prompt
 from vidguide.transformer.lists import has_graph
+from vidguide.transformer.model_state import module_state
 from vidguide.transformer.modular_blocks import encoded_text, is_modular, text_encoder_of
 from vidguide.transformer.negative_text import check_length, ready_text, text_shape, texts_of
-from vidguide.transformer.tensor_state import module_state
 
 CAPACITY = 16  # texts; a server receives others with every request
 ENCODERS = ("text_encoder", "text_encoder_2", "connectors")  # components of a pipeline

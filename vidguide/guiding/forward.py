@@ -39,9 +39,9 @@ from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.cfg_branch import BranchDetector
 from vidguide.transformer.family import Inputs, Prompt
 from vidguide.transformer.lists import as_batches
+from vidguide.transformer.model_state import Identity
 from vidguide.transformer.negative_text import ready_text
 from vidguide.transformer.prediction_space import begin_index
-from vidguide.transformer.tensor_state import Identity
 
 
 class GuidedForward:

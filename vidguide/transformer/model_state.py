@@ -1,4 +1,4 @@
-"""State of tensors and modules, to compare with an earlier one: whether what was computed from them is still valid."""
+"""State of tensors, modules and LoRAs, to compare with an earlier one: whether what was computed from them is valid."""
 
 import weakref
 from collections.abc import Iterable, Mapping
@@ -6,8 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-
-from vidguide.transformer.loras import loras_of
 
 SAMPLES = 4  # elements of each tensor that are compared
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: torch.int64}  # by bytes per element
@@ -73,3 +71,24 @@ def input_state(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float | torch.dtype | torch.device):
         return type(value), value
     return Identity(value)
+
+
+def loras_of(model: Any) -> tuple[Any, ...]:
+    """Return the state of every layer with adapters, to compare with an earlier one; empty without adapters.
+
+    Values that were computed by the model are stale once it has changed: by `set_adapters`, `disable_lora`,
+    `fuse_lora`, or by another adapter.
+    """
+    if not getattr(model, "peft_config", None):  # diffusers sets it when an adapter is loaded
+        return ()
+    return tuple(state for layer in model.modules() if (state := lora_state(layer)))
+
+
+def lora_state(layer: nn.Module) -> tuple[Any, ...]:
+    """Return active adapters, strengths, merged adapters and whether all are disabled; empty for other layers."""
+    scaling = getattr(layer, "scaling", None)
+    if not isinstance(scaling, dict) or not hasattr(layer, "active_adapters"):
+        return ()
+    values: Any = layer
+    merged = tuple(values.merged_adapters)
+    return tuple(values.active_adapters), tuple(sorted(scaling.items())), merged, bool(values.disable_adapters)

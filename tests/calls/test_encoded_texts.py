@@ -16,7 +16,7 @@ from tests.helpers.shipped_calls import BLUE, PROMPT, RED, guided, sample
 from tests.helpers.tiny_families import BY_NAME
 from vidguide import CFG, NAG, guide
 from vidguide.calls.encoded_prompts import CAPACITY, encoded_prompts_of
-from vidguide.transformer.tensor_state import module_state
+from vidguide.transformer.model_state import module_state
 
 Change = Callable[[Any], None]
 load_once = functools.cache(shipped_calls.load_tiny)
