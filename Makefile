@@ -5,7 +5,7 @@ BIN = $(VENV)/bin
 # A plain `pip install torch` brings gigabytes of CUDA; where there is no NVIDIA driver, take the CPU build.
 TORCH = $(shell command -v nvidia-smi >/dev/null 2>&1 && echo "torch>=2.6" || echo "torch==2.13.0")
 
-.PHONY: demo test check format clean
+.PHONY: demo test bench check format clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -27,6 +27,10 @@ test: $(VENV)/triton
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --durations 30
+
+# Times relative to the committed results of benchmarks/results, in under 15 minutes; on an idle machine.
+bench: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/regressions.py
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
