@@ -31,8 +31,9 @@ class NAG(NegativePromptGuidance):
         tau: largest ratio of the L1 norms after and before; at least 1.
         alpha: share of the guided features in the result, 0 to 1; 0 is off.
         norm: the tokens that share a norm: each "token" (the paper), a "frame", or the "clip", so that the limit is the
-            same for all frames. On the shipped model this does not reduce flicker (README). An audio stream has one
-            token per frame, and is one clip; conditions in a packed sequence (MiniMax-H3) keep the norms of tokens.
+            same for all frames. On the shipped model this does not reduce flicker (docs/results.md). An audio stream has
+            one token per frame, and is one clip; conditions in a packed sequence (MiniMax-H3) keep the norms of
+            tokens.
         start, stop: window in fractions of the steps.
         layers: blocks it acts in; None for all.
         on: the stream whose attention to text is guided, where a model makes audio with the video: "video", "audio", or
