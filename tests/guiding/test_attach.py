@@ -118,6 +118,7 @@ def test_a_compiled_transformer_is_guided(pipe: Any, expected: np.ndarray) -> No
     assert len(attached(pipe).trace)
 
 
+@pytest.mark.slow
 def test_attached_calls_do_not_compile_again(pipe: Any) -> None:
     graphs: list[None] = []
 

@@ -17,7 +17,7 @@ from vidguide.functional.cfg import rescale_std
 from vidguide.tracing.run import SampleChoice
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.family import Inputs
-from vidguide.transformer.model_state import Identity, input_state, loras_of, module_state
+from vidguide.transformer.model_state import computation_state, loras_of
 from vidguide.transformer.negative_text import repeat_rows, text_shape
 from vidguide.transformer.token_grid import grid
 
@@ -188,9 +188,8 @@ class Call:
 
         inputs = {name: value for name, value in self.inputs.items() if name not in STEP_INPUTS}
         shape = tuple(self.inputs["hidden_states"].shape), torch.is_inference_mode_enabled()
-        processors = tuple(Identity(site.attention.processor) for site in self.model.text_sites.values())
-        model = module_state(self.model.original), self._lora(), processors
-        key = input_state(inputs), input_state(embeds), shape, model
+        processors = [site.attention.processor for site in self.model.text_sites.values()]
+        key = computation_state(self.model.original, (inputs, embeds, shape, processors))
         plan = self.cache.get(owner, key, make)
         note = f"{type(owner).__name__}: the negative's keys of an earlier call"
         return plan if made else dataclasses.replace(plan, notes=(*plan.notes, note))

@@ -1,4 +1,4 @@
-"""State of tensors, modules and LoRAs, to compare with an earlier one: whether what was computed from them is valid."""
+"""State of tensors, modules and LoRAs, to compare with an earlier one: whether what was computed from them holds."""
 
 import weakref
 from collections.abc import Iterable, Mapping
@@ -60,19 +60,6 @@ def module_state(module: nn.Module) -> tuple[Any, ...]:
     return Identity(module), module.training, state_of(tensors), loras_of(module)
 
 
-def input_state(value: Any) -> Any:
-    """Return the state of an argument of a transformer: of its tensors, and other values as they are."""
-    if isinstance(value, Tensor):
-        return state_of([value]), tuple(value.shape)
-    if isinstance(value, Mapping):
-        return tuple((name, input_state(item)) for name, item in value.items())
-    if isinstance(value, list | tuple):
-        return tuple(map(input_state, value))
-    if value is None or isinstance(value, str | int | float | torch.dtype | torch.device):
-        return type(value), value
-    return Identity(value)
-
-
 def loras_of(model: Any) -> tuple[Any, ...]:
     """Return the state of every layer with adapters, to compare with an earlier one; empty without adapters.
 
@@ -92,3 +79,24 @@ def lora_state(layer: nn.Module) -> tuple[Any, ...]:
     values: Any = layer
     merged = tuple(values.merged_adapters)
     return tuple(values.active_adapters), tuple(sorted(scaling.items())), merged, bool(values.disable_adapters)
+
+
+def computation_state(module: nn.Module, inputs: Any) -> tuple[Any, ...]:
+    """Return the state of all that a module's output is computed from: its own, and that of its inputs."""
+    return module_state(module), input_state(inputs)
+
+
+def input_state(value: Any) -> Any:
+    """Return the state of an argument of a transformer: of its tensors, and other values as they are."""
+    if isinstance(value, Tensor):
+        return state_of([value]), tuple(value.shape)
+    if isinstance(value, Mapping):
+        return tuple((name, input_state(item)) for name, item in value.items())
+    if isinstance(value, list | tuple):
+        return tuple(map(input_state, value))
+    if value is None or isinstance(value, str | int | float | bytes | torch.dtype | torch.device):
+        return type(value), value
+    try:
+        return Identity(value)
+    except TypeError:  # has no weak references
+        return object()  # equal to nothing
