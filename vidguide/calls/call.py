@@ -17,7 +17,7 @@ from vidguide.functional.cfg import rescale_std
 from vidguide.tracing.run import SampleChoice
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.family import Inputs
-from vidguide.transformer.model_state import computation_state, loras_of
+from vidguide.transformer.model_state import computation_state, input_state, loras_of
 from vidguide.transformer.negative_text import repeat_rows, text_shape
 from vidguide.transformer.token_grid import grid
 
