@@ -35,8 +35,8 @@ class NAG(NegativePromptGuidance):
         tau: largest ratio of the L1 norms after and before; at least 1.
         alpha: share of the guided features in the result, 0 to 1; 0 is off.
         norm: the tokens that share a norm: each "token" (the paper), a "frame", or the "clip", so that the limit is the
-            same for all frames. On the shipped model this does not reduce flicker (README). An audio stream has one
-            token per frame, and is one clip; conditions in a packed sequence (MiniMax-H3) keep the norms of tokens.
+            same for all frames. On the shipped model this does not reduce flicker (docs/results.md). An audio stream
+            has one token per frame, and is one clip; conditions in a packed sequence (MiniMax-H3) keep those of tokens.
         distinct_prompt: whether the video attends to the distinct keys of the prompt too, instead of to those of every
             padding token, in cross-attention. The result is equal up to rounding, which changes the part of the
             unguided model: so it is off by default.
