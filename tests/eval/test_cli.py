@@ -49,9 +49,9 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.external += [
-            str(value) for name, value in attrs if name in ("src", "href") and not str(value).startswith("data:")
+            str(value) for name, value in attrs if name in ("src", "href") and not str(value).startswith(("data:", "#"))
         ]
-        if tag not in ("meta", "img", "li", "html"):
+        if tag not in ("meta", "img", "br", "li", "html"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
