@@ -18,7 +18,7 @@ Frames = NDArray[np.uint8]
 
 TILE = 224  # longer side of a variant, pixels
 GAP, BAR, BORDER = 16, 8, 3  # between variants, least height of the bar, width of the frame around the worst, pixels
-BLOCK = 16  # sides are multiples of it: of other sizes the encoder reads memory that is not set
+BLOCK = 16  # pixels of a macroblock of H.264, of which all sides are multiples
 MAX_FRAMES = 97  # of a loop; of longer clips those around the worst frame
 MAX_BYTES = 1 << 20  # of a loop
 TOTAL_BYTES = 12 << 20  # of all loops of a report
