@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import MofNCompleteColumn, Progress
 
 from vidguide.eval.cli import app as evaluate_app
 from vidguide.eval.report.console import console, errors
+from vidguide.eval.report.progress import Progress
 from vidguide.pipelines.cli.calibrate import calibrate
 from vidguide.pipelines.cli.inspect import doctor, locate, models
 from vidguide.pipelines.cli.options import (
@@ -29,18 +29,36 @@ from vidguide.pipelines.cli.options import (
     plain_errors,
     show,
 )
+from vidguide.version import __version__
 
 if TYPE_CHECKING:
     from vidguide.eval.scoring.summary import Summary
     from vidguide.pipelines.sweep.config import Sweep
     from vidguide.pipelines.sweep.run import SweepRun
 
-app = typer.Typer(
-    help="Training-free guidance for video diffusion transformers.", no_args_is_help=True, add_completion=False
-)
+app = typer.Typer(no_args_is_help=True)
 
 
-@app.command()
+def print_version(wanted: bool) -> None:
+    """Print the version and exit."""
+    if wanted:
+        typer.echo(f"vidguide {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Example: vidguide compare 'a large circle' -n red -g none -g nag")
+def vidguide(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Training-free guidance for video diffusion transformers.
+
+    Exit codes: 0 success, 1 some clips failed (listed), 2 wrong input, 130 interrupted; `evaluate` has its own.
+    """
+
+
+@app.command(epilog="Example: vidguide generate 'a large circle moving right' -n red -o clip.mp4")
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="What the clip shows.")] = None,
     model: Model = "tiny",
@@ -106,7 +124,7 @@ def write(clip: Any, output: Path, lossless: bool) -> list[str]:
     return [str(path) for path in (*paths, output.with_suffix(".json"))]
 
 
-@app.command()
+@app.command(epilog="Example: vidguide compare 'a large circle' -n red -g none -g nag -o comparison")
 def compare(
     prompt: Annotated[str, typer.Argument(help="What the clips show.")],
     guidance: Annotated[
@@ -144,7 +162,7 @@ def compare(
         console.print("wrote " + ", ".join(files))
 
 
-@app.command()
+@app.command(epilog="Example: vidguide sweep examples/sweep.yaml -o sweep --part 2/4")
 def sweep(
     config: Annotated[Path, typer.Argument(help="YAML with model, prompts, seeds, arms and settings; see README.")],
     output: Annotated[
@@ -207,20 +225,22 @@ def run_sweep(
     """
     from vidguide.pipelines.sweep.run import evaluate, run
 
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=errors, disable=hidden) as bar:
-        task = bar.add_task("clips", total=None)
-        result = run(config, output, part=part, on_clip=lambda path, total: bar.update(task, total=total, advance=1))
-        bar.remove_task(task)
-        score = score and len(result.failed) < len(result.paths)
-        task = bar.add_task("scores", total=len(result.paths), visible=score)
-        summary = evaluate(config, output, lambda path: bar.advance(task)) if score else None
-    return result, summary
+    with Progress("clips", hidden=hidden) as progress:
+        result = run(config, output, part=part, on_clip=lambda path, total: progress.update(total=total))
+    if not score or len(result.failed) == len(result.paths):
+        return result, None
+    with Progress("scored clips", len(result.paths), hidden) as progress:
+        return result, evaluate(config, output, lambda path: progress.update())
 
 
 app.add_typer(evaluate_app, name="evaluate")
-for command in (calibrate, locate, models, doctor):
-    app.command()(command)
+for command, example in {
+    calibrate: "vidguide calibrate tiny -g emag:decay=0.8 --count 8 -o calibration",
+    locate: "vidguide locate tiny --profile",
+    models: "vidguide models --json",
+    doctor: "vidguide doctor --json",
+}.items():
+    app.command(epilog=f"Example: {example}")(command)
 
 
 if __name__ == "__main__":

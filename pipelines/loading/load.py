@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from vidguide.eval.files import suggestion
+from vidguide.eval.hub import only_cached
 from vidguide.pipelines.loading.assemble import (
     DTYPE,
     check_requirements,
@@ -174,10 +175,9 @@ def build(model: Model, pipeline_class: Any, index: dict[str, Any], dtype: torch
     files = weight_files(model)
     components = single_file_components(model, index, files, dtype)
     dtypes = {DTYPE: {"default": dtype, "vae": torch.float32}}
+    options = dict(revision=model.revision, variant=model.variant, local_files_only=only_cached(model.source))
     with missing_weights_refused():
-        pipe = pipeline_class.from_pretrained(
-            model.source, revision=model.revision, variant=model.variant, **components, **dtypes
-        )
+        pipe = pipeline_class.from_pretrained(model.source, **options, **components, **dtypes)
     check_weights(pipe)
     load_loras(pipe, model.loras, files)
     configure(pipe, model)

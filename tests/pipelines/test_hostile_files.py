@@ -71,6 +71,14 @@ def drop_weights(path: Path) -> None:
             lambda index: edit(index.parent / "transformer/config.json", num_layers="x"),
             r"transformer/config.json: num_layers='x': must be a number \(default 40\)",
         ),
+        (
+            lambda index: edit(index.parent / "scheduler/scheduler_config.json", shift="x"),
+            r"scheduler/scheduler_config.json: shift='x': must be a number",
+        ),
+        (
+            lambda index: (index.parent / "tokenizer/tokenizer_config.json").write_text("{"),
+            "tokenizer/tokenizer_config.json: not JSON .*; download the folder again",
+        ),
         (lambda index: edit(index, transformer=3), "model_index.json: transformer=3: must be a library and a class"),
         (lambda index: edit(index, scheduler="Euler"), "model_index.json: scheduler='Euler': must be a library"),
         (
