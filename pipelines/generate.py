@@ -31,6 +31,8 @@ from vidguide.pipelines.request.images import check_use, describe_image, fit, re
 from vidguide.pipelines.request.provenance import describe_preset, versions
 from vidguide.pipelines.request.schema import Request
 from vidguide.pipelines.request.validation import check_lengths, check_size, check_steps
+from vidguide.tracing.heat_map import check_svg
+from vidguide.tracing.run import Trace
 from vidguide.transformer.family import family_of
 from vidguide.transformer.modular_blocks import is_modular
 
@@ -55,6 +57,7 @@ def generate(
     dtype: str | None = None,
     offload: str = "auto",
     pipe: Any = None,
+    trace: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> Clip:
     """Generate a clip.
@@ -78,6 +81,7 @@ def generate(
         max_sequence_length: length of the text in tokens; None for the default of the pipeline.
         revision, device, dtype, offload: see :func:`vidguide.pipelines.loading.load.load`.
         pipe: loaded pipeline; `model` then only selects settings and appears in the provenance.
+        trace: SVG file to write, with heat maps of what the guidances changed at each step and layer.
         progress: show progress bars of loading and of the steps; in a file or a pipe a line every 30 seconds.
 
     Returns:
@@ -97,6 +101,8 @@ def generate(
     settings |= dict(guidance_scale=guidance_scale, max_sequence_length=max_sequence_length)
     texts: dict[str, str | None] = dict(prompt=prompt, negative_prompt=negative_prompt)
     validate(Request, {**texts, **settings, "seed": seed})
+    if trace is not None:
+        check_svg(trace, "trace")
     picture = None if image is None else read_image(image)
     declared = resolve(model) if pipe is None else declaration(model)
     guidances = choose_guidances(guidance, declared, image is not None, negative_prompt)
@@ -109,7 +115,9 @@ def generate(
     arguments = check_call(pipe, declared, settings, texts, picture)
     pipe.set_progress_bar_config(**step_bars(progress))
     weights = fingerprints_of(pipe)
-    output, result = sample(pipe, arguments, guidances, settings["guidance_scale"], seed)
+    output, result, recorded = sample(pipe, arguments, guidances, settings["guidance_scale"], seed)
+    if trace is not None:
+        recorded.plot().save(trace)
     provenance = {
         **texts,
         "model": model_name(model),
@@ -163,7 +171,7 @@ def check_call(
 
 def sample(
     pipe: Any, arguments: dict[str, Any], guidances: Sequence[Guidance], scale: float | None, seed: int
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any], Trace]:
     """Call the pipeline under guidance.
 
     Args:
@@ -174,19 +182,20 @@ def sample(
         seed: of the noise.
 
     Returns:
-        The pipeline's output, its frames `(1, F, H, W, 3)` in 0..1; and for the provenance: device, dtype, seconds,
-        trace and versions.
+        The pipeline's output, its frames `(1, F, H, W, 3)` in 0..1; for the provenance: device, dtype, seconds, trace
+        and versions; and the whole trace.
     """
     generator, started = torch.Generator("cpu").manual_seed(seed), time.perf_counter()
     with prepare_pipeline(pipe, arguments, scale, generator) as call, guide(pipe, *guidances) as run:
         output = pipe(**call, generator=generator, output_type="np")
-    return output, {
+    provenance = {
         "device": str(pipe._execution_device),
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
         "seconds": round(time.perf_counter() - started, 3),
         "trace": run.trace.summary(),
         "versions": versions(),
     }
+    return output, provenance, run.trace
 
 
 def frames_of(output: Any) -> Any:

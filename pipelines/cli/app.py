@@ -85,7 +85,9 @@ def generate(
     device: Device = None,
     dtype: Dtype = None,
     offload: Offload = "auto",
-    trace: Annotated[bool, typer.Option("--trace", help="Print what the guidance changed.")] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="SVG to write: what the guidance changed, by step and layer; also printed.")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -106,12 +108,12 @@ def generate(
             arguments = dict(prompt=prompt, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
             arguments |= dict(image=image, steps=steps, frames=frames, device=device, dtype=dtype, offload=offload)
             arguments |= dict(guidance=parse_unless_default(guidance, negative), **parse_size(size))
-        clip = run(**arguments, progress=not (quiet or as_json))
-        files = write(clip, output, lossless)
+        clip = run(**arguments, trace=trace, progress=not (quiet or as_json))
+        files = [*write(clip, output, lossless), *([] if trace is None else [str(trace)])]
         if as_json:
             typer.echo(json.dumps({**clip.describe(), "files": files}))
             return
-        if trace:
+        if trace is not None:
             console.print(clip.provenance["trace"] or "the guidance changed no attention")
         if provenance is not None:
             console.print(compare_clip(provenance, clip), markup=False)
