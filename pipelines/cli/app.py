@@ -166,7 +166,7 @@ def compare(
 
 @app.command(epilog="Example: vidguide sweep examples/sweep.yaml -o sweep --part 2/4")
 def sweep(
-    config: Annotated[Path, typer.Argument(help="YAML with model, prompts, seeds, arms and settings; see README.")],
+    config: Annotated[Path, typer.Argument(help="YAML of model, prompts, seeds, arms and settings; see docs.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder to write to; clips that exist are not generated again.")
     ] = Path("sweep"),

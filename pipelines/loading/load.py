@@ -196,8 +196,8 @@ def missing_weights_refused() -> Iterator[None]:
     handler.emit = lambda record: reports.append(ANSI.sub("", record.getMessage()))  # type: ignore[method-assign]
     logger = logging.getLogger("transformers")
     level, others = logger.level, [(other, other.level) for other in logger.handlers]
-    for other, own in others:
-        other.setLevel(max(own, level))
+    for other, threshold in others:
+        other.setLevel(max(threshold, level))
     logger.addHandler(handler)
     logger.setLevel(min(level, logging.WARNING))
     try:
@@ -205,8 +205,8 @@ def missing_weights_refused() -> Iterator[None]:
     finally:
         logger.setLevel(level)
         logger.removeHandler(handler)
-        for other, own in others:
-            other.setLevel(own)
+        for other, threshold in others:
+            other.setLevel(threshold)
     if report := next(filter(MISSING.search, reports), None):
         raise OSError(f"its files lack weights; download them again, or correct its config.json: {report}")
 
