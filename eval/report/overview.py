@@ -101,7 +101,8 @@ def trade_off(comparisons: Sequence[Comparison]) -> TradeOff | None:
     guards = [guard.change for guard in METRICS[axes[0]].guards if guard.id == axes[1] and not guard.relative]
     threshold = guards[0] * direction(axes[1]) if guards else None
     chart = trade_off_chart(points, f"{across} against {up}", threshold, (f"{across}: better →", f"{up}: better ↑"))
-    return TradeOff(chart, f"{axes[0]} to the right, {axes[1]} upward", legend)
+    dashes = "" if threshold is None else f" Dashed: {axes[1]} violates a guard of {axes[0]}."
+    return TradeOff(chart, f"{axes[0]} to the right, {axes[1]} upward; the reference is at the centre.{dashes}", legend)
 
 
 def choose_axes(comparisons: Sequence[Comparison]) -> tuple[str, str] | None:

@@ -222,7 +222,7 @@ def test_overview_has_all_variants_on_one_scale(summary: Summary) -> None:
 def test_trade_off_has_the_largest_gain_against_the_largest_loss(summary: Summary) -> None:
     drawn = trade_off(summary.comparisons)
     assert drawn is not None
-    assert drawn.axes == "world.negative_present to the right, world.attributes upward"
+    assert drawn.axes.startswith("world.negative_present to the right, world.attributes upward; ")
     assert [name for _, name, _ in drawn.legend] == [each.other for each in summary.comparisons]
     reference, first, second = (dot.centre for dot in drawn.chart.dots)
     assert reference == second == (210, 150)  # neither gains nor loses
