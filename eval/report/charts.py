@@ -204,15 +204,13 @@ def trade_off_chart(points: Sequence[TradeOffPoint], title: str, threshold: floa
     up = largest([value for point in points for value in bounds(point.gains[1])] + [threshold or 0.0])
     lines = [Line((20, 150), (400, 150), "axis"), Line((210, 16), (210, 284), "axis")]
     if threshold is not None:
-        y = rescale(threshold, -up, up, 280, 20)
-        lines.append(Line((20, y), (400, y), "threshold", f"threshold of the guard: {threshold:+.3g}"))
+        level = rescale(threshold, -up, up, 280, 20)
+        lines.append(Line((20, level), (400, level), "threshold", f"threshold of the guard: {threshold:+.3g}"))
     dots, labels = [Dot((210, 150), "same", "reference")], [Label((404, 296), "end", ends[0])]
     labels.append(Label((216, 14), "start", ends[1]))
     for point in points:
-        x, y = (
-            [rescale(value, -end, end, *pixels) for value in bounds(gain)]
-            for gain, end, pixels in zip(point.gains, (across, up), ((26, 394), (280, 20)), strict=True)
-        )
+        x = [rescale(value, -across, across, 26, 394) for value in bounds(point.gains[0])]
+        y = [rescale(value, -up, up, 280, 20) for value in bounds(point.gains[1])]
         if len(x) == 3:
             lines.append(Line((x[1], y[0]), (x[2], y[0]), f"bar {point.style}", point.title))
         if len(y) == 3:

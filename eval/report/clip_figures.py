@@ -93,7 +93,7 @@ class Album:
 
 def pair_album(summary: Summary) -> tuple[Album, dict[tuple[str, str], str]]:
     """Return the clips of all comparisons, and what each difference links to, by arm and metric."""
-    album, hrefs = Album(), {}
+    album, hrefs = Album(), dict[tuple[str, str], str]()
     limit = max(MAX_PAIRS // len(summary.comparisons), MIN_PAIRS)
     for comparison in summary.comparisons:
         album.sections.append((f"{comparison.other} next to {comparison.reference}", []))
@@ -132,9 +132,9 @@ def difference_links(
 
 def clip_album(summary: Summary) -> tuple[Album, dict[str, str]]:
     """Return the best and the worst clips by each metric, and what each mean links to, by metric: the worst clip."""
-    album, hrefs = Album([("Best and worst clips", [])]), {}
+    album, hrefs = Album([("Best and worst clips", [])]), dict[str, str]()
     for row, metric, reasons in choose_clips(summary.rows, SHOWN_CLIPS):
-        rows = {other["metric"]: other for other in summary.rows if other["clip"] == row["clip"]}
+        rows: Rows = {other["metric"]: other for other in summary.rows if other["clip"] == row["clip"]}
         figure = album.add([rows], metric, reasons, [row["arm"]])
         worst = [reason.removeprefix("worst ") for reason in reasons.split(", ") if reason.startswith("worst ")]
         hrefs |= {name: f"#{figure.anchor}" for name in worst if figure}

@@ -52,7 +52,7 @@ def extremes(arms: Sequence[Sequence[Row]], metrics: Iterable[str]) -> list[Choi
     """Return the pairs with the largest difference each way, for each metric."""
     choices = []
     for metric in metrics:
-        differences = pair_differences(*arms, metric)
+        differences = pair_differences(arms[0], arms[1], metric)
         words = ("improvement", "degradation") if direction(metric) else ("rise", "fall")
         for sign, word in zip((1, -1), words, strict=True):
             gains = {key: sign * (direction(metric) or 1) * value for key, value in differences.items() if value}
@@ -72,7 +72,7 @@ def random_pairs(arms: Sequence[Sequence[Row]]) -> list[Choice]:
     keys = [dict.fromkeys((row["prompt_id"], row["seed"]) for row in arm if row["status"] != "failed") for arm in arms]
     shared = sorted((key for key in keys[0] if key in keys[1]), key=str)
     count = min(RANDOM_PAIRS, len(shared))
-    chosen = np.random.default_rng(SEED).choice(len(shared), count, replace=False) if count else []
+    chosen = np.random.default_rng(SEED).permutation(len(shared))[:count].tolist()
     return [Choice(shared[index], "", [f"random (seed {SEED})"]) for index in chosen]
 
 

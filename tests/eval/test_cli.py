@@ -14,7 +14,7 @@ from vidguide.eval import evaluate as evaluating
 from vidguide.eval.cli import app
 from vidguide.eval.clips.read import read
 from vidguide.eval.metrics.registry import METRICS
-from vidguide.eval.report.html_page import verdict_style
+from vidguide.eval.report.html_tables import verdict_style
 from vidguide.eval.world.scene import Scene, all_scenes, caption, render
 from vidguide.pipelines.cli.app import app as whole_app
 

@@ -20,7 +20,7 @@ from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.report import clip_figures, loops
 from vidguide.eval.report.amounts import amount, change, format_needed, join_names
 from vidguide.eval.report.charts import Chart, curve_chart, interval_chart
-from vidguide.eval.report.clip_figures import Album, find_worst, pair_album
+from vidguide.eval.report.clip_figures import Album, Rows, find_worst, pair_album
 from vidguide.eval.report.console import show
 from vidguide.eval.report.headline import headline
 from vidguide.eval.report.html_page import Opening, Player, to_html
@@ -283,7 +283,7 @@ def test_loops_have_all_frames_of_both_variants_and_mark_the_worst() -> None:
     assert loop is not None
     data = base64.b64decode(loop.video.removeprefix("data:video/mp4;base64,"))
     assert loop.size == len(data) <= MAX_BYTES
-    with av.open(io.BytesIO(data)) as container:
+    with av.open(io.BytesIO(data), "r") as container:
         stream = container.streams.video[0]
         assert stream.average_rate == 8
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
@@ -319,14 +319,14 @@ def test_size_of_the_clips_is_bounded_and_stated(
 
 def test_worst_frame_is_the_worst_of_both_variants() -> None:
     rows = [{"m": {"per_frame": values, "frames": 4}} for values in ([0.1, 0.5, None], [0.2, 0.1, 0.6])]
-    clips = [{"temporal.warp_error": row["m"]} for row in rows]
+    clips: list[Rows] = [{"temporal.warp_error": row["m"]} for row in rows]
     assert find_worst(clips, "temporal.warp_error") == Worst(3, 1)  # of the pair of frames 2 and 3
     chart = curve_chart([[0.1, 0.5, None], [0.2, 0.1, 0.6]], "", mark=2)
     assert chart is not None
     assert [curve.style for curve in chart.curves] == ["curve reference", "curve other"]
     assert [len(curve.points) for curve in chart.curves] == [2, 3]
     assert next(line for line in chart.lines if line.style == "mark").start[0] == 310
-    assert chart.curves[1].points[2] == (310, pytest.approx(10))
+    assert chart.curves[1].points[2] == pytest.approx((310, 10))
 
 
 def test_a_missing_clip_is_left_out_and_settings_are_in_a_fold(summary: Summary, page: str, tmp_path: Path) -> None:
