@@ -191,6 +191,9 @@ class TradeOffPoint:
     title: str
 
 
+SPACE = 1.15  # of the scales of a trade-off, relative to the largest value, for the letters of the points
+
+
 def trade_off_chart(points: Sequence[TradeOffPoint], title: str, threshold: float | None, ends: Sequence[str]) -> Chart:
     """Return a chart of variants by their gains in two metrics, each with both intervals; the reference is at 0.
 
@@ -200,8 +203,8 @@ def trade_off_chart(points: Sequence[TradeOffPoint], title: str, threshold: floa
         threshold: gain in the second metric below which it violates a guard of the first; None for none.
         ends: texts at the right end of the first axis and at the upper end of the second.
     """
-    across = largest([value for point in points for value in bounds(point.gains[0])])
-    up = largest([value for point in points for value in bounds(point.gains[1])] + [threshold or 0.0])
+    across = SPACE * largest([value for point in points for value in bounds(point.gains[0])])
+    up = SPACE * largest([value for point in points for value in bounds(point.gains[1])] + [threshold or 0.0])
     lines = [Line((20, 150), (400, 150), "axis"), Line((210, 16), (210, 284), "axis")]
     if threshold is not None:
         level = rescale(threshold, -up, up, 280, 20)

@@ -1,6 +1,7 @@
 """The overview: every variant's difference from the reference in each primary metric, and what is gained against what
 is lost."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from string import ascii_uppercase
@@ -111,12 +112,18 @@ def choose_axes(comparisons: Sequence[Comparison]) -> tuple[str, str] | None:
     for comparison in comparisons:
         for metric, line in primary_lines(comparison).items():
             if direction(metric):
-                sizes.setdefault(metric, []).append((line.effect_size or 0.0) * direction(metric))
+                sizes.setdefault(metric, []).append(effect(line) * direction(metric))
     if len(sizes) < 2:
         return None
     first = max(sizes, key=lambda metric: max(sizes[metric]))
     second = min((metric for metric in sizes if metric != first), key=lambda metric: min(sizes[metric]))
     return first, second
+
+
+def effect(line: MetricComparison) -> float:
+    """Return the effect size of a metric; infinite for equal differences other than 0."""
+    mean = line.paired.difference.mean or 0.0
+    return math.copysign(math.inf, mean) if line.effect_size is None and mean else line.effect_size or 0.0
 
 
 def gain(line: MetricComparison) -> Estimate:

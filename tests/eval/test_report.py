@@ -34,6 +34,7 @@ from vidguide.eval.scoring.summary import Summary, number, summarize
 from vidguide.eval.scoring.verdict import compare
 
 HOSTILE = "</style><script>alert(1)</script>\"'><img src=x onerror=alert(1)> & {{ 7 * 7 }} [red]x[/]"
+ARMS = ("none", f"NAG {HOSTILE}", "CFG")
 VOID = ("meta", "img", "br", "li", "html")
 PROMPTS, FRAMES = 8, 5
 
@@ -111,9 +112,8 @@ def summary(tmp_path_factory: pytest.TempPathFactory) -> Summary:
     """A summary of three arms, the names and prompts of which are hostile."""
     folder = tmp_path_factory.mktemp("clips")
     prompts = [f"{HOSTILE} {index}" for index in range(PROMPTS)]
-    names = ("none", f"NAG {HOSTILE}", "CFG")
-    arms = [make_rows(folder, name, arm, prompts) for name, arm in zip(names, draw_values(), strict=True)]
-    comparisons = [compare(arms[0], arm, (names[0], name)) for name, arm in zip(names[1:], arms[1:], strict=True)]
+    arms = [make_rows(folder, name, arm, prompts) for name, arm in zip(ARMS, draw_values(), strict=True)]
+    comparisons = [compare(arms[0], arm, (ARMS[0], name)) for name, arm in zip(ARMS[1:], arms[1:], strict=True)]
     return summarize([row for arm in arms for row in arm], comparisons)
 
 
@@ -231,12 +231,19 @@ def test_trade_off_has_the_largest_gain_against_the_largest_loss(summary: Summar
     gains = {line.metric: line.paired.difference for line in summary.comparisons[0].lines}
     low, high = gains["world.negative_present"].high or 0, gains["world.negative_present"].low or 0
     bars = [line for line in drawn.chart.lines if line.style == "bar series-0"]
-    assert bars[0].end[0] == pytest.approx(394)  # the largest gain that the intervals contain
+    assert bars[0].end[0] == pytest.approx(210 + 184 / 1.15)  # the largest gain that the intervals contain
     assert (bars[0].start[0] - 210) / (bars[0].end[0] - 210) == pytest.approx(low / high)
     threshold = next(line for line in drawn.chart.lines if line.style == "threshold")
     loss = gains["world.attributes"].mean or 0
     assert (threshold.start[1] - 150) / (first[1] - 150) == pytest.approx(-0.05 / loss)
     assert trade_off([replace(each, lines=each.lines[:1]) for each in summary.comparisons]) is None
+
+
+def test_trade_off_of_one_prompt_has_its_gain_against_its_loss(summary: Summary) -> None:
+    arms = [[row for row in summary.rows if row["arm"] == each and row["prompt_id"].endswith(" 0")] for each in ARMS]
+    drawn = trade_off([compare(arms[0], arms[1], ARMS[:2])])
+    assert drawn is not None
+    assert drawn.axes.startswith("world.negative_present to the right, world.attributes upward; ")
 
 
 def test_thresholds_of_guards_are_drawn_at_their_margins(summary: Summary) -> None:
