@@ -15,6 +15,7 @@ from vidguide.guidances.base import Guidance
 from vidguide.guiding.guide import guide
 from vidguide.pipelines.loading.hub import FINGERPRINTS
 from vidguide.pipelines.loading.load import declaration, load, model_name, resolve
+from vidguide.pipelines.loading.set_up import SETUPS
 from vidguide.pipelines.models.spec import Model
 from vidguide.pipelines.request.call_settings import (
     call_arguments,
@@ -27,9 +28,16 @@ from vidguide.pipelines.request.call_settings import (
 from vidguide.pipelines.request.fingerprint import fingerprints_of
 from vidguide.pipelines.request.guidance_spec import check_negative_prompts, fill_negative_prompt
 from vidguide.pipelines.request.images import check_use, describe_image, fit, read_image, use_of_image
-from vidguide.pipelines.request.provenance import describe_preset, versions
+from vidguide.pipelines.request.provenance import describe_preset, describe_setup, versions
 from vidguide.pipelines.request.schema import Request
-from vidguide.pipelines.request.validation import check_lengths, check_size, check_steps
+from vidguide.pipelines.request.setup import Setup
+from vidguide.pipelines.request.validation import (
+    check_cached_steps,
+    check_lengths,
+    check_setup_of_guidances,
+    check_size,
+    check_steps,
+)
 from vidguide.transformer.family import family_of
 from vidguide.transformer.modular_blocks import is_modular
 
@@ -52,7 +60,7 @@ def generate(
     revision: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
-    offload: str = "auto",
+    setup: Setup | None = None,
     pipe: Any = None,
     progress: bool = True,
 ) -> Clip:
@@ -75,7 +83,7 @@ def generate(
         fps: frames per second.
         seed: of the noise, drawn on the CPU so that it is the same on every device.
         max_sequence_length: length of the text in tokens; None for the default of the pipeline.
-        revision, device, dtype, offload: see :func:`vidguide.pipelines.loading.load.load`.
+        revision, device, dtype, setup: see :func:`vidguide.pipelines.loading.load.load`.
         pipe: loaded pipeline; `model` then only selects settings and appears in the provenance.
         progress: show progress bars of loading and of the steps.
 
@@ -99,8 +107,11 @@ def generate(
     picture = None if image is None else read_image(image)
     declared = resolve(model) if pipe is None else declaration(model)
     guidances = choose_guidances(guidance, declared, image is not None, negative_prompt)
+    if pipe is not None and setup is not None:
+        raise ValueError("setup: applies to a model that is loaded here; with pipe=, pass it to load()")
+    check_setup_of_guidances(guidances, setup or Setup())
     if pipe is None:
-        placement: dict[str, Any] = dict(revision=revision, device=device, dtype=dtype, offload=offload)
+        placement: dict[str, Any] = dict(revision=revision, device=device, dtype=dtype, setup=setup)
         pipe = load(model, image=image is not None, progress=progress, **placement)
     check_use(type(pipe).__name__, use_of_image(pipe), image is not None)
     settings = fill_settings(pipe, declared, guidances, settings)
@@ -118,7 +129,7 @@ def generate(
         "guidance": [each.describe() for each in guidances],
         **settings,
         "seed": seed,
-        "offload": offload,
+        "setup": describe_setup(SETUPS.get(pipe), FINGERPRINTS.get(pipe, {})),
         "weights": weights,
         **result,
     }
@@ -153,6 +164,7 @@ def check_call(
     check_size(pipe, settings)
     check_lengths(pipe, settings["max_sequence_length"], texts)
     arguments = call_arguments(pipe, model, settings)
+    check_cached_steps(SETUPS.get(pipe), settings["steps"])
     check_steps(pipe, settings["steps"], "sigmas" in arguments or "timesteps" in arguments)
     arguments |= text_arguments(pipe, settings, texts)
     if image is not None:

@@ -1,5 +1,6 @@
 """The command line `vidguide`: parses options, calls the library and prints results."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +20,6 @@ from vidguide.pipelines.cli.options import (
     Image,
     Model,
     Negative,
-    Offload,
     Quiet,
     Scale,
     Seed,
@@ -29,6 +29,7 @@ from vidguide.pipelines.cli.options import (
     plain_errors,
     show,
 )
+from vidguide.pipelines.cli.setup_options import setup_from, setup_options
 
 if TYPE_CHECKING:
     from vidguide.eval.scoring.summary import Summary
@@ -41,7 +42,9 @@ app = typer.Typer(
 
 
 @app.command()
+@setup_options
 def generate(
+    options: dict[str, Any],
     prompt: Annotated[str | None, typer.Argument(help="What the clip shows.")] = None,
     model: Model = "tiny",
     image: Image = None,
@@ -66,7 +69,6 @@ def generate(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
-    offload: Offload = "auto",
     trace: Annotated[bool, typer.Option("--trace", help="Print what the guidance changed.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -86,7 +88,8 @@ def generate(
             arguments = arguments_from(provenance, image)
         else:
             arguments = dict(prompt=prompt, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
-            arguments |= dict(image=image, steps=steps, frames=frames, device=device, dtype=dtype, offload=offload)
+            arguments |= dict(image=image, steps=steps, frames=frames, device=device, dtype=dtype)
+            arguments |= dict(setup=setup_from(options))
             arguments |= dict(guidance=parse_unless_default(guidance, negative), **parse_size(size))
         clip = run(**arguments, progress=not (quiet or as_json))
         files = write(clip, output, lossless)
@@ -107,7 +110,9 @@ def write(clip: Any, output: Path, lossless: bool) -> list[str]:
 
 
 @app.command()
+@setup_options
 def compare(
+    options: dict[str, Any],
     prompt: Annotated[str, typer.Argument(help="What the clips show.")],
     guidance: Annotated[
         list[str] | None,
@@ -123,7 +128,6 @@ def compare(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("comparison"),
     device: Device = None,
     dtype: Dtype = None,
-    offload: Offload = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -133,7 +137,8 @@ def compare(
 
         specs = guidance or (["none", "nag"] if negative else ["none"])
         settings: dict[str, Any] = dict(steps=steps, frames=frames, seed=seed, progress=not (quiet or as_json))
-        settings |= dict(model=model, image=image, device=device, dtype=dtype, offload=offload, **parse_size(size))
+        settings |= dict(model=model, image=image, device=device, dtype=dtype, **parse_size(size))
+        settings |= dict(setup=setup_from(options))
         result = run(prompt, specs, negative_prompt=negative, **settings)
         files = [str(path) for path in (*result.save(output), output / "report.html")]
         rows = result.rows(result.evaluate(output))
@@ -145,7 +150,9 @@ def compare(
 
 
 @app.command()
+@setup_options
 def sweep(
+    options: dict[str, Any],
     config: Annotated[Path, typer.Argument(help="YAML with model, prompts, seeds, arms and settings; see README.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder to write to; clips that exist are not generated again.")
@@ -168,6 +175,9 @@ def sweep(
 
         score = score and part is None
         parsed = read_sweep(config)
+        if options:
+            setup = setup_from(options, parsed.placement.get("setup"))
+            parsed = dataclasses.replace(parsed, placement={**parsed.placement, "setup": setup})
         if score:
             require()
         result, summary = run_sweep(parsed, output, part, score, hidden=quiet or as_json)
