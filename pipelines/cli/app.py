@@ -45,7 +45,9 @@ app = typer.Typer(
 @setup_options
 def generate(
     options: dict[str, Any],
-    prompt: Annotated[str | None, typer.Argument(help="What the clip shows.")] = None,
+    prompt: Annotated[
+        list[str] | None, typer.Argument(help="What the clip shows; several prompts make several clips.")
+    ] = None,
     model: Model = "tiny",
     image: Image = None,
     negative: Negative = None,
@@ -57,6 +59,7 @@ def generate(
     frames: Frames = None,
     size: Size = None,
     seed: Seed = 0,
+    num_videos_per_prompt: Annotated[int, typer.Option(help="Clips of each prompt, at further seeds.")] = 1,
     output: Annotated[
         Path,
         typer.Option(
@@ -81,26 +84,46 @@ def generate(
         from vidguide.pipelines.request.provenance import arguments_from, compare_clip, load_provenance
 
         check_output(output)
-        if recorded is None and prompt is None:
+        if recorded is None and not prompt:
             raise ValueError("prompt: is missing; say what the clip shows, or pass --from clip.json")
         provenance = None if recorded is None else load_provenance(recorded)
+        arguments: dict[str, Any]
         if provenance is not None:
             arguments = arguments_from(provenance, image)
         else:
-            arguments = dict(prompt=prompt, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
+            prompts = prompt or []
+            arguments = dict(prompt=prompts, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
             arguments |= dict(image=image, steps=steps, frames=frames, device=device, dtype=dtype)
-            arguments |= dict(setup=setup_from(options))
+            arguments |= dict(setup=setup_from(options), num_videos_per_prompt=num_videos_per_prompt)
             arguments |= dict(guidance=parse_unless_default(guidance, negative), **parse_size(size))
-        clip = run(**arguments, progress=not (quiet or as_json))
-        files = write(clip, output, lossless)
+        made = run(**arguments, progress=not (quiet or as_json))
+        clips: list[Any] = made if isinstance(made, list) else [made]
+        paths = paths_of(clips, output, num_videos_per_prompt)
+        files = [write(clip, path, lossless) for clip, path in zip(clips, paths, strict=True)]
         if as_json:
-            typer.echo(json.dumps({**clip.describe(), "files": files}))
+            listed = [{**clip.describe(), "files": each} for clip, each in zip(clips, files, strict=True)]
+            typer.echo(json.dumps(listed if len(listed) > 1 else listed[0]))
             return
-        if trace:
-            console.print(clip.provenance["trace"] or "the guidance changed no attention")
-        if provenance is not None:
-            console.print(compare_clip(provenance, clip), markup=False)
-        console.print("wrote " + ", ".join(files))
+        for clip, each in zip(clips, files, strict=True):
+            if trace:
+                console.print(clip.provenance["trace"] or "the guidance changed no attention")
+            if provenance is not None:
+                console.print(compare_clip(provenance, clip), markup=False)
+            console.print("wrote " + ", ".join(each))
+
+
+def paths_of(clips: list[Any], output: Path, count: int) -> list[Path]:
+    """Return the path of each clip: `output` for one; for several `clip-0-7.mp4`, with number of the prompt and seed.
+
+    Args:
+        clips: all clips.
+        output: as the command line takes it.
+        count: number of clips of each prompt.
+    """
+    if len(clips) == 1:
+        return [output]
+    ends = [f"{index // count}-{clip.provenance['seed']}" for index, clip in enumerate(clips)]
+    return [output.with_stem(f"{output.stem}-{end}") for end in ends]
 
 
 def write(clip: Any, output: Path, lossless: bool) -> list[str]:
