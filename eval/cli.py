@@ -5,11 +5,16 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress
 
 from vidguide.eval.report.console import Command, Commands, console, errors, plain_errors, show
+from vidguide.eval.report.progress import Progress
 
-app = typer.Typer(cls=Commands, add_completion=False, help="Measure clips, and compare arms of them.")
+app = typer.Typer(
+    cls=Commands,
+    add_completion=False,
+    help="Measure clips, and compare arms of them.",
+    epilog="Example: vidguide evaluate run clips --prompts prompts.jsonl -o evaluation",
+)
 Clips = Annotated[list[Path] | None, typer.Argument(help="Videos, frame folders, or folders of them.")]
 Prompts = Annotated[Path | None, typer.Option("--prompts", "-p", help="JSON, JSONL or CSV: texts by clip.")]
 Metrics = Annotated[str | None, typer.Option("--metrics", "-m", help="Metric ids or namespaces, comma-separated.")]
@@ -37,7 +42,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="The summary as JSON on sta
 FOLDER = Path("evaluation")
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog="Example: vidguide evaluate run clips --metrics temporal -o evaluation")
 def run(
     clips: Clips = None,
     prompts: Prompts = None,
@@ -70,7 +75,7 @@ def run(
     score_and_report(clips or [], models, device, settings, arguments, quiet, as_json)
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog="Example: vidguide evaluate compare clips/none clips/nag -o evaluation")
 def compare(
     reference: Annotated[str, typer.Argument(help="An arm of CLIPS; without CLIPS a folder of clips or results.")],
     other: Annotated[str, typer.Argument(help="The arm, or folder, to compare with it.")],
@@ -158,17 +163,16 @@ def score(
     from vidguide.eval.evaluate import evaluate
     from vidguide.eval.scoring.score import Settings
 
-    with Progress(console=errors, disable=not show_progress, transient=True) as progress:
-        task = progress.add_task("scoring", total=None)
+    with Progress("scored clips", hidden=not show_progress) as progress:
 
         def advance(clip: str, total: int) -> None:
-            progress.update(task, total=total, advance=1, description=Path(clip).name)
+            progress.update(total=total, task=Path(clip).name)
 
         encoders = {kind: load(kind, model, device) for kind, model in models.items() if model}
         return evaluate(clips, encoders=encoders, settings=Settings(**settings), on_clip=advance, **arguments)
 
 
-@app.command("list", cls=Command)
+@app.command("list", cls=Command, epilog="Example: vidguide evaluate list --json")
 def list_metrics(as_json: AsJson = False) -> None:
     """List the metrics: what each needs, the licence of its weights, and whether it can be computed here."""
     from vidguide.eval.encoders.catalogue import KINDS
@@ -183,7 +187,7 @@ def list_metrics(as_json: AsJson = False) -> None:
         console.print(f"{name}: {kind.example} ({kind.licence})", highlight=False, markup=False, soft_wrap=True)
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog="Example: vidguide evaluate export-vbench clips -p prompts.jsonl -o vbench")
 def export_vbench(
     clips: Clips = None,
     prompts: Prompts = None,
@@ -197,7 +201,7 @@ def export_vbench(
             console.print(f"wrote {folder}: {count} clips and prompts.json", highlight=False, markup=False)
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog="Example: vidguide evaluate import-vbench scores_eval_results.json")
 def import_vbench(
     results: Annotated[list[Path], typer.Argument(help="*_eval_results.json of VBench or VBench-2.0.")],
     exported: Annotated[Path, typer.Option("--exported", help="The folder that export-vbench wrote.")] = Path("vbench"),

@@ -15,6 +15,7 @@ from vidguide.guidances.base import Guidance
 from vidguide.guiding.guide import guide
 from vidguide.pipelines.loading.hub import FINGERPRINTS
 from vidguide.pipelines.loading.load import declaration, load, model_name, resolve
+from vidguide.pipelines.loading.progress_bars import step_bars
 from vidguide.pipelines.loading.set_up import SETUPS
 from vidguide.pipelines.models.spec import Model
 from vidguide.pipelines.request.call_settings import (
@@ -91,7 +92,7 @@ def generate(
         max_sequence_length: length of the text in tokens; None for the default of the pipeline.
         revision, device, dtype, setup: see :func:`vidguide.pipelines.loading.load.load`.
         pipe: loaded pipeline; `model` then only selects settings and appears in the provenance.
-        progress: show progress bars of loading and of the steps.
+        progress: show progress bars of loading and of the steps; in a file or a pipe a line every 30 seconds.
 
     Returns:
         A :class:`vidguide.Clip`, with audio where the pipeline makes it, and with these arguments, versions, seconds
@@ -128,7 +129,7 @@ def generate(
     warn_about_cfg(model_name(model), declared, settings, guidances)
     texts = [{"prompt": text, "negative_prompt": negative_prompt} for text in prompts]
     calls = [check_call(pipe, declared, settings, each, picture) for each in texts]
-    pipe.set_progress_bar_config(disable=not progress)
+    pipe.set_progress_bar_config(**step_bars(progress))
     common = {
         "model": model_name(model),
         "revision": revision,

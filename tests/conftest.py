@@ -32,6 +32,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Recorder(config.getoption("--table")))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give slow tests an hour; the limit of the others is in pyproject.toml."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(3600))
+
+
 @pytest.fixture
 def record_refusal(record_property: Callable[[str, Any], None]) -> Callable[[pytest.ExceptionInfo[Any]], None]:
     """Return a function that records an error for the list of validation errors in COMPATIBILITY.md."""

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import MofNCompleteColumn, Progress
 
 from vidguide.eval.cli import app as evaluate_app
 from vidguide.eval.report.console import console, errors
+from vidguide.eval.report.progress import Progress
 from vidguide.pipelines.cli.calibrate import calibrate
 from vidguide.pipelines.cli.inspect import doctor, locate, models
 from vidguide.pipelines.cli.options import (
@@ -30,18 +30,36 @@ from vidguide.pipelines.cli.options import (
     show,
 )
 from vidguide.pipelines.cli.setup_options import setup_from, setup_options
+from vidguide.version import __version__
 
 if TYPE_CHECKING:
     from vidguide.eval.scoring.summary import Summary
     from vidguide.pipelines.sweep.config import Sweep
     from vidguide.pipelines.sweep.run import SweepRun
 
-app = typer.Typer(
-    help="Training-free guidance for video diffusion transformers.", no_args_is_help=True, add_completion=False
-)
+app = typer.Typer(no_args_is_help=True)
 
 
-@app.command()
+def print_version(wanted: bool) -> None:
+    """Print the version and exit."""
+    if wanted:
+        typer.echo(f"vidguide {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Example: vidguide compare 'a large circle' -n red -g none -g nag")
+def vidguide(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Training-free guidance for video diffusion transformers.
+
+    Exit codes: 0 success, 1 some clips failed (listed), 2 wrong input, 130 interrupted; `evaluate` has its own.
+    """
+
+
+@app.command(epilog="Example: vidguide generate 'a large circle moving right' -n red -o clip.mp4")
 @setup_options
 def generate(
     options: dict[str, Any],
@@ -132,7 +150,7 @@ def write(clip: Any, output: Path, lossless: bool) -> list[str]:
     return [str(path) for path in (*paths, output.with_suffix(".json"))]
 
 
-@app.command()
+@app.command(epilog="Example: vidguide compare 'a large circle' -n red -g none -g nag -o comparison")
 @setup_options
 def compare(
     options: dict[str, Any],
@@ -172,11 +190,11 @@ def compare(
         console.print("wrote " + ", ".join(files))
 
 
-@app.command()
+@app.command(epilog="Example: vidguide sweep examples/sweep.yaml -o sweep --part 2/4")
 @setup_options
 def sweep(
     options: dict[str, Any],
-    config: Annotated[Path, typer.Argument(help="YAML with model, prompts, seeds, arms and settings; see README.")],
+    config: Annotated[Path, typer.Argument(help="YAML of model, prompts, seeds, arms and settings; see docs.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder to write to; clips that exist are not generated again.")
     ] = Path("sweep"),
@@ -240,20 +258,22 @@ def run_sweep(
     """
     from vidguide.pipelines.sweep.run import evaluate, run
 
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=errors, disable=hidden) as bar:
-        task = bar.add_task("clips", total=None)
-        result = run(config, output, part=part, on_clip=lambda path, total: bar.update(task, total=total, advance=1))
-        bar.remove_task(task)
-        score = score and len(result.failed) < len(result.paths)
-        task = bar.add_task("scores", total=len(result.paths), visible=score)
-        summary = evaluate(config, output, lambda path: bar.advance(task)) if score else None
-    return result, summary
+    with Progress("clips", hidden=hidden) as progress:
+        result = run(config, output, part=part, on_clip=lambda path, total: progress.update(total=total))
+    if not score or len(result.failed) == len(result.paths):
+        return result, None
+    with Progress("scored clips", len(result.paths), hidden) as progress:
+        return result, evaluate(config, output, lambda path: progress.update())
 
 
 app.add_typer(evaluate_app, name="evaluate")
-for command in (calibrate, locate, models, doctor):
-    app.command()(command)
+for command, example in {
+    calibrate: "vidguide calibrate tiny -g emag:decay=0.8 --count 8 -o calibration",
+    locate: "vidguide locate tiny --profile",
+    models: "vidguide models --json",
+    doctor: "vidguide doctor --json",
+}.items():
+    app.command(epilog=f"Example: {example}")(command)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def scheduler_of(setup: Setup, model: Model, index: dict[str, Any]) -> Any:
     if setup.scheduler is None and setup.shift is None:
         return None
     loaded = diffusers_class(index["scheduler"][1]).from_pretrained(
-        model.source, subfolder="scheduler", revision=model.revision
+        model.source, subfolder="scheduler", revision=model.revision, local_files_only=only_cached(model.source)
     )
     current = scheduler_for(loaded, model) if model.scheduler or model.scheduler_settings else loaded
     chosen = type(current) if setup.scheduler is None else diffusers_class(setup.scheduler)
