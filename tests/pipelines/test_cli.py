@@ -193,6 +193,9 @@ def test_pictures_of_the_trace_and_of_the_heads_are_written(tmp_path: Path) -> N
     assert done.exit_code == 0, done.output
     assert "'change':" in done.stdout
     assert "video: relative change of the features" in "".join(ElementTree.parse(trace).getroot().itertext())
+    several = ["a large circle", "a small square", "-n", "red", "--steps", "1", "-q", "-o", str(tmp_path / "two.mkv")]
+    assert invoke("generate", *several, "--trace", str(trace)).exit_code == 0
+    assert {path.name for path in tmp_path.glob("trace*")} == {"trace.svg", "trace-0-0.svg", "trace-1-0.svg"}
     done = invoke("locate", "tiny", "--profile", "--steps", "1", "--plot", str(heads), "-q")
     assert done.exit_code == 0, done.output
     assert "layer / head" in "".join(ElementTree.parse(heads).getroot().itertext())
