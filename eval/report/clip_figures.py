@@ -50,7 +50,7 @@ class ClipFigure:
 
 
 @dataclass
-class Album:
+class ClipCollection:
     """The clips of a report, by the title of their section; at most `TOTAL_BYTES` of video.
 
     Attributes:
@@ -91,19 +91,19 @@ class Album:
         return figure
 
 
-def pair_album(summary: Summary) -> tuple[Album, dict[tuple[str, str], str]]:
+def collect_pairs(summary: Summary) -> tuple[ClipCollection, dict[tuple[str, str], str]]:
     """Return the clips of all comparisons, and what each difference links to, by arm and metric."""
-    album, hrefs = Album(), dict[tuple[str, str], str]()
+    collection, hrefs = ClipCollection(), dict[tuple[str, str], str]()
     limit = max(MAX_PAIRS // len(summary.comparisons), MIN_PAIRS)
     for comparison in summary.comparisons:
-        album.sections.append((f"{comparison.other} next to {comparison.reference}", []))
+        collection.sections.append((f"{comparison.other} next to {comparison.reference}", []))
         arms = (comparison.reference, comparison.other)
         clips = {arm: rows_by_clip(summary.rows, arm) for arm in arms}
         for choice in choose_pairs(comparison, summary.rows, limit):
             pair = [clips[arm][choice.key] for arm in arms]
-            album.add(pair, choice.metric, describe_reasons(choice.reasons), arms)
-        hrefs |= difference_links(comparison, album.sections[-1][1], clips)
-    return album, hrefs
+            collection.add(pair, choice.metric, describe_reasons(choice.reasons), arms)
+        hrefs |= difference_links(comparison, collection.sections[-1][1], clips)
+    return collection, hrefs
 
 
 def describe_reasons(reasons: Sequence[str]) -> str:
@@ -130,15 +130,15 @@ def difference_links(
     return hrefs
 
 
-def clip_album(summary: Summary) -> tuple[Album, dict[str, str]]:
+def collect_clips(summary: Summary) -> tuple[ClipCollection, dict[str, str]]:
     """Return the best and the worst clips by each metric, and what each mean links to, by metric: the worst clip."""
-    album, hrefs = Album([("Best and worst clips", [])]), dict[str, str]()
+    collection, hrefs = ClipCollection([("Best and worst clips", [])]), dict[str, str]()
     for row, metric, reasons in choose_clips(summary.rows, SHOWN_CLIPS):
         rows: Rows = {other["metric"]: other for other in summary.rows if other["clip"] == row["clip"]}
-        figure = album.add([rows], metric, reasons, [row["arm"]])
+        figure = collection.add([rows], metric, reasons, [row["arm"]])
         worst = [reason.removeprefix("worst ") for reason in reasons.split(", ") if reason.startswith("worst ")]
         hrefs |= {name: f"#{figure.anchor}" for name in worst if figure}
-    return album, hrefs
+    return collection, hrefs
 
 
 def rows_by_clip(rows: Sequence[Row], arm: str) -> dict[Key, Rows]:

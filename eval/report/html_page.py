@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.report.charts import Chart, slope_chart
-from vidguide.eval.report.clip_figures import Album, ClipFigure, clip_album, pair_album
+from vidguide.eval.report.clip_figures import ClipCollection, ClipFigure, collect_clips, collect_pairs
 from vidguide.eval.report.headline import headline
 from vidguide.eval.report.html_tables import Table, comparison_tables, means_table, verdict_style
 from vidguide.eval.report.loops import TOTAL_BYTES
@@ -76,16 +76,16 @@ def to_html(summary: Summary, opening: Opening | None = None) -> str:
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
-    album, difference_hrefs, mean_hrefs = clips_and_links(summary)
+    collection, difference_hrefs, mean_hrefs = clips_and_links(summary)
     return environment.get_template("report.html").render(
         opening=opening,
         headlines=[(headline(each), headline_style(each)) for each in summary.comparisons],
         notes=[*summary.notes, *unmeasured_notes(summary)],
         panels=panels(summary.comparisons, difference_hrefs),
         trade_off=trade_off(summary.comparisons),
-        comparisons=[comparison_section(each, difference_hrefs, album) for each in summary.comparisons],
-        album=album,
-        album_limit=TOTAL_BYTES,
+        comparisons=[comparison_section(each, difference_hrefs, collection) for each in summary.comparisons],
+        collection=collection,
+        size_limit=TOTAL_BYTES,
         arms=means_table(*arm_table(summary), mean_hrefs),
         events=event_list(summary),
         failures=summary.failures,
@@ -97,13 +97,13 @@ def to_html(summary: Summary, opening: Opening | None = None) -> str:
     )
 
 
-def clips_and_links(summary: Summary) -> tuple[Album, dict[tuple[str, str], str], dict[str, str]]:
+def clips_and_links(summary: Summary) -> tuple[ClipCollection, dict[tuple[str, str], str], dict[str, str]]:
     """Return the clips to show, what each difference links to by arm and metric, and each mean by metric."""
     if summary.comparisons:
-        album, differences = pair_album(summary)
-        return album, differences, {}
-    album, means = clip_album(summary)
-    return album, {}, means
+        collection, differences = collect_pairs(summary)
+        return collection, differences, {}
+    collection, means = collect_clips(summary)
+    return collection, {}, means
 
 
 def headline_style(comparison: Comparison) -> str:
@@ -112,18 +112,20 @@ def headline_style(comparison: Comparison) -> str:
     return next((style for style in styles if style != "same"), "same")
 
 
-def comparison_section(comparison: Comparison, hrefs: Mapping[tuple[str, str], str], album: Album) -> ComparisonSection:
+def comparison_section(
+    comparison: Comparison, hrefs: Mapping[tuple[str, str], str], collection: ClipCollection
+) -> ComparisonSection:
     """Return the paired tables, and the slope charts of the primary metrics."""
     title = f"{comparison.other} against {comparison.reference}"
-    links = prompt_links(figures_of(album, comparison))
+    links = prompt_links(figures_of(collection, comparison))
     lines = [line for line in comparison.lines if line.primary and line.paired.by_prompt]
     return ComparisonSection(title, comparison_tables(comparison, hrefs), [slope_figure(line, links) for line in lines])
 
 
-def figures_of(album: Album, comparison: Comparison) -> list[ClipFigure]:
+def figures_of(collection: ClipCollection, comparison: Comparison) -> list[ClipFigure]:
     """Return the clips of a comparison."""
     arms = [comparison.reference, comparison.other]
-    return [figure for _, figures in album.sections for figure in figures if figure.arms == arms]
+    return [figure for _, figures in collection.sections for figure in figures if figure.arms == arms]
 
 
 def prompt_links(figures: Sequence[ClipFigure]) -> dict[str, str]:

@@ -20,7 +20,7 @@ from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.report import clip_figures, loops
 from vidguide.eval.report.amounts import amount, change, format_needed, join_names
 from vidguide.eval.report.charts import Chart, curve_chart, interval_chart
-from vidguide.eval.report.clip_figures import Album, Rows, find_worst, pair_album
+from vidguide.eval.report.clip_figures import ClipCollection, Rows, collect_pairs, find_worst
 from vidguide.eval.report.console import show
 from vidguide.eval.report.headline import headline
 from vidguide.eval.report.html_page import Opening, Player, to_html
@@ -118,12 +118,12 @@ def summary(tmp_path_factory: pytest.TempPathFactory) -> Summary:
 
 
 @pytest.fixture(scope="module")
-def album(summary: Summary) -> Album:
-    return pair_album(summary)[0]
+def collection(summary: Summary) -> ClipCollection:
+    return collect_pairs(summary)[0]
 
 
 @pytest.fixture(scope="module")
-def page(summary: Summary, album: Album) -> str:
+def page(summary: Summary, collection: ClipCollection) -> str:
     opening = Opening(prompt=HOSTILE, negative_prompt=HOSTILE, players=[Player(source="data:,", caption=HOSTILE)])
     return to_html(summary, opening)
 
@@ -310,14 +310,14 @@ def test_loops_have_all_frames_of_both_variants_and_mark_the_worst() -> None:
 
 
 def test_size_of_the_clips_is_bounded_and_stated(
-    summary: Summary, album: Album, page: str, monkeypatch: pytest.MonkeyPatch
+    summary: Summary, collection: ClipCollection, page: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     half = replace(summary, comparisons=summary.comparisons[:1])
-    assert album.omitted == 0
-    sizes = [figure.loop.size for figure in album.sections[0][1]]
-    assert f"{album.size / 2**20:.2f} MiB of at most 12 MiB" in Page(page).text
+    assert collection.omitted == 0
+    sizes = [figure.loop.size for figure in collection.sections[0][1]]
+    assert f"{collection.size / 2**20:.2f} MiB of at most 12 MiB" in Page(page).text
     monkeypatch.setattr(clip_figures, "TOTAL_BYTES", sum(sizes) - 10_000)
-    smaller, _ = pair_album(half)
+    smaller, _ = collect_pairs(half)
     assert smaller.size == pytest.approx(sum(sizes[:-1]), rel=0.01)
     assert smaller.omitted == 1
     monkeypatch.setattr(loops, "MAX_BYTES", 10)

@@ -35,11 +35,11 @@ def parse(picture: Picture) -> ElementTree.Element:
 
 def cells(root: ElementTree.Element) -> dict[str, tuple[str, float, bool]]:
     """Return text, opacity and mark of each cell by its tooltip."""
-    found_cells = {}
+    named_cells = {}
     for group in root.iter(f"{SVG}g"):
         title, rect, text = group[0].text or "", group[1], group[2].text or ""
-        found_cells[title] = (text, float(rect.get("fill-opacity", 1)), len(group) == 4)
-    return found_cells
+        named_cells[title] = (text, float(rect.get("fill-opacity", 1)), len(group) == 4)
+    return named_cells
 
 
 def make_trace() -> Trace:
