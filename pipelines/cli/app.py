@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -267,12 +268,13 @@ def run_sweep(
 
 
 app.add_typer(evaluate_app, name="evaluate")
-for command, example in {
+EXAMPLES: dict[Callable[..., None], str] = {
     calibrate: "vidguide calibrate tiny -g emag:decay=0.8 --count 8 -o calibration",
     locate: "vidguide locate tiny --profile",
     models: "vidguide models --json",
     doctor: "vidguide doctor --json",
-}.items():
+}
+for command, example in EXAMPLES.items():
     app.command(epilog=f"Example: {example}")(command)
 
 

@@ -3,6 +3,7 @@
 import inspect
 from typing import Any
 
+from vidguide.eval.hub import only_cached
 from vidguide.pipelines.loading.assemble import diffusers_class, scheduler_for
 from vidguide.pipelines.models.spec import Model
 from vidguide.pipelines.request.setup import Setup
