@@ -110,8 +110,8 @@ def generate(
         if provenance is not None:
             arguments = arguments_from(provenance, image)
         else:
-            prompts = prompt or []
-            arguments = dict(prompt=prompts, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
+            texts: Any = prompt[0] if prompt and (len(prompt), num_videos_per_prompt) == (1, 1) else prompt
+            arguments = dict(prompt=texts, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
             arguments |= dict(image=image, steps=steps, frames=frames, device=device, dtype=dtype)
             arguments |= dict(setup=setup_from(options), num_videos_per_prompt=num_videos_per_prompt)
             arguments |= dict(guidance=parse_unless_default(guidance, negative), **parse_size(size))
