@@ -48,7 +48,7 @@ from vidguide.transformer.modular_blocks import is_modular
 def generate(prompt: str, **arguments: Any) -> Clip: ...
 @overload
 def generate(prompt: list[str] | tuple[str, ...], **arguments: Any) -> list[Clip]: ...
-def generate(
+def generate(  # type: ignore[misc] # the overloads name none of the further arguments
     prompt: str | Sequence[str],
     *,
     model: str | os.PathLike[str] | Model = "tiny",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -113,8 +114,8 @@ def generate(
         if provenance is not None:
             arguments = arguments_from(provenance, image)
         else:
-            prompts = prompt or []
-            arguments = dict(prompt=prompts, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
+            texts: Any = prompt[0] if prompt and (len(prompt), num_videos_per_prompt) == (1, 1) else prompt
+            arguments = dict(prompt=texts, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
             arguments |= dict(image=image, steps=steps, frames=frames, device=device, dtype=dtype)
             arguments |= dict(setup=setup_from(options), num_videos_per_prompt=num_videos_per_prompt)
             arguments |= dict(guidance=parse_unless_default(guidance, negative), **parse_size(size))
@@ -284,12 +285,13 @@ def run_sweep(
 
 
 app.add_typer(evaluate_app, name="evaluate")
-for command, example in {
+EXAMPLES: dict[Callable[..., None], str] = {
     calibrate: "vidguide calibrate tiny -g emag:decay=0.8 --count 8 -o calibration",
     locate: "vidguide locate tiny --profile",
     models: "vidguide models --json",
     doctor: "vidguide doctor --json",
-}.items():
+}
+for command, example in EXAMPLES.items():
     app.command(epilog=f"Example: {example}")(command)
 
 
