@@ -110,6 +110,14 @@ def generate(  # type: ignore[misc] # the overloads name none of the further arg
     Warns:
         UserWarning: classifier-free guidance on a model that is distilled to run without it; words that are not in the
             model's vocabulary; a number of steps other than that of the model's noise levels.
+
+    Examples:
+        >>> from vidguide import generate
+        >>> clip = generate("a large circle moving right", negative_prompt="red", steps=2, progress=False)
+        >>> clip.frames.shape, clip.fps
+        ((13, 64, 64, 3), 8)
+        >>> clip.provenance["guidance"][0]["name"]
+        'NAG'
     """
     settings: dict[str, Any] = dict(steps=steps, height=height, width=width, frames=frames, fps=fps)
     settings |= dict(guidance_scale=guidance_scale, max_sequence_length=max_sequence_length)
