@@ -1,6 +1,8 @@
 """The command line `vidguide`: parses options, calls the library and prints results."""
 
+import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +21,6 @@ from vidguide.pipelines.cli.options import (
     Image,
     Model,
     Negative,
-    Offload,
     Quiet,
     Scale,
     Seed,
@@ -29,12 +30,14 @@ from vidguide.pipelines.cli.options import (
     plain_errors,
     show,
 )
+from vidguide.pipelines.cli.setup_options import setup_from, setup_options
 from vidguide.version import __version__
 
 if TYPE_CHECKING:
     from vidguide.eval.scoring.summary import Summary
     from vidguide.pipelines.sweep.config import Sweep
     from vidguide.pipelines.sweep.run import SweepRun
+    from vidguide.tracing.run import Trace
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -59,8 +62,12 @@ def vidguide(
 
 
 @app.command(epilog="Example: vidguide generate 'a large circle moving right' -n red -o clip.mp4")
+@setup_options
 def generate(
-    prompt: Annotated[str | None, typer.Argument(help="What the clip shows.")] = None,
+    options: dict[str, Any],
+    prompt: Annotated[
+        list[str] | None, typer.Argument(help="What the clip shows; several prompts make several clips.")
+    ] = None,
     model: Model = "tiny",
     image: Image = None,
     negative: Negative = None,
@@ -72,6 +79,7 @@ def generate(
     frames: Frames = None,
     size: Size = None,
     seed: Seed = 0,
+    num_videos_per_prompt: Annotated[int, typer.Option(help="Clips of each prompt, at further seeds.")] = 1,
     output: Annotated[
         Path,
         typer.Option(
@@ -84,8 +92,9 @@ def generate(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
-    offload: Offload = "auto",
-    trace: Annotated[bool, typer.Option("--trace", help="Print what the guidance changed.")] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="SVG to write: what the guidance changed, by step and layer; also printed.")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -97,25 +106,60 @@ def generate(
         from vidguide.pipelines.request.provenance import arguments_from, compare_clip, load_provenance
 
         check_output(output)
-        if recorded is None and prompt is None:
+        check_trace(trace)
+        if recorded is None and not prompt:
             raise ValueError("prompt: is missing; say what the clip shows, or pass --from clip.json")
         provenance = None if recorded is None else load_provenance(recorded)
+        arguments: dict[str, Any]
         if provenance is not None:
             arguments = arguments_from(provenance, image)
         else:
-            arguments = dict(prompt=prompt, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
-            arguments |= dict(image=image, steps=steps, frames=frames, device=device, dtype=dtype, offload=offload)
+            texts: Any = prompt[0] if prompt and (len(prompt), num_videos_per_prompt) == (1, 1) else prompt
+            arguments = dict(prompt=texts, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
+            arguments |= dict(image=image, steps=steps, frames=frames, device=device, dtype=dtype)
+            arguments |= dict(setup=setup_from(options), num_videos_per_prompt=num_videos_per_prompt)
             arguments |= dict(guidance=parse_unless_default(guidance, negative), **parse_size(size))
-        clip = run(**arguments, progress=not (quiet or as_json))
-        files = write(clip, output, lossless)
+        traces: list[Trace] = []
+        made = run(**arguments, on_trace=traces.append, progress=not (quiet or as_json))
+        clips: list[Any] = made if isinstance(made, list) else [made]
+        paths = paths_of(clips, output, num_videos_per_prompt)
+        files = [write(clip, path, lossless) for clip, path in zip(clips, paths, strict=True)]
+        if trace is not None:
+            drawings = paths_of(clips, trace, num_videos_per_prompt)
+            drawn = [str(each.plot().save(path)) for each, path in zip(traces, drawings, strict=True)]
+            files = [[*written, picture] for written, picture in zip(files, drawn, strict=True)]
         if as_json:
-            typer.echo(json.dumps({**clip.describe(), "files": files}))
+            listed = [{**clip.describe(), "files": each} for clip, each in zip(clips, files, strict=True)]
+            typer.echo(json.dumps(listed if len(listed) > 1 else listed[0]))
             return
-        if trace:
-            console.print(clip.provenance["trace"] or "the guidance changed no attention")
-        if provenance is not None:
-            console.print(compare_clip(provenance, clip), markup=False)
-        console.print("wrote " + ", ".join(files))
+        for clip, written in zip(clips, files, strict=True):
+            if trace is not None:
+                console.print(clip.provenance["trace"] or "the guidance changed no attention")
+            if provenance is not None:
+                console.print(compare_clip(provenance, clip), markup=False)
+            console.print("wrote " + ", ".join(written))
+
+
+def check_trace(trace: Path | None) -> None:
+    """Refuse a file that no picture can be written to; None is accepted."""
+    from vidguide.tracing.heat_map import check_svg
+
+    if trace is not None:
+        check_svg(trace, "trace")
+
+
+def paths_of(clips: list[Any], output: Path, count: int) -> list[Path]:
+    """Return the path of each clip: `output` for one; for several `clip-0-7.mp4`, with number of the prompt and seed.
+
+    Args:
+        clips: all clips.
+        output: as the command line takes it.
+        count: number of clips of each prompt.
+    """
+    if len(clips) == 1:
+        return [output]
+    ends = [f"{index // count}-{clip.provenance['seed']}" for index, clip in enumerate(clips)]
+    return [output.with_stem(f"{output.stem}-{end}") for end in ends]
 
 
 def write(clip: Any, output: Path, lossless: bool) -> list[str]:
@@ -125,7 +169,9 @@ def write(clip: Any, output: Path, lossless: bool) -> list[str]:
 
 
 @app.command(epilog="Example: vidguide compare 'a large circle' -n red -g none -g nag -o comparison")
+@setup_options
 def compare(
+    options: dict[str, Any],
     prompt: Annotated[str, typer.Argument(help="What the clips show.")],
     guidance: Annotated[
         list[str] | None,
@@ -141,7 +187,6 @@ def compare(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("comparison"),
     device: Device = None,
     dtype: Dtype = None,
-    offload: Offload = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -151,7 +196,8 @@ def compare(
 
         specs = guidance or (["none", "nag"] if negative else ["none"])
         settings: dict[str, Any] = dict(steps=steps, frames=frames, seed=seed, progress=not (quiet or as_json))
-        settings |= dict(model=model, image=image, device=device, dtype=dtype, offload=offload, **parse_size(size))
+        settings |= dict(model=model, image=image, device=device, dtype=dtype, **parse_size(size))
+        settings |= dict(setup=setup_from(options))
         result = run(prompt, specs, negative_prompt=negative, **settings)
         files = [str(path) for path in (*result.save(output), output / "report.html")]
         rows = result.rows(result.evaluate(output))
@@ -163,7 +209,9 @@ def compare(
 
 
 @app.command(epilog="Example: vidguide sweep examples/sweep.yaml -o sweep --part 2/4")
+@setup_options
 def sweep(
+    options: dict[str, Any],
     config: Annotated[Path, typer.Argument(help="YAML of model, prompts, seeds, arms and settings; see docs.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder to write to; clips that exist are not generated again.")
@@ -186,6 +234,9 @@ def sweep(
 
         score = score and part is None
         parsed = read_sweep(config)
+        if options:
+            setup = setup_from(options, parsed.placement.get("setup"))
+            parsed = dataclasses.replace(parsed, placement={**parsed.placement, "setup": setup})
         if score:
             require()
         result, summary = run_sweep(parsed, output, part, score, hidden=quiet or as_json)
@@ -234,12 +285,13 @@ def run_sweep(
 
 
 app.add_typer(evaluate_app, name="evaluate")
-for command, example in {
+EXAMPLES: dict[Callable[..., None], str] = {
     calibrate: "vidguide calibrate tiny -g emag:decay=0.8 --count 8 -o calibration",
     locate: "vidguide locate tiny --profile",
     models: "vidguide models --json",
     doctor: "vidguide doctor --json",
-}.items():
+}
+for command, example in EXAMPLES.items():
     app.command(epilog=f"Example: {example}")(command)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -22,6 +23,18 @@ def test_generate_writes_a_clip_and_a_json_that_reproduces_it(tmp_path: Path) ->
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.json", "clip.mkv", "clip.mp4"]
     reproduction = invoke("generate", "--from", str(tmp_path / "clip.json"), "-q", "-o", str(tmp_path / "again.gif"))
     assert "the same frames, bit for bit" in reproduction.output
+
+
+def test_several_prompts_make_several_clips_each_with_its_json(tmp_path: Path) -> None:
+    prompts = ("a red circle", "a small square")
+    small = ("--steps", "1", "--frames", "5", "--seed", "7", "-q", "-o", str(tmp_path / "clip.mkv"))
+    done = invoke("generate", *prompts, "--num-videos-per-prompt", "2", *small)
+    assert done.exit_code == 0, done.output
+    names = [f"clip-{number}-{seed}" for number in (0, 1) for seed in (7, 8)]
+    assert sorted(path.stem for path in tmp_path.glob("*.mkv")) == names
+    recorded = [json.loads((tmp_path / f"{name}.json").read_text()) for name in names]
+    assert [(each["prompt"], each["seed"]) for each in recorded] == [(p, seed) for p in prompts for seed in (7, 8)]
+    assert len({each["sha256"] for each in recorded}) == 4
 
 
 def test_generate_prints_json(tmp_path: Path) -> None:
@@ -171,3 +184,25 @@ def test_bad_input_prints_one_line_and_writes_no_file(
     assert message in done.stderr
     assert "Traceback" not in done.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_of_the_trace_and_of_the_heads_are_written(tmp_path: Path) -> None:
+    trace, heads = tmp_path / "trace.svg", tmp_path / "heads.svg"
+    arguments = ["a large circle", "-n", "red", "--steps", "1", "-q", "-o", str(tmp_path / "clip.mkv")]
+    done = invoke("generate", *arguments, "--trace", str(trace))
+    assert done.exit_code == 0, done.output
+    assert "'change':" in done.stdout
+    assert "video: relative change of the features" in "".join(ElementTree.parse(trace).getroot().itertext())
+    several = ["a large circle", "a small square", "-n", "red", "--steps", "1", "-q", "-o", str(tmp_path / "two.mkv")]
+    assert invoke("generate", *several, "--trace", str(trace)).exit_code == 0
+    assert {path.name for path in tmp_path.glob("trace*")} == {"trace.svg", "trace-0-0.svg", "trace-1-0.svg"}
+    done = invoke("locate", "tiny", "--profile", "--steps", "1", "--plot", str(heads), "-q")
+    assert done.exit_code == 0, done.output
+    assert "layer / head" in "".join(ElementTree.parse(heads).getroot().itertext())
+    for command in (["generate", *arguments, "--trace", "t.png"], ["locate", "--profile", "--plot", "h.png"]):
+        done = invoke(*command)
+        assert done.exit_code == 2
+        assert "the suffix must be .svg" in done.stderr
+    done = invoke("locate", "--plot", "h.svg")
+    assert done.exit_code == 2
+    assert "plot='h.svg': needs --profile" in done.stderr

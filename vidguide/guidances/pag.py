@@ -20,6 +20,7 @@ class PAG(LayerPerturbation):
         layers: perturbed blocks; None for the middle one.
         start, stop: window in fractions of the steps.
         extent: "spatial" or "temporal" for those heads or modules only; see `SelfGuidance`.
+        every: k; a perturbed pass at every k-th guided step, see `SelfGuidance`.
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.

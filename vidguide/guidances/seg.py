@@ -25,6 +25,7 @@ class SEG(LayerPerturbation):
         layers: perturbed blocks; None for the middle one.
         start, stop: window in fractions of the steps.
         extent: "spatial" or "temporal" for those heads or modules only; see `SelfGuidance`.
+        every: k; a perturbed pass at every k-th guided step, see `SelfGuidance`.
 
     Examples:
         >>> from vidguide import SEG

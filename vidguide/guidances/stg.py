@@ -31,6 +31,7 @@ class STG(LayerPerturbation):
         start, stop: window in fractions of the steps.
         extent: "spatial" or "temporal" for those modules only; in models that have none, mode="attention" restricts
             the perturbation to heads of that extent.
+        every: k; a perturbed pass at every k-th guided step, see `SelfGuidance`.
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.

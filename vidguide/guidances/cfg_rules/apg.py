@@ -30,7 +30,7 @@ class APG(CFG):
             scale it by the square root of the number of values. 0 for no limit. Published: 15.
         momentum: beta of the running average over the guided steps, -1 to 1; 0 for none. Published: -0.5. Transformers
             that take turns in a run (Wan 2.2) share the average.
-        rescale, negative_prompt, negative_prompt_embeds, start, stop: as in :class:`CFG`.
+        rescale, negative_prompt, negative_prompt_embeds, every, start, stop: as in :class:`CFG`.
 
     Examples:
         >>> from vidguide import APG
