@@ -91,6 +91,13 @@ class EMAG(SelfGuidance):
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
+
+    Examples:
+        >>> from vidguide import EMAG
+        >>> EMAG().scale, EMAG().decay
+        (1.5, 0.988)
+        >>> EMAG(scale=1).neutral  # no extrapolation
+        True
     """
 
     scale: Schedule = 1.5

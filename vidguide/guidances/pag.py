@@ -24,6 +24,13 @@ class PAG(LayerPerturbation):
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
+
+    Examples:
+        >>> from vidguide import PAG
+        >>> PAG(scale=0.25, stop=0.5).neutral  # in the first half of the run
+        False
+        >>> PAG(scale=0).neutral
+        True
     """
 
     scale: Schedule = 3.0

@@ -35,6 +35,13 @@ class S2Guidance(LayerPerturbation):
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
+
+    Examples:
+        >>> from vidguide import S2Guidance
+        >>> S2Guidance(scale=0.25).neutral
+        False
+        >>> S2Guidance(scale=0).neutral
+        True
     """
 
     scale: Schedule = 0.25

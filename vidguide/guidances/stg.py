@@ -35,6 +35,13 @@ class STG(LayerPerturbation):
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
+
+    Examples:
+        >>> from vidguide import STG
+        >>> STG(scale=[1.0, 0.5, 0.0], layers=(2,)).neutral  # a scale per step
+        False
+        >>> STG(scale=0).neutral
+        True
     """
 
     scale: Schedule = 1.0

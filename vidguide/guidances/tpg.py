@@ -42,6 +42,13 @@ class TPG(LayerPerturbation):
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
+
+    Examples:
+        >>> from vidguide import TPG
+        >>> TPG(scale=1.0, extent="temporal").extent  # whole frames
+        'temporal'
+        >>> TPG(scale=0).neutral
+        True
     """
 
     scale: Schedule = 3.0

@@ -23,6 +23,13 @@ class MAMBOG(CFG):
             :class:`CFG`. diffusers' default: 10.
         alpha: strength of the damping, at least 0; 0 is CFG. diffusers' default: 8.
         rescale, negative_prompt, negative_prompt_embeds, every, start, stop: as in :class:`CFG`.
+
+    Examples:
+        >>> from vidguide import MAMBOG
+        >>> MAMBOG(scale=10.0, alpha=8.0).alpha
+        8.0
+        >>> MAMBOG(scale=1).neutral
+        True
     """
 
     scale: Schedule = 10.0
