@@ -27,7 +27,7 @@ from vidguide.pipelines.request.call_settings import (
 from vidguide.pipelines.request.fingerprint import fingerprints_of
 from vidguide.pipelines.request.guidance_spec import check_negative_prompts, fill_negative_prompt
 from vidguide.pipelines.request.images import check_use, describe_image, fit, read_image, use_of_image
-from vidguide.pipelines.request.provenance import describe_preset, versions
+from vidguide.pipelines.request.provenance import describe_preset, device_name, versions
 from vidguide.pipelines.request.schema import Request
 from vidguide.pipelines.request.validation import check_lengths, check_size, check_steps
 from vidguide.transformer.family import family_of
@@ -181,6 +181,7 @@ def sample(
         output = pipe(**call, generator=generator, output_type="np")
     return output, {
         "device": str(pipe._execution_device),
+        "device_name": device_name(pipe._execution_device),
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
         "seconds": round(time.perf_counter() - started, 3),
         "trace": run.trace.summary(),

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.progress import MofNCompleteColumn, Progress
 
+from vidguide.eval.cli import GpusPerWorker, Ray, Workers
 from vidguide.eval.cli import app as evaluate_app
-from vidguide.eval.report.console import console, errors
+from vidguide.eval.report.console import console, errors, resumable
+from vidguide.eval.report.progress import status_bar
 from vidguide.pipelines.cli.calibrate import calibrate
 from vidguide.pipelines.cli.inspect import doctor, locate, models
 from vidguide.pipelines.cli.options import (
@@ -31,6 +32,7 @@ from vidguide.pipelines.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from vidguide.eval.pool.protocol import Backend
     from vidguide.eval.scoring.summary import Summary
     from vidguide.pipelines.sweep.config import Sweep
     from vidguide.pipelines.sweep.run import SweepRun
@@ -150,27 +152,29 @@ def sweep(
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder to write to; clips that exist are not generated again.")
     ] = Path("sweep"),
-    part: Annotated[
-        str | None, typer.Option(help="2/4 generates the second of four parts, without scoring; one per machine.")
-    ] = None,
+    ray: Ray = None,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
     score: Annotated[bool, typer.Option(help="Score the clips and write the report.")] = True,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Generate every prompt and seed in every arm, and compare the arms with the first. Resumes an interrupted run.
 
-    Exit codes: 0 all clips are there, 1 some failed (listed), 2 wrong input, or the sweep could not go on.
+    Exit codes: 0 all clips are there; 2 some are not (listed), wrong input, or the sweep could not go on.
     """
-    with plain_errors():
+    with plain_errors(), resumable():
         from vidguide.eval.cli import report
         from vidguide.eval.evaluate import require
+        from vidguide.eval.pool.backends import choose_backend, session
         from vidguide.pipelines.sweep.config import read_sweep
 
-        score = score and part is None
         parsed = read_sweep(config)
+        backend = choose_backend(ray, workers, gpus_per_worker)
         if score:
             require()
-        result, summary = run_sweep(parsed, output, part, score, hidden=quiet or as_json)
+        with session(backend):
+            result, summary = run_sweep(parsed, output, backend, score, hidden=quiet or as_json)
         if as_json:
             typer.echo(json.dumps({**result.to_dict(), **(summary.to_dict() if summary else {})}))
         elif summary and not quiet:
@@ -179,7 +183,7 @@ def sweep(
 
 
 def report_clips(result: "SweepRun", output: Path, as_json: bool) -> None:
-    """Print the clips that were generated again and those that failed; exit with code 1 if any failed."""
+    """Print the clips that were generated again and those that failed; exit with code 2 if any failed."""
     for what, clips in (("generated again", result.remade), ("failed", result.failed)):
         for path, reason in clips.items():
             errors.print(f"{what}: {path}: {reason}", markup=False, highlight=False, soft_wrap=True)
@@ -187,18 +191,18 @@ def report_clips(result: "SweepRun", output: Path, as_json: bool) -> None:
         done = f"{len(result.paths) - len(result.failed)} of {len(result.paths)} clips are in {output}"
         console.print(done, markup=False, soft_wrap=True)
     if result.failed:
-        raise typer.Exit(1)
+        raise typer.Exit(2)
 
 
 def run_sweep(
-    config: "Sweep", output: Path, part: str | None, score: bool, hidden: bool
+    config: "Sweep", output: Path, backend: "Backend", score: bool, hidden: bool
 ) -> "tuple[SweepRun, Summary | None]":
     """Generate and score the clips of a sweep under a progress bar.
 
     Args:
         config: the sweep.
         output: folder.
-        part: as for :func:`vidguide.pipelines.sweep.run.run`.
+        backend: where clips are generated and scored.
         score: whether to score the clips.
         hidden: whether to hide the progress bar.
 
@@ -207,15 +211,12 @@ def run_sweep(
     """
     from vidguide.pipelines.sweep.run import evaluate, run
 
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=errors, disable=hidden) as bar:
-        task = bar.add_task("clips", total=None)
-        result = run(config, output, part=part, on_clip=lambda path, total: bar.update(task, total=total, advance=1))
-        bar.remove_task(task)
-        score = score and len(result.failed) < len(result.paths)
-        task = bar.add_task("scores", total=len(result.paths), visible=score)
-        summary = evaluate(config, output, lambda path: bar.advance(task)) if score else None
-    return result, summary
+    with status_bar("clips", hidden) as on_status:
+        result = run(config, output, backend=backend, on_status=on_status)
+    if not score or len(result.failed) == len(result.paths):
+        return result, None
+    with status_bar("scores", hidden) as on_status:
+        return result, evaluate(config, output, backend=backend, on_status=on_status)
 
 
 app.add_typer(evaluate_app, name="evaluate")

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +16,15 @@ from vidguide.pipelines.sweep.config import Arm, Prompt, Sweep
 CLIPS = "clips"
 REQUEST = "sweep"  # field of a clip's JSON that holds what the sweep requested
 UNSAFE = re.compile(r"[^A-Za-z0-9._=]+")  # characters that are replaced in file names
-PART = re.compile(r"(\d{1,6})/(\d{1,6})")
 
 
 class DamagedError(ValueError):
     """A clip on the disk that must be generated again; the message gives the reason."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """One clip of a sweep.
+    """One clip of a sweep; a job equals itself only.
 
     Attributes:
         prompt, seed, arm: what to generate.
@@ -43,6 +42,16 @@ class Job:
     def json_path(self) -> Path:
         """Path of the clip's JSON, which is written last."""
         return self.path.with_suffix(".json")
+
+    @property
+    def pair(self) -> tuple[str, int]:
+        """Prompt and seed: the clips of all variants that are compared with each other."""
+        return self.prompt.id, self.seed
+
+    def absolute(self) -> "Job":
+        """Return the job for a worker, which may have another working directory."""
+        image = None if self.prompt.image is None else str(Path(self.prompt.image).absolute())
+        return replace(self, path=self.path.absolute(), prompt=replace(self.prompt, image=image))
 
     def done(self) -> bool:
         """Return whether the clip exists as it was written.
@@ -151,32 +160,3 @@ def make_request(sweep: Sweep, prompt: Prompt, seed: int, arm: Arm) -> dict[str,
     placement = {name: value for name, value in sweep.placement.items() if name != "device"}
     variant = {"model": sweep.model, **placement, "seed": seed, "arm": arm.name, "guidance": arm.guidance}
     return {**variant, **dataclasses.asdict(prompt), "settings": {**sweep.settings, **arm.settings}}
-
-
-def parse_part(part: str | None) -> tuple[int, int]:
-    """Return number and count of a part: (2, 4) for "2/4", the second of four, and (1, 1) for None.
-
-    Raises:
-        ValueError: the part has another form.
-    """
-    match = PART.fullmatch(part or "1/1")
-    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= number <= count:
-        raise ValueError(f"part={part!r}: must have the form 2/4, for the second of four parts")
-    return number, count
-
-
-def part_of(all_jobs: list[Job], part: str | None) -> list[Job]:
-    """Return the jobs of one machine of several; all arms of a prompt and seed are in the same part.
-
-    Args:
-        all_jobs: jobs of the sweep.
-        part: "2/4" for the second of four parts; None for all jobs.
-
-    Raises:
-        ValueError: the part has another form.
-    """
-    number, count = parse_part(part)
-    pairs = list(dict.fromkeys((job.prompt.id, job.seed) for job in all_jobs))
-    selected = set(pairs[number - 1 :: count])
-    return [job for job in all_jobs if (job.prompt.id, job.seed) in selected]

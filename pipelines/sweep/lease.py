@@ -1,19 +1,18 @@
 """A lease on the folder of a sweep, so that two runs never generate the same clips at once.
 
-The lease of a run is a file, `sweep.lock` or for a part `sweep.2-of-4.lock`, created atomically (`O_EXCL`), with host,
-process and time. Its holder touches it every `BEAT` seconds. It is stale, and is taken over, if its process is no
-longer alive on this host, or if it was not touched for `STALE` seconds on another one. Parts of the same division do
-not overlap, and may run at once.
+The lease of a run is a file, `sweep.lock`, created atomically (`O_EXCL`), with host, process and time. Its holder
+touches it every `BEAT` seconds. It is stale, and is taken over, if its process is no longer alive on this host, or if
+it was not touched for `STALE` seconds on another one. The workers of a run check it before they write.
 """
 
 import json
 import os
 import platform
-import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +20,10 @@ import psutil
 from typing_extensions import TypedDict
 
 from vidguide.eval.files import read_object, validate
+from vidguide.eval.pool.protocol import FatalError
 
 BEAT, STALE = 20.0, 300.0  # seconds; the clock is that of the file system
-NAME = re.compile(r"sweep(?:\.(\d+)-of-(\d+))?\.lock")
+NAME = "sweep.lock"
 
 
 class Holder(TypedDict):
@@ -35,8 +35,35 @@ class Holder(TypedDict):
     started: str
 
 
-class HeldError(ValueError):
+class HeldError(FatalError, ValueError):
     """The folder is in use by another run, or the lease was lost to one."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a process of a run needs to check its lease, on any host.
+
+    Attributes:
+        path: of the lease's file. holder: the run.
+    """
+
+    path: Path
+    holder: Holder
+
+    def check(self) -> None:
+        """Check that no other run took the lease over, which happens if this one was suspended for `STALE` seconds.
+
+        Raises:
+            HeldError: it did, or the folder is not visible on this host.
+        """
+        holder = holder_of(self.path)
+        if holder is None:
+            raise HeldError(
+                f"output: {self.path} is missing on {platform.node()}: all machines of a run must share the folder; "
+                "or another run has removed it"
+            )
+        if holder != self.holder:
+            raise HeldError(f"output: {self.path} was taken over by another run while this one was suspended; it ends")
 
 
 class Lease:
@@ -52,14 +79,9 @@ class Lease:
         self._beat = threading.Thread(target=self._touch, daemon=True)
         self._beat.start()
 
-    def check(self) -> None:
-        """Check that no other run took the lease over, which happens if this one was suspended for `STALE` seconds.
-
-        Raises:
-            HeldError: it did.
-        """
-        if holder_of(self.path) != self.holder:
-            raise HeldError(f"output: {self.path} was taken over by another run while this one was suspended; it ends")
+    def claim(self) -> Claim:
+        """Return what the run's workers need to check the lease."""
+        return Claim(self.path.absolute(), self.holder)
 
     def release(self) -> None:
         """End the lease, and remove its file if it is still that of this process."""
@@ -75,32 +97,19 @@ class Lease:
 
 
 @contextmanager
-def lease(folder: Path, number: int = 1, count: int = 1) -> Iterator[Lease]:
-    """Hold a folder, or part `number` of `count` of it, for the duration of the context.
+def lease(folder: Path) -> Iterator[Lease]:
+    """Hold a folder for the duration of the context.
 
     Raises:
-        HeldError: another run holds an overlapping part; names its host, process and file.
+        HeldError: another run holds it; names its host, process and file.
         OSError: the folder cannot be made or written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ("sweep.lock" if count == 1 else f"sweep.{number}-of-{count}.lock")
-    held = Lease(path, take(path))
+    held = Lease(folder / NAME, take(folder / NAME))
     try:
-        for other in sorted(folder.glob("sweep*.lock")):
-            if other != path and overlaps(other.name, number, count):
-                clear_or_refuse(other)
         yield held
     finally:
         held.release()
-
-
-def overlaps(name: str, number: int, count: int) -> bool:
-    """Return whether the lease of a file name may include clips of part `number` of `count`."""
-    match = NAME.fullmatch(name)
-    if match is None:
-        return False
-    other, others = (int(match[1]), int(match[2])) if match[1] else (1, 1)
-    return others != count or other == number
 
 
 def take(path: Path) -> Holder:
