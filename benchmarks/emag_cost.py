@@ -1,6 +1,6 @@
 """Measure the cost of EMAG over classifier-free guidance alone, here and in the published implementation.
 
-    python benchmarks/emag_cost.py [--steps 10] [--layers 12] [--rounds 3]
+    python benchmarks/emag_cost.py [--steps 10] [--layers 12] [--rounds 11] [--short]
 
 A Wan transformer with random weights, 2 heads of 64, 2,048 video tokens, 226 text tokens, float32, clips of one sample.
 
@@ -12,7 +12,7 @@ A Wan transformer with random weights, 2 heads of 64, 2,048 video tokens, 226 te
 
 Arms alternate step by step, so that other load on the machine affects all equally. Times are processor times. The table
 has the median over rounds of the ratio of total times. Peak memory is that of one process per arm, relative to the
-process with the model loaded (Linux only).
+process with the model loaded (Linux only). `--short` is three rounds without memory, for `make bench`.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from typing import Any
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, WanTransformer3DModel
-from reporting import machine, table, write
+from reporting import add_output, machine, ratios, table, write
 from rich.progress import track
 
 from vidguide import CFG, EMAG, guide
@@ -166,28 +166,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--layers", type=int, default=12)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--short", action="store_true", help="three rounds, without memory")
     parser.add_argument("--alone", choices=ARMS, help="run one arm and print its peak memory")
     parser.add_argument("--note", default="", help="a sentence on the machine, for the result")
+    add_output(parser)
     arguments = parser.parse_args()
     if arguments.alone:
         run_arm(arguments.alone, arguments.layers, arguments.steps)
         return
-    rounds = [time_round(arguments.layers, arguments.steps) for _ in track(range(arguments.rounds), "rounds")]
-    memory = {arm: measure_peak(arm, arguments.layers, 3) for arm in ARMS}
+    number = 3 if arguments.short else arguments.rounds
+    rounds = [time_round(arguments.layers, arguments.steps) for _ in track(range(number), "rounds")]
+    memory = {} if arguments.short else {arm: measure_peak(arm, arguments.layers, 3) for arm in ARMS}
+    times = {arm: [seconds[arm] for seconds in rounds] for arm in ARMS}
+    relative = {arm: ratios(values, times["CFG"]) for arm, values in times.items()}
     rows = []
     for arm in ARMS:
-        ratios = [seconds[arm] / seconds["CFG"] for seconds in rounds]
-        row = {
-            "arm": arm,
-            "processor seconds a step": f"{statistics.median(s[arm] for s in rounds) / arguments.steps:.2f}",
-        }
-        row |= {"time, x CFG": f"{statistics.median(ratios):.2f}", "lowest": f"{min(ratios):.2f}"}
-        rows.append(row | {"highest": f"{max(ratios):.2f}", "peak memory beside the model, MiB": str(memory[arm])})
-    about = f"{arguments.layers} layers, 2,048 tokens, {arguments.steps} steps, {arguments.rounds} rounds."
+        row = {"arm": arm, "processor seconds a step": f"{statistics.median(times[arm]) / arguments.steps:.2f}"}
+        row |= {"time, x CFG": relative[arm].text}
+        rows.append(row | {"peak memory, MiB": str(memory.get(arm, "-"))})
+    about = f"{arguments.layers} layers, 2,048 tokens, {arguments.steps} steps"
     threads = machine()["threads"]
-    conditions = f"\nOn a CPU, {threads} thread{'s' if threads > 1 else ''}. {about} {arguments.note}".rstrip()
-    write("emag_cost", table(rows) + conditions + "\n", {"seconds": rounds, "memory": memory, "note": arguments.note})
+    conditions = f"\nOn a CPU, {threads} thread{'s' if threads > 1 else ''}. {about}, {number} rounds. {arguments.note}"
+    results = {about: {arm: relative[arm] for arm in ARMS if arm != "CFG"}}
+    data = {"ratios": results, "seconds": rounds, "memory": memory, "note": arguments.note}
+    write("emag_cost", table(rows) + conditions.rstrip() + "\n", data, arguments.output)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 import json
 import platform
+import statistics
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -14,6 +16,35 @@ from vidguide.eval.scoring.intervals import share_interval
 from vidguide.eval.scoring.statistics import estimate_difference
 
 RESULTS = Path(__file__).parent / "results"
+
+
+class Summary(NamedTuple):
+    """Median and range of a quantity over rounds."""
+
+    median: float
+    low: float
+    high: float
+
+    @property
+    def text(self) -> str:
+        """The three, for a table."""
+        digits = 2 if self.median < 10 else 1
+        return f"{self.median:.{digits}f} [{self.low:.{digits}f}, {self.high:.{digits}f}]"
+
+
+def summary(values: Sequence[float]) -> Summary:
+    """Return the median and the range of values."""
+    return Summary(statistics.median(values), min(values), max(values))
+
+
+def ratios(times: Sequence[float], base: Sequence[float]) -> Summary:
+    """Return the median and the range of the ratios of times to those of the same round."""
+    return summary([time / reference for time, reference in zip(times, base, strict=True)])
+
+
+def add_output(parser: ArgumentParser) -> None:
+    """Add the option of a folder for results."""
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results")
 
 
 def share(successes: int, total: int) -> tuple[float, float, float]:

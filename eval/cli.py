@@ -7,9 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from vidguide.eval.report.console import Command, Commands, console, errors, plain_errors, resumable, show
-from vidguide.eval.report.progress import status_bar
+from vidguide.eval.report.progress import Progress
 
-app = typer.Typer(cls=Commands, add_completion=False, help="Measure clips, and compare arms of them.")
+app = typer.Typer(
+    cls=Commands,
+    add_completion=False,
+    help="Measure clips, and compare arms of them.",
+    epilog="Example: vidguide evaluate run clips --prompts prompts.jsonl -o evaluation",
+)
 Clips = Annotated[list[Path] | None, typer.Argument(help="Videos, frame folders, or folders of them.")]
 Prompts = Annotated[Path | None, typer.Option("--prompts", "-p", help="JSON, JSONL or CSV: texts by clip.")]
 Metrics = Annotated[str | None, typer.Option("--metrics", "-m", help="Metric ids or namespaces, comma-separated.")]
@@ -45,7 +50,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="The summary as JSON on sta
 FOLDER = Path("evaluation")
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog="Example: vidguide evaluate run clips --metrics temporal -o evaluation")
 def run(
     clips: Clips = None,
     prompts: Prompts = None,
@@ -83,7 +88,7 @@ def run(
     score_and_report(clips or [], models, device, settings, pool, arguments, quiet, as_json)
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog="Example: vidguide evaluate compare clips/none clips/nag -o evaluation")
 def compare(
     reference: Annotated[str, typer.Argument(help="An arm of CLIPS; without CLIPS a folder of clips or results.")],
     other: Annotated[str, typer.Argument(help="The arm, or folder, to compare with it.")],
@@ -182,11 +187,11 @@ def score(
 
     encoders = Networks({kind: model for kind, model in models.items() if model}, device)
     arguments = dict(arguments, encoders=encoders, settings=Settings(**settings), backend=choose_backend(**pool))
-    with status_bar("scoring", hidden) as on_status:
-        return evaluate(clips, on_status=on_status, **arguments)
+    with Progress("scored clips", hidden=hidden) as progress:
+        return evaluate(clips, on_status=progress.show, **arguments)
 
 
-@app.command("list", cls=Command)
+@app.command("list", cls=Command, epilog="Example: vidguide evaluate list --json")
 def list_metrics(as_json: AsJson = False) -> None:
     """List the metrics: what each needs, the licence of its weights, and whether it can be computed here."""
     from vidguide.eval.encoders.catalogue import KINDS
@@ -201,7 +206,7 @@ def list_metrics(as_json: AsJson = False) -> None:
         console.print(f"{name}: {kind.example} ({kind.licence})", highlight=False, markup=False, soft_wrap=True)
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog="Example: vidguide evaluate export-vbench clips -p prompts.jsonl -o vbench")
 def export_vbench(
     clips: Clips = None,
     prompts: Prompts = None,
@@ -215,7 +220,7 @@ def export_vbench(
             console.print(f"wrote {folder}: {count} clips and prompts.json", highlight=False, markup=False)
 
 
-@app.command(cls=Command)
+@app.command(cls=Command, epilog="Example: vidguide evaluate import-vbench scores_eval_results.json")
 def import_vbench(
     results: Annotated[list[Path], typer.Argument(help="*_eval_results.json of VBench or VBench-2.0.")],
     exported: Annotated[Path, typer.Option("--exported", help="The folder that export-vbench wrote.")] = Path("vbench"),

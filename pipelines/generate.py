@@ -15,6 +15,7 @@ from vidguide.guidances.base import Guidance
 from vidguide.guiding.guide import guide
 from vidguide.pipelines.loading.hub import FINGERPRINTS
 from vidguide.pipelines.loading.load import declaration, load, model_name, resolve
+from vidguide.pipelines.loading.progress_bars import step_bars
 from vidguide.pipelines.models.spec import Model
 from vidguide.pipelines.request.call_settings import (
     call_arguments,
@@ -77,7 +78,7 @@ def generate(
         max_sequence_length: length of the text in tokens; None for the default of the pipeline.
         revision, device, dtype, offload: see :func:`vidguide.pipelines.loading.load.load`.
         pipe: loaded pipeline; `model` then only selects settings and appears in the provenance.
-        progress: show progress bars of loading and of the steps.
+        progress: show progress bars of loading and of the steps; in a file or a pipe a line every 30 seconds.
 
     Returns:
         A :class:`vidguide.Clip`, with audio where the pipeline makes it, and with these arguments, versions, seconds
@@ -106,7 +107,7 @@ def generate(
     settings = fill_settings(pipe, declared, guidances, settings)
     warn_about_cfg(model_name(model), declared, settings, guidances)
     arguments = check_call(pipe, declared, settings, texts, picture)
-    pipe.set_progress_bar_config(disable=not progress)
+    pipe.set_progress_bar_config(**step_bars(progress))
     weights = fingerprints_of(pipe)
     output, result = sample(pipe, arguments, guidances, settings["guidance_scale"], seed)
     provenance = {

@@ -14,6 +14,7 @@ from vidguide.eval.encoders.transformers import Encoder, Features, TransformersE
 from vidguide.eval.encoders.video import load_video_encoder
 from vidguide.eval.encoders.visual_question import VisualQuestion
 from vidguide.eval.hashing import read_blocks, short_sha256
+from vidguide.eval.hub import only_cached
 
 # Hub id of the model that PickScore and HPS v2 were fine-tuned from; PickScore and HPS v2 lack a processor.
 PREFERENCE_PROCESSOR = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
@@ -95,16 +96,17 @@ def load(kind: str, model: str, device: str = "cpu") -> Encoder:
 def load_transformers(kind: str, model: str, device: str) -> TransformersEncoder:
     """Load a model of transformers with its image processor and tokenizer."""
     name, _, revision = model.partition("@")
-    options = {"revision": revision or None}
+    options: dict[str, Any] = {"revision": revision or None}
     if name.count("/") > 1 and not Path(name).exists():
         raise FileNotFoundError(f"{kind}={model!r}: no such folder; give one, or {KINDS[kind].example}")
     class_name, is_of_kind = MODEL_CLASSES[kind]
     if kind == "hps" and Path(name).suffix in (".pt", ".pth"):
         network = load_clip_model(check_file(name, kind)).to(device)
-        name, options = PREFERENCE_PROCESSOR, {}
+        name, options = PREFERENCE_PROCESSOR, {"local_files_only": only_cached(PREFERENCE_PROCESSOR)}
     else:
         import transformers
 
+        options["local_files_only"] = only_cached(name)
         network = getattr(transformers, class_name).from_pretrained(name, **options).to(device)
     if not is_of_kind(network):
         raise ValueError(f"{kind}={model!r}: is a {type(network).__name__}; must be a model of this kind")
@@ -114,7 +116,7 @@ def load_transformers(kind: str, model: str, device: str) -> TransformersEncoder
     return TransformersEncoder(model=network, processor=processor, tokenizer=tokenizer, name=model)
 
 
-def load_processors(kind: str, name: str, options: dict[str, str | None]) -> tuple[Any, Any]:
+def load_processors(kind: str, name: str, options: dict[str, Any]) -> tuple[Any, Any]:
     """Load image processor and tokenizer (None for DINO); PickScore, published without them, uses those of ViT-H/14."""
     import transformers
 
@@ -125,8 +127,9 @@ def load_processors(kind: str, name: str, options: dict[str, str | None]) -> tup
     except OSError:
         if kind != "pickscore":
             raise
-        processor = auto.AutoImageProcessor.from_pretrained(PREFERENCE_PROCESSOR)
-        tokenizer = auto.AutoTokenizer.from_pretrained(PREFERENCE_PROCESSOR)
+        options = {"local_files_only": only_cached(PREFERENCE_PROCESSOR)}
+        processor = auto.AutoImageProcessor.from_pretrained(PREFERENCE_PROCESSOR, **options)
+        tokenizer = auto.AutoTokenizer.from_pretrained(PREFERENCE_PROCESSOR, **options)
     return processor, tokenizer
 
 

@@ -32,11 +32,9 @@ class Status:
         left = self.total - self.done - self.failed
         return left / self.per_minute if self.done else None
 
-    def line(self) -> str:
-        """Return the progress as text, such as "12 of 96 done, 1 failed, 2 workers, 14.2 a minute, 6 min left"."""
-        parts = [f"{self.done} of {self.total} done"]
-        if self.failed:
-            parts.append(f"{self.failed} failed")
+    def details(self) -> str:
+        """Return all but the number of jobs done as text: "1 failed, 2 workers, 14.2 a minute, 6 min left"."""
+        parts = [f"{self.failed} failed"] if self.failed else []
         parts.append(f"{self.workers} worker{'' if self.workers == 1 else 's'}")
         if self.minutes_left is not None:
             parts += [f"{self.per_minute:.1f} a minute", f"{self.minutes_left:.0f} min left"]

@@ -6,12 +6,29 @@ from typing import Any
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleDimensions
 from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperCommand, TyperGroup
 
-console, errors = Console(), Console(stderr=True)
+FULL_WIDTH = 100_000  # columns of a file or a pipe: no table is cut
+
+
+class FullWidthConsole(Console):
+    """A console that wraps and cuts lines on a terminal only, unless the variable COLUMNS gives a width."""
+
+    @property
+    def size(self) -> ConsoleDimensions:
+        """Columns and lines of the terminal, or the width of a file."""
+        size = super().size
+        return size if self.is_terminal or self._width is not None else ConsoleDimensions(FULL_WIDTH, size.height)
+
+    @size.setter
+    def size(self, new_size: tuple[int, int]) -> None:
+        self._width, self._height = new_size
+
+
+console, errors = FullWidthConsole(), FullWidthConsole(stderr=True)
 INPUT_ERRORS = (ValueError, OSError, ImportError)
 WRAPPED = ("verdict", "needs", "licence", "available here")  # columns of prose
 

@@ -9,7 +9,7 @@ import typer
 from vidguide.eval.cli import GpusPerWorker, Ray, Workers
 from vidguide.eval.cli import app as evaluate_app
 from vidguide.eval.report.console import console, errors, resumable
-from vidguide.eval.report.progress import status_bar
+from vidguide.eval.report.progress import Progress
 from vidguide.pipelines.cli.calibrate import calibrate
 from vidguide.pipelines.cli.inspect import doctor, locate, models
 from vidguide.pipelines.cli.options import (
@@ -30,6 +30,7 @@ from vidguide.pipelines.cli.options import (
     plain_errors,
     show,
 )
+from vidguide.version import __version__
 
 if TYPE_CHECKING:
     from vidguide.eval.pool.protocol import Backend
@@ -37,12 +38,29 @@ if TYPE_CHECKING:
     from vidguide.pipelines.sweep.config import Sweep
     from vidguide.pipelines.sweep.run import SweepRun
 
-app = typer.Typer(
-    help="Training-free guidance for video diffusion transformers.", no_args_is_help=True, add_completion=False
-)
+app = typer.Typer(no_args_is_help=True)
 
 
-@app.command()
+def print_version(wanted: bool) -> None:
+    """Print the version and exit."""
+    if wanted:
+        typer.echo(f"vidguide {__version__}")
+        raise typer.Exit
+
+
+@app.callback(epilog="Example: vidguide compare 'a large circle' -n red -g none -g nag")
+def vidguide(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Training-free guidance for video diffusion transformers.
+
+    Exit codes: 0 success, 2 wrong input or some clips failed (listed), 130 interrupted; `evaluate` has its own.
+    """
+
+
+@app.command(epilog="Example: vidguide generate 'a large circle moving right' -n red -o clip.mp4")
 def generate(
     prompt: Annotated[str | None, typer.Argument(help="What the clip shows.")] = None,
     model: Model = "tiny",
@@ -108,7 +126,7 @@ def write(clip: Any, output: Path, lossless: bool) -> list[str]:
     return [str(path) for path in (*paths, output.with_suffix(".json"))]
 
 
-@app.command()
+@app.command(epilog="Example: vidguide compare 'a large circle' -n red -g none -g nag -o comparison")
 def compare(
     prompt: Annotated[str, typer.Argument(help="What the clips show.")],
     guidance: Annotated[
@@ -146,7 +164,7 @@ def compare(
         console.print("wrote " + ", ".join(files))
 
 
-@app.command()
+@app.command(epilog="Example: vidguide sweep examples/sweep.yaml -o sweep")
 def sweep(
     config: Annotated[Path, typer.Argument(help="YAML with model, prompts, seeds, arms and settings; see README.")],
     output: Annotated[
@@ -211,17 +229,22 @@ def run_sweep(
     """
     from vidguide.pipelines.sweep.run import evaluate, run
 
-    with status_bar("clips", hidden) as on_status:
-        result = run(config, output, backend=backend, on_status=on_status)
+    with Progress("clips", hidden=hidden) as progress:
+        result = run(config, output, backend=backend, on_status=progress.show)
     if not score or len(result.failed) == len(result.paths):
         return result, None
-    with status_bar("scores", hidden) as on_status:
-        return result, evaluate(config, output, backend=backend, on_status=on_status)
+    with Progress("scored clips", hidden=hidden) as progress:
+        return result, evaluate(config, output, backend=backend, on_status=progress.show)
 
 
 app.add_typer(evaluate_app, name="evaluate")
-for command in (calibrate, locate, models, doctor):
-    app.command()(command)
+for command, example in {
+    calibrate: "vidguide calibrate tiny -g emag:decay=0.8 --count 8 -o calibration",
+    locate: "vidguide locate tiny --profile",
+    models: "vidguide models --json",
+    doctor: "vidguide doctor --json",
+}.items():
+    app.command(epilog=f"Example: {example}")(command)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import MofNCompleteColumn, Progress
 
-from vidguide.eval.report.console import console, errors
+from vidguide.eval.report.console import console
+from vidguide.eval.report.progress import Progress
 from vidguide.pipelines.cli.options import (
     AsJson,
     Device,
@@ -63,10 +63,8 @@ def calibrate(
         arguments |= dict(seed=seed, batch=batch, device=device, dtype=dtype, offload=offload, **parse_size(size))
         arguments |= dict(guidance=parse_all(guidance), at=parse_list("at", at, float))
         arguments |= dict(layers=None if layers is None else parse_list("layers", layers, int))
-        columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-        with Progress(*columns, console=errors, disable=quiet or as_json) as bar:
-            task = bar.add_task("measurements", total=None)
-            result = run(model, **arguments, progress=lambda done, total: bar.update(task, completed=done, total=total))
+        with Progress("measurements", hidden=quiet or as_json) as progress:
+            result = run(model, **arguments, progress=progress.update)
         files = [str(path) for path in save(result, output)]
         if as_json:
             typer.echo(json.dumps({**result.settings_file(), "files": files}))

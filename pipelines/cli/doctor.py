@@ -10,7 +10,9 @@ from vidguide.pipelines.models.spec import SHIPPED
 from vidguide.transformer.family import families
 
 REQUIRED = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "einops", "numpy", "av", "imageio")
-OPTIONAL = ("ftfy", "decord", "xformers", "triton", "flash_attn", "peft")
+# Optional packages, and the extra of vidguide that installs each.
+OPTIONAL = {"decord": "decord", "xformers": "xformers", "triton": "triton", "peft": "lora", "cv2": "eval"}
+UNLISTED = ("ftfy", "flash_attn")  # of no extra
 
 
 def package_version(name: str) -> str | None:
@@ -19,6 +21,11 @@ def package_version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return "present" if find_spec(name) else None
+
+
+def install(extra: str) -> str:
+    """Return how to install the packages of an extra."""
+    return f"not installed: pip install 'vidguide[{extra}]'"
 
 
 def devices() -> dict[str, str]:
@@ -48,7 +55,10 @@ def report() -> dict[str, dict[str, str]]:
     return {
         "python": {"version": platform.python_version(), "system": platform.platform()},
         "packages": {name: package_version(name) or "missing: pip install vidguide" for name in REQUIRED},
-        "optional packages": {name: package_version(name) or "not installed" for name in OPTIONAL},
+        "optional packages": {
+            **{name: package_version(name) or install(extra) for name, extra in OPTIONAL.items()},
+            **{name: package_version(name) or "not installed" for name in UNLISTED},
+        },
         "devices": devices(),
         "kernels": {**dispatch.in_use(), **lse_backends.in_use()},
         "encoders": encoders(),

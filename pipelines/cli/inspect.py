@@ -6,7 +6,19 @@ from typing import Annotated, Any
 import typer
 
 from vidguide.eval.report.console import console
-from vidguide.pipelines.cli.options import AsJson, Device, Frames, Quiet, Size, Steps, parse_size, plain_errors, show
+from vidguide.pipelines.cli.options import (
+    AsJson,
+    Device,
+    Frames,
+    Quiet,
+    Size,
+    Steps,
+    fits,
+    parse_size,
+    plain_errors,
+    show,
+    table_of,
+)
 
 
 def locate(
@@ -35,9 +47,11 @@ def locate(
             settings: dict[str, Any] = dict(model=model, steps=steps, frames=frames, device=device, **parse_size(size))
             show_heads(prompt, at, progress=not (quiet or as_json), as_json=as_json, **settings)
             return
-        rows = family_rows() if list_families else site_rows(model, progress=not as_json)
+        rows = family_rows() if list_families else site_rows(model, progress=not (quiet or as_json))
         if as_json:
             typer.echo(json.dumps(rows))
+        elif list_families:
+            show_families(rows)
         else:
             show(rows)
 
@@ -47,6 +61,24 @@ def family_rows() -> list[dict[str, str]]:
     from vidguide.guiding.locate import listing
 
     return listing()
+
+
+def show_families(rows: list[dict[str, str]]) -> None:
+    """Print the families as one table, or where it is too wide as a narrow one for each combination of guidances."""
+    if fits(table_of(rows)):
+        show(rows)
+        return
+    groups: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        name, transformers, text, *guidances, release, present = row.items()
+        title = "; ".join(f"{key}: {value}" for key, value in (*guidances, present))
+        narrow = {"text": text[1].split()[0].removesuffix("-attention"), "since": release[1].removeprefix("from ")}
+        groups.setdefault(title, []).append({**dict([name, transformers]), **narrow})
+    for title, members in groups.items():
+        console.print(title, style="bold", markup=False, highlight=False)
+        show(members)
+        console.print()
+    console.print("text: attention in which it enters; since: first release of diffusers; here: installed one")
 
 
 def site_rows(model: str, progress: bool) -> list[dict[str, str]]:
@@ -94,3 +126,4 @@ def doctor(as_json: AsJson = False) -> None:
             return
         for topic, results in topics.items():
             show([{topic: name, "": value} for name, value in results.items()])
+            console.print()

@@ -5,10 +5,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 from vidguide.eval.report import console as terminal
-from vidguide.eval.report.console import console
+from vidguide.eval.report.console import FULL_WIDTH, console
 
 Model = Annotated[
     str,
@@ -50,9 +53,28 @@ plain_errors = functools.partial(
 )
 
 
-def show(rows: list[dict[str, str]]) -> None:
-    """Print rows with the same keys as a table."""
-    table = Table(*rows[0])
+def table_of(rows: list[dict[str, str]]) -> Table:
+    """Return rows with the same keys as a table, without columns that are empty in every row."""
+    names = [name for name in rows[0] if any(row[name] for row in rows)]
+    table = Table(*names, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*row.values())
-    console.print(table)
+        table.add_row(*(Text(row[name]) for name in names))
+    return table
+
+
+def fits(table: Table) -> bool:
+    """Return whether the console shows a table without a cut or folded cell."""
+    options = console.options.update(max_width=FULL_WIDTH)
+    return Measurement.get(console, options, table).maximum <= console.width
+
+
+def show(rows: list[dict[str, str]]) -> None:
+    """Print rows with the same keys as a table; as paragraphs where a table of several columns is too wide."""
+    table = table_of(rows)
+    if len(rows[0]) <= 2 or fits(table):
+        console.print(table)
+        return
+    for row in rows:
+        (_, title), *cells = row.items()
+        console.print(Text(title, style="bold"))
+        console.print(Padding(Text("; ".join(f"{name}: {value}" for name, value in cells if value)), (0, 0, 0, 2)))

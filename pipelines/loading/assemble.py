@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from packaging.version import Version
 
+from vidguide.eval.hub import only_cached
 from vidguide.pipelines.models.spec import Lora, Model
 
 DTYPE = "dtype" if Version(version("diffusers")) >= Version("0.40") else "torch_dtype"  # argument of from_pretrained
@@ -31,7 +32,7 @@ def check_requirements(model: Model) -> None:
         ImportError: peft is missing, or diffusers lacks a class or an argument.
     """
     if model.loras and find_spec("peft") is None:
-        raise ImportError(f"{model.loras[0].file}: LoRA needs the package peft: pip install peft")
+        raise ImportError(f"{model.loras[0].file}: LoRA needs the package peft: pip install 'vidguide[lora]'")
     if model.scheduler:
         diffusers_class(model.scheduler)
     if model.pipeline:
@@ -63,7 +64,8 @@ def single_file_components(
         if name not in index:
             raise ValueError(f"{path.name}: {model.source!r} has no component {name!r}")
         settings = {DTYPE: torch.float32 if name == "vae" else dtype}
-        config = dict(config=model.source, subfolder=name, revision=model.revision)
+        config: dict[str, Any] = dict(config=model.source, subfolder=name, revision=model.revision)
+        config["local_files_only"] = only_cached(model.source)
         components[name] = diffusers_class(index[name][1]).from_single_file(str(path), **config, **settings)
     return components
 

@@ -3,6 +3,8 @@
 import functools
 import hashlib
 import importlib
+import inspect
+import json
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -10,12 +12,16 @@ from weakref import WeakKeyDictionary
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined] # exported, without `__all__`
 
-from vidguide.eval.files import read_object, suggestion
+from vidguide.eval.files import read_object, read_text, suggestion
+from vidguide.eval.hub import is_reachable
 from vidguide.pipelines.models.spec import Checkpoint, Lora, Model
 
 BLOCK_BYTES = 1 << 20
 INDICES = ("model_index.json", "modular_model_index.json")  # of a pipeline, and of a modular one
 CLASS_FIELDS = ("_class_name", "_blocks_class_name")  # of an index, for a pipeline and a modular one
+AGAIN = "download the folder again"
+CONFIGS = ("config.json", "scheduler_config.json")  # of a module and of a scheduler of diffusers
+MAX_JSON = 1 << 20  # bytes of a JSON file that is read only to see whether it is JSON
 LIBRARIES = ("diffusers", "transformers")
 
 # SHA-256 of the weight files that load() read besides the pipeline folder, by pipeline and file.
@@ -48,7 +54,7 @@ def find_file(source: str, file: str, revision: str | None = None) -> Path:
 
 
 def download(repo_id: str, file: str, revision: str | None) -> Path:
-    """Return the path of a file of a Hugging Face repository in the local cache.
+    """Return the path of a file of a Hugging Face repository in the local cache, downloaded if the Hub answers.
 
     Raises:
         OSError: saying what is missing, or that the Hub cannot be reached.
@@ -63,7 +69,7 @@ def download(repo_id: str, file: str, revision: str | None) -> Path:
         errors.EntryNotFoundError: "the repository has no such file",
     }
     try:
-        return Path(hf_hub_download(repo_id, file, revision=revision))
+        return Path(hf_hub_download(repo_id, file, revision=revision, local_files_only=not is_reachable()))
     except tuple(reasons) as error:
         reason = next(reason for kind, reason in reasons.items() if isinstance(error, kind))
         suffix = f" at revision {revision!r}" if revision else ""
@@ -82,7 +88,7 @@ def read_index(source: str, revision: str | None) -> dict[str, Any]:
             path = find_file(source, INDICES[1], revision)
         except OSError:
             raise error from None
-    index = read_object(path, cure="download the folder again")
+    index = read_object(path, cure=AGAIN)
     check_index(index, path)
     return index
 
@@ -97,17 +103,78 @@ def check_index(index: dict[str, Any], path: Path) -> None:
     Raises:
         ValueError: an entry has another form. ImportError: diffusers or transformers lacks a class.
     """
+    components = component_names(index)
     for field, entry in index.items():
         if field in CLASS_FIELDS and isinstance(entry, str):
             check_class(f"{path}: {field}={entry!r}", "diffusers", entry)
-        elif not field.startswith("_") and isinstance(entry, list):
-            if not (len(entry) in (2, 3) and all(part is None or isinstance(part, str) for part in entry[:2])):
-                raise ValueError(f"{path}: {field}={entry!r}: must be a library and a class; download the folder again")
+        elif not field.startswith("_") and (isinstance(entry, list) or field in components):
+            if not is_library_and_class(entry):
+                raise ValueError(f"{path}: {field}={entry!r}: must be a library and a class; {AGAIN}")
             if entry[0] in LIBRARIES and entry[1] is not None:
                 check_class(f"{path}: {field}={entry[:2]}", entry[0], entry[1])
     names = [field for field in CLASS_FIELDS if index.get(field)]
     if not names:
         raise ValueError(f"{path}: lacks '_class_name', the class of the pipeline; give a folder in diffusers' format")
+
+
+def component_names(index: dict[str, Any]) -> set[str]:
+    """Return the components of the pipeline class of an index; empty for a class that is not in diffusers."""
+    import diffusers
+
+    pipeline: Any = getattr(diffusers, str(index.get("_class_name")), None)
+    if not inspect.isclass(pipeline):
+        return set()
+    parameters = inspect.signature(pipeline).parameters.values()
+    required = {parameter.name for parameter in parameters if parameter.default is parameter.empty}
+    return required | set(getattr(pipeline, "_optional_components", ()))
+
+
+def is_library_and_class(entry: Any) -> bool:
+    """Return whether an entry of an index has the form of a component: library and class, or null, and a third part."""
+    if not isinstance(entry, list) or len(entry) not in (2, 3):
+        return False
+    return all(part is None or isinstance(part, str) for part in entry[:2])
+
+
+def check_configs(folder: Path, index: dict[str, Any]) -> None:
+    """Check the JSON files of the components in a local folder.
+
+    The configuration of a class of diffusers is compared with the defaults of that class.
+
+    Raises:
+        ValueError: a file is not JSON, or a configuration has a text in the place of a number.
+    """
+    import diffusers
+
+    for field, entry in index.items():
+        if not is_library_and_class(entry):
+            continue
+        for path in sorted((folder / field).glob("*.json")):
+            if path.name in CONFIGS and entry[0] == "diffusers" and entry[1]:
+                check_config(path, getattr(diffusers, entry[1]))
+            elif path.stat().st_size <= MAX_JSON:
+                check_json(path)
+
+
+def check_json(path: Path) -> None:
+    """Refuse a file of transformers that is not JSON; a repeated key is left to its reader.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    try:
+        json.loads(read_text(path, cure=AGAIN))
+    except json.JSONDecodeError as failure:
+        raise ValueError(f"{path}: not JSON ({failure}); {AGAIN}") from None
+
+
+def check_config(path: Path, component: Any) -> None:
+    """Check the configuration of one component; raises as :func:`check_configs`."""
+    config = read_object(path, cure=AGAIN)
+    for parameter in inspect.signature(component).parameters.values():
+        value, default = config.get(parameter.name), parameter.default
+        if isinstance(value, str) and isinstance(default, int | float):
+            raise ValueError(f"{path}: {parameter.name}={value!r}: must be a number (default {default}); {AGAIN}")
 
 
 def check_class(where: str, library: str, name: str) -> None:

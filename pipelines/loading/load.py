@@ -1,7 +1,9 @@
 """Load a pipeline from a shipped name, a preset, a local folder or a Hugging Face repo id."""
 
 import dataclasses
+import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import torch
 
 from vidguide.eval.files import suggestion
+from vidguide.eval.hub import only_cached
 from vidguide.pipelines.loading.assemble import (
     DTYPE,
     check_requirements,
@@ -18,7 +21,15 @@ from vidguide.pipelines.loading.assemble import (
     load_loras,
     single_file_components,
 )
-from vidguide.pipelines.loading.hub import FINGERPRINTS, INDICES, fingerprints, is_repo_id, read_index, weight_files
+from vidguide.pipelines.loading.hub import (
+    FINGERPRINTS,
+    INDICES,
+    check_configs,
+    fingerprints,
+    is_repo_id,
+    read_index,
+    weight_files,
+)
 from vidguide.pipelines.loading.modular import build_modular, check_modular, is_modular_index
 from vidguide.pipelines.loading.progress_bars import loading_bars
 from vidguide.pipelines.models.presets import MODELS, PRESETS
@@ -27,6 +38,8 @@ from vidguide.pipelines.request.images import check_use, partner, takes_image
 
 OFFLOADS = ("auto", "none", "model", "sequential")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+ANSI = re.compile(r"\x1b\[[0-9;]*m")  # colours of a terminal
+MISSING = re.compile(r"\| MISSING|newly initialized")  # in transformers' report of a model
 MEMORY_FACTOR = 1.3  # free device memory, relative to the weights, below which "auto" offloads
 
 
@@ -158,17 +171,44 @@ def errors_naming(model: str) -> Iterator[None]:
 
 def build(model: Model, pipeline_class: Any, index: dict[str, Any], dtype: torch.dtype) -> Any:
     """Return the pipeline of a declaration, on the CPU. LoRAs and checkpoints are located before the download."""
+    check_configs(Path(model.source), index)
     files = weight_files(model)
     components = single_file_components(model, index, files, dtype)
     dtypes = {DTYPE: {"default": dtype, "vae": torch.float32}}
-    pipe = pipeline_class.from_pretrained(
-        model.source, revision=model.revision, variant=model.variant, **components, **dtypes
-    )
+    options = dict(revision=model.revision, variant=model.variant, local_files_only=only_cached(model.source))
+    with missing_weights_refused():
+        pipe = pipeline_class.from_pretrained(model.source, **options, **components, **dtypes)
     check_weights(pipe)
     load_loras(pipe, model.loras, files)
     configure(pipe, model)
     FINGERPRINTS[pipe] = fingerprints(files)
     return pipe
+
+
+@contextmanager
+def missing_weights_refused() -> Iterator[None]:
+    """Raise OSError where transformers reports weights that were not in a model's files: it draws them at random.
+
+    The report is read whatever the verbosity is; it is shown as the verbosity says.
+    """
+    reports: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: reports.append(ANSI.sub("", record.getMessage()))  # type: ignore[method-assign]
+    logger = logging.getLogger("transformers")
+    level, others = logger.level, [(other, other.level) for other in logger.handlers]
+    for other, threshold in others:
+        other.setLevel(max(threshold, level))
+    logger.addHandler(handler)
+    logger.setLevel(min(level, logging.WARNING))
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        for other, threshold in others:
+            other.setLevel(threshold)
+    if report := next(filter(MISSING.search, reports), None):
+        raise OSError(f"its files lack weights; download them again, or correct its config.json: {report}")
 
 
 def check_weights(pipe: Any) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from vidguide.eval.hub import only_cached
 from vidguide.pipelines.loading.assemble import DTYPE, configure
 from vidguide.pipelines.models.spec import Model
 
@@ -34,7 +35,8 @@ def build_modular(model: Model, dtype: torch.dtype) -> Any:
     """Return the modular pipeline of a declaration with all its components, on the CPU; the VAE is float32."""
     from diffusers import ModularPipeline
 
-    pipe = ModularPipeline.from_pretrained(model.source, revision=model.revision)
+    cached = only_cached(model.source)
+    pipe = ModularPipeline.from_pretrained(model.source, revision=model.revision, local_files_only=cached)
     pipe.load_components(**{DTYPE: {"default": dtype, "vae": torch.float32}})
     configure(pipe, model)
     return pipe

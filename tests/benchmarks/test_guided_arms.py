@@ -62,6 +62,7 @@ def test_finished_batches_are_not_sampled_again(study: ModuleType, tmp_path: Pat
     assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
 
 
+@pytest.mark.slow
 def test_the_report_finds_a_planted_effect(
     study: ModuleType, report: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

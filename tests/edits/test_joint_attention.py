@@ -161,6 +161,7 @@ def test_a_guided_model_equals_a_model_with_plain_text_streams() -> None:
         torch.testing.assert_close(model(**inputs)[0], expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("compiled", "name"),
     [(compile_whole, "CogVideoXTransformer3DModel/rotary"), (compile_blocks, "HunyuanVideoTransformer3DModel")],

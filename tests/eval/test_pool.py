@@ -193,14 +193,15 @@ def test_the_queue_takes_constant_time_for_a_task() -> None:
 
 
 def test_the_status_counts_and_estimates() -> None:
-    lines: list[str] = []
+    seen: list[tuple[int, str]] = []
     pool = Simulated(3, [""], lambda job, attempt: job == (0, 0), 0)
-    run_jobs(pool, NoiseWorker, grouped(10, 1), on_status=lambda status: lines.append(status.line()))
-    assert lines[0].startswith("0 of 10 done, 1 worker")
-    assert lines[-1].startswith("9 of 10 done, 1 failed, ")
+    run_jobs(pool, NoiseWorker, grouped(10, 1), on_status=lambda status: seen.append((status.done, status.details())))
+    assert seen[0] == (0, "1 worker")
+    assert seen[-1][0] == 9
+    assert seen[-1][1].startswith("1 failed, 0 workers, ")
     status = Status(total=40, done=10, failed=6, workers=2, started=time.monotonic() - 60)
     assert status.per_minute == pytest.approx(10, rel=0.01)
-    assert status.line() == "10 of 40 done, 6 failed, 2 workers, 10.0 a minute, 2 min left"
+    assert status.details() == "6 failed, 2 workers, 10.0 a minute, 2 min left"
 
 
 def test_serial_jobs_run_in_this_process_and_errors_of_the_factory_are_unchanged(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_oracle_reads_clean_renders() -> None:
     assert right >= 198
 
 
+@pytest.mark.slow
 def test_oracle_reads_every_scene() -> None:
     random = np.random.default_rng(1)
     wrong = [scene for scene in all_scenes() if not correct(read(render(scene, random)), scene)]

@@ -175,6 +175,7 @@ def test_an_error_restores_the_model(wan: Any, snapshot: Any) -> None:
     assert snapshots_equal(before, snapshot(wan))
 
 
+@pytest.mark.slow
 def test_compiled_blocks_equal_eager_blocks() -> None:
     torch._dynamo.reset()
     calls = videos(3)

@@ -126,7 +126,7 @@ def test_latents_have_the_gradient_of_all_keys() -> None:
     torch.testing.assert_close(*gradients, atol=1e-10, rtol=0)
 
 
-@pytest.mark.parametrize("compiled", [compile_whole, compile_blocks])
+@pytest.mark.parametrize("compiled", [pytest.param(compile_whole, marks=pytest.mark.slow), compile_blocks])
 def test_other_numbers_of_distinct_keys_need_no_new_graph(compiled: Any) -> None:
     torch._dynamo.reset()
     model, inputs, counter = tiny_wan(), wan_inputs(), CompileCounterWithBackend("aot_eager")

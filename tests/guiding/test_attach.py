@@ -118,6 +118,7 @@ def test_a_compiled_transformer_is_guided(pipe: Any, expected: np.ndarray) -> No
     assert len(attached(pipe).trace)
 
 
+@pytest.mark.slow
 def test_attached_calls_do_not_compile_again(pipe: Any) -> None:
     graphs: list[None] = []
 
@@ -195,7 +196,7 @@ def test_a_second_thread_is_refused(pipe: Any, expected: np.ndarray) -> None:
     assert "is sampling with attached guidances" in str(errors[0])
 
 
-def test_a_negative_is_encoded_once(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_texts_are_encoded_once(pipe: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     texts: list[Any] = []
     encode = WanPipeline.encode_prompt
 
@@ -207,8 +208,7 @@ def test_a_negative_is_encoded_once(pipe: Any, monkeypatch: pytest.MonkeyPatch) 
     attach(pipe, NAG())
     for negative in (RED, "blue", RED):
         sample(pipe, PROMPT, negative_prompt=negative)
-    assert texts.count([RED]) == texts.count(["blue"]) == 1
-    assert texts.count(PROMPT) == 3
+    assert texts.count([RED]) == texts.count(["blue"]) == texts.count(PROMPT) == 1
 
 
 def test_another_text_encoder_encodes_anew(pipe: Any, expected: np.ndarray) -> None:

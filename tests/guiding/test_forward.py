@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
 
 from tests.helpers.tiny_wan import negative_text, tiny_wan, wan_inputs
 from vidguide import NAG, guide
@@ -46,8 +47,9 @@ def visited(monkeypatch: pytest.MonkeyPatch) -> list[str]:
             sys.setprofile(None)
 
     monkeypatch.setattr(GuidedForward, "_plan", traced)
-    model = tiny_wan()
-    with torch.no_grad(), guide(model, NAG(negative_prompt_embeds=negative_text())):
+    model, scheduler = tiny_wan(), FlowMatchEulerDiscreteScheduler()
+    with torch.no_grad(), guide(model, NAG(negative_prompt_embeds=negative_text()), scheduler=scheduler):
+        scheduler.set_timesteps(2)
         model(**wan_inputs())
     return tracer.visited
 

@@ -31,7 +31,7 @@ def test_two_negatives_for_four_prompts_are_refused(tiny: Any, kind: Any, of_cal
         guided(tiny, guidance, PROMPTS, **arguments)
 
 
-@pytest.mark.parametrize("rows", [1, 4, 8])
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 4, pytest.param(8, marks=pytest.mark.slow)])
 def test_one_negative_or_one_for_each_prompt_or_clip_is_taken(tiny: Any, rows: int) -> None:
     embeds, _ = tiny.encode_prompt([RED, BLUE, "green", "small"], False, max_sequence_length=512)
     given = embeds[:1] if rows == 1 else embeds.repeat_interleave(rows // 4, 0)

@@ -180,7 +180,7 @@ def neighbour(pipe: Any) -> Any:
     return other
 
 
-@pytest.mark.parametrize("stays", [False, True], ids=["guide", "attach"])
+@pytest.mark.parametrize("stays", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["guide", "attach"])
 def test_twelve_unguided_clips_of_other_pipelines_are_plain(stays: bool) -> None:
     """The guided and the foreign pipelines take each of their steps at the same time.
 
@@ -378,6 +378,7 @@ def test_a_foreign_cache_context_is_no_branch_of_the_owner(pool: ThreadPoolExecu
     assert not torch.equal(expected, plain)
 
 
+@pytest.mark.slow
 def test_a_compiled_transformer_is_the_owners_too(pool: ThreadPoolExecutor) -> None:
     model: Any = torch.compile(tiny_wan(), backend="eager")
 

@@ -50,7 +50,7 @@ class NoiseWorker:
         return noise(path.stem).sha256, os.getpid()
 
 
-class BrokenWorker:
+class BrokenWorker(NoiseWorker):
     """A worker whose model cannot be loaded; notes each attempt as a line of a file."""
 
     def __init__(self, log: str) -> None:
@@ -59,7 +59,7 @@ class BrokenWorker:
         raise OSError("model='broken': cannot be loaded: its config.json is cut")
 
 
-class DyingWorker:
+class DyingWorker(NoiseWorker):
     """A worker whose process dies while it loads its model."""
 
     def __init__(self) -> None:

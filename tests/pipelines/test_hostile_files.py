@@ -1,6 +1,7 @@
 """Messages about model folders and JSON files that are broken, foreign or of a newer version."""
 
 import json
+import logging
 import random
 import shutil
 from collections.abc import Callable
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
@@ -65,7 +67,24 @@ def drop_weights(path: Path) -> None:
         (lambda index: (index.parent / TRANSFORMER).unlink(), "no file named diffusion_pytorch_model"),
         (lambda index: (index.parent / TRANSFORMER).write_bytes(b""), "Unable to load weights"),
         (lambda index: edit(index.parent / "transformer/config.json", num_layers=9), "transformer: its files lack"),
-        (lambda index: edit(index.parent / "transformer/config.json", num_layers="x"), "TypeError: 'str' object"),
+        (
+            lambda index: edit(index.parent / "transformer/config.json", num_layers="x"),
+            r"transformer/config.json: num_layers='x': must be a number \(default 40\)",
+        ),
+        (
+            lambda index: edit(index.parent / "scheduler/scheduler_config.json", shift="x"),
+            r"scheduler/scheduler_config.json: shift='x': must be a number",
+        ),
+        (
+            lambda index: (index.parent / "tokenizer/tokenizer_config.json").write_text("{"),
+            "tokenizer/tokenizer_config.json: not JSON .*; download the folder again",
+        ),
+        (lambda index: edit(index, transformer=3), "model_index.json: transformer=3: must be a library and a class"),
+        (lambda index: edit(index, scheduler="Euler"), "model_index.json: scheduler='Euler': must be a library"),
+        (
+            lambda index: drop_weights(index.parent / "text_encoder/model.safetensors"),
+            r"its files lack weights; (.|\n)*text_encoder(.|\n)*SelfAttention",
+        ),
     ],
 )
 def test_a_folder_that_cannot_be_loaded_is_named_with_the_reason(
@@ -74,6 +93,22 @@ def test_a_folder_that_cannot_be_loaded_is_named_with_the_reason(
     change(folder / "model_index.json")
     with pytest.raises((OSError, ImportError), match=rf"^model='{folder}': cannot be loaded: .*{message}"):
         load(str(folder), device="cpu", progress=False)
+
+
+def test_missing_weights_of_a_text_encoder_are_refused_whatever_the_verbosity(
+    folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    drop_weights(folder / "text_encoder/model.safetensors")
+    logger = logging.getLogger("transformers")
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        with pytest.raises(OSError, match="its files lack weights"):
+            load(str(folder), device="cpu", progress=False)
+        assert logger.level == logging.ERROR
+    finally:
+        transformers.logging.set_verbosity(before)
+    assert "MISSING" not in capfd.readouterr().err
 
 
 def record() -> dict[str, Any]:

@@ -251,7 +251,7 @@ def test_missing_parts_are_named_before_anything_is_loaded(wan: Path, monkeypatc
     with pytest.raises(OSError, match=r"'model_index.json' of Hugging Face repo id 'Wan-AI.*the Hub cannot be reached"):
         load("wan2.1-14b-lightx2v", device="cpu")
     monkeypatch.setattr("vidguide.pipelines.loading.assemble.find_spec", lambda name: None)
-    with pytest.raises(ImportError, match="LoRA needs the package peft: pip install peft"):
+    with pytest.raises(ImportError, match=r"LoRA needs the package peft: pip install 'vidguide\[lora\]'"):
         load("wan2.1-14b-lightx2v", device="cpu")
 
 

@@ -23,7 +23,12 @@ from vidguide.guidances.base import Guidance
 from vidguide.transformer.compile import force_eager
 
 
-@pytest.mark.parametrize("compile_model", [compile_whole, compile_in_place, compile_blocks])
+def slow(compile_model: Callable[..., Any]) -> Any:
+    """Return a parameter of a test that is slow with it."""
+    return pytest.param(compile_model, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("compile_model", [*map(slow, (compile_whole, compile_in_place)), compile_blocks])
 def test_compiled_guidance_equals_eager_guidance(compile_model: Callable[..., Any]) -> None:
     torch._dynamo.reset()
     inputs, nag = wan_inputs(), NAG(negative_prompt_embeds=negative_text())
@@ -44,7 +49,7 @@ def test_compiled_guidance_equals_eager_guidance(compile_model: Callable[..., An
     assert counter.frame_count == 2
 
 
-@pytest.mark.parametrize("compile_model", [compile_whole, compile_in_place, compile_blocks])
+@pytest.mark.parametrize("compile_model", [*map(slow, (compile_whole, compile_in_place)), compile_blocks])
 def test_compiled_perturbed_passes_equal_eager_ones(compile_model: Callable[..., Any]) -> None:
     torch._dynamo.reset()
     emag, calls = EMAG(decay=0.5, select=(1,), start=0.25, stop=1.0), videos(4)
@@ -72,7 +77,7 @@ MAX_GRAPHS: dict[Any, dict[str, int]] = {
 }
 
 
-@pytest.mark.parametrize("compile_model", [pytest.param(compile_whole, marks=pytest.mark.slow), compile_blocks])
+@pytest.mark.parametrize("compile_model", [slow(compile_whole), compile_blocks])
 @pytest.mark.parametrize("kind", MAKERS)
 def test_later_runs_do_not_recompile(kind: str, compile_model: Callable[..., Any]) -> None:
     torch._dynamo.reset()
@@ -133,6 +138,7 @@ def test_emag_warns_if_it_may_exceed_the_recompile_limit(
     assert any("40 blocks" in str(w.message) and "recompile_limit is 8" in str(w.message) for w in caught) == warned
 
 
+@pytest.mark.slow
 def test_compiled_perturbed_passes_of_joint_attention_equal_eager_ones() -> None:
     torch._dynamo.reset()
     emag, calls = EMAG(decay=0.5, select=(1,), start=0.25, stop=1.0), clips(4)

@@ -190,6 +190,7 @@ def test_a_block_without_a_declared_norm_raises(monkeypatch: pytest.MonkeyPatch)
         predict_guided(tiny, tiny.exact(tiny.inputs(1)), nag(tiny.exact(tiny.negative())))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [HUNYUAN[1], MOCHI])
 def test_a_compiled_guided_model_equals_the_eager_one(name: str) -> None:
     torch._dynamo.reset()

@@ -1,5 +1,6 @@
 """One conditional call of a guided transformer, as a value: its inputs, and the passes that a guidance may run."""
 
+import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +17,12 @@ from vidguide.functional.cfg import rescale_std
 from vidguide.tracing.run import SampleChoice
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.family import Inputs
-from vidguide.transformer.loras import loras_of
+from vidguide.transformer.model_state import computation_state, loras_of
 from vidguide.transformer.negative_text import repeat_rows, text_shape
 from vidguide.transformer.token_grid import grid
 
 AUDIO, VIDEO = 1, 2  # of `Call.media`
+STEP_INPUTS = ("hidden_states", "timestep")  # that each step of a run changes
 
 Cached = TypeVar("Cached")
 Recorded = dict[AttentionSite, tuple[Tensor, Tensor, Tensor | None]]  # key, value and mask of a kernel call, by site
@@ -146,18 +148,45 @@ class Call:
         cache = self.shared_cache if shared else self.cache
         return cache.get(owner, (self.run, shapes, text_shape(self.model.family, self.inputs), extra), factory)
 
-    def cached_plan(self, owner: object, factory: Callable[[], AttentionPlan]) -> AttentionPlan:
+    def cached_plan(
+        self, owner: object, factory: Callable[[], AttentionPlan], embeds: Tensor | Mapping[str, Tensor] | None = None
+    ) -> AttentionPlan:
         """Cache a plan with a text's keys and values for the run; where these depend on the step, for the step,
         and while the model's LoRAs are as they were.
 
         A plan with a graph is made again for each call: backward frees the graph, and an optimizer changes the weights.
+
+        Args:
+            embeds: the text's embeddings, where they are all that it depends on. Calls of a bare transformer without a
+                scheduler, of which each is a run, then share a plan while all that it is made from is unchanged.
         """
-        step = self.step if self.model.family.text_varies(self.model.original.config) else None
-        with_gradients = torch.is_grad_enabled()
+        varies, with_gradients = self.model.family.text_varies(self.model.original.config), torch.is_grad_enabled()
+        if embeds is not None and self.scheduler is None and self.steps is None and not (varies or with_gradients):
+            return self._plan_across_runs(owner, factory, embeds)
+        step = self.step if varies else None
         plan = self.cached(owner, factory, extra=(step, self._lora(), with_gradients))
         if with_gradients and plan.requires_grad:
             self.cache.discard(owner)
         return plan
+
+    def _plan_across_runs(
+        self, owner: object, factory: Callable[[], AttentionPlan], embeds: Tensor | Mapping[str, Tensor]
+    ) -> AttentionPlan:
+        """Return the plan of an earlier call with the same embeddings, weights, and arguments but the noisy video and
+        its timestep, on which a text does not depend; the plan then has a note of that."""
+        made: list[AttentionPlan] = []
+
+        def make() -> AttentionPlan:
+            made.append(factory())
+            return made[0]
+
+        inputs = {name: value for name, value in self.inputs.items() if name not in STEP_INPUTS}
+        shape = tuple(self.inputs["hidden_states"].shape), torch.is_inference_mode_enabled()
+        processors = [site.attention.processor for site in self.model.text_sites.values()]
+        key = computation_state(self.model.original, (inputs, embeds, shape, processors))
+        plan = self.cache.get(owner, key, make)
+        note = f"{type(owner).__name__}: the negative's keys of an earlier call"
+        return plan if made else dataclasses.replace(plan, notes=(*plan.notes, note))
 
     def _lora(self) -> tuple[Any, ...]:
         """Return the state of the transformer's LoRAs, and the call's own factor of their strength."""

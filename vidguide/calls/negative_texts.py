@@ -1,6 +1,5 @@
 """Negative prompts encoded as a pipeline encodes its prompt, cached for the length of `guide` or of an attachment."""
 
-import weakref
 from collections import OrderedDict
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from torch import nn
 
 from vidguide.transformer.family import Family, Inputs, Prompt
 from vidguide.transformer.lists import has_graph
-from vidguide.transformer.loras import loras_of
+from vidguide.transformer.model_state import module_state
 from vidguide.transformer.modular_blocks import encoded_text, is_modular, text_encoder_of
 from vidguide.transformer.negative_text import check_length, ready_text, text_shape, texts_of
 
@@ -27,19 +26,23 @@ class NegativeTexts:
     def __init__(self) -> None:
         self._texts: OrderedDict[Any, Inputs] = OrderedDict()
         self._embeds: tuple[Prompt, Any, Inputs] | None = None  # of one call, by identity
+        self._encoders: tuple[Any, Any] = (None, None)  # the latest run, and the state of the encoders in it
 
-    def get(self, pipe: Any, family: Family, prompt: Prompt, inputs: Inputs, rows: int) -> Inputs:
+    def get(self, pipe: Any, family: Family, prompt: Prompt, inputs: Inputs, rows: int, run: Any) -> Inputs:
         """Return the text inputs of a negative for a call of a transformer.
 
         Args:
             prompt: arguments of the pipeline's `encode_prompt` that hold the negative.
-            inputs: arguments of the call. rows: its conditional rows.
+            inputs: arguments of the call. rows: its conditional rows. run: identifies its run, in which the encoders
+                do not change.
 
         Raises:
             ValueError: embeddings of another width, or a number of negatives that does not divide the rows.
         """
         shape, dtype, device = text_shape(family, inputs)
-        key = (family.name, shape[1:], dtype, device, _encoders(pipe), torch.is_grad_enabled())
+        if self._encoders[0] != run:
+            self._encoders = run, _encoders(pipe)
+        key = (family.name, shape[1:], dtype, device, self._encoders[1], torch.is_grad_enabled())
         if all(_is_text(value) for value in prompt.values()):
             encoded = self._text(pipe, family, prompt, inputs, key)
         else:
@@ -105,7 +108,6 @@ def _encode_by_block(pipe: Any, family: Family, prompt: Prompt, inputs: Inputs) 
 
 
 def _encoders(pipe: Any) -> tuple[Any, ...]:
-    """Return weak references to the components that encode, and the state of their LoRAs: others encode anew."""
+    """Return the state of the components that encode, their weights and LoRAs: others encode anew."""
     components = (getattr(pipe, name, None) for name in ENCODERS)
-    modules = [component for component in components if isinstance(component, nn.Module)]
-    return tuple((weakref.ref(module), loras_of(module)) for module in modules)
+    return tuple(module_state(component) for component in components if isinstance(component, nn.Module))

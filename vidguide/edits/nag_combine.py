@@ -8,7 +8,9 @@ from torch import Tensor
 
 from vidguide.attention.site import KernelCall
 from vidguide.functional.lse_merge import AttentionWithLse, merge
-from vidguide.functional.nag import l1_norm, nag, norm_limit
+from vidguide.functional.nag import l1_norm, nag, nag_blend, nag_extrapolate, norm_limit
+from vidguide.functional.nag_chunks import nag_in_chunks
+from vidguide.functional.upcast import upcast
 from vidguide.kernels import dispatch as kernels
 from vidguide.transformer.context_parallel import ContextParallel
 
@@ -85,9 +87,20 @@ class Combination:
             output, kernel.measured = kernels.nag(positive, negative, self.strength, self.group.size(positive))
             return output
         group = 1 if self.group.parallel is not None else self.group.size(positive)
-        guided = nag(positive, negative, *self.strength, group, self.group.limit(self.strength[1]))
-        kernel.measured = torch.stack([guided.clamped, *change(positive.to(guided.output.dtype), guided.output)])
+        limit, chunk = self.group.limit(self.strength[1]), kernels.chunk_size(positive, negative)
+        if chunk is None:
+            guided = nag(positive, negative, *self.strength, group, limit)
+            sample = sampled(guided.output)
+        else:
+            guided = nag_in_chunks(positive, negative, self.strength, chunk, group, limit)
+            sample = self.sample(positive, negative, guided.factor)
+        kernel.measured = torch.stack([guided.clamped, *change(upcast(sampled(positive)), sample)])
         return guided.output.to(positive.dtype)
+
+    def sample(self, positive: Tensor, negative: Tensor, factor: Tensor) -> Tensor:
+        """Return the output of a sample of the tokens, not rounded."""
+        positive, negative, factor = (sampled(tensor) for tensor in (positive, negative, factor))
+        return nag_blend(positive, nag_extrapolate(positive, negative, self.strength[0]), factor, self.strength[2])
 
     def merged(
         self, kernel: KernelCall, video: AttentionWithLse, positive: AttentionWithLse, negative: AttentionWithLse
@@ -134,6 +147,5 @@ def sampled(tokens: Tensor) -> Tensor:
 
 
 def change(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute the mean L1 change of the features and their mean L1 norm, over a sample of the tokens."""
-    before, after = sampled(before), sampled(after)
+    """Compute the mean L1 change of the features and their mean L1 norm."""
     return l1_norm(after - before).mean().float(), l1_norm(before).mean().float()

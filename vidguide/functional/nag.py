@@ -15,7 +15,7 @@ class NAGOutput(NamedTuple):
     """Guided attention features and the limit of their norms.
 
     Attributes:
-        output: `(B, L, H, D)`, not rounded to the dtype of the inputs yet.
+        output: `(B, L, H, D)`; of :func:`nag` not rounded to the dtype of the inputs yet.
         factor: `(B, L, 1, 1)`, `min(r, tau) / r` of each token.
     """
 
@@ -52,10 +52,11 @@ def nag(
         limit: replaces :func:`norm_limit` where tokens that share a norm are on several devices: from the norms of
             `z+` and `g`, `(B, L, 1, 1)` each, to the factor.
     """
-    guided, upcast_positive = nag_extrapolate(positive, negative, scale), upcast(positive)
+    positive, negative = upcast(positive), upcast(negative)
+    guided = nag_extrapolate(positive, negative, scale)
     norms = l1_norm(positive), l1_norm(guided)
     factor = norm_limit(*norms, tau, group) if limit is None else limit(*norms)
-    return NAGOutput(torch.lerp(upcast_positive, guided * factor, alpha), factor)
+    return NAGOutput(nag_blend(positive, guided, factor, alpha), factor)
 
 
 def l1_norm(features: Tensor) -> Tensor:
@@ -66,6 +67,11 @@ def l1_norm(features: Tensor) -> Tensor:
 def nag_extrapolate(positive: Tensor, negative: Tensor, scale: float) -> Tensor:
     """Compute `g = s z+ - (s - 1) z-` in one pass, as a lerp; equal features stay exactly equal."""
     return torch.lerp(upcast(negative), upcast(positive), scale)
+
+
+def nag_blend(positive: Tensor, guided: Tensor, factor: Tensor, alpha: float) -> Tensor:
+    """Compute `alpha g' + (1 - alpha) z+` with `g' = g factor`, as a lerp."""
+    return torch.lerp(upcast(positive), guided * factor, alpha)
 
 
 def norm_limit(positive: Tensor, guided: Tensor, tau: float, group: int = 1) -> Tensor:

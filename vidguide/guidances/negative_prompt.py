@@ -100,7 +100,7 @@ class NegativePromptGuidance(Guidance):
         return call.encode_negative(self.negative_prompt, self.negative_prompt_embeds)
 
     def plan(self, call: Call) -> AttentionPlan:
-        return call.cached_plan(self, lambda: self.attention_plan(call))
+        return call.cached_plan(self, lambda: self.attention_plan(call), self.negative_prompt_embeds)
 
     def attention_plan(self, call: Call) -> AttentionPlan:
         """Return an edit for each text attention: with the negative's keys and values as the model's processors compute

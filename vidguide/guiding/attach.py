@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from vidguide.calls.encoded_prompts import cached_encode_prompt
 from vidguide.calls.negative_texts import NegativeTexts
 from vidguide.guidances.base import Guidance
 from vidguide.guiding.guide import ATTACHED, guided
@@ -135,7 +136,9 @@ def attached_class(original: Any) -> Any:
     def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:
         return _new, (original,), vars(self).copy()
 
-    return subclass_of(original, __call__=call, __reduce_ex__=reduce, _unattached=original)
+    return subclass_of(
+        original, __call__=call, __reduce_ex__=reduce, _unattached=original, **cached_encode_prompt(original)
+    )
 
 
 def _new(original: Any) -> Any:

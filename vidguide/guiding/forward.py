@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vidguide.attention.plan import EMPTY, AttentionPlan
 from vidguide.calls.call import Call, Correction
+from vidguide.calls.encoded_prompts import encoded_prompts_of
 from vidguide.calls.guided_model import guided_model
 from vidguide.calls.negative_texts import NegativeTexts
 from vidguide.calls.outputs import prediction_of, predictions_of, with_predictions
@@ -38,6 +39,7 @@ from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.cfg_branch import BranchDetector
 from vidguide.transformer.family import Inputs, Prompt
 from vidguide.transformer.lists import as_batches
+from vidguide.transformer.model_state import Identity
 from vidguide.transformer.negative_text import ready_text
 from vidguide.transformer.prediction_space import begin_index
 
@@ -173,7 +175,8 @@ class GuidedForward:
             return ready_text(self.model.family, embeds, inputs, rows)
         arguments = self.negative if prompt is None else None
         arguments = arguments or self._prompt_of(prompt or "")
-        return self._texts.get(self.pipe, self.model.family, arguments, inputs, rows)
+        run = Identity(self.run), self.run.number
+        return self._texts.get(self.pipe, self.model.family, arguments, inputs, rows, run)
 
     def _writes_cache(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Return whether a call writes a key-value cache that others read, or is one of those without the prompt."""
@@ -229,7 +232,13 @@ class GuidedForward:
             check_steps_needed(self.guidances, self.pipe)
         if self.run.step == 0 and self.pipe is not None:
             self.run.skip(begin_index(self.steps.scheduler, inputs.get("timestep")))
-        call = self._call(inputs, "cond", None)
+        self._check_guidances(self._call(inputs, "cond", None))
+        if self.pipe is not None:
+            self.run.current.note(encoded_prompts_of(self.pipe).notes())
+        self._checked_run = self.run.number
+
+    def _check_guidances(self, call: Call) -> None:
+        """Refuse guidances that do not fit the calls of the run, and note those that are off."""
         for guidance in self.guidances:
             if guidance.neutral:
                 continue
@@ -239,7 +248,6 @@ class GuidedForward:
                 check_pipeline_cfg(guidance, call, self.pipe)
                 check_one_step(guidance, call, self.pipe)
                 guidance.check_run(call)
-        self._checked_run = self.run.number
 
     def _check_other(self, active: list[Guidance], branch: str) -> None:
         """Refuse guidances that do not fit an unconditional or weaker call."""

@@ -36,8 +36,9 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
         guidances: any number, each kind once; their order does not matter.
         scheduler: for a bare transformer, the scheduler of the sampling loop, which defines the step; a pipeline's own
             by default, or the denoising loop of a modular pipeline that has none. Where nothing defines the step, a
-            guidance must act over the whole run, and nothing is cached between calls. A bare transformer's calls are
-            conditional, except within `transformer.cache_context("uncond")`.
+            guidance must act over the whole run, and nothing is cached between calls but the keys of a negative given
+            as embeddings, while all that they are made from is unchanged. A bare transformer's calls are conditional,
+            except within `transformer.cache_context("uncond")`.
 
     Yields:
         The :class:`vidguide.tracing.run.Run`: the current step, and a trace of the guidances' effects.
@@ -46,7 +47,8 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
         TypeError, ValueError, LookupError: before anything is changed, if the model is of no known family, is already
             guided, or does not fit the guidances' parameters.
 
-    On exit, also by an exception, the model and the pipeline are restored bit for bit.
+    On exit, also by an exception, the model and the pipeline are restored bit for bit. Texts that a pipeline encoded
+    within a block are not encoded again in later ones, see :class:`vidguide.calls.encoded_prompts.EncodedPrompts`.
 
     Guided are calls of the thread or asyncio task that opened the block, of tasks and `asyncio.to_thread` calls that
     were created within it, and calls of this pipeline from any thread. Calls of the transformer by others, as through

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from vidguide.calls.encoded_prompts import cached_encode_prompt
 from vidguide.guidances.base import Guidance
 from vidguide.guiding.ownership import Ownership
 from vidguide.guiding.step_counter import StepCounter
@@ -261,4 +262,4 @@ def guided_pipeline_class(original: Any) -> Any:
             return original_call(*args, **kwargs)
         return calls(original_call, args, kwargs)
 
-    return subclass_of(original, __call__=call)
+    return subclass_of(original, __call__=call, **cached_encode_prompt(original))

@@ -19,6 +19,10 @@ VARIABLE, MODES = "VIDGUIDE_KERNELS", ("auto", "eager")
 DEVICES = ("cuda",)  # types of device; ROCm reports "cuda" too
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 MIN_TRITON = "3.3"  # the first whose kernels take tuples; released with torch 2.7
+# Elements of the chunks in which features are combined, see `benchmarks/formulas.py`: per thread of a CPU, whose cache
+# has them in float32; on other devices, whose launches cost more, 32 MiB. Float32 features of a CPU that are smaller
+# than that are combined at once.
+CPU_CHUNK, CHUNK = 1 << 17, 1 << 23
 MAX_CHANNELS = 16384  # of one token in a program's registers, heads and widths rounded up to powers of two
 
 
@@ -61,6 +65,21 @@ def fits_registers(tensor: Tensor) -> bool:
     """Return whether a token of `(B, L, H, D)` features fits the registers of a program."""
     sizes = (1 << (size - 1).bit_length() for size in tensor.shape[2:])
     return functools.reduce(int.__mul__, sizes) <= MAX_CHANNELS
+
+
+def chunk_size(*tensors: Tensor) -> int | None:
+    """Return the number of elements of the chunks in which the eager formula combines `(B, L, H, D)` tensors.
+
+    None for all at once: where they are no larger, where a gradient is needed, and in torch.compile.
+    """
+    if torch.compiler.is_compiling() or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
+        return None
+    first = tensors[0]
+    size, least = CHUNK, CHUNK
+    if first.device.type == "cpu":
+        size = CPU_CHUNK * torch.get_num_threads()
+        least = size if first.element_size() == 2 else max(size, CHUNK)
+    return size if first.numel() > least else None
 
 
 def nag(positive: Tensor, negative: Tensor, strength: Strength, group: int) -> tuple[Tensor, Tensor]:
