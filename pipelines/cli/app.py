@@ -168,8 +168,8 @@ def compare(
 def sweep(
     config: Annotated[Path, typer.Argument(help="YAML with model, prompts, seeds, arms and settings; see README.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder to write to; clips that exist are not generated again.")
-    ] = Path("sweep"),
+        str, typer.Option("--output", "-o", help="Folder, or URL such as s3://bucket/sweep; existing clips remain.")
+    ] = "sweep",
     ray: Ray = None,
     workers: Workers = None,
     gpus_per_worker: GpusPerWorker = None,
@@ -186,21 +186,23 @@ def sweep(
         from vidguide.eval.evaluate import require
         from vidguide.eval.pool.backends import choose_backend, session
         from vidguide.pipelines.sweep.config import read_sweep
+        from vidguide.pipelines.sweep.run import local_folder
 
         parsed = read_sweep(config)
         backend = choose_backend(ray, workers, gpus_per_worker)
         if score:
+            local_folder(output)
             require()
         with session(backend):
             result, summary = run_sweep(parsed, output, backend, score, hidden=quiet or as_json)
         if as_json:
             typer.echo(json.dumps({**result.to_dict(), **(summary.to_dict() if summary else {})}))
         elif summary and not quiet:
-            report(summary, output)
+            report(summary, Path(output))
         report_clips(result, output, as_json)
 
 
-def report_clips(result: "SweepRun", output: Path, as_json: bool) -> None:
+def report_clips(result: "SweepRun", output: str, as_json: bool) -> None:
     """Print the clips that were generated again and those that failed; exit with code 2 if any failed."""
     for what, clips in (("generated again", result.remade), ("failed", result.failed)):
         for path, reason in clips.items():
@@ -213,13 +215,13 @@ def report_clips(result: "SweepRun", output: Path, as_json: bool) -> None:
 
 
 def run_sweep(
-    config: "Sweep", output: Path, backend: "Backend", score: bool, hidden: bool
+    config: "Sweep", output: str, backend: "Backend", score: bool, hidden: bool
 ) -> "tuple[SweepRun, Summary | None]":
     """Generate and score the clips of a sweep under a progress bar.
 
     Args:
         config: the sweep.
-        output: folder.
+        output: folder or URL.
         backend: where clips are generated and scored.
         score: whether to score the clips.
         hidden: whether to hide the progress bar.

@@ -12,6 +12,7 @@ from vidguide.eval.clips.errors import ReadError
 from vidguide.eval.clips.read import read
 from vidguide.eval.files import read_object
 from vidguide.pipelines.sweep.config import Arm, Prompt, Sweep
+from vidguide.pipelines.sweep.storage import AnyPath
 
 CLIPS = "clips"
 REQUEST = "sweep"  # field of a clip's JSON that holds what the sweep requested
@@ -35,11 +36,11 @@ class Job:
     prompt: Prompt
     seed: int
     arm: Arm
-    path: Path
+    path: AnyPath
     request: dict[str, Any]
 
     @property
-    def json_path(self) -> Path:
+    def json_path(self) -> AnyPath:
         """Path of the clip's JSON, which is written last."""
         return self.path.with_suffix(".json")
 
@@ -85,7 +86,7 @@ class Job:
             raise ValueError(f"output: {self.path} was generated with {before}, not {now}; choose another folder")
 
 
-def check_file(path: Path, recorded: dict[str, Any]) -> None:
+def check_file(path: AnyPath, recorded: dict[str, Any]) -> None:
     """Compare a clip's file with its JSON: by size and SHA-256, or in the JSON of earlier versions by its frames.
 
     Raises:
@@ -105,8 +106,10 @@ def check_file(path: Path, recorded: dict[str, Any]) -> None:
         raise DamagedError("the content of the file has changed since it was written")
 
 
-def check_frames(path: Path, recorded: dict[str, Any]) -> None:
+def check_frames(path: AnyPath, recorded: dict[str, Any]) -> None:
     """Compare the frames of a clip with the SHA-256 in its JSON; raises as :func:`check_file`."""
+    if not isinstance(path, Path):
+        raise DamagedError("its JSON has no size and SHA-256 of the file")
     try:
         same = read(path).sha256 == recorded.get("sha256")
     except ReadError as error:
@@ -115,7 +118,7 @@ def check_frames(path: Path, recorded: dict[str, Any]) -> None:
         raise DamagedError("the file has other frames than were written")
 
 
-def jobs(sweep: Sweep, folder: Path) -> list[Job]:
+def jobs(sweep: Sweep, folder: AnyPath) -> list[Job]:
     """Return every clip of a sweep. The arms of a prompt and seed follow each other, so that pairs complete early.
 
     Raises:

@@ -3,6 +3,10 @@
 The lease of a run is a file, `sweep.lock`, created atomically (`O_EXCL`), with host, process and time. Its holder
 touches it every `BEAT` seconds. It is stale, and is taken over, if its process is no longer alive on this host, or if
 it was not touched for `STALE` seconds on another one. The workers of a run check it before they write.
+
+In an object store the lease is an object. Where its file system does not create objects atomically, of two runs that
+start at the same moment the one whose lease was overwritten ends before it writes. There is no reliable time, so that
+the lease of another host is never taken over: the message says which object to remove.
 """
 
 import json
@@ -21,9 +25,11 @@ from typing_extensions import TypedDict
 
 from vidguide.eval.files import read_object, validate
 from vidguide.eval.pool.protocol import FatalError
+from vidguide.pipelines.sweep.storage import AnyPath, ObjectPath
 
 BEAT, STALE = 20.0, 300.0  # seconds; the clock is that of the file system
 NAME = "sweep.lock"
+CURE = "wait for it, or choose another folder. If it is no longer running, remove"
 
 
 class Holder(TypedDict):
@@ -47,7 +53,7 @@ class Claim:
         path: of the lease's file. holder: the run.
     """
 
-    path: Path
+    path: AnyPath
     holder: Holder
 
     def check(self) -> None:
@@ -67,7 +73,7 @@ class Claim:
 
 
 class Lease:
-    """A lease that this process holds.
+    """A lease on a folder that this process holds.
 
     Attributes:
         path: of its file. holder: this process.
@@ -97,19 +103,54 @@ class Lease:
 
 
 @contextmanager
-def lease(folder: Path) -> Iterator[Lease]:
-    """Hold a folder for the duration of the context.
+def lease(folder: AnyPath) -> Iterator[Claim]:
+    """Hold a folder, or a URL, for the duration of the context.
 
     Raises:
         HeldError: another run holds it; names its host, process and file.
         OSError: the folder cannot be made or written.
     """
+    if isinstance(folder, ObjectPath):
+        with object_lease(folder / NAME) as claim:
+            yield claim
+        return
     folder.mkdir(parents=True, exist_ok=True)
     held = Lease(folder / NAME, take(folder / NAME))
     try:
-        yield held
+        yield held.claim()
     finally:
         held.release()
+
+
+@contextmanager
+def object_lease(path: ObjectPath) -> Iterator[Claim]:
+    """Hold a lease in an object store for the duration of the context; raises as :func:`lease`."""
+    claim = Claim(path, this_process())
+    try:
+        path.create(json.dumps(claim.holder))
+    except FileExistsError:
+        holder = holder_of(path)
+        if holder is None or holder["host"] != platform.node() or is_alive(holder):
+            raise HeldError(f"output: {path.parent} is in use by {described(holder)}; {CURE} {path}") from None
+        path.unlink(missing_ok=True)
+        path.create(json.dumps(claim.holder))
+    try:
+        yield claim
+    finally:
+        if holder_of(path) == claim.holder:
+            path.unlink(missing_ok=True)
+
+
+def this_process() -> Holder:
+    """Return this process as a holder."""
+    process = psutil.Process()
+    now = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    return Holder(host=platform.node(), pid=process.pid, created=process.create_time(), started=now)
+
+
+def described(holder: Holder | None) -> str:
+    """Return a holder for messages."""
+    return f"process {holder['pid']} on {holder['host']} since {holder['started']}" if holder else "another run"
 
 
 def take(path: Path) -> Holder:
@@ -118,9 +159,7 @@ def take(path: Path) -> Holder:
     Raises:
         HeldError: another run holds it.
     """
-    process = psutil.Process()
-    now = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    holder = Holder(host=platform.node(), pid=process.pid, created=process.create_time(), started=now)
+    holder = this_process()
     for _ in range(2):
         try:
             with path.open("x", encoding="utf-8") as file:
@@ -160,11 +199,7 @@ def refuse_if_held(path: Path) -> None:
     """
     holder, age = holder_of(path), age_of(path)
     if path.exists() and not is_stale(holder, age):
-        who = f"process {holder['pid']} on {holder['host']} since {holder['started']}" if holder else "another run"
-        raise HeldError(
-            f"output: {path.parent} is in use by {who}, seen {age:.0f} s ago; wait for it, or choose another folder. "
-            f"If it is no longer running, remove {path}"
-        )
+        raise HeldError(f"output: {path.parent} is in use by {described(holder)}, seen {age:.0f} s ago; {CURE} {path}")
 
 
 def is_stale(holder: Holder | None, age: float) -> bool:
@@ -185,7 +220,7 @@ def is_alive(holder: Holder) -> bool:
         return True
 
 
-def holder_of(path: Path) -> Holder | None:
+def holder_of(path: AnyPath) -> Holder | None:
     """Return the holder of a lease; None for a file that is missing, or that is not completely written."""
     try:
         content: Any = validate(Holder, read_object(path))

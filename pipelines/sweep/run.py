@@ -30,6 +30,7 @@ from vidguide.pipelines.request.provenance import device_name
 from vidguide.pipelines.sweep.config import Sweep
 from vidguide.pipelines.sweep.jobs import REQUEST, DamagedError, Job, jobs
 from vidguide.pipelines.sweep.lease import Claim, lease
+from vidguide.pipelines.sweep.storage import AnyPath, ObjectPath, output_path, save_clip
 
 
 class Made(NamedTuple):
@@ -51,10 +52,10 @@ class SweepRun:
         failed: clips that could not be generated, with the reason.
     """
 
-    paths: list[Path]
-    made: dict[Path, Made] = field(default_factory=dict)
-    remade: dict[Path, str] = field(default_factory=dict)
-    failed: dict[Path, str] = field(default_factory=dict)
+    paths: list[AnyPath]
+    made: dict[AnyPath, Made] = field(default_factory=dict)
+    remade: dict[AnyPath, str] = field(default_factory=dict)
+    failed: dict[AnyPath, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -94,8 +95,7 @@ class ClipWorker:
         clip = make_clip(self.sweep, job, self.pipe)
         self.claim.check()
         try:
-            job.path.parent.mkdir(parents=True, exist_ok=True)
-            clip.save(job.path)
+            save_clip(clip, job.path)
         except OSError as error:
             raise FatalError(f"output: {job.path} cannot be written: {error}") from error
         return Made(str(job.path), clip.sha256, round(time.perf_counter() - started, 3))
@@ -103,7 +103,7 @@ class ClipWorker:
 
 def run(
     sweep: Sweep,
-    folder: str | Path,
+    folder: str | Path | ObjectPath,
     *,
     backend: Backend | None = None,
     on_status: Callable[[Status], None] = lambda status: None,
@@ -115,7 +115,8 @@ def run(
 
     Args:
         sweep: as :func:`vidguide.pipelines.sweep.config.read_sweep` returns it.
-        folder: output folder, shared by all machines; an earlier run of the same sweep is continued.
+        folder: output folder, shared by all machines, or a URL that fsspec opens, such as "s3://bucket/sweep"; an
+            earlier run of the same sweep is continued.
         backend: where clips are generated, such as :class:`vidguide.eval.pool.ray_actors.RayCluster`; None for this
             process.
         on_status: called with the progress.
@@ -126,8 +127,9 @@ def run(
             written.
     """
     resolve(sweep.model)
-    selected = jobs(sweep, Path(folder))
-    with lease(Path(folder)) as held:
+    target = output_path(folder)
+    selected = jobs(sweep, target)
+    with lease(target) as claim:
         result = SweepRun([job.path for job in selected])
         states = {job.path: state_of(job) for job in selected}
         result.remade.update({path: state for path, state in states.items() if state})
@@ -141,7 +143,7 @@ def run(
 
         failed = run_jobs(
             backend or Serial(),
-            functools.partial(ClipWorker, sweep, absolute_model(sweep.model), has_images(sweep), held.claim()),
+            functools.partial(ClipWorker, sweep, absolute_model(sweep.model), has_images(sweep), claim),
             [(job, job.pair) for job in missing],
             kinds=begun_kinds(selected, states),
             on_result=record,
@@ -162,7 +164,7 @@ def has_images(sweep: Sweep) -> bool:
     return sweep.prompts[0].image is not None
 
 
-def begun_kinds(selected: list[Job], states: dict[Path, str | None]) -> dict[tuple[str, int], str]:
+def begun_kinds(selected: list[Job], states: dict[AnyPath, str | None]) -> dict[tuple[str, int], str]:
     """Return the type of GPU or CPU on which the existing clips of incomplete pairs were generated, where it is known.
 
     Args:
@@ -194,8 +196,9 @@ def state_of(job: Job) -> str | None:
 def clear_temporaries(job: Job) -> None:
     """Remove what a killed run was writing for a clip."""
     for target in (job.path, job.json_path):
-        for path in temporaries(target):
-            path.unlink(missing_ok=True)
+        if isinstance(target, Path):
+            for path in temporaries(target):
+                path.unlink(missing_ok=True)
 
 
 def make_clip(sweep: Sweep, job: Job, pipe: Any) -> Clip:
@@ -219,7 +222,7 @@ def make_clip(sweep: Sweep, job: Job, pipe: Any) -> Clip:
 
 def evaluate(
     sweep: Sweep,
-    folder: str | Path,
+    folder: str | Path | ObjectPath,
     *,
     backend: Backend | None = None,
     on_status: Callable[[Status], None] = lambda status: None,
@@ -230,12 +233,12 @@ def evaluate(
         sweep, folder, backend, on_status: as for :func:`run`, which has generated every clip.
 
     Raises:
-        ValueError: another run works on the folder.
+        ValueError: another run works on the folder, or it is a URL.
     """
-    target = Path(folder)
+    target = local_folder(folder)
     entries = [
         Entry(
-            clip=job.path,
+            clip=Path(job.path),
             arm=job.arm.name,
             prompt_id=job.prompt.id,
             seed=job.seed,
@@ -249,3 +252,18 @@ def evaluate(
         summary = assess(entries, [arm.name for arm in sweep.arms], target, backend, on_status)
         write(summary, target)
     return summary
+
+
+def local_folder(output: str | Path | ObjectPath) -> Path:
+    """Return the folder of clips to score.
+
+    Raises:
+        ValueError: it is a URL.
+    """
+    target = output_path(output)
+    if isinstance(target, ObjectPath):
+        raise ValueError(
+            f"output={str(output)!r}: only clips in a folder are scored; pass --no-score, and run `vidguide evaluate` "
+            "on a copy of the clips"
+        )
+    return target

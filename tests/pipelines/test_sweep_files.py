@@ -383,11 +383,12 @@ def test_a_run_whose_lease_was_taken_over_ends_before_it_writes(
 
 def test_a_worker_that_does_not_see_the_folder_is_refused(tmp_path: Path) -> None:
     with lease(tmp_path) as held:
-        held.claim().check()
-        held.path.rename(tmp_path / "elsewhere")
+        held.check()
+        path = tmp_path / "sweep.lock"
+        path.rename(tmp_path / "elsewhere")
         with pytest.raises(HeldError, match="all machines of a run must share the folder"):
-            held.claim().check()
-        (tmp_path / "elsewhere").rename(held.path)
+            held.check()
+        (tmp_path / "elsewhere").rename(path)
 
 
 def test_all_variants_of_a_prompt_and_seed_are_generated_on_one_type_of_device(sweep: Sweep, tmp_path: Path) -> None:
