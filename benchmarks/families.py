@@ -1,4 +1,4 @@
-"""Generate the tables of families in README.md and CONTRIBUTING.md from the declarations.
+"""Generate the tables of families in docs/models.md and CONTRIBUTING.md from the declarations.
 
     python benchmarks/families.py [--check]
 
@@ -110,7 +110,7 @@ def replace_block(text: str, name: str, block: str) -> str:
     return f"{head}{begin}{block}{end}{tail}"
 
 
-PAGES = {"README.md": ("families", family_table), "CONTRIBUTING.md": ("lines", line_table)}
+PAGES = {"docs/models.md": ("families", family_table), "CONTRIBUTING.md": ("lines", line_table)}
 
 
 def outdated_pages() -> list[str]:

@@ -7,7 +7,7 @@ to), CogVideoX (joint attention without a mask) and HunyuanVideo (joint attentio
 A padded text has 8 tokens of 226 or 512 (Wan), or 60 of 256 (HunyuanVideo). Arms alternate in rounds, each one call in
 process time; the table has the median of the ratio to the unguided call of the same round, and its range.
 
-- NAG: `guide(model, NAG(...))`.
+- NAG: `guide(model, NAG(...))`; in cross-attention also with `distinct_prompt=True`.
 - published: in cross-attention, both texts projected and attended to at each call, and the combination of the published
   code (github.com/ChenDarYen/Normalized-Attention-Guidance): norms and ratio in the features' dtype, limited by
   `torch.minimum`. In joint attention, a full attention for each text, with NAG's combination.
@@ -59,6 +59,7 @@ TEXTS = {"Wan": ((226, 226), (226, 8), (512, 512), (512, 8)), "CogVideoX": ((226
 TEXTS["HunyuanVideo"] = ((256, 256), (256, 60))
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ARMS = ("unguided", "NAG", "published", "doubled batch")
+DISTINCT = "NAG, distinct prompt"  # for cross-attention
 STRENGTH = (11.0, 2.5, 0.25)
 STATUS = Path("/proc/self/status")
 
@@ -77,6 +78,11 @@ class Case:
     text: int
     valid: int
     dtype: str
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """The arms that its attention has."""
+        return (*ARMS, DISTINCT) if self.model == "Wan" else ARMS
 
     @property
     def name(self) -> str:
@@ -151,11 +157,12 @@ def disable_merging(case: Case, arm: str) -> AbstractContextManager[Any]:
     return patch.object(JointAttentionNAG, "may_merge", lambda *_: False)
 
 
-def enter_guide(model: Any, negative: Mapping[str, Tensor], stack: ExitStack) -> None:
+def enter_guide(model: Any, negative: Mapping[str, Tensor], stack: ExitStack, distinct: bool) -> None:
     """Guide a model while the stack is open, in one run, so that the run cache is used by all calls."""
     scheduler = FlowMatchEulerDiscreteScheduler()
     scale, tau, alpha = STRENGTH
-    guidance = NAG(negative_prompt_embeds=negative, scale=scale, tau=tau, alpha=alpha)
+    settings: dict[str, Any] = dict(scale=scale, tau=tau, alpha=alpha, distinct_prompt=distinct)
+    guidance = NAG(negative_prompt_embeds=negative, **settings)
     stack.enter_context(guide(model, guidance, scheduler=scheduler))
     scheduler.set_timesteps(4)
 
@@ -172,7 +179,7 @@ def prepare_arm(case: Case, arm: str, stack: ExitStack) -> tuple[Any, dict[str, 
             embedded = model.condition_embedder.text_embedder(negative["encoder_hidden_states"])
             block.attn2.processor = PublishedNAGProcessor(embedded)
     elif arm != "unguided":
-        enter_guide(model, negative, stack)
+        enter_guide(model, negative, stack, arm == DISTINCT)
     with disable_merging(case, arm):
         model(**call)
     return model, call
@@ -180,9 +187,9 @@ def prepare_arm(case: Case, arm: str, stack: ExitStack) -> tuple[Any, dict[str, 
 
 def time_arms(case: Case, rounds: int) -> dict[str, Summary]:
     """Return each arm's time relative to the unguided one, and the unguided one's in seconds."""
-    times: dict[str, list[float]] = {arm: [] for arm in ARMS}
+    times: dict[str, list[float]] = {arm: [] for arm in case.arms}
     with ExitStack() as stack, torch.no_grad():
-        models = {arm: prepare_arm(case, arm, stack) for arm in ARMS}
+        models = {arm: prepare_arm(case, arm, stack) for arm in case.arms}
         for _ in range(rounds):
             for arm, (model, call) in models.items():
                 with disable_merging(case, arm):
@@ -214,7 +221,7 @@ def measure_peak(case: Case, arm: str) -> float:
 def measure_peaks(case: Case) -> dict[str, float]:
     """Return the peak memory of each arm, measured in one process per arm."""
     memory = {}
-    for arm in ARMS:
+    for arm in case.arms:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             memory[arm] = pool.apply(measure_peak, (case, arm))
     return memory
@@ -235,7 +242,7 @@ def row(case: Case, times: Mapping[str, Summary], memory: Mapping[str, float]) -
     """Return the table's row of a case."""
     columns = {"model": case.model, "video": str(case.tokens), "text": f"{case.valid} of {case.text}"}
     columns |= {"dtype": case.dtype, "unguided, s": f"{times['unguided'].median:.3f}"}
-    columns |= {f"{arm}, x": times[arm].text for arm in ARMS[1:]}
+    columns |= {f"{arm}, x": times[arm].text if arm in times else "-" for arm in (*ARMS[1:], DISTINCT)}
     return columns | {f"{arm}, MiB": f"{value:.0f}" for arm, value in memory.items()}
 
 
@@ -253,7 +260,7 @@ def main() -> None:
         times = time_arms(case, arguments.rounds)
         peaks = measure_peaks(case) if arguments.memory and not arguments.short else {}
         rows.append(row(case, times, peaks))
-        results[case.name] = {arm: times[arm] for arm in ARMS[1:]}
+        results[case.name] = {arm: times[arm] for arm in case.arms[1:]}
         seconds[case.name], memory[case.name] = times["unguided"], peaks
     about = f"\nMedian and range of {arguments.rounds} rounds of process time.\n"
     data = {"ratios": results, "seconds": seconds, "memory": memory, "rounds": arguments.rounds}

@@ -16,6 +16,8 @@ from vidguide.eval.scoring.summary import Summary, number
 from vidguide.pipelines.generate import generate
 from vidguide.pipelines.loading.load import load
 from vidguide.pipelines.request.guidance_spec import parse_unless_default
+from vidguide.pipelines.request.setup import Setup
+from vidguide.pipelines.request.validation import check_setup_of_guidances
 
 LABEL_HEIGHT = 22  # pixels
 SHEET_WIDTH = 900  # pixels to which contact sheets are enlarged, by a whole factor
@@ -153,9 +155,11 @@ def compare(prompt: str, specs: list[str], *, negative_prompt: str | None = None
         raise ValueError("guidance=[]: must have at least one spec, such as none or nag")
     guidances = {spec: parse_unless_default(spec, negative_prompt) for spec in specs}
     placement = {name: settings.pop(name, None) for name in ("device", "dtype", "revision")}
-    model, offload = settings.pop("model", "tiny"), settings.pop("offload", "auto")
+    model, setup = settings.pop("model", "tiny"), settings.pop("setup", None)
     has_image, progress = settings.get("image") is not None, settings.get("progress", True)
-    pipe = load(model, offload=offload, image=has_image, progress=progress, **placement)
+    for guidance in guidances.values():
+        check_setup_of_guidances(guidance or (), setup or Setup())
+    pipe = load(model, setup=setup, image=has_image, progress=progress, **placement)
     shared = dict(model=model, negative_prompt=negative_prompt, pipe=pipe, **settings)
     clips = {spec: generate(prompt, guidance=guidance, **shared) for spec, guidance in guidances.items()}
     return Comparison(prompt=prompt, negative_prompt=negative_prompt, clips=clips)

@@ -3,7 +3,7 @@
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from vidguide.guiding.guide import guide
 from vidguide.pipelines.loading.hub import FINGERPRINTS
 from vidguide.pipelines.loading.load import declaration, load, model_name, resolve
 from vidguide.pipelines.loading.progress_bars import step_bars
+from vidguide.pipelines.loading.set_up import SETUPS
 from vidguide.pipelines.models.spec import Model
 from vidguide.pipelines.request.call_settings import (
     call_arguments,
@@ -28,15 +29,26 @@ from vidguide.pipelines.request.call_settings import (
 from vidguide.pipelines.request.fingerprint import fingerprints_of
 from vidguide.pipelines.request.guidance_spec import check_negative_prompts, fill_negative_prompt
 from vidguide.pipelines.request.images import check_use, describe_image, fit, read_image, use_of_image
-from vidguide.pipelines.request.provenance import describe_preset, device_name, versions
-from vidguide.pipelines.request.schema import Request
-from vidguide.pipelines.request.validation import check_lengths, check_size, check_steps
+from vidguide.pipelines.request.provenance import describe_preset, describe_setup, device_name, versions
+from vidguide.pipelines.request.schema import Count, Prompts, Request
+from vidguide.pipelines.request.setup import Setup
+from vidguide.pipelines.request.validation import (
+    check_cached_steps,
+    check_lengths,
+    check_setup_of_guidances,
+    check_size,
+    check_steps,
+)
 from vidguide.transformer.family import family_of
 from vidguide.transformer.modular_blocks import is_modular
 
 
+@overload
+def generate(prompt: str, **arguments: Any) -> Clip: ...
+@overload
+def generate(prompt: list[str] | tuple[str, ...], **arguments: Any) -> list[Clip]: ...
 def generate(
-    prompt: str,
+    prompt: str | Sequence[str],
     *,
     model: str | os.PathLike[str] | Model = "tiny",
     image: Any = None,
@@ -49,18 +61,19 @@ def generate(
     frames: int | None = None,
     fps: float | None = None,
     seed: int = 0,
+    num_videos_per_prompt: int = 1,
     max_sequence_length: int | None = None,
     revision: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
-    offload: str = "auto",
+    setup: Setup | None = None,
     pipe: Any = None,
     progress: bool = True,
-) -> Clip:
-    """Generate a clip.
+) -> Clip | list[Clip]:
+    """Generate a clip, or several with one loaded model.
 
     Args:
-        prompt: what the clip shows.
+        prompt: what the clip shows; or a list of prompts, for a list of clips.
         model: shipped name, preset, local pipeline folder, Hugging Face repo id, or a
             :class:`vidguide.pipelines.models.spec.Model`.
         image: first image of the clip, for a model that takes one: path, PIL image, or array `(H, W, 3)`, uint8 or
@@ -75,14 +88,16 @@ def generate(
         frames: number of frames.
         fps: frames per second.
         seed: of the noise, drawn on the CPU so that it is the same on every device.
+        num_videos_per_prompt: number of clips of each prompt of a list, at `seed`, `seed + 1` and so on.
         max_sequence_length: length of the text in tokens; None for the default of the pipeline.
-        revision, device, dtype, offload: see :func:`vidguide.pipelines.loading.load.load`.
+        revision, device, dtype, setup: see :func:`vidguide.pipelines.loading.load.load`.
         pipe: loaded pipeline; `model` then only selects settings and appears in the provenance.
         progress: show progress bars of loading and of the steps; in a file or a pipe a line every 30 seconds.
 
     Returns:
         A :class:`vidguide.Clip`, with audio where the pipeline makes it, and with these arguments, versions, seconds
-        and a summary of the trace in its provenance.
+        and a summary of the trace in its provenance. For a list of prompts a list of clips, those of the first
+        prompt first. They are sampled one after the other, each as if it were made alone.
 
     Raises:
         ValueError, TypeError: before any step, naming the argument, its value and what it must be.
@@ -95,36 +110,76 @@ def generate(
     """
     settings: dict[str, Any] = dict(steps=steps, height=height, width=width, frames=frames, fps=fps)
     settings |= dict(guidance_scale=guidance_scale, max_sequence_length=max_sequence_length)
-    texts: dict[str, str | None] = dict(prompt=prompt, negative_prompt=negative_prompt)
-    validate(Request, {**texts, **settings, "seed": seed})
+    prompts = check_prompts(prompt, num_videos_per_prompt)
+    for text in prompts:
+        validate(Request, {"prompt": text, "negative_prompt": negative_prompt, **settings, "seed": seed})
+    seeds = [seed + number for number in range(num_videos_per_prompt)]
+    validate(Request, {"seed": seeds[-1]})
     picture = None if image is None else read_image(image)
     declared = resolve(model) if pipe is None else declaration(model)
     guidances = choose_guidances(guidance, declared, image is not None, negative_prompt)
+    if pipe is not None and setup is not None:
+        raise ValueError("setup: applies to a model that is loaded here; with pipe=, pass it to load()")
+    check_setup_of_guidances(guidances, setup or Setup())
     if pipe is None:
-        placement: dict[str, Any] = dict(revision=revision, device=device, dtype=dtype, offload=offload)
+        placement: dict[str, Any] = dict(revision=revision, device=device, dtype=dtype, setup=setup)
         pipe = load(model, image=image is not None, progress=progress, **placement)
     check_use(type(pipe).__name__, use_of_image(pipe), image is not None)
     settings = fill_settings(pipe, declared, guidances, settings)
     warn_about_cfg(model_name(model), declared, settings, guidances)
-    arguments = check_call(pipe, declared, settings, texts, picture)
+    texts = [{"prompt": text, "negative_prompt": negative_prompt} for text in prompts]
+    calls = [check_call(pipe, declared, settings, each, picture) for each in texts]
     pipe.set_progress_bar_config(**step_bars(progress))
-    weights = fingerprints_of(pipe)
-    output, result = sample(pipe, arguments, guidances, settings["guidance_scale"], seed)
-    provenance = {
-        **texts,
+    common = {
         "model": model_name(model),
         "revision": revision,
         "preset": describe_preset(declared, FINGERPRINTS.get(pipe, {})),
         "image": None if picture is None else describe_image(image, picture),
         "guidance": [each.describe() for each in guidances],
         **settings,
-        "seed": seed,
-        "offload": offload,
-        "weights": weights,
-        **result,
+        "setup": describe_setup(SETUPS.get(pipe), FINGERPRINTS.get(pipe, {})),
+        "weights": fingerprints_of(pipe),
     }
-    sound = audio_of(pipe, output)
-    return Clip(frames=to_frames(frames_of(output)), fps=settings["fps"], **sound, provenance=provenance)
+    clips = [
+        make_clip(pipe, call, guidances, {**text, **common, "seed": each})
+        for text, call in zip(texts, calls, strict=True)
+        for each in seeds
+    ]
+    return clips[0] if isinstance(prompt, str) else clips
+
+
+def check_prompts(prompt: str | Sequence[str], count: int) -> list[str]:
+    """Return the prompts as a list.
+
+    Args:
+        prompt: one, or several.
+        count: number of clips of each.
+
+    Raises:
+        ValueError, TypeError: there is none, or one is not a text, by its position; or several clips of a single text,
+            which would be a list without a list of prompts.
+    """
+    validate(Count, count, "num_videos_per_prompt")
+    if not isinstance(prompt, list | tuple):
+        if count > 1:
+            raise ValueError(f"num_videos_per_prompt={count}: needs a list of prompts, such as [{prompt!r}]")
+        return [prompt]  # type: ignore[list-item] # checked by the caller
+    listed: list[str] = validate(Prompts, {"prompt": list(prompt)})["prompt"]
+    return listed
+
+
+def make_clip(pipe: Any, call: dict[str, Any], guidances: Sequence[Guidance], provenance: dict[str, Any]) -> Clip:
+    """Sample one clip.
+
+    Args:
+        pipe: diffusers pipeline.
+        call: arguments of its call.
+        guidances: guidances.
+        provenance: of the clip, with its settings and seed.
+    """
+    output, result = sample(pipe, call, guidances, provenance["guidance_scale"], provenance["seed"])
+    frames = to_frames(frames_of(output))
+    return Clip(frames=frames, fps=provenance["fps"], **audio_of(pipe, output), provenance={**provenance, **result})
 
 
 def choose_guidances(
@@ -154,6 +209,7 @@ def check_call(
     check_size(pipe, settings)
     check_lengths(pipe, settings["max_sequence_length"], texts)
     arguments = call_arguments(pipe, model, settings)
+    check_cached_steps(SETUPS.get(pipe), settings["steps"])
     check_steps(pipe, settings["steps"], "sigmas" in arguments or "timesteps" in arguments)
     arguments |= text_arguments(pipe, settings, texts)
     if image is not None:

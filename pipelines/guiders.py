@@ -21,6 +21,7 @@ from vidguide.guiding.guide import FORWARD, check_guidances, guided_class
 from vidguide.guiding.ownership import Ownership, claimed, wait_for_calls
 from vidguide.guiding.step_counter import StepCounter
 from vidguide.pipelines.request.guidance_spec import from_json
+from vidguide.restoration import holding
 from vidguide.tracing.run import Run
 from vidguide.transformer.class_swap import swapped_class
 from vidguide.transformer.family import Inputs, family_of
@@ -38,7 +39,7 @@ class OneCall:
         self.ownership = guided.ownership
 
     def __call__(self, call: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        with self.ownership.lock:
+        with holding(self.ownership.lock):
             if not self.ownership.owns():
                 return self.guided(call, args, kwargs)  # which does not guide it
             try:

@@ -1,4 +1,4 @@
-"""The examples run on the shipped models as README shows them."""
+"""The examples run on the shipped models as the documentation shows them."""
 
 import subprocess
 import sys

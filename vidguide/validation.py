@@ -18,15 +18,17 @@ def check_number(owner: object, name: str, low: float = -math.inf, high: float =
         raise ValueError(f"{who}{value!r}): must be {above}")
 
 
-def check_whole(owner: object, name: str) -> None:
-    """Validate that a parameter is a whole number.
+def check_whole(owner: object, name: str, low: int | None = None) -> None:
+    """Validate that a parameter is a whole number, at least `low`.
 
     Raises:
-        TypeError: naming the parameter and its value.
+        TypeError, ValueError: naming the parameter and its value.
     """
     value = getattr(owner, name)
     if type(value) is not int:
         raise TypeError(f"{type(owner).__name__}({name}={value!r}): must be a whole number")
+    if low is not None and value < low:
+        raise ValueError(f"{type(owner).__name__}({name}={value}): must be at least {low}")
 
 
 def check_text(owner: object, name: str, value: Any, empty: bool) -> None:

@@ -5,10 +5,12 @@ replacement that cannot be placed, would end the run. The loop replaces them. Wo
 through the object store; results are small.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from vidguide.eval.pool.protocol import (
@@ -29,8 +31,16 @@ from vidguide.eval.pool.threads import thread_variables
 class RayWorker:
     """An actor: makes its worker in `ready`, then one job at a time."""
 
-    def __init__(self, factory: Factory) -> None:
+    def __init__(self, factory: Factory, folder: str) -> None:
+        """Create the actor, in the working directory of the driver where it exists.
+
+        Args:
+            factory: of the worker.
+            folder: working directory.
+        """
         self._factory = factory
+        if Path(folder).is_dir():
+            os.chdir(folder)
 
     def ready(self) -> str | Failure:
         """Make the worker, and return its kind, or why it cannot be made."""
@@ -142,7 +152,7 @@ class RayPool:
 
     def add(self) -> None:
         """Create an actor; it waits in Ray until its resources are free."""
-        actor = self._actor_class.remote(self._factory)
+        actor = self._actor_class.remote(self._factory, str(Path.cwd()))
         self._calls[actor.ready.remote()] = (len(self._actors), False)
         self._actors.append(actor)
 

@@ -23,6 +23,7 @@ from vidguide.pipelines.models.spec import SHIPPED, Model
 from vidguide.pipelines.request.call_settings import call_arguments, fill_settings, prepare_pipeline
 from vidguide.pipelines.request.images import use_of_image
 from vidguide.pipelines.request.schema import Request
+from vidguide.pipelines.request.setup import Setup
 from vidguide.pipelines.request.validation import check_lengths, check_size, check_steps
 from vidguide.transformer.modular_blocks import is_modular
 from vidguide.transformer.prediction_space import Levels
@@ -51,7 +52,7 @@ def calibrate(
     revision: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
-    offload: str = "auto",
+    setup: Setup | None = None,
     pipe: Any = None,
     progress: Progress | None = None,
 ) -> Calibration:
@@ -75,7 +76,7 @@ def calibrate(
         steps, height, width, frames, max_sequence_length: None for the model's defaults.
         seed: of the noise, and of the renders.
         batch: clips in one call; None for 16 renders, or one given clip.
-        revision, device, dtype, offload: see :func:`vidguide.pipelines.loading.load.load`.
+        revision, device, dtype, setup: see :func:`vidguide.pipelines.loading.load.load`.
         pipe: loaded pipeline; `model` then only selects settings.
         progress: called with the number of completed measurements, and their total.
 
@@ -90,9 +91,7 @@ def calibrate(
     sources = choose_clips(model, clips, prompts, count, seed)
     declared = resolve(model) if pipe is None else declaration(model)
     if pipe is None:
-        pipe = load(
-            model, revision=revision, device=device, dtype=dtype, offload=offload, progress=progress is not None
-        )
+        pipe = load(model, revision=revision, device=device, dtype=dtype, setup=setup, progress=progress is not None)
     check_pipeline(pipe)
     settings = fill_settings(pipe, declared, (), settings)
     check_clips(pipe, sources, settings)

@@ -1,5 +1,6 @@
 """The command line `vidguide`: parses options, calls the library and prints results."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +21,6 @@ from vidguide.pipelines.cli.options import (
     Image,
     Model,
     Negative,
-    Offload,
     Quiet,
     Scale,
     Seed,
@@ -30,6 +30,7 @@ from vidguide.pipelines.cli.options import (
     plain_errors,
     show,
 )
+from vidguide.pipelines.cli.setup_options import setup_from, setup_options
 from vidguide.version import __version__
 
 if TYPE_CHECKING:
@@ -61,8 +62,12 @@ def vidguide(
 
 
 @app.command(epilog="Example: vidguide generate 'a large circle moving right' -n red -o clip.mp4")
+@setup_options
 def generate(
-    prompt: Annotated[str | None, typer.Argument(help="What the clip shows.")] = None,
+    options: dict[str, Any],
+    prompt: Annotated[
+        list[str] | None, typer.Argument(help="What the clip shows; several prompts make several clips.")
+    ] = None,
     model: Model = "tiny",
     image: Image = None,
     negative: Negative = None,
@@ -74,6 +79,7 @@ def generate(
     frames: Frames = None,
     size: Size = None,
     seed: Seed = 0,
+    num_videos_per_prompt: Annotated[int, typer.Option(help="Clips of each prompt, at further seeds.")] = 1,
     output: Annotated[
         Path,
         typer.Option(
@@ -86,7 +92,6 @@ def generate(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
-    offload: Offload = "auto",
     trace: Annotated[bool, typer.Option("--trace", help="Print what the guidance changed.")] = False,
     quiet: Quiet = False,
     as_json: AsJson = False,
@@ -99,25 +104,46 @@ def generate(
         from vidguide.pipelines.request.provenance import arguments_from, compare_clip, load_provenance
 
         check_output(output)
-        if recorded is None and prompt is None:
+        if recorded is None and not prompt:
             raise ValueError("prompt: is missing; say what the clip shows, or pass --from clip.json")
         provenance = None if recorded is None else load_provenance(recorded)
+        arguments: dict[str, Any]
         if provenance is not None:
             arguments = arguments_from(provenance, image)
         else:
-            arguments = dict(prompt=prompt, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
-            arguments |= dict(image=image, steps=steps, frames=frames, device=device, dtype=dtype, offload=offload)
+            prompts = prompt or []
+            arguments = dict(prompt=prompts, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
+            arguments |= dict(image=image, steps=steps, frames=frames, device=device, dtype=dtype)
+            arguments |= dict(setup=setup_from(options), num_videos_per_prompt=num_videos_per_prompt)
             arguments |= dict(guidance=parse_unless_default(guidance, negative), **parse_size(size))
-        clip = run(**arguments, progress=not (quiet or as_json))
-        files = write(clip, output, lossless)
+        made = run(**arguments, progress=not (quiet or as_json))
+        clips: list[Any] = made if isinstance(made, list) else [made]
+        paths = paths_of(clips, output, num_videos_per_prompt)
+        files = [write(clip, path, lossless) for clip, path in zip(clips, paths, strict=True)]
         if as_json:
-            typer.echo(json.dumps({**clip.describe(), "files": files}))
+            listed = [{**clip.describe(), "files": each} for clip, each in zip(clips, files, strict=True)]
+            typer.echo(json.dumps(listed if len(listed) > 1 else listed[0]))
             return
-        if trace:
-            console.print(clip.provenance["trace"] or "the guidance changed no attention")
-        if provenance is not None:
-            console.print(compare_clip(provenance, clip), markup=False)
-        console.print("wrote " + ", ".join(files))
+        for clip, each in zip(clips, files, strict=True):
+            if trace:
+                console.print(clip.provenance["trace"] or "the guidance changed no attention")
+            if provenance is not None:
+                console.print(compare_clip(provenance, clip), markup=False)
+            console.print("wrote " + ", ".join(each))
+
+
+def paths_of(clips: list[Any], output: Path, count: int) -> list[Path]:
+    """Return the path of each clip: `output` for one; for several `clip-0-7.mp4`, with number of the prompt and seed.
+
+    Args:
+        clips: all clips.
+        output: as the command line takes it.
+        count: number of clips of each prompt.
+    """
+    if len(clips) == 1:
+        return [output]
+    ends = [f"{index // count}-{clip.provenance['seed']}" for index, clip in enumerate(clips)]
+    return [output.with_stem(f"{output.stem}-{end}") for end in ends]
 
 
 def write(clip: Any, output: Path, lossless: bool) -> list[str]:
@@ -127,7 +153,9 @@ def write(clip: Any, output: Path, lossless: bool) -> list[str]:
 
 
 @app.command(epilog="Example: vidguide compare 'a large circle' -n red -g none -g nag -o comparison")
+@setup_options
 def compare(
+    options: dict[str, Any],
     prompt: Annotated[str, typer.Argument(help="What the clips show.")],
     guidance: Annotated[
         list[str] | None,
@@ -143,7 +171,6 @@ def compare(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write to.")] = Path("comparison"),
     device: Device = None,
     dtype: Dtype = None,
-    offload: Offload = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -153,7 +180,8 @@ def compare(
 
         specs = guidance or (["none", "nag"] if negative else ["none"])
         settings: dict[str, Any] = dict(steps=steps, frames=frames, seed=seed, progress=not (quiet or as_json))
-        settings |= dict(model=model, image=image, device=device, dtype=dtype, offload=offload, **parse_size(size))
+        settings |= dict(model=model, image=image, device=device, dtype=dtype, **parse_size(size))
+        settings |= dict(setup=setup_from(options))
         result = run(prompt, specs, negative_prompt=negative, **settings)
         files = [str(path) for path in (*result.save(output), output / "report.html")]
         rows = result.rows(result.evaluate(output))
@@ -165,8 +193,10 @@ def compare(
 
 
 @app.command(epilog="Example: vidguide sweep examples/sweep.yaml -o sweep")
+@setup_options
 def sweep(
-    config: Annotated[Path, typer.Argument(help="YAML with model, prompts, seeds, arms and settings; see README.")],
+    options: dict[str, Any],
+    config: Annotated[Path, typer.Argument(help="YAML of model, prompts, seeds, arms and settings; see docs.")],
     output: Annotated[
         str, typer.Option("--output", "-o", help="Folder, or URL such as s3://bucket/sweep; existing clips remain.")
     ] = "sweep",
@@ -189,6 +219,9 @@ def sweep(
         from vidguide.pipelines.sweep.run import local_folder
 
         parsed = read_sweep(config)
+        if options:
+            setup = setup_from(options, parsed.placement.get("setup"))
+            parsed = dataclasses.replace(parsed, placement={**parsed.placement, "setup": setup})
         backend = choose_backend(ray, workers, gpus_per_worker)
         if score:
             local_folder(output)

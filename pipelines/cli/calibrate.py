@@ -13,7 +13,6 @@ from vidguide.pipelines.cli.options import (
     Device,
     Dtype,
     Frames,
-    Offload,
     Quiet,
     Seed,
     Size,
@@ -21,9 +20,12 @@ from vidguide.pipelines.cli.options import (
     parse_size,
     plain_errors,
 )
+from vidguide.pipelines.cli.setup_options import setup_from, setup_options
 
 
+@setup_options
 def calibrate(
+    options: dict[str, Any],
     model: Annotated[
         str, typer.Argument(help="Shipped name, preset, pipeline folder or Hugging Face repo id.")
     ] = "tiny",
@@ -50,7 +52,6 @@ def calibrate(
     ] = Path("calibration"),
     device: Device = None,
     dtype: Dtype = None,
-    offload: Offload = "auto",
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -60,7 +61,8 @@ def calibrate(
         from vidguide.pipelines.calibration.report import LEGEND, best_settings, save, table
 
         arguments: dict[str, Any] = dict(clips=clips, prompts=prompts, count=count, steps=steps, frames=frames)
-        arguments |= dict(seed=seed, batch=batch, device=device, dtype=dtype, offload=offload, **parse_size(size))
+        arguments |= dict(seed=seed, batch=batch, device=device, dtype=dtype, **parse_size(size))
+        arguments |= dict(setup=setup_from(options))
         arguments |= dict(guidance=parse_all(guidance), at=parse_list("at", at, float))
         arguments |= dict(layers=None if layers is None else parse_list("layers", layers, int))
         with Progress("measurements", hidden=quiet or as_json) as progress:

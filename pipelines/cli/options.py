@@ -32,7 +32,6 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Defa
 Dtype = Annotated[
     str | None, typer.Option(help="float32, bfloat16 or float16. Default: bfloat16 on CUDA, float32 elsewhere.")
 ]
-Offload = Annotated[str, typer.Option(help="CPU offloading: auto, none, model or sequential.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Hide progress bars.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print results as JSON on standard output.")]
 

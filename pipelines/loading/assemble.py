@@ -63,11 +63,19 @@ def single_file_components(
     for name in model.checkpoint.components:
         if name not in index:
             raise ValueError(f"{path.name}: {model.source!r} has no component {name!r}")
-        settings = {DTYPE: torch.float32 if name == "vae" else dtype}
+        settings: dict[str, Any] = {DTYPE: torch.float32 if name == "vae" else dtype}
+        settings |= quantization_of_file(path, dtype)
         config: dict[str, Any] = dict(config=model.source, subfolder=name, revision=model.revision)
         config["local_files_only"] = only_cached(model.source)
         components[name] = diffusers_class(index[name][1]).from_single_file(str(path), **config, **settings)
     return components
+
+
+def quantization_of_file(path: Path, dtype: torch.dtype) -> dict[str, Any]:
+    """Return the argument of `from_single_file` for a GGUF file, whose layers compute in `dtype`; else no argument."""
+    if path.suffix != ".gguf":
+        return {}
+    return {"quantization_config": diffusers_class("GGUFQuantizationConfig")(compute_dtype=dtype)}
 
 
 def load_loras(pipe: Any, loras: tuple[Lora, ...], files: dict[str, Path]) -> None:
@@ -83,7 +91,7 @@ def load_loras(pipe: Any, loras: tuple[Lora, ...], files: dict[str, Path]) -> No
     """
     adapters: dict[str, dict[str, float]] = defaultdict(dict)  # strength by component and adapter name
     for number, lora in enumerate(loras):
-        name = f"preset_{number}"
+        name = f"lora_{number}"
         load_lora(pipe, lora, files[f"{lora.source}/{lora.file}"], name)
         adapters[lora.component][name] = lora.strength
     for component, strengths in adapters.items():
@@ -108,7 +116,7 @@ def configure(pipe: Any, model: Model) -> None:
         ValueError: a boundary for a pipeline with one transformer.
     """
     if model.scheduler or model.scheduler_settings:
-        pipe.scheduler = scheduler_for(pipe, model)
+        pipe.scheduler = scheduler_for(pipe.scheduler, model)
     if model.boundary is not None:
         if getattr(pipe, "transformer_2", None) is None:
             raise ValueError(f"boundary={model.boundary}: {model.source!r} has one transformer, not two experts")
@@ -119,10 +127,10 @@ def configure(pipe: Any, model: Model) -> None:
         pipe.guider = pipe.guider.new(guidance_scale=model.guidance_scale)
 
 
-def scheduler_for(pipe: Any, model: Model) -> Any:
+def scheduler_for(scheduler: Any, model: Model) -> Any:
     """Return the scheduler that a model declares: the pipeline's with changes, or one of another class."""
-    current = type(pipe.scheduler)
+    current = type(scheduler)
     declared = diffusers_class(model.scheduler) if model.scheduler else current
     if declared is current:
-        return current.from_config(pipe.scheduler.config, **model.scheduler_settings)
+        return current.from_config(scheduler.config, **model.scheduler_settings)
     return declared(**model.scheduler_settings)  # settings of another class have other meanings

@@ -32,15 +32,17 @@ from vidguide.pipelines.loading.hub import (
 )
 from vidguide.pipelines.loading.modular import build_modular, check_modular, is_modular_index
 from vidguide.pipelines.loading.progress_bars import loading_bars
+from vidguide.pipelines.loading.quantization import quantization_arguments
+from vidguide.pipelines.loading.scheduler import scheduler_of
+from vidguide.pipelines.loading.set_up import check_setup, set_up, with_files
 from vidguide.pipelines.models.presets import MODELS, PRESETS
 from vidguide.pipelines.models.spec import SHIPPED, Model
 from vidguide.pipelines.request.images import check_use, partner, takes_image
+from vidguide.pipelines.request.setup import Setup
 
-OFFLOADS = ("auto", "none", "model", "sequential")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ANSI = re.compile(r"\x1b\[[0-9;]*m")  # colours of a terminal
 MISSING = re.compile(r"\| MISSING|newly initialized")  # in transformers' report of a model
-MEMORY_FACTOR = 1.3  # free device memory, relative to the weights, below which "auto" offloads
 
 
 def resolve(model: str | os.PathLike[str] | Model) -> Model:
@@ -110,7 +112,7 @@ def load(
     revision: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
-    offload: str = "auto",
+    setup: Setup | None = None,
     image: bool | None = None,
     progress: bool = True,
 ) -> Any:
@@ -122,8 +124,7 @@ def load(
         device: None for CUDA if available, else MPS, else the CPU.
         dtype: "float32", "bfloat16" or "float16"; None for bfloat16 on CUDA and float32 elsewhere. The VAE is always
             float32, as Wan's requires.
-        offload: "none", "model" or "sequential" (CPU offloading of diffusers); "auto" offloads by model if the weights
-            do not fit the free memory of the GPU.
+        setup: quantization, LoRAs, offload, compilation and more; None for the defaults of :class:`Setup`.
         image: whether clips start from an image; selects the pipeline class where the same weights serve
             text-to-video and image-to-video. None for the class in `model_index.json`.
         progress: show progress bars of downloads and loading.
@@ -133,27 +134,31 @@ def load(
         OSError: the model's files cannot be read or downloaded.
         ImportError: the model needs another package, or a newer diffusers. All before large files are downloaded.
     """
-    declared = resolve(model)
+    declared, setup = resolve(model), setup or Setup()
     if revision is not None:
         declared = dataclasses.replace(declared, revision=revision)
-    if offload not in OFFLOADS:
-        raise ValueError(f"offload={offload!r}: must be one of {', '.join(OFFLOADS)}")
     target = choose_device(device)
     precision = choose_dtype(dtype, target)
     if image is not None and declared.image is not None:
         check_use(model_name(model), declared.image, image)
-    check_requirements(declared)
+    complete = with_files(declared, setup)
+    check_requirements(complete)
     with loading_bars(progress):
         with errors_naming(model_name(model)):
             index = read_index(declared.source, declared.revision)
         if is_modular_index(index):
-            check_modular(declared, offload)
+            check_modular(complete, setup)
             with errors_naming(model_name(model)):
                 return build_modular(declared, precision).to(target)
         pipeline_class = choose_pipeline(declared, index, image)
+        check_setup(setup, declared, index, pipeline_class, target)
+        scheduler = scheduler_of(setup, declared, index)
         with errors_naming(model_name(model)):
-            pipe = build(declared, pipeline_class, index, precision)
-    return move_to_device(pipe, target, offload)
+            pipe = build(complete, pipeline_class, index, precision, setup)
+        if scheduler is not None:
+            pipe.scheduler = scheduler
+        set_up(pipe, setup, target)
+    return pipe
 
 
 @contextmanager
@@ -169,13 +174,14 @@ def errors_naming(model: str) -> Iterator[None]:
         raise OSError(f"model={model!r}: cannot be loaded: {type(error).__name__}: {error}") from error
 
 
-def build(model: Model, pipeline_class: Any, index: dict[str, Any], dtype: torch.dtype) -> Any:
+def build(model: Model, pipeline_class: Any, index: dict[str, Any], dtype: torch.dtype, setup: Setup) -> Any:
     """Return the pipeline of a declaration, on the CPU. LoRAs and checkpoints are located before the download."""
     check_configs(Path(model.source), index)
     files = weight_files(model)
     components = single_file_components(model, index, files, dtype)
     dtypes = {DTYPE: {"default": dtype, "vae": torch.float32}}
     options = dict(revision=model.revision, variant=model.variant, local_files_only=only_cached(model.source))
+    options |= quantization_arguments(setup, index, dtype)
     with missing_weights_refused():
         pipe = pipeline_class.from_pretrained(model.source, **options, **components, **dtypes)
     check_weights(pipe)
@@ -245,24 +251,3 @@ def choose_pipeline(model: Model, index: dict[str, Any], image: bool | None) -> 
     if image is not None:
         check_use(name, use, image)
     return pipeline_class
-
-
-def move_to_device(pipe: Any, device: torch.device, offload: str) -> Any:
-    """Move a pipeline to its device, or set up CPU offloading; "auto" decides by the free memory."""
-    if offload == "auto":
-        offload = "none"
-        if device.type == "cuda" and weight_bytes(pipe) * MEMORY_FACTOR > torch.cuda.mem_get_info(device)[0]:
-            offload = "model"
-    if offload == "model":
-        pipe.enable_model_cpu_offload(device=device)
-    elif offload == "sequential":
-        pipe.enable_sequential_cpu_offload(device=device)
-    else:
-        pipe.to(device)
-    return pipe
-
-
-def weight_bytes(pipe: Any) -> int:
-    """Return the memory of all weights of a pipeline, in bytes."""
-    modules = [component for component in pipe.components.values() if isinstance(component, torch.nn.Module)]
-    return sum(p.numel() * p.element_size() for module in modules for p in module.parameters())

@@ -151,7 +151,7 @@ SHIPPED = {
         distilled=True,
         image="no",
         ran="by the tests of this repository",
-        nag=dict(tau=1.25, alpha=0.5),  # selected by benchmarks/negative_prompt.py; see README
+        nag=dict(tau=1.25, alpha=0.5),  # selected by benchmarks/negative_prompt.py; docs/results.md
         about="tiny, distilled to four steps with guidance built in, as few-step models are",
     ),
 }

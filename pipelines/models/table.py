@@ -1,4 +1,4 @@
-"""Table of the declared models, for the command line and the README."""
+"""Table of the declared models, for the command line and docs/models.md."""
 
 from collections.abc import Mapping
 

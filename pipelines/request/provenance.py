@@ -18,11 +18,19 @@ from vidguide.pipelines.models.spec import SHIPPED, Model
 from vidguide.pipelines.request.guidance_spec import from_json
 from vidguide.pipelines.request.images import describe_image, read_image
 from vidguide.pipelines.request.schema import Seed, Settings, Text
+from vidguide.pipelines.request.setup import Setup, locate_file, parse_lora
 from vidguide.version import __version__
 
 
 class RecordedPreset(TypedDict):
     """Values of a preset, and the SHA-256 of its weight files by name."""
+
+    values: Required[dict[str, Any]]
+    files: dict[str, str]
+
+
+class RecordedSetup(TypedDict):
+    """Options of a setup that are not the default, and the SHA-256 of its weight files by name."""
 
     values: Required[dict[str, Any]]
     files: dict[str, str]
@@ -46,7 +54,7 @@ class Provenance(Settings, total=False):
     revision: str | None
     device: str | None
     dtype: str | None
-    offload: str
+    setup: RecordedSetup | None
     preset: RecordedPreset | None
     image: RecordedImage | None
     versions: dict[str, Any]
@@ -55,7 +63,7 @@ class Provenance(Settings, total=False):
     audio_sha256: str
 
 
-RECORDED = ("preset", "image", "guidance")  # in a form that arguments_from() converts
+RECORDED = ("preset", "setup", "image", "guidance")  # in a form that arguments_from() converts
 HASHES = {"sha256": "frames", "audio_sha256": "audio"}  # fields of a clip's JSON, and what they are of
 COMPARED = ("versions", "weights", *HASHES)
 REPRODUCED = tuple(name for name in Provenance.__annotations__ if name not in (*RECORDED, *COMPARED))
@@ -91,6 +99,19 @@ def describe_preset(model: Model, fingerprints: dict[str, str]) -> dict[str, Any
     return {"values": model.values(), "files": fingerprints}
 
 
+def describe_setup(setup: Setup | None, fingerprints: dict[str, str]) -> dict[str, Any] | None:
+    """Return the options of a setup and the SHA-256 of its weight files; None for a pipeline that was given loaded."""
+    if setup is None:
+        return None
+    places = [(lora.source, lora.file) for lora in map(parse_lora, setup.loras)]
+    places += [locate_file(setup.gguf, "gguf")] if setup.gguf else []
+    names = {f"{source}/{file}" for source, file in places}
+    return {
+        "values": setup.values(),
+        "files": {name: value for name, value in fingerprints.items() if name in names},
+    }
+
+
 def load_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read the JSON that was written with a clip.
 
@@ -104,6 +125,8 @@ def load_provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
         guidances_of(provenance)
         if provenance.get("preset") is not None:
             model_of(provenance["model"], provenance["preset"]["values"])
+        if provenance.get("setup") is not None:
+            setup_of(provenance["setup"])
     except (ValueError, TypeError) as error:
         raise type(error)(f"{where!r}: {error}{written_by(provenance)}") from None
     return provenance
@@ -144,9 +167,17 @@ def arguments_from(provenance: dict[str, Any], image: Any = None) -> dict[str, A
     arguments = {name: provenance[name] for name in REPRODUCED if name in provenance}
     if provenance.get("preset") is not None:
         arguments["model"] = model_of(provenance["model"], provenance["preset"]["values"])
+    if provenance.get("setup") is not None:
+        arguments["setup"] = setup_of(provenance["setup"])
     if provenance.get("image") is not None:
         arguments["image"] = same_image(provenance["image"], image)
     return {**arguments, "guidance": guidances_of(provenance)}
+
+
+def setup_of(recorded: RecordedSetup) -> Setup:
+    """Return the setup of a clip; raises as :func:`arguments_from`."""
+    setup: Setup = validate(Setup, recorded["values"], where="setup.values")
+    return setup
 
 
 def model_of(name: str, values: dict[str, Any]) -> str | Model:
@@ -178,7 +209,11 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """List the versions, device, dtype, weight files and weights that differ between the provenance of two clips."""
 
     def environment(provenance: dict[str, Any]) -> dict[str, Any]:
-        files = (provenance.get("preset") or {}).get("files", {})
+        files = {
+            name: value
+            for part in ("preset", "setup")
+            for name, value in (provenance.get(part) or {}).get("files", {}).items()
+        }
         placement = {name: provenance.get(name) for name in ("device", "device_name", "dtype")}
         weights = {f"weights of {name}": value for name, value in provenance.get("weights", {}).items()}
         return {**provenance.get("versions", {}), **placement, **files, **weights}

@@ -74,3 +74,9 @@ class Request(Settings, total=False):
     prompt: Text
     negative_prompt: Text | None
     seed: Seed
+
+
+class Prompts(TypedDict):
+    """Several prompts of :func:`vidguide.generate`."""
+
+    prompt: Annotated[list[Text], Field(min_length=1), must_be("a text, or a list of at least one")]

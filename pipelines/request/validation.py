@@ -1,9 +1,34 @@
 """Checks of a request against the loaded model. Each error names the argument, its value and the nearest valid one."""
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from vidguide.guidances.base import Guidance
+from vidguide.guiding.compatibility import cache_reason
+from vidguide.pipelines.request.setup import Setup
+
+
+def check_setup_of_guidances(guidances: Sequence[Guidance], setup: Setup) -> None:
+    """Refuse a cache with which a guidance works on no model, before the model is loaded.
+
+    Raises:
+        ValueError: naming the guidance, the cache, the reason and the cure.
+    """
+    kind = "" if setup.cache is None else setup.cache.partition(":")[0]
+    for guidance in guidances:
+        if isinstance(guidance, Guidance) and (reason := cache_reason(kind, guidance)):
+            raise ValueError(f"{type(guidance).__name__} with cache={setup.cache!r}: {reason}, or leave cache out")
+
+
+def check_cached_steps(setup: Setup | None, steps: int) -> None:
+    """Refuse a cache that was configured for another number of steps, with a ValueError."""
+    if setup is None or setup.cache is None or not setup.cache.startswith("MagCache"):
+        return
+    if f"num_inference_steps={steps}" not in setup.cache.partition(":")[2].split(","):
+        raise ValueError(f"cache={setup.cache!r}: must have num_inference_steps={steps}, the number of steps")
 
 
 def check_size(pipe: Any, settings: dict[str, Any]) -> None:

@@ -13,6 +13,8 @@ from vidguide.eval.files import read_json_lines, read_text, read_yaml, validate
 from vidguide.guidances.negative_prompt import NegativePromptGuidance
 from vidguide.pipelines.request.guidance_spec import parse
 from vidguide.pipelines.request.schema import Seed, Settings, Text, known_fields, must_be
+from vidguide.pipelines.request.setup import Setup
+from vidguide.pipelines.request.validation import check_setup_of_guidances
 
 MAX_CLIPS = 100_000  # of a sweep; each is an object in memory before the first is generated
 
@@ -64,7 +66,7 @@ class Placement(TypedDict, total=False):
 
     device: Text | None
     dtype: Text | None
-    offload: Text
+    setup: Setup
     revision: Text | None
 
 
@@ -237,6 +239,8 @@ def check_sweep(sweep: Sweep) -> None:
     if count > MAX_CLIPS:
         sizes = f"{len(sweep.prompts)} prompts, {len(sweep.seeds)} seeds and {len(sweep.arms)} arms"
         raise ValueError(f"sweep: {sizes} are {count} clips; must be at most {MAX_CLIPS}, so divide it into several")
+    for arm in sweep.arms:
+        check_setup_of_guidances(parse(arm.guidance), sweep.placement.get("setup", Setup()))
     check_unique("seeds", sweep.seeds)
     check_unique("prompts", [prompt.id for prompt in sweep.prompts])
     if len({prompt.image is None for prompt in sweep.prompts}) > 1:

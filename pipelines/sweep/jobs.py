@@ -160,6 +160,8 @@ def file_names(names: list[str], field: str) -> list[str]:
 
 def make_request(sweep: Sweep, prompt: Prompt, seed: int, arm: Arm) -> dict[str, Any]:
     """Return everything that determines a clip, as its JSON records it; the device does not."""
-    placement = {name: value for name, value in sweep.placement.items() if name != "device"}
+    placement = {name: value for name, value in sweep.placement.items() if name not in ("device", "setup")}
+    if "setup" in sweep.placement:
+        placement["setup"] = sweep.placement["setup"].values()
     variant = {"model": sweep.model, **placement, "seed": seed, "arm": arm.name, "guidance": arm.guidance}
     return {**variant, **dataclasses.asdict(prompt), "settings": {**sweep.settings, **arm.settings}}

@@ -38,11 +38,13 @@ def test_the_published_combination_is_the_papers_equation(nag_cost: ModuleType) 
 def test_arms_with_nag_agree(nag_cost: ModuleType, model: str, text: int, valid: int) -> None:
     outputs = {}
     case = nag_cost.Case(model, 64, text, valid, "float32")
-    for arm in nag_cost.ARMS:
+    for arm in case.arms:
         with nag_cost.ExitStack() as stack, torch.no_grad():
             prepared, call = nag_cost.prepare_arm(case, arm, stack)
             with nag_cost.disable_merging(case, arm):
                 outputs[arm] = prepared(**call)[0]
+    for arm in case.arms[4:]:
+        torch.testing.assert_close(outputs[arm], outputs["NAG"], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(outputs["NAG"], outputs["published"], rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(outputs["doubled batch"][:1], outputs["unguided"], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(outputs["NAG"], outputs["unguided"], atol=1e-3)
@@ -62,12 +64,3 @@ def test_a_ratio_is_worse_beyond_both_ranges_only(regressions: ModuleType) -> No
         measured = {"case" if verdict != "new" else "other": {"NAG": value}}
         assert [row["verdict"] for row in regressions.compare(measured, committed)] == [verdict]
     assert not regressions.is_worse(ratio(1.15, 1.12, 1.3), committed["case"]["NAG"])
-
-
-def test_committed_ratios_cover_the_short_benchmarks(regressions: ModuleType, nag_cost: ModuleType) -> None:
-    committed = regressions.read_ratios(regressions.RESULTS / "nag_cost.json")
-    assert {case.name for case in nag_cost.cases([1024])} <= set(committed)
-    for name in regressions.SCRIPTS:
-        ratios = regressions.read_ratios(regressions.RESULTS / f"{name}.json")
-        assert ratios
-        assert all(value.low <= value.median <= value.high for arms in ratios.values() for value in arms.values())

@@ -203,3 +203,76 @@ def test_a_text_stream_without_padding_equals_one_with_padding(
     prediction, notes = predict(model, inputs, guidance)
     assert notes or length == 9
     tiny.assert_equal(prediction, with_padding(model, inputs, guidance))
+
+
+def with_prompt(distinct: bool, embeds: Any) -> NAG:
+    return NAG(negative_prompt_embeds=embeds, scale=5.0, distinct_prompt=distinct)
+
+
+def check_family(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare both settings for two prompts with different numbers of equal tokens."""
+    monkeypatch.setattr(negative_keys, "ALIGNMENT", 1)
+    monkeypatch.setattr(negative_keys, "MOST_DISTINCT", 1)
+    model, inputs = tiny.make().to(tiny.dtype), tiny.exact(tiny.inputs(2))
+    inputs |= with_equal_tokens({"encoder_hidden_states": inputs["encoder_hidden_states"]})
+    negative = tiny.exact(tiny.negative(2))
+    expected, _ = predict(model, inputs, with_prompt(False, negative))
+    prediction, notes = predict(model, inputs, with_prompt(True, negative))
+    assert any(note.startswith("NAG: prompt of ") for note in notes)
+    tiny.assert_equal(prediction, expected)
+
+
+def test_distinct_keys_of_the_prompt_equal_all_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_family(BY_NAME["WanTransformer3DModel"], monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tiny", CROSS, ids=lambda tiny: tiny.name)
+def test_distinct_keys_of_the_prompt_equal_all_keys_in_every_family(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_family(tiny, monkeypatch)
+
+
+def padded_inputs(valid: int, batch: int = 1) -> dict[str, Any]:
+    """Return a call whose prompts are zeros after the valid tokens, of which each row has one fewer."""
+    return {**wan_inputs(batch), "encoder_hidden_states": padded_text(valid, batch=batch)}
+
+
+@pytest.mark.parametrize("valid", [2, 7, 64])
+def test_padding_of_the_prompt_is_one_key(valid: int) -> None:
+    model, inputs, negative = tiny_wan(), padded_inputs(valid, 2), padded_text(5)
+    expected, _ = predict(model, inputs, with_prompt(False, negative))
+    prediction, notes = predict(model, inputs, with_prompt(True, negative))
+    torch.testing.assert_close(prediction, expected, rtol=1e-5, atol=1e-5)
+    assert ("prompt" in " ".join(notes)) == (valid < 64)
+    if valid == 64:
+        assert torch.equal(prediction, expected)
+
+
+def test_another_prompt_within_a_run_is_attended_to() -> None:
+    """As a callback of a pipeline's step gives it, also where it writes to the same tensor."""
+    model, scheduler, negative = tiny_wan(), FlowMatchEulerDiscreteScheduler(), padded_text(5)
+    inputs = padded_inputs(7)
+    other, in_place = padded_text(3) * 1.5, 0.7 * padded_text(9)
+    with guide(model, with_prompt(True, negative), scheduler=scheduler):
+        scheduler.set_timesteps(4)
+        model(**inputs)
+        replaced = model(**{**inputs, "encoder_hidden_states": other})[0]
+        inputs["encoder_hidden_states"].copy_(in_place)
+        written = model(**inputs)[0]
+    for prompt, prediction in ((other, replaced), (in_place, written)):
+        expected, _ = predict(model, {**inputs, "encoder_hidden_states": prompt}, with_prompt(False, negative))
+        torch.testing.assert_close(prediction, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_other_values_and_joint_attention_are_refused() -> None:
+    with pytest.raises(TypeError, match="distinct_prompt='yes'"):
+        NAG(negative_prompt_embeds=negative_text(), distinct_prompt="yes")  # type: ignore[arg-type]
+    tiny = BY_NAME["CogVideoXTransformer3DModel"]
+    assert families()[tiny.key].joint is not None
+    with (
+        pytest.raises(ValueError, match="attends to text and video at once"),
+        guide(tiny.make(), with_prompt(True, tiny.negative())),
+    ):
+        pass

@@ -3,7 +3,9 @@
 import gc
 import random
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,8 +17,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 import vidguide
 from tests.helpers.snapshots import snapshot_of, snapshots_equal
 from tests.helpers.tiny_families import BY_NAME, Tiny
-from vidguide import CFG, EMAG, NAG, PAG, STG, guide
+from vidguide import CFG, EMAG, NAG, PAG, STG, guide, restoration
 from vidguide.guidances.base import Guidance
+from vidguide.restoration import holding
+from vidguide.transformer.compile import _stance
 
 CODE = str(Path(vidguide.__file__).parent)
 FOLDERS = tuple(f"{CODE}/{folder}/" for folder in ("guiding", "attention", "transformer"))
@@ -27,12 +31,12 @@ Event = tuple[Line, int]  # a line, and which of its executions
 class Lines:
     """Records the lines of ours that are executed, or raises KeyboardInterrupt before one of them."""
 
-    def __init__(self, stop: Event | None = None) -> None:
-        self.stop, self.counts = stop, dict[Line, int]()
+    def __init__(self, stop: Event | None = None, folders: tuple[str, ...] = FOLDERS) -> None:
+        self.stop, self.folders, self.counts = stop, folders, dict[Line, int]()
         self.stopped = False
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(FOLDERS) or self.stopped:
+        if not frame.f_code.co_filename.startswith(self.folders) or self.stopped:
             return None
         if event == "line":
             line = frame.f_code.co_filename, frame.f_lineno
@@ -81,6 +85,40 @@ class Subject:
         kinds = self.kinds()
         assert [kinds[0], *kinds[2:]] == [self.classes[0], *self.classes[2:]], event
         assert not [name for name in kinds[1] if "vidguide" in name], event
+        assert is_free(_stance.lock), event
+
+
+def is_free(lock: Any, seconds: float = 5) -> bool:
+    """Return whether another thread can take a lock, and let it."""
+
+    def take() -> bool:
+        taken = lock.acquire(timeout=seconds)
+        if taken:
+            lock.release()
+        return bool(taken)
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(take).result()
+
+
+def test_a_lock_is_free_after_an_interrupt_before_any_line() -> None:
+    lock = threading.RLock()
+
+    def use() -> None:
+        with holding(lock):
+            with holding(lock):
+                assert not is_free(lock, 0)
+            assert not is_free(lock, 0)
+
+    folders = (restoration.__file__, __file__)
+    recorded = Lines(folders=folders)
+    recorded.run(use)
+    assert len(recorded.events) > 20
+    for event in recorded.events:
+        lines = Lines(event, folders)
+        with pytest.raises(KeyboardInterrupt):
+            lines.run(use)
+        assert is_free(lock), event
 
 
 def small(name: str, **config: int) -> Tiny:

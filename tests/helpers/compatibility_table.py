@@ -61,6 +61,9 @@ FURTHER_TESTS = """
   where a rank has a part of the heads. LTX with a mask fails under Ulysses in diffusers 0.42.1, unguided too (the mask
   is not split by heads). Untested: two GPUs (a test marked `gpu2` covers Ulysses), `ulysses_anything` and
   `ring_anything` (gloo does not gather parts of different sizes), rings and Ulysses at once, Helios, LTX-2.
+- Options of `Setup` through `load` and `generate` on the shipped model, alone and in pairs, with weights of torchao,
+  quanto and GGUF: `tests/pipelines/test_setup_pairs.py`, marked slow; the pairs that are refused are in
+  `pipelines/request/setup.py`.
 - Not tested: group offload with streams, attention backends that need a GPU.
 """
 

@@ -24,6 +24,18 @@ def test_generate_writes_a_clip_and_a_json_that_reproduces_it(tmp_path: Path) ->
     assert "the same frames, bit for bit" in reproduction.output
 
 
+def test_several_prompts_make_several_clips_each_with_its_json(tmp_path: Path) -> None:
+    prompts = ("a red circle", "a small square")
+    small = ("--steps", "1", "--frames", "5", "--seed", "7", "-q", "-o", str(tmp_path / "clip.mkv"))
+    done = invoke("generate", *prompts, "--num-videos-per-prompt", "2", *small)
+    assert done.exit_code == 0, done.output
+    names = [f"clip-{number}-{seed}" for number in (0, 1) for seed in (7, 8)]
+    assert sorted(path.stem for path in tmp_path.glob("*.mkv")) == names
+    recorded = [json.loads((tmp_path / f"{name}.json").read_text()) for name in names]
+    assert [(each["prompt"], each["seed"]) for each in recorded] == [(p, seed) for p in prompts for seed in (7, 8)]
+    assert len({each["sha256"] for each in recorded}) == 4
+
+
 def test_generate_prints_json(tmp_path: Path) -> None:
     done = invoke("generate", "a red circle", "-g", "none", "--steps", "1", "--json", "-o", str(tmp_path / "clip.png"))
     output = json.loads(done.stdout)

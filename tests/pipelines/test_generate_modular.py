@@ -15,6 +15,7 @@ from tests.helpers.tiny_families import BY_NAME
 from vidguide import generate
 from vidguide.pipelines.generate import to_samples
 from vidguide.pipelines.loading.load import load
+from vidguide.pipelines.request.setup import Setup
 
 pytestmark = pytest.mark.skipif(not hasattr(diffusers, "EchoModularPipeline"), reason="not in this diffusers")
 
@@ -76,7 +77,9 @@ def test_a_folder_is_loaded(tmp_path: Path) -> None:
     for name in ("transformer", "vae", "text_encoder"):
         assert next(getattr(loaded, name).parameters()).dtype == torch.float32
     with pytest.raises(ValueError, match="offload='model': must be one of auto, none"):
-        load(str(tmp_path / "model"), device="cpu", offload="model", progress=False)
+        load(str(tmp_path / "model"), device="cpu", setup=Setup(offload="model"), progress=False)
+    with pytest.raises(ValueError, match=r"shift=3\.0: a modular pipeline takes no setup here"):
+        load(str(tmp_path / "model"), device="cpu", setup=Setup(shift=3.0), progress=False)
 
 
 def _seeded(seed: int) -> torch.Generator:

@@ -1,4 +1,4 @@
-"""Presets: run end to end on small checkpoints in the upstream layouts, and checked against diffusers and README."""
+"""Presets: run end to end on small checkpoints in the upstream layouts, and checked against diffusers and the docs."""
 
 import dataclasses
 import inspect
@@ -334,8 +334,8 @@ def test_a_guider_has_the_scale_during_the_call_only() -> None:
     assert pipe.guider is guider
 
 
-def test_readme_has_the_table_of_presets() -> None:
-    assert markdown(PRESETS) in (ROOT / "README.md").read_text()
+def test_the_documentation_has_the_table_of_presets() -> None:
+    assert markdown(PRESETS) in (ROOT / "docs" / "models.md").read_text()
 
 
 def test_noise_levels_of_another_number_of_steps_are_refused() -> None:

@@ -17,7 +17,7 @@ from vidguide.functional.cfg import rescale_std
 from vidguide.tracing.run import SampleChoice
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.family import Inputs
-from vidguide.transformer.model_state import computation_state, loras_of
+from vidguide.transformer.model_state import computation_state, input_state, loras_of
 from vidguide.transformer.negative_text import repeat_rows, text_shape
 from vidguide.transformer.token_grid import grid
 
@@ -149,7 +149,11 @@ class Call:
         return cache.get(owner, (self.run, shapes, text_shape(self.model.family, self.inputs), extra), factory)
 
     def cached_plan(
-        self, owner: object, factory: Callable[[], AttentionPlan], embeds: Tensor | Mapping[str, Tensor] | None = None
+        self,
+        owner: object,
+        factory: Callable[[], AttentionPlan],
+        embeds: Tensor | Mapping[str, Tensor] | None = None,
+        of_prompt: bool = False,
     ) -> AttentionPlan:
         """Cache a plan with a text's keys and values for the run; where these depend on the step, for the step,
         and while the model's LoRAs are as they were.
@@ -159,12 +163,14 @@ class Call:
         Args:
             embeds: the text's embeddings, where they are all that it depends on. Calls of a bare transformer without a
                 scheduler, of which each is a run, then share a plan while all that it is made from is unchanged.
+            of_prompt: whether the plan depends on the prompt too, which may change within a run.
         """
         varies, with_gradients = self.model.family.text_varies(self.model.original.config), torch.is_grad_enabled()
         if embeds is not None and self.scheduler is None and self.steps is None and not (varies or with_gradients):
             return self._plan_across_runs(owner, factory, embeds)
         step = self.step if varies else None
-        plan = self.cached(owner, factory, extra=(step, self._lora(), with_gradients))
+        texts = {name: self.inputs.get(name) for name in self.model.family.text_inputs} if of_prompt else None
+        plan = self.cached(owner, factory, extra=(step, self._lora(), with_gradients, input_state(texts)))
         if with_gradients and plan.requires_grad:
             self.cache.discard(owner)
         return plan

@@ -14,6 +14,8 @@ from vidguide.functional.masks import masked, rows_of
 from vidguide.kernels.lse_backends import LseBackend, attend, select_pair
 from vidguide.transformer.text_stream import TextStream
 
+Text = tuple[Tensor, Tensor, Tensor | None]  # keys and values (1 or B, L, H, D), and mask
+
 
 @dataclass(frozen=True, eq=False)
 class CrossAttentionNAG:
@@ -22,6 +24,7 @@ class CrossAttentionNAG:
     Attributes:
         key, value: of the negative, `(1 or B, L, H, D)`. mask: of its tokens, or None.
         distinct: whether the mask counts equal keys, so that a kernel that takes a mask is needed.
+        prompt: distinct keys of the conditional rows' prompt, with a mask that counts them; None for those of the call.
     """
 
     combine: Combination
@@ -29,16 +32,29 @@ class CrossAttentionNAG:
     value: Tensor
     mask: Tensor | None
     distinct: bool = False
+    prompt: Text | None = None
 
     def __call__(self, kernel: KernelCall, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        positive = kernel(query, key, value, kernel.mask)
         start = kernel.batch.start(query.shape[0])  # rows before it are the pipeline's unconditional half
-        repeats = (query.shape[0] - start) // self.key.shape[0]
-        key, value = (tensor.repeat_interleave(repeats, 0) for tensor in (self.key, self.value))
-        mask = None if self.mask is None else self.mask.repeat_interleave(repeats, 0)
+        if self.prompt is None:
+            positive = kernel(query, key, value, kernel.mask)
+            uncond, positive = positive[:start], positive[start:]
+        else:
+            positive = kernel.native(query[start:], *repeated(self.prompt, query.shape[0] - start))
+            mask = rows_of(kernel.mask, 0, start)
+            uncond = kernel(query[:start], key[:start], value[:start], mask) if start else positive[:0]
+        negative = repeated((self.key, self.value, self.mask), query.shape[0] - start)
         attend = kernel.native if self.distinct else kernel.local()
-        output = self.combine(kernel, positive[start:], attend(query[start:], key, value, mask))
-        return torch.cat([positive[:start], output]) if start else output
+        output = self.combine(kernel, positive, attend(query[start:], *negative))
+        return torch.cat([uncond, output]) if start else output
+
+
+def repeated(text: Text, rows: int) -> Text:
+    """Repeat each row of a text's keys, values and mask, for a batch of `rows`."""
+    key, value, mask = text
+    repeats = rows // key.shape[0]
+    mask = None if mask is None else mask.repeat_interleave(repeats, 0)
+    return key.repeat_interleave(repeats, 0), value.repeat_interleave(repeats, 0), mask
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,10 +20,10 @@ from vidguide.guidances.schedule import (
     Schedule,
     check_run_scale,
     check_schedule,
+    guided_steps,
     in_window,
     is_constant,
     may_be,
-    scale_at,
     scale_of,
 )
 from vidguide.guidances.second_pass import SelfGuidance
@@ -172,7 +172,7 @@ class EMAG(SelfGuidance):
 
     @property
     def pauses(self) -> bool:
-        return not self.neutral and may_be(self.scale, 1)
+        return super().pauses or (not self.neutral and may_be(self.scale, 1))
 
     @property
     def before_cfg(self) -> bool:
@@ -253,14 +253,9 @@ class EMAG(SelfGuidance):
 
         def new() -> RunState:
             averages = self.averages(call)
-            return RunState(averages, self.head_selection(call, tuple(averages)), self.guided_steps(call.steps))
+            return RunState(averages, self.head_selection(call, tuple(averages)), guided_steps(self, call.steps, 1))
 
         return call.cached(self, new)
-
-    def guided_steps(self, steps: int | None) -> list[int]:
-        """Return the steps of a run at which it makes a second pass."""
-        every = range(steps or 0)
-        return [n for n in every if in_window(n, steps, self.start, self.stop) and scale_at(self.scale, n, steps) != 1]
 
     def plan(self, call: Call) -> AttentionPlan:
         state = self.state(call)
@@ -270,13 +265,22 @@ class EMAG(SelfGuidance):
         plan = AttentionPlan(observers={average.site: (average,) for average in averages.values()})
         if heads is not None:
             plan |= AttentionPlan(observers=heads.observers())
-        if not in_window(call.step, call.steps, self.start, self.stop) or scale_of(self, call, 0) == 1:
+        guides = in_window(call.step, call.steps, self.start, self.stop) and scale_of(self, call, 0) != 1
+        if not guides or not self.interval.is_due(call, state.guided_steps):
             return plan
-        return plan | AttentionPlan(rerun_from=frozenset(a.site.execution_index for a in averages.values()))
+        rerun_from = frozenset(a.site.execution_index for a in averages.values())
+        return plan | AttentionPlan(rerun_from=rerun_from, notes=self.interval_notes)
 
     def correction(self, call: Call, prediction: Tensor, rerun: Rerun) -> Correction | None:
         if not in_window(call.step, call.steps, self.start, self.stop) or (scale := scale_of(self, call, 0)) == 1:
             return None
+        state = self.state(call)
+        perturbed = self.weaker_prediction(call, prediction, state.guided_steps, lambda: self.perturbed(call, rerun))
+        value = emag_correction(prediction, perturbed, scale).to(prediction.dtype)
+        return Correction(value, before_cfg=self.before_cfg, rescale=self.rescale)
+
+    def perturbed(self, call: Call, rerun: Rerun) -> Tensor:
+        """Return the perturbed prediction, after the choice of layers for each sample."""
         state, parallel = self.state(call), call.model.parallel
         averages = state.averages
         choices = [self.choose(gradients) for gradients in self.gradients(state, parallel)]
@@ -288,10 +292,7 @@ class EMAG(SelfGuidance):
             different = self.selects and len(choices) > 1  # whether they may differ: one graph of a compiled model
             return averages[layer].perturbation(torch.tensor(chosen[layer], device=call.device) if different else None)
 
-        perturbed = self.perturbed_prediction(call, rerun, layers, perturbation, state.heads, choices)
-        return Correction(
-            emag_correction(prediction, perturbed, scale), before_cfg=self.before_cfg, rescale=self.rescale
-        )
+        return self.perturbed_prediction(call, rerun, layers, perturbation, state.heads, choices)
 
     def gradients(self, state: "RunState", parallel: ContextParallel) -> list[dict[int, float]]:
         """Return, for each sample, D of the candidate layers that have heads of `extent`.
@@ -342,7 +343,8 @@ class EMAG(SelfGuidance):
         """Record which layers a step chose; after the run's last guided step, warn if they were always one."""
         state.chosen.append({layer for choice in choices for layer in choice.layers})
         layers = set.union(*state.chosen)
-        last = state.guided_steps[-1:] == [step] and len(state.chosen) == len(state.guided_steps) > 1
+        passes = state.guided_steps[:: self.every]
+        last = passes[-1:] == [step] and len(state.chosen) == len(passes) > 1
         if self.selects and last and len(layers) == 1 and len(state.averages) > 1:
             (layer,) = layers
             warnings.warn(
@@ -359,7 +361,7 @@ class RunState:
 
     Attributes:
         averages: by candidate layer. heads: selection of the heads of `extent`; None for all heads.
-        guided_steps: steps that make a second pass. chosen: the layers that those so far chose, for any sample.
+        guided_steps: steps at which it guides. chosen: the layers that the passes so far chose, for any sample.
     """
 
     averages: Averages

@@ -10,7 +10,15 @@ from vidguide.calls.call import Call, Correction, Rerun
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.edits.head_selection import HeadSelection
 from vidguide.functional.self_guidance import perturbation_correction
-from vidguide.guidances.schedule import Schedule, check_run_scale, check_schedule, is_constant, may_be, scale_of
+from vidguide.guidances.schedule import (
+    Schedule,
+    check_run_scale,
+    check_schedule,
+    guided_steps,
+    is_constant,
+    may_be,
+    scale_of,
+)
 from vidguide.guidances.second_pass import SelfGuidance
 
 
@@ -42,7 +50,7 @@ class LayerPerturbation(SelfGuidance):
 
     @property
     def pauses(self) -> bool:
-        return not self.neutral and may_be(self.scale, 0)
+        return super().pauses or (not self.neutral and may_be(self.scale, 0))
 
     def check_run(self, call: Call) -> None:
         check_run_scale(self, call, 0)
@@ -62,15 +70,18 @@ class LayerPerturbation(SelfGuidance):
     def plan(self, call: Call) -> AttentionPlan:
         heads = self.selected_heads(call)
         observers = heads.observers() if heads else {}
-        if scale_of(self, call, 0) == 0:
+        if scale_of(self, call, 0) == 0 or not self.interval.is_due(call, guided_steps(self, call.steps, 0)):
             return AttentionPlan(observers=observers)
-        return AttentionPlan(rerun_from=self.execution_indices(call.model, self.layers_at(call)), observers=observers)
+        rerun_from = self.execution_indices(call.model, self.layers_at(call))
+        return AttentionPlan(rerun_from=rerun_from, observers=observers, notes=self.interval_notes)
 
     def correction(self, call: Call, prediction: Tensor, rerun: Rerun) -> Correction | None:
         scale = scale_of(self, call, 0)
         if scale == 0:
             return None
-        value = perturbation_correction(prediction, self.perturbed(call, rerun), scale)
+        guided = guided_steps(self, call.steps, 0)
+        perturbed = self.weaker_prediction(call, prediction, guided, lambda: self.perturbed(call, rerun))
+        value = perturbation_correction(prediction, perturbed, scale).to(prediction.dtype)
         return Correction(value, self.before_cfg, self.rescale)
 
     def perturbed(self, call: Call, rerun: Rerun) -> Tensor:

@@ -1,14 +1,18 @@
 """Normalized Attention Guidance: negative prompts in attention, without classifier-free guidance."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+from vidguide.attention.plan import AttentionPlan
 from vidguide.attention.site import AttentionSite, Edit
 from vidguide.calls.call import Call
+from vidguide.calls.guided_model import GuidedModel
 from vidguide.edits.nag_attention import CrossAttentionNAG, JointAttentionNAG, SplitAttentionNAG
 from vidguide.edits.nag_combine import NORMS, Combination, Group, PackedCombination
-from vidguide.guidances.negative_keys import Negative
+from vidguide.guidances.negative_keys import Negative, distinct_negatives, numbers_of_keys
 from vidguide.guidances.negative_prompt import NegativePromptGuidance
+from vidguide.transformer.family import Inputs
 from vidguide.transformer.text_stream import TextStream
 from vidguide.validation import check_number
 
@@ -31,8 +35,11 @@ class NAG(NegativePromptGuidance):
         tau: largest ratio of the L1 norms after and before; at least 1.
         alpha: share of the guided features in the result, 0 to 1; 0 is off.
         norm: the tokens that share a norm: each "token" (the paper), a "frame", or the "clip", so that the limit is the
-            same for all frames. On the shipped model this does not reduce flicker (README). An audio stream has one
-            token per frame, and is one clip; conditions in a packed sequence (MiniMax-H3) keep the norms of tokens.
+            same for all frames. On the shipped model this does not reduce flicker (docs/results.md). An audio stream
+            has one token per frame, and is one clip; conditions in a packed sequence (MiniMax-H3) keep those of tokens.
+        distinct_prompt: whether the video attends to the distinct keys of the prompt too, instead of to those of every
+            padding token, in cross-attention. The result is equal up to rounding, which changes the part of the
+            unguided model: so it is off by default.
         start, stop: window in fractions of the steps.
         layers: blocks it acts in; None for all.
         on: the stream whose attention to text is guided, where a model makes audio with the video: "video", "audio", or
@@ -46,6 +53,7 @@ class NAG(NegativePromptGuidance):
     tau: float = 2.5
     alpha: float = 0.25
     norm: str = "token"
+    distinct_prompt: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -54,6 +62,8 @@ class NAG(NegativePromptGuidance):
         check_number(self, "alpha", 0, 1)
         if self.norm not in NORMS:
             raise ValueError(f"NAG(norm={self.norm!r}): must be one of {', '.join(NORMS)}")
+        if not isinstance(self.distinct_prompt, bool):
+            raise TypeError(f"NAG(distinct_prompt={self.distinct_prompt!r}): must be True or False")
 
     @property
     def neutral(self) -> bool:
@@ -62,6 +72,32 @@ class NAG(NegativePromptGuidance):
     @property
     def negative_modulation(self) -> bool:
         return True
+
+    @property
+    def reads_prompt_keys(self) -> bool:
+        return self.distinct_prompt
+
+    def check(self, model: GuidedModel, pipe: Any) -> None:
+        super().check(model, pipe)
+        if self.distinct_prompt and model.family.joint is not None:
+            who = f"NAG(distinct_prompt={self.distinct_prompt})"
+            raise ValueError(f"{who}: {model.family.name} attends to text and video at once; leave it out")
+
+    def cross_plan(self, call: Call, text: Inputs) -> AttentionPlan:
+        plan = super().cross_plan(call, text)
+        if not self.distinct_prompt:
+            return plan
+        inputs = call.batch.conditional_inputs(call.inputs)
+        prompts = self.recorded(call, {name: inputs[name] for name in call.model.family.text_inputs if name in inputs})
+        reduced = distinct_negatives(prompts)
+        edits: dict[AttentionSite, Any] = dict(plan.edits)
+        edits |= {
+            site: replace(edits[site], prompt=(prompt.key, prompt.value, prompt.mask))
+            for site, prompt in reduced.items()
+            if prompt.distinct
+        }
+        notes = tuple(f"NAG: {note}" for note in numbers_of_keys(prompts, reduced, "prompt"))
+        return replace(plan, edits=edits, notes=(*plan.notes, *notes))
 
     def cross_edits(self, call: Call, negatives: Mapping[AttentionSite, Negative]) -> dict[AttentionSite, Edit]:
         combinations = self.combinations(call)

@@ -1,4 +1,4 @@
-"""Keys and values of a negative at the text cross-attentions, reduced to the distinct ones."""
+"""Keys and values of a negative, or of the prompt, at the text cross-attentions, reduced to the distinct ones."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -14,8 +14,8 @@ MOST_DISTINCT = 0.75  # of all keys, so that kernels that need no mask are not r
 
 
 class Negative(NamedTuple):
-    """A negative at one text cross-attention: keys and values `(1 or B, L, H, D)` and mask as the model's
-    processor computed them, and the text inputs that they were computed from.
+    """A negative, or the prompt, at one text cross-attention: keys and values `(1 or B, L, H, D)` and mask as the
+    model's processor computed them, and the text inputs that they were computed from.
 
     Attributes:
         distinct: the number of distinct keys, whose mask counts them; 0 where these are all keys.
@@ -67,10 +67,12 @@ def rounded(keys: int) -> int:
     return -(-keys // ALIGNMENT) * ALIGNMENT
 
 
-def numbers_of_keys(before: Mapping[AttentionSite, Negative], after: Mapping[AttentionSite, Negative]) -> list[str]:
-    """Describe, for the trace, how many keys the negatives that were reduced had and have."""
+def numbers_of_keys(
+    before: Mapping[AttentionSite, Negative], after: Mapping[AttentionSite, Negative], text: str = "negative"
+) -> list[str]:
+    """Describe, for the trace, how many keys the texts that were reduced had and have."""
     numbers: dict[int, int] = {}
     for site, negative in after.items():
         keys = before[site].key.shape[1]
         numbers[keys] = max(negative.distinct, numbers.get(keys, 0))
-    return [f"negative of {keys} keys, {number} distinct" for keys, number in numbers.items() if number]
+    return [f"{text} of {keys} keys, {number} distinct" for keys, number in numbers.items() if number]

@@ -56,6 +56,11 @@ class NegativePromptGuidance(Guidance):
         return False
 
     @property
+    def reads_prompt_keys(self) -> bool:
+        """Whether the plan has keys of the prompt."""
+        return False
+
+    @property
     def reads_negative(self) -> bool:
         return self.negative_prompt is None and self.negative_prompt_embeds is None
 
@@ -100,7 +105,8 @@ class NegativePromptGuidance(Guidance):
         return call.encode_negative(self.negative_prompt, self.negative_prompt_embeds)
 
     def plan(self, call: Call) -> AttentionPlan:
-        return call.cached_plan(self, lambda: self.attention_plan(call), self.negative_prompt_embeds)
+        embeds, of_prompt = self.negative_prompt_embeds, self.reads_prompt_keys
+        return call.cached_plan(self, lambda: self.attention_plan(call), embeds, of_prompt)
 
     def attention_plan(self, call: Call) -> AttentionPlan:
         """Return an edit for each text attention: with the negative's keys and values as the model's processors compute
@@ -110,11 +116,15 @@ class NegativePromptGuidance(Guidance):
 
     def cross_plan(self, call: Call, text: Inputs) -> AttentionPlan:
         """Return the plan for a family of cross-attention."""
-        recorded = text_keys_values(call, text).items()
-        negatives = {site: Negative(*values, text) for site, values in recorded if self.guides(site)}
+        negatives = self.recorded(call, text)
         reduced = distinct_negatives(negatives) if self.counts_equal_keys(call, negatives) else negatives
         notes = tuple(f"{type(self).__name__}: {note}" for note in numbers_of_keys(negatives, reduced))
         return AttentionPlan(edits=self.cross_edits(call, reduced), notes=notes)
+
+    def recorded(self, call: Call, text: Inputs) -> dict[AttentionSite, Negative]:
+        """Return keys, values and mask of a text at the cross-attentions that are guided."""
+        recorded = text_keys_values(call, text).items()
+        return {site: Negative(*values, text) for site, values in recorded if self.guides(site)}
 
     def counts_equal_keys(self, call: Call, negatives: Mapping[AttentionSite, Negative]) -> bool:
         """Return whether the edits may attend to distinct keys, under a mask that counts them."""

@@ -25,6 +25,16 @@ def in_window(step: int, steps: int | None, start: float, stop: float) -> bool:
     return math.floor(start * steps + ROUNDING) <= step < math.ceil(stop * steps - ROUNDING)
 
 
+def guided_steps(owner: Any, steps: int | None, off: float) -> list[int]:
+    """Return the steps of a run of `steps` steps in the window of `owner` at which its scale is not `off`."""
+    every = range(steps or 0)
+    return [
+        step
+        for step in every
+        if in_window(step, steps, owner.start, owner.stop) and scale_at(owner.scale, step, steps) != off
+    ]
+
+
 def check_schedule(owner: Any, name: str, low: float = -math.inf, high: float = math.inf) -> None:
     """Validate a scale: a finite number from `low` to `high`, a sequence of them, or a callable of the progress.
 

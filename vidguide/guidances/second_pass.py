@@ -1,7 +1,9 @@
 """The base class of self-guidance (EMAG, PAG, STG, SEG, TPG, S2Guidance): a second forward pass, perturbed."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from torch import Tensor
 
@@ -9,10 +11,11 @@ from vidguide.attention.plan import AttentionPlan
 from vidguide.attention.site import AttentionSite, Perturbation
 from vidguide.calls.call import Call, Rerun
 from vidguide.calls.guided_model import GuidedModel
+from vidguide.calls.pass_interval import PassInterval
 from vidguide.edits.head_selection import HeadSelection
 from vidguide.guidances.base import Guidance
 from vidguide.tracing.run import SampleChoice
-from vidguide.validation import check_number
+from vidguide.validation import check_number, check_whole
 
 EXTENTS = (None, "spatial", "temporal")
 
@@ -28,16 +31,52 @@ class SelfGuidance(Guidance):
         rescale: phi of Lin et al. (arXiv 2305.08891, eq. 15 and 16), 0 to 1: how far the prediction with the correction
             is rescaled to the standard deviation of the unperturbed conditional one; 0 is off. With several guidances
             it is one value, for the sum of their corrections.
+        every: k, at least 1: a perturbed pass at every k-th guided step, whose difference from the conditional
+            prediction the steps in between use again, at their own scale. 1, as published, is the default.
     """
 
     extent: str | None = None
     rescale: float = 0.0
+    every: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number(self, "rescale", 0, 1)
+        check_whole(self, "every", 1)
         if self.extent not in EXTENTS:
             raise ValueError(f"{type(self).__name__}(extent={self.extent!r}): must be spatial, temporal or None")
+
+    @functools.cached_property
+    def interval(self) -> PassInterval:
+        """Which guided steps make a perturbed pass."""
+        return PassInterval(self.every)
+
+    @property
+    def needs_steps(self) -> bool:
+        return super().needs_steps or (self.every > 1 and not self.neutral)
+
+    @property
+    def pauses(self) -> bool:
+        return self.every > 1 and not self.neutral
+
+    @property
+    def interval_notes(self) -> tuple[str, ...]:
+        """For the trace, which passes are left out."""
+        name = type(self).__name__
+        return (f"{name}: a pass at every {self.every} guided steps, its difference reused",) if self.every > 1 else ()
+
+    def weaker_prediction(self, call: Call, prediction: Tensor, guided: list[int], run: Callable[[], Tensor]) -> Tensor:
+        """Return the prediction of a perturbed pass, or its estimate from the latest one.
+
+        Args:
+            guided: steps of the run at which this guidance acts. run: runs the pass.
+        """
+        if not self.interval.is_due(call, guided):
+            (estimate,) = self.interval.reused(call, [prediction])
+            return cast(Tensor, estimate)
+        perturbed = run()
+        self.interval.store(call, [prediction], [perturbed])
+        return perturbed
 
     @property
     def once_a_step(self) -> bool:

@@ -97,7 +97,22 @@ def _cache_reason(kind: str, guidance: Guidance, model: GuidedModel, hooks: list
 
 def _cache_reason_of_extra_pass(kind: str, guidance: Guidance, model: GuidedModel) -> str | None:
     """Return why a guidance with an extra pass does not work with a cache and what to do, or None."""
+    reason = cache_reason(kind, guidance)
+    if reason is None and kind in OF_BLOCKS and {0, model.depth - 1} & set(guidance.skipped_blocks(model)):
+        return "the first and the last block control it, and one of them is skipped; choose other layers"
+    return reason
+
+
+def cache_reason(kind: str, guidance: Guidance) -> str | None:
+    """Return why a guidance does not work with a cache on any model and what to do, or None.
+
+    Args:
+        kind: name of the cache in diffusers.
+        guidance: a guidance.
+    """
     name = type(guidance).__name__
+    if not guidance.extra_pass or guidance.neutral:
+        return None
     if kind in ONE_STATE:
         return f"it stores one state for all passes, that of {name}'s extra pass too; use FirstBlockCache"
     if kind in COUNTING and guidance.pauses:
@@ -107,8 +122,6 @@ def _cache_reason_of_extra_pass(kind: str, guidance: Guidance, model: GuidedMode
         return f"it counts the steps of {name}'s extra pass from {name}'s first one on; give start=0"
     if kind == "MagCache" and guidance.windowed:
         return "its ratios count the passes from the first step on; give start=0, stop=1"
-    if kind in OF_BLOCKS and {0, model.depth - 1} & set(guidance.skipped_blocks(model)):
-        return "the first and the last block control it, and one of them is skipped; choose other layers"
     return None
 
 

@@ -32,7 +32,7 @@ from vidguide.guiding.installation import Installation
 from vidguide.guiding.ownership import Ownership
 from vidguide.guiding.passes import Passes
 from vidguide.guiding.step_counter import StepCounter
-from vidguide.restoration import restoring
+from vidguide.restoration import holding, restoring
 from vidguide.transformer.cache_context import CacheContexts
 from vidguide.transformer.caches import Caches
 from vidguide.transformer.cfg_batch import Batch
@@ -112,7 +112,7 @@ class GuidedForward:
         Raises:
             RuntimeError: the guided pipeline samples in another thread.
         """
-        with self.ownership.lock:
+        with holding(self.ownership.lock):
             if self.ownership.closed or not self.ownership.owns():
                 self.run.foreign_calls += 1
                 return forward(*args, **kwargs)

@@ -14,7 +14,7 @@ from vidguide.attention.sites import InterceptedProcessors
 from vidguide.calls.call import Recorded
 from vidguide.calls.guided_model import GuidedModel
 from vidguide.guiding.checkpointing import Reinstall, bound_checkpoints
-from vidguide.restoration import restoring
+from vidguide.restoration import holding, restoring
 from vidguide.transformer.block_replay import BlockReplay
 from vidguide.transformer.cfg_batch import ALL_CONDITIONAL, Batch
 from vidguide.transformer.text_stream import Lengths, installed_stream
@@ -100,7 +100,7 @@ class Installation:
     ) -> Iterator[None]:
         """Install a plan again for a function that backward computes again, perhaps in another `guide` or in none."""
         with (
-            self.lock,
+            holding(self.lock),
             self.processors.reinstalled(),
             self.blocks.reinstalled(packed_tokens),
             self._installed(plan, batch),

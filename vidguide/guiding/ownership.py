@@ -4,13 +4,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FrameType
 
 from torch import nn
 
-from vidguide.restoration import restoring
+from vidguide.restoration import release_all, restoring
 
 CLAIM = "_vidguide_owner"
 GUIDED_CLASS = "vidguide.guiding.guide"  # the module that defines it
@@ -97,9 +97,7 @@ class Ownership:
 
     def release(self) -> None:
         """Release the lock, however often this thread holds it."""
-        with suppress(RuntimeError):  # raised when it does not hold it any more
-            while True:
-                self.lock.release()
+        release_all(self.lock)
 
 
 @contextmanager

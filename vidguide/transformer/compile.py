@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vidguide.restoration import restoring
+from vidguide.restoration import holding, restoring
 
 
 class _EagerStance:
@@ -23,17 +23,17 @@ class _EagerStance:
     """
 
     def __init__(self) -> None:
-        self.lock, self.holders = threading.Lock(), set[object]()
+        self.lock, self.holders = threading.RLock(), set[object]()
         self.stance: Any = None
 
     def enter(self, holder: object) -> None:
-        with self.lock:
+        with holding(self.lock):
             self.holders.add(holder)
             if self.stance is None:
                 self.stance = torch.compiler.set_stance("force_eager")
 
     def leave(self, holder: object) -> None:
-        with self.lock:
+        with holding(self.lock):
             self.holders.discard(holder)
             if not self.holders and self.stance is not None:
                 self.stance.__exit__(None, None, None)

@@ -1,19 +1,30 @@
 """Classifier-free guidance run by vidguide, and the base class of its variants."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
+from vidguide.attention.plan import EMPTY, AttentionPlan
 from vidguide.calls.call import AUDIO, Call, Unconditional
 from vidguide.calls.guided_model import GuidedModel
+from vidguide.calls.pass_interval import PassInterval
 from vidguide.functional.cfg import cfg
 from vidguide.guidances.base import Guidance
-from vidguide.guidances.schedule import Schedule, check_run_scale, check_schedule, is_constant, may_be, scale_of
+from vidguide.guidances.schedule import (
+    Schedule,
+    check_run_scale,
+    check_schedule,
+    guided_steps,
+    is_constant,
+    may_be,
+    scale_of,
+)
 from vidguide.transformer.family import Inputs
 from vidguide.transformer.negative_text import check_encodable, check_negative
-from vidguide.validation import check_number
+from vidguide.validation import check_number, check_whole
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,6 +43,8 @@ class CFG(Guidance):
             call of the pipeline, or the empty text where a call has none.
         negative_prompt_embeds: `(1 or B, L, C)`, ready embeddings in place of the text; or a dict of the
             transformer's text inputs.
+        every: k, at least 1: an unconditional call at every k-th guided step, whose difference from the conditional
+            prediction the steps in between use again, at their own scale. 1, as published, is the default.
         start, stop: window in fractions of the steps.
         layers: not used by this guidance.
 
@@ -43,11 +56,13 @@ class CFG(Guidance):
     rescale: float = 0.0
     negative_prompt: str | list[str] | None = None
     negative_prompt_embeds: Tensor | Mapping[str, Tensor] | None = None
+    every: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_schedule(self, "scale", 1)
         check_number(self, "rescale", 0, 1)
+        check_whole(self, "every", 1)
         check_negative(self, empty=True)
         if self.layers is not None:
             name = type(self).__name__
@@ -67,11 +82,11 @@ class CFG(Guidance):
 
     @property
     def needs_steps(self) -> bool:
-        return super().needs_steps or not isinstance(self.scale, int | float)
+        return super().needs_steps or not isinstance(self.scale, int | float) or (self.every > 1 and not self.neutral)
 
     @property
     def pauses(self) -> bool:
-        return not self.neutral and may_be(self.scale, 1)
+        return not self.neutral and (self.every > 1 or may_be(self.scale, 1))
 
     @property
     def extra_pass(self) -> bool:
@@ -106,15 +121,33 @@ class CFG(Guidance):
         scale = self.scale_of(call)
         if scale == 1:
             return predictions
-        (cond, *extra), (uncond, *uncond_extra) = predictions, unconditional(self.negative_text(call))
+        (cond, *extra), (uncond, *uncond_extra) = predictions, self.unconditional(call, predictions, unconditional)
         guided_extra = [
-            call.rescale(cfg(output, uncond_output, scale), output, self.rescale, AUDIO)
+            call.rescale(cfg(output, uncond_output, scale).to(output.dtype), output, self.rescale, AUDIO)
             if isinstance(output, Tensor) and isinstance(uncond_output, Tensor)
             else output
             for output, uncond_output in zip(extra, uncond_extra, strict=True)
         ]
         guided = self.rule(call, call.generated(cond), call.generated(uncond)).to(cond.dtype)
         return [call.rescale(call.with_generated(cond, guided), cond, self.rescale), *guided_extra]
+
+    @functools.cached_property
+    def interval(self) -> PassInterval:
+        """Which guided steps make an unconditional call."""
+        return PassInterval(self.every)
+
+    def plan(self, call: Call) -> AttentionPlan:
+        name = type(self).__name__
+        note = f"{name}: an unconditional call at every {self.every} guided steps, its difference reused"
+        return AttentionPlan(notes=(note,)) if self.every > 1 else EMPTY
+
+    def unconditional(self, call: Call, predictions: list[Any], unconditional: Unconditional) -> list[Any]:
+        """Return the unconditional predictions of a call, or their estimates from the latest ones."""
+        if not self.interval.is_due(call, guided_steps(self, call.steps, 1)):
+            return self.interval.reused(call, predictions)
+        others = unconditional(self.negative_text(call))
+        self.interval.store(call, predictions, others)
+        return others
 
     def scale_of(self, call: Call) -> float:
         """Return the scale at the step of a call.
