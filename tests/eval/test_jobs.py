@@ -19,6 +19,7 @@ from vidguide.eval.clips.entries import entries
 from vidguide.eval.encoders import networks
 from vidguide.eval.encoders.networks import Networks
 from vidguide.eval.evaluate import evaluate
+from vidguide.eval.metrics.optical_flow import lengths
 from vidguide.eval.metrics.registry import select_metrics
 from vidguide.eval.pool.processes import Processes
 from vidguide.eval.pool.protocol import Backend, WorkerError
@@ -153,3 +154,13 @@ def test_the_command_writes_the_same_files_with_processes(clips: Path) -> None:
     for name in ("results.jsonl", "results.csv"):
         assert (Path("parallel") / name).read_bytes() == (Path("serial") / name).read_bytes()
     shutil.rmtree("parallel")
+
+
+def test_lengths_of_vectors_do_not_depend_on_their_address() -> None:
+    vectors = np.random.default_rng().normal(size=(33, 31, 2)).astype(np.float32)
+    expected = np.sqrt(vectors[..., 0] ** 2 + vectors[..., 1] ** 2)
+    for offset in range(16):
+        memory = np.empty(vectors.size + 16, np.float32)
+        moved = memory[offset : offset + vectors.size].reshape(vectors.shape)
+        moved[:] = vectors
+        assert lengths(moved).tobytes() == expected.tobytes()
