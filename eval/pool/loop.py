@@ -24,7 +24,7 @@ def run_jobs(
     factory: Factory,
     jobs: Iterable[tuple[Any, Hashable]],
     *,
-    kinds: Mapping[Hashable, str] | None = None,
+    kinds: Mapping[Any, str] | None = None,
     on_result: Callable[[Any, Any], None] = lambda job, result: None,
     on_status: Callable[[Status], None] = lambda status: None,
 ) -> dict[Any, str]:

@@ -22,7 +22,7 @@ class TaskQueue:
     worker died comes after all others of its kind.
     """
 
-    def __init__(self, tasks: Iterable[Task], kinds: Mapping[Hashable, str] | None = None) -> None:
+    def __init__(self, tasks: Iterable[Task], kinds: Mapping[Any, str] | None = None) -> None:
         """Create the queue.
 
         Args:

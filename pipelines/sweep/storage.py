@@ -103,7 +103,7 @@ class ObjectPath:
         return file_system, str(name)
 
 
-AnyPath = Path | ObjectPath
+AnyPath = Any  # Path or ObjectPath; callers that pass a folder get Path
 
 
 def output_path(output: str | Path | ObjectPath) -> AnyPath:

@@ -85,7 +85,12 @@ def test_an_interrupted_evaluation_is_continued(clips: Path, monkeypatch: pytest
 
 def test_the_command_takes_a_number_of_processes(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backends: list[Any] = []
-    monkeypatch.setattr(scoring, "run_jobs", lambda backend, *arguments, **options: backends.append(backend) or {})
+
+    def observed(backend: Backend, *arguments: Any, **options: Any) -> dict[Any, str]:
+        backends.append(backend)
+        return {}
+
+    monkeypatch.setattr(scoring, "run_jobs", observed)
     done = CliRunner().invoke(app, ["run", "clips", "--jobs", "3", "-m", "guard.sharpness", "-o", "out"])
     assert backends == [Processes(3)], done.output
     done = CliRunner().invoke(app, ["run", "clips", "--jobs", "2", "--ray", "local", "-o", "out"])
@@ -105,7 +110,7 @@ def test_each_worker_loads_its_networks_once_and_before_any_clip(
 ) -> None:
     torch.save({"weight": torch.ones(1, 4), "bias": torch.zeros(1)}, tmp_path / "head.pth")
     loaded: list[str] = []
-    load = networks.load
+    load = vars(networks)["load"]
 
     def observed(kind: str, model: str, device: str) -> Any:
         loaded.append(kind)
