@@ -9,6 +9,7 @@ A Wan transformer with random weights, 2 heads of 64, 2,048 video tokens, 226 te
   this batch. In the second pass the queries of the candidate layers are averaged after their norm, and those of the
   layer with the largest distance to its average in the previous step are replaced.
 - EMAG here: `guide(model, CFG(...), EMAG())`; a perturbed pass on 6 of 10 steps, from the chosen layer on.
+- EMAG, every 2 and 3: `EMAG(every=2)`, a perturbed pass on 3 of 10 steps, and `every=3`, on 2.
 
 Arms alternate step by step, so that other load on the machine affects all equally. Times are processor times. The table
 has the median over rounds of the ratio of total times. Peak memory is that of one process per arm, relative to the
@@ -34,7 +35,8 @@ from vidguide import CFG, EMAG, guide
 from vidguide.functional.cfg import cfg
 
 SCALE, TEXT, WIDTH = 5.0, 226, 128
-ARMS = ("CFG", "EMAG as published", "EMAG here")
+EVERY = {"EMAG here": 1, "EMAG, every 2": 2, "EMAG, every 3": 3}
+ARMS = ("CFG", "EMAG as published", *EVERY)
 Step = Callable[[int], Any]
 
 
@@ -109,7 +111,7 @@ def make_step(arm: str, layers: int, steps: int, stack: ExitStack) -> Step:
 
         return plain
     scheduler = FlowMatchEulerDiscreteScheduler()
-    guidances = (CFG(scale=SCALE, negative_prompt_embeds=negative()), EMAG())
+    guidances = (CFG(scale=SCALE, negative_prompt_embeds=negative()), EMAG(every=EVERY[arm]))
     stack.enter_context(guide(model, *guidances, scheduler=scheduler))
 
     def guided(number: int) -> Any:

@@ -2,8 +2,11 @@
 
     python benchmarks/guided_arms.py tuning [--model tiny] [--clips 64] [--work work/guided_arms]
     python benchmarks/guided_arms.py validation [--model tiny] [--clips 208] [--work work/guided_arms]
+    python benchmarks/guided_arms.py reuse [--model tiny] [--clips 208] [--work work/guided_arms]
 
-Settings are chosen on the prompts and seeds of `tuning`, and reported on those of `validation`. Each set of prompts
+Settings are chosen on the prompts and seeds of `tuning`, and reported on those of `validation`. `reuse` has a pass at
+every second or third step for passes at each (`every`), of those arms, on the same prompts and seeds; the report
+compares with the arm that has a pass at each step. Each set of prompts
 omits other attributes: one of four in turn, the motion, all, or none. All arms of a set run the same prompts and seeds,
 batch by batch in turn, so that their times are comparable. Finished batches are not sampled again. Self-guidance uses
 no negative prompt, classifier-free guidance the empty one; NAG avoids a value of an attribute that the prompt omits.
@@ -29,13 +32,14 @@ from vidguide.pipelines.generate import to_frames
 from vidguide.pipelines.loading.load import load
 from vidguide.pipelines.models.spec import SHIPPED
 
-NONE = "no guidance"
+NONE, EVERY = "no guidance", ", every "  # an arm, and a part of the names of arms with a pass at every k-th step
 WORK = Path("work/guided_arms")
 FIRST = {  # number of the first case of each set of prompts
     "tuning": {"one unsaid": 100_000, "nothing said": 300_000},
     "validation": {"motion unsaid": 710_000, "nothing said": 720_000, "one unsaid": 700_000, "all said": 730_000},
 }
-CLIPS = {"tuning": 64, "validation": 208}
+FIRST["reuse"] = {name: FIRST["validation"][name] for name in ("motion unsaid", "one unsaid")}
+CLIPS = {"tuning": 64, "validation": 208, "reuse": 208}
 MORE_STEPS = {"32 steps": 1.6}  # arm: steps, relative to the model's default
 GRAPHS = 512  # compiled graphs of a block: a few for each arm
 
@@ -85,6 +89,20 @@ def validation_arms(depth: int) -> dict[str, Arm]:
     }
 
 
+def reuse_arms(depth: int) -> dict[str, Arm]:
+    """Return the arms with an extra pass at each step, and with one at every second and third."""
+    arms: dict[str, Arm] = {NONE: always()}
+    for every in (1, 2, 3):
+        suffix = "" if every == 1 else f"{EVERY}{every}"
+        arms["EMAG" + suffix] = always(every_layer(depth, scale=5, decay=0.5, every=every))
+        arms["SEG 0.5" + suffix] = always(SEG(scale=0.5, every=every))
+        arms["PAG 0.25" + suffix] = always(PAG(scale=0.25, every=every))
+        arms["STG 0.25" + suffix] = always(STG(scale=0.25, every=every))
+        arms["CFG 2" + suffix] = always(CFG(scale=2, every=every))
+    return arms
+
+
+STAGES = {"tuning": tuning_arms, "validation": validation_arms, "reuse": reuse_arms}
 SKIPPED = {  # sets of prompts: arms without a purpose there; CFG is the identity if nothing is said
     "nothing said": ("CFG 1.5", "CFG 2", "CFG 3", "CFG 2 + EMAG", "APG 2 + EMAG", "NAG", "NAG + EMAG"),
     "all said": ("32 steps", "PAG 0.25", "STG 0.25", "EMAG, scale 0", "CFG 2 + EMAG", "APG 2 + EMAG"),
@@ -99,8 +117,7 @@ def depth_of(model: str) -> int:
 
 def arms_of(stage: str, prompts: str, model: str) -> dict[str, Arm]:
     """Return the arms of a set of prompts."""
-    depth = depth_of(model)
-    arms = tuning_arms(depth) if stage == "tuning" else validation_arms(depth)
+    arms = STAGES[stage](depth_of(model))
     return {name: arm for name, arm in arms.items() if name not in SKIPPED.get(prompts, ())}
 
 
@@ -167,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=sorted(FIRST))
     parser.add_argument("--model", default="tiny", choices=sorted(SHIPPED))
-    parser.add_argument("--clips", type=int, help="for each arm and set of prompts; 64 for tuning, 208 for validation")
+    parser.add_argument("--clips", type=int, help="for each arm and set of prompts; 64 for tuning, else 208")
     parser.add_argument("--prompts", nargs="+", choices=PROMPT_SETS, help="sets of prompts; all of the stage")
     parser.add_argument("--work", type=Path, default=WORK)
     args = parser.parse_args()

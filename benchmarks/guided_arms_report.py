@@ -1,6 +1,6 @@
 """Measure the clips that `guided_arms.py` sampled, and write the tables of the study of self-guidance.
 
-    python benchmarks/guided_arms_report.py tuning|validation [--model tiny] [--clips N] [--work work/guided_arms]
+    python benchmarks/guided_arms_report.py tuning|validation|reuse [--model tiny] [--clips N] [--work work/guided_arms]
 
 Primary metrics, declared before the validation clips were sampled: the share of clips in the world (well-formed, all
 five attributes readable), the overlap with the exact shape in the worst frame and on average, and the Fréchet distance
@@ -16,7 +16,7 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-from guided_arms import CLIPS, FIRST, NONE, WORK, arms_of, load_clips, load_seconds
+from guided_arms import CLIPS, EVERY, FIRST, NONE, WORK, arms_of, load_clips, load_seconds
 from PIL import Image
 from reporting import RESULTS, paired, table, write
 from rich.progress import track
@@ -249,12 +249,33 @@ def validation_text(sets: Mapping[str, dict[str, Scores]], costs: Mapping[str, d
     return "\n".join(parts)
 
 
+def reuse_text(sets: Mapping[str, dict[str, Scores]], costs: Mapping[str, dict[str, float]], clips: int) -> str:
+    """Return a table for each guidance: a pass at every k-th step, compared with one at each step."""
+    parts = [
+        f"{clips} clips an arm and set of prompts. First row: a pass at each step; other rows: paired difference to "
+        "it, with 95% intervals. An interval above minus the margin is non-inferior. Time: relative to the first row.\n"
+    ]
+    for prompts, scores in sets.items():
+        for first in (arm for arm in scores if arm != NONE and EVERY not in arm):
+            group = {arm: values for arm, values in scores.items() if arm.split(EVERY)[0] == first}
+            relative = {arm: costs[prompts][arm] / costs[prompts][first] for arm in group}
+            parts.append(f"## {first}. Prompts: {prompts}\n\n{primary_table(group, relative, first)}")
+    return "\n".join(parts)
+
+
+def report_text(stage: str, sets: Mapping[str, dict[str, Scores]], costs: Any, clips: int) -> str:
+    """Return the report of a stage."""
+    if stage == "tuning":
+        return tuning_text(sets, clips)
+    return (validation_text if stage == "validation" else reuse_text)(sets, costs, clips)
+
+
 def main() -> None:
-    """Measure, print and write `benchmarks/results/guided_arms_MODEL[_tuning].{md,json,npz,png}`."""
+    """Measure, print and write `benchmarks/results/guided_arms_MODEL[_STAGE].{md,json,npz,png}`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=sorted(FIRST))
     parser.add_argument("--model", default="tiny", choices=sorted(SHIPPED))
-    parser.add_argument("--clips", type=int, help="for each arm and set of prompts; 64 for tuning, 208 for validation")
+    parser.add_argument("--clips", type=int, help="for each arm and set of prompts; 64 for tuning, else 208")
     parser.add_argument("--prompts", nargs="+", help="sets of prompts; all of the stage")
     parser.add_argument("--work", type=Path, default=WORK)
     args = parser.parse_args()
@@ -272,14 +293,14 @@ def main() -> None:
             scores[arm] = score_arm(frames, cases, fps)
             if prompts == "motion unsaid" and arm in SHEET_ARMS:
                 sheet[arm] = frames
-        if args.stage == "validation":
+        if args.stage != "tuning":
             add_set_values(scores, cases)
         sets[prompts], costs[prompts] = scores, relative_costs(args, prompts, arms, indices)
-    name = f"guided_arms_{args.model}" + ("_tuning" if args.stage == "tuning" else "")
-    text = tuning_text(sets, clips) if args.stage == "tuning" else validation_text(sets, costs, clips)
+    name = f"guided_arms_{args.model}" + ("" if args.stage == "validation" else f"_{args.stage}")
+    text = report_text(args.stage, sets, costs, clips)
     write(name, text, {"clips": clips, "first": FIRST[args.stage], "costs": costs})
     write_values(name, sets)
-    if sheet:
+    if sheet and args.stage == "validation":
         ordered = {arm: sheet[arm] for arm in SHEET_ARMS}
         Image.fromarray(contact_sheet(ordered)).save(RESULTS / f"{name}.png", optimize=True)
 

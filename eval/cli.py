@@ -236,13 +236,14 @@ def import_vbench(
 
 def report(summary: Any, output: Path) -> None:
     """Print the paired tables, or the means per arm, and the notes."""
-    from vidguide.eval.report.tables import arm_table, comparison_table, set_table, unmeasured_notes
+    from vidguide.eval.report.headline import headline
+    from vidguide.eval.report.tables import INTERVAL, arm_table, change_table, set_table, unmeasured_notes
 
     for comparison in summary.comparisons:
-        header, rows = comparison_table(comparison)
-        show(header, rows, ["metric", "verdict", comparison.reference, comparison.other])
+        console.print(headline(comparison), highlight=False, markup=False)
+        show(*change_table(comparison))
         if comparison.sets:
-            show(*set_table(comparison))
+            show(*set_table(comparison), ["set of clips", "distance or difference", INTERVAL])
     if not summary.comparisons:
         header, rows = arm_table(summary)
         show(header, rows, ["metric", "arm", "mean", "95% interval", "clips", "undefined", "failed"])

@@ -14,7 +14,7 @@ from vidguide.eval.metrics.registry import METRICS, select_metrics
 from vidguide.eval.pool.protocol import Backend
 from vidguide.eval.pool.serial import Serial
 from vidguide.eval.pool.status import Status
-from vidguide.eval.report.html_page import to_html
+from vidguide.eval.report.html_page import Opening, to_html
 from vidguide.eval.report.markdown import to_markdown
 from vidguide.eval.scoring import results
 from vidguide.eval.scoring.results import FINAL, Row
@@ -194,20 +194,20 @@ def compare_arms(scored: list[list[Row]], arms: Sequence[str], again: Path | Non
     return summarize([*rows, *repetition], comparisons)
 
 
-def write(summary: Summary, output: Path, head: str = "") -> list[Path]:
+def write(summary: Summary, output: Path, opening: Opening | None = None) -> list[Path]:
     """Write the results and the report, each file atomically.
 
     Args:
         summary: content of the report.
         output: folder.
-        head: HTML that the page shows first.
+        opening: what the page shows first.
 
     Returns:
         the paths of the files.
     """
     written = [results.finish(output, summary.rows), output / "results.csv"]
     results.write_csv(written[1], summary.rows)
-    for name, text in (("report.md", to_markdown(summary)), ("report.html", to_html(summary, head))):
+    for name, text in (("report.md", to_markdown(summary)), ("report.html", to_html(summary, opening))):
         written.append(output / name)
         write_text(output / name, text)
     return written

@@ -1,6 +1,6 @@
 """compare(): one prompt and seed with several guidances, side by side."""
 
-import html
+import base64
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 from vidguide.clip import Clip, replace_whole
 from vidguide.eval.clips.entries import Entry
 from vidguide.eval.evaluate import assess, require, write
-from vidguide.eval.report.contact_sheets import data_uri
+from vidguide.eval.report.html_page import Opening, Player
+from vidguide.eval.report.loops import jpeg
 from vidguide.eval.scoring.summary import Summary, number
 from vidguide.pipelines.generate import generate
 from vidguide.pipelines.loading.load import load
@@ -20,6 +21,7 @@ from vidguide.pipelines.request.setup import Setup
 from vidguide.pipelines.request.validation import check_setup_of_guidances
 
 LABEL_HEIGHT = 22  # pixels
+MAX_EMBEDDED = 8 << 20  # bytes of a video in the report
 SHEET_WIDTH = 900  # pixels to which contact sheets are enlarged, by a whole factor
 COLUMNS = {  # of the table: column name, and the metric it shows; the report has all metrics
     "as asked": "world.attributes",
@@ -83,7 +85,7 @@ class Comparison:
             for spec, (path, clip) in zip(self.clips, self.lossless(target), strict=True)
         ]
         summary = assess(entries, list(self.clips), target)
-        write(summary, target, self.header())
+        write(summary, target, self.opening(target))
         return summary
 
     def rows(self, summary: Summary) -> list[dict[str, str]]:
@@ -114,21 +116,27 @@ class Comparison:
             rows.append(add_label(sheet.repeat(factor, 0).repeat(factor, 1)[None], spec)[0])
         return np.concatenate(rows)
 
-    def header(self) -> str:
-        """Return the HTML at the top of the report: the texts, the video side by side, the contact sheet, and a player
-        for each clip with audio."""
-        negative = f"; negative prompt: <b>{html.escape(self.negative_prompt)}</b>" if self.negative_prompt else ""
-        return (
-            f"<p><b>{html.escape(self.prompt)}</b>{negative}</p>"
-            "<video src=comparison.mp4 autoplay loop muted controls></video>"
-            f'<figure><img alt="frames of each arm" src="{data_uri(self.contact_sheet())}"></figure>'
-            + "".join(
-                f"<figure><video src=arm-{index}.mp4 controls></video>"
-                f"<figcaption>{html.escape(spec)}</figcaption></figure>"
-                for index, (spec, clip) in enumerate(self.clips.items())
-                if clip.audio is not None
-            )
-        )
+    def opening(self, folder: Path) -> Opening:
+        """Return what the report shows first: the texts, the video side by side, a player for each clip with audio, and
+        the contact sheet.
+
+        Args:
+            folder: folder that :meth:`save` has written to.
+        """
+        players = [Player(source=video_source(folder / "comparison.mp4"))]
+        for (spec, clip), (path, _) in zip(self.clips.items(), self.lossless(folder), strict=True):
+            if clip.audio is not None:
+                source = video_source(path.with_suffix(".mp4"))
+                players.append(Player(source=source, caption=spec, silent=False))
+        sheet = Player(source=jpeg(self.contact_sheet()), caption="frames of each arm")
+        return Opening(prompt=self.prompt, negative_prompt=self.negative_prompt, players=players, images=[sheet])
+
+
+def video_source(path: Path) -> str:
+    """Return a video as a data URI; the name of a file of more than `MAX_EMBEDDED` bytes, next to the report."""
+    if path.stat().st_size > MAX_EMBEDDED:
+        return path.name
+    return "data:video/mp4;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def add_label(frames: np.ndarray, text: str) -> np.ndarray:

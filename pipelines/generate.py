@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 import numpy as np
@@ -39,6 +39,7 @@ from vidguide.pipelines.request.validation import (
     check_size,
     check_steps,
 )
+from vidguide.tracing.run import Trace
 from vidguide.transformer.family import family_of
 from vidguide.transformer.modular_blocks import is_modular
 
@@ -47,7 +48,7 @@ from vidguide.transformer.modular_blocks import is_modular
 def generate(prompt: str, **arguments: Any) -> Clip: ...
 @overload
 def generate(prompt: list[str] | tuple[str, ...], **arguments: Any) -> list[Clip]: ...
-def generate(
+def generate(  # type: ignore[misc] # the overloads name none of the further arguments
     prompt: str | Sequence[str],
     *,
     model: str | os.PathLike[str] | Model = "tiny",
@@ -68,6 +69,7 @@ def generate(
     dtype: str | None = None,
     setup: Setup | None = None,
     pipe: Any = None,
+    on_trace: Callable[[Trace], object] | None = None,
     progress: bool = True,
 ) -> Clip | list[Clip]:
     """Generate a clip, or several with one loaded model.
@@ -92,6 +94,7 @@ def generate(
         max_sequence_length: length of the text in tokens; None for the default of the pipeline.
         revision, device, dtype, setup: see :func:`vidguide.pipelines.loading.load.load`.
         pipe: loaded pipeline; `model` then only selects settings and appears in the provenance.
+        on_trace: called with the trace of each clip; `lambda trace: trace.plot().save("trace.svg")` draws it.
         progress: show progress bars of loading and of the steps; in a file or a pipe a line every 30 seconds.
 
     Returns:
@@ -107,6 +110,14 @@ def generate(
     Warns:
         UserWarning: classifier-free guidance on a model that is distilled to run without it; words that are not in the
             model's vocabulary; a number of steps other than that of the model's noise levels.
+
+    Examples:
+        >>> from vidguide import generate
+        >>> clip = generate("a large circle moving right", negative_prompt="red", steps=2, progress=False)
+        >>> clip.frames.shape, clip.fps
+        ((13, 64, 64, 3), 8)
+        >>> clip.provenance["guidance"][0]["name"]
+        'NAG'
     """
     settings: dict[str, Any] = dict(steps=steps, height=height, width=width, frames=frames, fps=fps)
     settings |= dict(guidance_scale=guidance_scale, max_sequence_length=max_sequence_length)
@@ -141,7 +152,7 @@ def generate(
         "weights": fingerprints_of(pipe),
     }
     clips = [
-        make_clip(pipe, call, guidances, {**text, **common, "seed": each})
+        make_clip(pipe, call, guidances, {**text, **common, "seed": each}, on_trace)
         for text, call in zip(texts, calls, strict=True)
         for each in seeds
     ]
@@ -168,7 +179,13 @@ def check_prompts(prompt: str | Sequence[str], count: int) -> list[str]:
     return listed
 
 
-def make_clip(pipe: Any, call: dict[str, Any], guidances: Sequence[Guidance], provenance: dict[str, Any]) -> Clip:
+def make_clip(
+    pipe: Any,
+    call: dict[str, Any],
+    guidances: Sequence[Guidance],
+    provenance: dict[str, Any],
+    on_trace: Callable[[Trace], object] | None,
+) -> Clip:
     """Sample one clip.
 
     Args:
@@ -176,8 +193,11 @@ def make_clip(pipe: Any, call: dict[str, Any], guidances: Sequence[Guidance], pr
         call: arguments of its call.
         guidances: guidances.
         provenance: of the clip, with its settings and seed.
+        on_trace: as for :func:`generate`.
     """
-    output, result = sample(pipe, call, guidances, provenance["guidance_scale"], provenance["seed"])
+    output, result, trace = sample(pipe, call, guidances, provenance["guidance_scale"], provenance["seed"])
+    if on_trace is not None:
+        on_trace(trace)
     frames = to_frames(frames_of(output))
     return Clip(frames=frames, fps=provenance["fps"], **audio_of(pipe, output), provenance={**provenance, **result})
 
@@ -219,7 +239,7 @@ def check_call(
 
 def sample(
     pipe: Any, arguments: dict[str, Any], guidances: Sequence[Guidance], scale: float | None, seed: int
-) -> tuple[Any, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any], Trace]:
     """Call the pipeline under guidance.
 
     Args:
@@ -230,13 +250,13 @@ def sample(
         seed: of the noise.
 
     Returns:
-        The pipeline's output, its frames `(1, F, H, W, 3)` in 0..1; and for the provenance: device, dtype, seconds,
-        trace and versions.
+        The pipeline's output, its frames `(1, F, H, W, 3)` in 0..1; for the provenance: device, dtype, seconds, trace
+        and versions; and the whole trace.
     """
     generator, started = torch.Generator("cpu").manual_seed(seed), time.perf_counter()
     with prepare_pipeline(pipe, arguments, scale, generator) as call, guide(pipe, *guidances) as run:
         output = pipe(**call, generator=generator, output_type="np")
-    return output, {
+    provenance = {
         "device": str(pipe._execution_device),
         "device_name": device_name(pipe._execution_device),
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
@@ -244,6 +264,7 @@ def sample(
         "trace": run.trace.summary(),
         "versions": versions(),
     }
+    return output, provenance, run.trace
 
 
 def frames_of(output: Any) -> Any:

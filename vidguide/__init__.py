@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from vidguide.guiding.locate import locate
     from vidguide.pipelines.calibration.calibrate import calibrate
     from vidguide.pipelines.generate import generate
+    from vidguide.pipelines.request.setup import Setup
 
 __all__ = [
     "APG",
@@ -45,6 +46,7 @@ __all__ = [
     "Clip",
     "EnhanceAVideo",
     "S2Guidance",
+    "Setup",
     "__version__",
     "attach",
     "attached",
@@ -68,6 +70,7 @@ _MODULES = {
     "PAG": "vidguide.guidances.pag",
     "S2Guidance": "vidguide.guidances.s2_guidance",
     "SEG": "vidguide.guidances.seg",
+    "Setup": "vidguide.pipelines.request.setup",
     "STG": "vidguide.guidances.stg",
     "NAG": "vidguide.guidances.nag",
     "TCFG": "vidguide.guidances.cfg_rules.tcfg",

@@ -58,6 +58,15 @@ class Clip:
 
     Raises:
         ValueError: the frames or the audio are no such array, or a rate is not positive.
+
+    Examples:
+        >>> import numpy as np
+        >>> from vidguide import Clip
+        >>> Clip(frames=np.zeros((13, 64, 64, 3), np.uint8), fps=8).frames.shape
+        (13, 64, 64, 3)
+        >>> Clip(frames=np.zeros((13, 64, 64), np.uint8), fps=8)
+        Traceback (most recent call last):
+        ValueError: Clip(frames=uint8 (13, 64, 64)): must be a numpy array (F, H, W, 3) of uint8
     """
 
     frames: NDArray[np.uint8]

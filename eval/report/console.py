@@ -30,7 +30,8 @@ class FullWidthConsole(Console):
 
 console, errors = FullWidthConsole(), FullWidthConsole(stderr=True)
 INPUT_ERRORS = (ValueError, OSError, ImportError)
-WRAPPED = ("verdict", "needs", "licence", "available here")  # columns of prose
+WRAPPED = ("verdict", "set of clips", "needs", "licence", "available here")  # columns of prose
+LONGEST_WORD = 14  # characters that a column of prose has at least
 
 
 class Command(TyperCommand):
@@ -96,7 +97,10 @@ def show(header: list[str], rows: list[list[str]], columns: list[str] | None = N
     shown = [i for i, name in enumerate(header) if name in (columns or header) and any(row[i] for row in rows)]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index in shown:
-        table.add_column(header[index], no_wrap=header[index] not in WRAPPED, overflow="fold")
+        wrapped = header[index] in WRAPPED
+        table.add_column(
+            header[index], no_wrap=not wrapped, overflow="fold", min_width=LONGEST_WORD if wrapped else None
+        )
     for row in rows:
         table.add_row(*(row[index] for index in shown))
     console.print(table)

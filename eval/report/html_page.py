@@ -1,80 +1,53 @@
 """The report as one HTML file without scripts or external resources; templates/report.html has its markup."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from vidguide.eval.metrics.registry import METRICS
-from vidguide.eval.report.charts import Chart, curve_chart, interval_chart, slope_chart
-from vidguide.eval.report.contact_sheets import (
-    clip_of,
-    contact_sheet,
-    data_uri,
-    extreme_prompts,
-    extreme_rows,
-    worst_rows,
-)
+from vidguide.eval.report.charts import Chart, slope_chart
+from vidguide.eval.report.clip_figures import ClipCollection, ClipFigure, collect_clips, collect_pairs
+from vidguide.eval.report.headline import headline
+from vidguide.eval.report.html_tables import Table, comparison_tables, means_table, verdict_style
+from vidguide.eval.report.loops import TOTAL_BYTES
+from vidguide.eval.report.overview import panels, trade_off
+from vidguide.eval.report.settings import arm_settings
 from vidguide.eval.report.tables import (
-    INTERVAL,
     arm_table,
-    comparison_table,
     event_list,
     format_versions,
     metric_label,
-    nonempty_columns,
     protocol,
-    set_table,
     unmeasured_notes,
 )
-from vidguide.eval.scoring.notes import SETS
 from vidguide.eval.scoring.summary import Summary
 from vidguide.eval.scoring.verdict import Comparison, MetricComparison, direction
 
-VERDICT_STYLES = {"better": "good", "worse": "bad", "confounded": "warn", "not comparable": "warn"}
+
+@dataclass(frozen=True, kw_only=True)
+class Player:
+    """A video or an image that opens a report, as a data URI or the path of a file next to the report."""
+
+    source: str
+    caption: str = ""
+    silent: bool = True
 
 
-@dataclass(frozen=True)
-class Cell:
-    """A table cell: text with a CSS class, or a chart."""
+@dataclass(frozen=True, kw_only=True)
+class Opening:
+    """What a report shows first: texts, players and images."""
 
-    text: str
-    style: str = ""
-    chart: Chart | None = None
-
-
-@dataclass(frozen=True)
-class TableRow:
-    """A table row; `style` is its CSS class."""
-
-    cells: list[Cell]
-    style: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table; `title` is its heading and `note` a text before it, both of which may be empty."""
-
-    header: list[str]
-    rows: list[TableRow]
-    title: str = ""
-    note: str = ""
+    prompt: str
+    negative_prompt: str | None = None
+    players: list[Player] = field(default_factory=list)
+    images: list[Player] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart, or an image given as data URI, with its caption."""
+    """A chart with its caption."""
 
     caption: str
-    chart: Chart | None = None
-    image: str = ""
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """Figures under a heading of their own."""
-
-    title: str
-    figures: list[Figure]
+    chart: Chart
 
 
 @dataclass(frozen=True)
@@ -86,12 +59,12 @@ class ComparisonSection:
     slopes: list[Figure]
 
 
-def to_html(summary: Summary, head: str = "") -> str:
+def to_html(summary: Summary, opening: Opening | None = None) -> str:
     """Return the report as HTML.
 
     Args:
         summary: content of the report.
-        head: HTML to show first; it is not escaped.
+        opening: what it shows first.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -103,118 +76,64 @@ def to_html(summary: Summary, head: str = "") -> str:
         keep_trailing_newline=True,
         undefined=StrictUndefined,
     )
-    clips_title, galleries = clip_galleries(summary)
+    collection, difference_hrefs, mean_hrefs = clips_and_links(summary)
     return environment.get_template("report.html").render(
-        head=head,
+        opening=opening,
+        headlines=[(headline(each), headline_style(each)) for each in summary.comparisons],
         notes=[*summary.notes, *unmeasured_notes(summary)],
-        comparisons=[comparison_section(comparison) for comparison in summary.comparisons],
-        clips_title=clips_title,
-        galleries=galleries,
-        curves=error_curves(summary),
-        arms=plain_table(*arm_table(summary)),
+        panels=panels(summary.comparisons, difference_hrefs),
+        trade_off=trade_off(summary.comparisons),
+        comparisons=[comparison_section(each, difference_hrefs, collection) for each in summary.comparisons],
+        collection=collection,
+        size_limit=TOTAL_BYTES,
+        arms=means_table(*arm_table(summary), mean_hrefs),
         events=event_list(summary),
         failures=summary.failures,
-        definitions=[(metric_label(name), METRICS[name]) for name in dict.fromkeys(m.metric for m in summary.means)],
+        metrics=METRICS,
+        metric_label=metric_label,
         protocol=protocol(summary),
+        settings=arm_settings(summary.rows),
         versions=format_versions(summary),
     )
 
 
-def verdict_style(verdict: str) -> str:
-    """Return the CSS class of a verdict; exploratory ones have no colour."""
-    if "exploratory" in verdict:
-        return "same"
-    if "undecided" in verdict:
-        return "warn"
-    return next((style for prefix, style in VERDICT_STYLES.items() if verdict.startswith(prefix)), "same")
+def clips_and_links(summary: Summary) -> tuple[ClipCollection, dict[tuple[str, str], str], dict[str, str]]:
+    """Return the clips to show, what each difference links to by arm and metric, and each mean by metric."""
+    if summary.comparisons:
+        collection, differences = collect_pairs(summary)
+        return collection, differences, {}
+    collection, means = collect_clips(summary)
+    return collection, {}, means
 
 
-def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """Return a table of the columns that are not empty."""
-    columns = nonempty_columns(header, rows)
-    return Table([header[i] for i in columns], [TableRow([Cell(row[i]) for i in columns]) for row in rows])
+def headline_style(comparison: Comparison) -> str:
+    """Return the CSS class of a headline: that of its first conclusion."""
+    styles = [verdict_style(line.verdict) for line in comparison.lines if line.primary]
+    return next((style for style in styles if style != "same"), "same")
 
 
-def comparison_section(comparison: Comparison) -> ComparisonSection:
-    """Return the paired tables of metrics and of guards, and the slope charts of the primary metrics."""
-    header, rows = comparison_table(comparison)
-    tables = []
-    for title, guards in (("", False), ("Guards: metrics that must not degrade", True)):
-        lines = list(zip(comparison.lines, rows, strict=True))
-        selected = [(line, row) for line, row in lines if guards == (direction(line.metric) == 0)]
-        if selected:
-            tables.append(paired_table(title, header, selected))
-    names = (comparison.reference, comparison.other)
-    if comparison.sets:
-        tables.append(replace(plain_table(*set_table(comparison)), title="Arms as sets of clips", note=SETS))
-    slopes = [slope_figure(line, names) for line in comparison.lines if line.primary and line.paired.by_prompt]
-    return ComparisonSection(f"{comparison.other} against {comparison.reference}", tables, slopes)
+def comparison_section(
+    comparison: Comparison, hrefs: Mapping[tuple[str, str], str], collection: ClipCollection
+) -> ComparisonSection:
+    """Return the paired tables, and the slope charts of the primary metrics."""
+    title = f"{comparison.other} against {comparison.reference}"
+    links = prompt_links(figures_of(collection, comparison))
+    lines = [line for line in comparison.lines if line.primary and line.paired.by_prompt]
+    return ComparisonSection(title, comparison_tables(comparison, hrefs), [slope_figure(line, links) for line in lines])
 
 
-def paired_table(title: str, header: Sequence[str], lines: Sequence[tuple[MetricComparison, Sequence[str]]]) -> Table:
-    """Return the paired table of some metrics, with a chart after each interval."""
-    columns = nonempty_columns(header, [row for _, row in lines])
-    names = [name for i in columns for name in ([header[i], ""] if header[i] == INTERVAL else [header[i]])]
-    rows = []
-    for line, texts in lines:
-        cells = [cell for i in columns for cell in paired_cells(line, header[i], texts[i])]
-        rows.append(TableRow(cells, "primary" if line.primary else ""))
-    return Table(names, rows, title)
+def figures_of(collection: ClipCollection, comparison: Comparison) -> list[ClipFigure]:
+    """Return the clips of a comparison."""
+    arms = [comparison.reference, comparison.other]
+    return [figure for _, figures in collection.sections for figure in figures if figure.arms == arms]
 
 
-def paired_cells(line: MetricComparison, column: str, text: str) -> list[Cell]:
-    """Return the cell of a column of the paired table; for the interval also the cell of its chart."""
-    style = verdict_style(line.verdict)
-    if column == "verdict":
-        return [Cell(text, style)]
-    if column != INTERVAL:
-        return [Cell(text)]
-    difference = line.paired.difference
-    return [Cell(text), Cell("", chart=interval_chart(difference.mean, difference.low, difference.high, style))]
+def prompt_links(figures: Sequence[ClipFigure]) -> dict[str, str]:
+    """Return what the line of each prompt links to: its first clip."""
+    return {figure.key[0]: f"#{figure.anchor}" for figure in reversed(figures)}
 
 
-def slope_figure(line: MetricComparison, names: tuple[str, str]) -> Figure:
+def slope_figure(line: MetricComparison, links: Mapping[str, str]) -> Figure:
     """Return the slope chart of one metric."""
-    chart = slope_chart(line.paired.by_prompt, names, direction(line.metric), line.metric)
+    chart = slope_chart(line.paired.by_prompt, direction(line.metric), line.metric, links)
     return Figure(f"{metric_label(line.metric)}, one line per prompt", chart)
-
-
-def clip_galleries(summary: Summary) -> tuple[str, list[Gallery]]:
-    """Return title and contact sheets of the extreme prompts of the first comparison, else of the extreme clips."""
-    return prompt_galleries(summary) if summary.comparisons else extreme_galleries(summary)
-
-
-def prompt_galleries(summary: Summary) -> tuple[str, list[Gallery]]:
-    """Return the contact sheets of all arms, for the prompts with the largest differences of the first comparison."""
-    extremes = extreme_prompts(summary.comparisons[0])
-    if not extremes:
-        return "", []
-    metric, prompts = extremes
-    arms = [summary.comparisons[0].reference, *(comparison.other for comparison in summary.comparisons)]
-    galleries = []
-    for prompt in prompts:
-        sheets = [sheet_figure(clip_of(summary.rows, arm, prompt), arm) for arm in arms]
-        galleries.append(Gallery(prompt, [sheet for sheet in sheets if sheet]))
-    return f"Clips, largest improvement to largest degradation by {metric}", galleries
-
-
-def extreme_galleries(summary: Summary) -> tuple[str, list[Gallery]]:
-    """Return the contact sheets of the best and the worst clips by the first metric on which clips differ."""
-    metric, rows = extreme_rows(summary.rows)
-    sheets = [sheet_figure(Path(row["clip"]), f"{row['prompt_id']}: {row['value']:.4g}") for row in rows]
-    figures = [sheet for sheet in sheets if sheet]
-    return (f"Clips, best to worst by {metric}", [Gallery("", figures)]) if figures else ("", [])
-
-
-def sheet_figure(clip: Path | None, caption: str) -> Figure | None:
-    """Return the contact sheet of a clip; None if it cannot be read any more."""
-    pixels = contact_sheet(clip) if clip else None
-    return None if pixels is None else Figure(caption, image=data_uri(pixels))
-
-
-def error_curves(summary: Summary) -> list[Figure]:
-    """Return the per-frame curves of the clips with the largest warping error."""
-    rows = worst_rows(summary.rows, "temporal.warp_error")
-    return [
-        Figure(f"{row['arm']}: {row['prompt_id']}", curve_chart(row["per_frame"], str(row["clip"]))) for row in rows
-    ]

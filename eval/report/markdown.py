@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from vidguide.eval.report.headline import headline
 from vidguide.eval.report.markdown_table import markdown_table
 from vidguide.eval.report.tables import (
     arm_table,
@@ -21,6 +22,7 @@ def to_markdown(summary: Summary) -> str:
     """Return the report as Markdown."""
     parts = ["# Evaluation"]
     for comparison in summary.comparisons:
+        parts.append(headline(comparison))
         parts.append(f"`{comparison.other}` against `{comparison.reference}`; ↑ higher is better, ↓ lower.")
         parts.append(compact_table(*comparison_table(comparison)))
         if comparison.sets:

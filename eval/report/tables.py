@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from vidguide.eval.metrics.registry import METRICS
+from vidguide.eval.report.amounts import change, format_needed
 from vidguide.eval.scoring.notes import PROTOCOL
 from vidguide.eval.scoring.sets import SetDistance
 from vidguide.eval.scoring.summary import ArmMean, Summary, interval, number
@@ -23,7 +24,8 @@ def comparison_table(comparison: Comparison) -> tuple[list[str], list[list[str]]
     """Return header and rows of the paired table; row i is about `comparison.lines[i]`."""
     arms = (comparison.reference, comparison.other)
     header = ["metric", "verdict", *arms, "difference", INTERVAL, "wins", "prompts", "p", "p (corrected)"]
-    return [*header, "noise floor"], [comparison_row(line) for line in comparison.lines]
+    header += ["effect size", "prompts needed", "noise floor"]
+    return header, [comparison_row(line) for line in comparison.lines]
 
 
 def comparison_row(line: MetricComparison) -> list[str]:
@@ -33,8 +35,23 @@ def comparison_row(line: MetricComparison) -> list[str]:
     return [
         *(metric_label(line.metric), line.verdict, number(pair.reference), number(pair.other)),
         *(number(difference.mean), interval(difference), wins, str(difference.prompts)),
-        *(number(pair.p), number(line.p_corrected), number(line.floor)),
+        *(number(pair.p), number(line.p_corrected), format_effect_size(line.effect_size)),
+        *(format_needed(line.needed_prompts), number(line.floor)),
     ]
+
+
+def change_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
+    """Return header and rows of the paired table for 80 columns: verdict, and difference with interval."""
+    rows = [
+        [metric_label(line.metric), line.verdict, change(line.metric, line.paired.difference)]
+        for line in comparison.lines
+    ]
+    return ["metric", "verdict", "difference [95% interval]"], rows
+
+
+def format_effect_size(value: float | None) -> str:
+    """Format an effect size with its sign."""
+    return "" if value is None else f"{value:+.2f}"
 
 
 def set_table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:

@@ -16,6 +16,8 @@ from vidguide.eval.scoring.intervals import (
     SignFlips,
     paired_share_interval,
     paired_share_p_value,
+    prompts_for_decision,
+    prompts_for_p,
     share_interval,
     unchanged_bound,
 )
@@ -169,6 +171,34 @@ def benjamini_hochberg(p_values: Mapping[str, float]) -> dict[str, float]:
 
     corrected = false_discovery_control(list(p_values.values())) if p_values else ()
     return {name: float(p) for name, p in zip(p_values, corrected, strict=True)}
+
+
+def effect_size(differences: Sequence[float]) -> float | None:
+    """Return the mean of paired differences in units of their standard deviation.
+
+    This is `d_z` of Cohen 1988, "Statistical power analysis for the behavioral sciences", for one difference per
+    prompt. None for fewer than two differences, and for equal ones.
+    """
+    if len(differences) < 2 or len(set(differences)) == 1:
+        return None
+    return float(np.mean(differences) / np.std(differences, ddof=1))
+
+
+def prompts_for_difference(differences: Sequence[float], tests: int = 1) -> int | None:
+    """Return how many prompts show a difference of the observed mean and standard deviation, 80% of the time.
+
+    Args:
+        differences: one per prompt.
+        tests: number of tests over which p-values are corrected; the sign-flip test needs a smallest number of prompts
+            for them.
+
+    Returns:
+        the number for an uncorrected p of at most 0.05, in the normal approximation; None for fewer than two prompts,
+        and where the mean is 0.
+    """
+    if len(differences) < 2 or not np.mean(differences):
+        return None
+    return max(math.ceil(prompts_for_decision(differences)), prompts_for_p(tests))
 
 
 def noise_floor(first: Mapping[Key, float], again: Mapping[Key, float]) -> float | None:

@@ -19,8 +19,10 @@ from vidguide.eval.scoring.statistics import (
     PairedComparison,
     benjamini_hochberg,
     compare_pairs,
+    effect_size,
     holm,
     noise_floor,
+    prompts_for_difference,
     win_rate,
 )
 
@@ -40,6 +42,8 @@ class MetricComparison:
         wins: win rate with its interval; None for a guard.
         p_corrected: p-value corrected over the primary metrics (Holm), or over all others (Benjamini-Hochberg).
         floor: noise floor; None if it was not measured.
+        effect_size: mean difference in units of the standard deviation over prompts.
+        needed_prompts: number of prompts that show the observed difference with a probability of 80%.
         verdict: what may be concluded.
     """
 
@@ -49,6 +53,8 @@ class MetricComparison:
     wins: tuple[float, float, float] | None
     p_corrected: float | None
     floor: float | None
+    effect_size: float | None
+    needed_prompts: int | None
     verdict: str
 
 
@@ -129,20 +135,24 @@ def compare_metrics(
     pairs = {name: compare_metric(reference, other, name) for name in names}
     corrected = correct_p_values(pairs, primary)
     different_clips = ", ".join(clip_differences(reference, other))
+    primary_tests = max(sum(pairs[name].p is not None for name in primary if name in pairs), 1)
     lines = []
     for name, pair in pairs.items():
+        tests = primary_tests if name in primary else 1
         floor = noise_floor(values_by_key(reference, name), values_by_key(again, name)) if again else None
-        tests = sum(pairs[other_name].p is not None for other_name in primary if other_name in pairs)
-        conclusion = verdict(name, pairs, corrected.get(name), floor, name in primary, max(tests, 1))
+        conclusion = verdict(name, pairs, corrected.get(name), floor, name in primary, tests)
         if different_clips:
             conclusion = f"not comparable: the clips differ in {different_clips}"
+        differences = [b - a for a, b in pair.by_prompt.values()]
         line = MetricComparison(
             metric=name,
             primary=name in primary,
             paired=pair,
-            wins=win_rate([b - a for a, b in pair.by_prompt.values()], direction(name)) if direction(name) else None,
+            wins=win_rate(differences, direction(name)) if direction(name) else None,
             p_corrected=corrected.get(name),
             floor=floor,
+            effect_size=effect_size(differences),
+            needed_prompts=prompts_for_difference(differences, tests),
             verdict=conclusion if same_definition(rows, name) else INCOMPARABLE,
         )
         lines.append(line)
@@ -184,13 +194,13 @@ def verdict(
         p: its corrected p-value.
         floor: its noise floor; None if it was not measured.
         primary: whether it was declared as primary.
-        tests: number of primary metrics with a p-value.
+        tests: number of tests over which p is corrected by Holm; 1 for a metric that is not primary.
     """
     difference = pairs[name].difference
     if difference.mean is None:
         return "not measured in both arms"
     if p is None or p > ALPHA or is_noise(difference, floor):
-        return no_conclusion(difference, floor, prompts_for_p(tests if primary else 1))
+        return no_conclusion(difference, floor, prompts_for_p(tests))
     if not direction(name):
         return "higher" if difference.mean > 0 else "lower"
     suffix = "" if primary else ", exploratory"

@@ -82,6 +82,12 @@ def calibrate(
 
     Raises:
         ValueError, TypeError, OSError: before the model runs, naming the argument, its value and what would be right.
+
+    Examples:
+        >>> from vidguide import PAG, calibrate
+        >>> result = calibrate("tiny", guidance=[PAG()], layers=[2], at=[0.5], count=2)
+        >>> result.products.shape  # settings, levels, clips, sums
+        torch.Size([1, 1, 2, 4])
     """
     settings: dict[str, Any] = dict(steps=steps, height=height, width=width, frames=frames)
     settings |= dict(fps=None, guidance_scale=1.0, max_sequence_length=max_sequence_length)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from vidguide.eval.scoring.summary import Summary
     from vidguide.pipelines.sweep.config import Sweep
     from vidguide.pipelines.sweep.run import SweepRun
+    from vidguide.tracing.run import Trace
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -92,7 +94,9 @@ def generate(
     ] = None,
     device: Device = None,
     dtype: Dtype = None,
-    trace: Annotated[bool, typer.Option("--trace", help="Print what the guidance changed.")] = False,
+    trace: Annotated[
+        Path | None, typer.Option(help="SVG to write: what the guidance changed, by step and layer; also printed.")
+    ] = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -104,6 +108,7 @@ def generate(
         from vidguide.pipelines.request.provenance import arguments_from, compare_clip, load_provenance
 
         check_output(output)
+        check_trace(trace)
         if recorded is None and not prompt:
             raise ValueError("prompt: is missing; say what the clip shows, or pass --from clip.json")
         provenance = None if recorded is None else load_provenance(recorded)
@@ -111,25 +116,38 @@ def generate(
         if provenance is not None:
             arguments = arguments_from(provenance, image)
         else:
-            prompts = prompt or []
-            arguments = dict(prompt=prompts, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
+            texts: Any = prompt[0] if prompt and (len(prompt), num_videos_per_prompt) == (1, 1) else prompt
+            arguments = dict(prompt=texts, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
             arguments |= dict(image=image, steps=steps, frames=frames, device=device, dtype=dtype)
             arguments |= dict(setup=setup_from(options), num_videos_per_prompt=num_videos_per_prompt)
             arguments |= dict(guidance=parse_unless_default(guidance, negative), **parse_size(size))
-        made = run(**arguments, progress=not (quiet or as_json))
+        traces: list[Trace] = []
+        made = run(**arguments, on_trace=traces.append, progress=not (quiet or as_json))
         clips: list[Any] = made if isinstance(made, list) else [made]
         paths = paths_of(clips, output, num_videos_per_prompt)
         files = [write(clip, path, lossless) for clip, path in zip(clips, paths, strict=True)]
+        if trace is not None:
+            drawings = paths_of(clips, trace, num_videos_per_prompt)
+            drawn = [str(each.plot().save(path)) for each, path in zip(traces, drawings, strict=True)]
+            files = [[*written, picture] for written, picture in zip(files, drawn, strict=True)]
         if as_json:
             listed = [{**clip.describe(), "files": each} for clip, each in zip(clips, files, strict=True)]
             typer.echo(json.dumps(listed if len(listed) > 1 else listed[0]))
             return
-        for clip, each in zip(clips, files, strict=True):
-            if trace:
+        for clip, written in zip(clips, files, strict=True):
+            if trace is not None:
                 console.print(clip.provenance["trace"] or "the guidance changed no attention")
             if provenance is not None:
                 console.print(compare_clip(provenance, clip), markup=False)
-            console.print("wrote " + ", ".join(each))
+            console.print("wrote " + ", ".join(written))
+
+
+def check_trace(trace: Path | None) -> None:
+    """Refuse a file that no picture can be written to; None is accepted."""
+    from vidguide.tracing.heat_map import check_svg
+
+    if trace is not None:
+        check_svg(trace, "trace")
 
 
 def paths_of(clips: list[Any], output: Path, count: int) -> list[Path]:
@@ -273,12 +291,13 @@ def run_sweep(
 
 
 app.add_typer(evaluate_app, name="evaluate")
-for command, example in {
+EXAMPLES: dict[Callable[..., None], str] = {
     calibrate: "vidguide calibrate tiny -g emag:decay=0.8 --count 8 -o calibration",
     locate: "vidguide locate tiny --profile",
     models: "vidguide models --json",
     doctor: "vidguide doctor --json",
-}.items():
+}
+for command, example in EXAMPLES.items():
     app.command(epilog=f"Example: {example}")(command)
 
 

@@ -10,6 +10,7 @@ from rich.text import Text
 from vidguide.functional.head_mass import LIFT
 from vidguide.guidances.head_probe import HeadMass, HeadProbe, ProbedError
 from vidguide.pipelines.generate import generate
+from vidguide.tracing.heat_map import Cell, Panel, Picture, draw
 
 COLOURS = ("#2166ac", "#67a9cf", "#d1e5f0", "#fddbc7", "#ef8a62", "#b2182b")  # from within the frame to along time
 MARKS = {"temporal": "T", "spatial": "S", "neither": " "}
@@ -47,11 +48,40 @@ def head_table(heads: list[HeadMass]) -> Table:
 
 def cell(head: HeadMass) -> Text:
     """Return the percentage of one head on a colour, and the mark of its extent."""
+    share, colour = share_along(head)
+    style = f"{'black' if is_pale(share) else 'white'} on {colour}"
+    return Text(f"{100 * share:3.0f}{MARKS[head.extent]}", style=style)
+
+
+def share_along(head: HeadMass) -> tuple[float, str]:
+    """Return the share of attention along time, and its colour."""
     within, along = head.lifts
     share = along / max(along + within, 1e-12)
-    colour = COLOURS[min(int(share * len(COLOURS)), len(COLOURS) - 1)]
-    style = f"{'black' if 0.3 < share < 0.7 else 'white'} on {colour}"
-    return Text(f"{100 * share:3.0f}{MARKS[head.extent]}", style=style)
+    return share, COLOURS[min(int(share * len(COLOURS)), len(COLOURS) - 1)]
+
+
+def is_pale(share: float) -> bool:
+    """Return whether the colour of a share is so pale that its text is black."""
+    return 0.3 < share < 0.7
+
+
+def head_plot(heads: list[HeadMass]) -> Picture:
+    """Return a picture with a row per layer and a column per head."""
+    layers = list(dict.fromkeys(head.layer for head in heads))
+    cells = {(layers.index(head.layer), head.head): plot_cell(head) for head in heads}
+    columns = [str(head) for head in range(1 + max(head.head for head in heads))]
+    rows, counts = [*map(str, layers)], count_extents(heads)
+    panel = Panel(title=counts, rows=rows, columns=columns, cells=cells, axis="layer / head")
+    notes = [f"{line}." for line in LEGEND.rstrip(".").split(". ")]
+    return draw([panel], "attention of each head along time, percent", notes)
+
+
+def plot_cell(head: HeadMass) -> Cell:
+    """Return the percentage of one head on a colour, with the mark of its extent."""
+    share, colour = share_along(head)
+    text = f"{100 * share:.0f}{MARKS[head.extent].strip()}"
+    title = f"layer {head.layer}, head {head.head}: {share:.1%}, {head.extent}"
+    return Cell(text=text, title=title, fill=colour, style="dark" if is_pale(share) else "light")
 
 
 def count_extents(heads: list[HeadMass]) -> str:

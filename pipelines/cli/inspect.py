@@ -1,6 +1,7 @@
 """Commands that describe models and the environment, and generate no clip."""
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -34,6 +35,7 @@ def locate(
         str, typer.Option(help="Prompt of the run that --profile measures.")
     ] = "a large circle moving right",
     at: Annotated[float, typer.Option(help="Fraction of the run at which --profile measures, 0 to 1.")] = 0.5,
+    plot: Annotated[Path | None, typer.Option(help="SVG to write: the heads that --profile measures.")] = None,
     steps: Steps = None,
     frames: Frames = None,
     size: Size = None,
@@ -43,9 +45,11 @@ def locate(
 ) -> None:
     """List the attention modules of a model: text attention, and self-attention over space, time or both."""
     with plain_errors():
+        if plot is not None:
+            check_plot(plot, measure_heads)
         if measure_heads:
             settings: dict[str, Any] = dict(model=model, steps=steps, frames=frames, device=device, **parse_size(size))
-            show_heads(prompt, at, progress=not (quiet or as_json), as_json=as_json, **settings)
+            show_heads(prompt, at, progress=not (quiet or as_json), as_json=as_json, plot=plot, **settings)
             return
         rows = family_rows() if list_families else site_rows(model, progress=not (quiet or as_json))
         if as_json:
@@ -90,17 +94,30 @@ def site_rows(model: str, progress: bool) -> list[dict[str, str]]:
     return [{name: str(value) for name, value in vars(site).items()} for site in sites]
 
 
-def show_heads(prompt: str, at: float, as_json: bool, **settings: Any) -> None:
-    """Measure the heads of a model and print them as a table, or as JSON."""
-    from vidguide.pipelines.cli.head_map import LEGEND, count_extents, head_table, profile
+def check_plot(plot: Path, measure_heads: bool) -> None:
+    """Refuse a picture without a measurement, and a file that cannot be written."""
+    from vidguide.tracing.heat_map import check_svg
+
+    if not measure_heads:
+        raise ValueError(f"plot={str(plot)!r}: needs --profile")
+    check_svg(plot, "plot")
+
+
+def show_heads(prompt: str, at: float, as_json: bool, plot: Path | None, **settings: Any) -> None:
+    """Measure the heads of a model, print them as a table or as JSON, and draw them where a picture is asked for."""
+    from vidguide.pipelines.cli.head_map import LEGEND, count_extents, head_plot, head_table, profile
 
     heads = profile(prompt, at, **settings)
+    if plot is not None:
+        head_plot(heads).save(plot)
     if as_json:
         typer.echo(json.dumps([{**vars(head), "lifts": head.lifts, "extent": head.extent} for head in heads]))
     else:
         console.print(head_table(heads), crop=False)
         console.print(count_extents(heads))
         console.print(LEGEND)
+        if plot is not None:
+            console.print(f"wrote {plot}", markup=False, highlight=False)
 
 
 def models(as_json: AsJson = False) -> None:

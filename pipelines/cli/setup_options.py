@@ -55,17 +55,17 @@ def setup_options(command: Callable[..., None]) -> Callable[..., None]:
     Options that are not given are left out.
     """
     given = inspect.signature(command, eval_str=True)
-    own = [parameter for parameter in given.parameters.values() if parameter.name != "options"]
+    parameters = [each for each in given.parameters.values() if each.name != "options"]
     keyword = inspect.Parameter.KEYWORD_ONLY
     further = [inspect.Parameter(name, keyword, default=None, annotation=kind) for name, kind in OPTIONS.items()]
-    own = [parameter.replace(kind=keyword) for parameter in own]
+    parameters = [each.replace(kind=keyword) for each in parameters]
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
         options = {name: values.pop(name) for name in OPTIONS}
         command(**values, options={name: value for name, value in options.items() if value not in (None, [])})
 
-    vars(run)["__signature__"] = given.replace(parameters=[*own, *further])
+    vars(run)["__signature__"] = given.replace(parameters=[*parameters, *further])
     del run.__wrapped__
     return run
 

@@ -34,7 +34,9 @@ def test_the_published_combination_is_the_papers_equation(nag_cost: ModuleType) 
     torch.testing.assert_close(combined, expected.flatten(2), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("model", "text", "valid"), [("Wan", 24, 24), ("Wan", 24, 5), ("HunyuanVideo", 24, 5)])
+@pytest.mark.parametrize(
+    ("model", "text", "valid"), [("Wan", 24, 5), pytest.param("HunyuanVideo", 24, 5, marks=pytest.mark.slow)]
+)
 def test_arms_with_nag_agree(nag_cost: ModuleType, model: str, text: int, valid: int) -> None:
     outputs = {}
     case = nag_cost.Case(model, 64, text, valid, "float32")
@@ -64,3 +66,12 @@ def test_a_ratio_is_worse_beyond_both_ranges_only(regressions: ModuleType) -> No
         measured = {"case" if verdict != "new" else "other": {"NAG": value}}
         assert [row["verdict"] for row in regressions.compare(measured, committed)] == [verdict]
     assert not regressions.is_worse(ratio(1.15, 1.12, 1.3), committed["case"]["NAG"])
+
+
+def test_committed_ratios_cover_the_short_benchmarks(regressions: ModuleType, nag_cost: ModuleType) -> None:
+    committed = regressions.read_ratios(regressions.RESULTS / "nag_cost.json")
+    assert {case.name for case in nag_cost.cases([1024])} <= set(committed)
+    for name in ("formulas", "nag_cost"):
+        ratios = regressions.read_ratios(regressions.RESULTS / f"{name}.json")
+        assert ratios
+        assert all(value.low <= value.median <= value.high for arms in ratios.values() for value in arms.values())

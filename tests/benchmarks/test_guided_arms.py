@@ -95,6 +95,21 @@ def test_the_report_finds_a_planted_effect(
     assert (tmp_path / "guided_arms_tiny.png").exists()
 
 
+def test_a_reuse_report_compares_with_a_pass_at_each_step(report: ModuleType, study: ModuleType) -> None:
+    random, none = np.random.default_rng(0), study.NONE
+    arms = list(study.reuse_arms(5))
+    scores = {arm: {name: random.random(12) for name in (*report.PRIMARY, *report.OTHERS)} for arm in arms}
+    scores["STG 0.25, every 2"] = {name: values + 1.0 for name, values in scores["STG 0.25"].items()}
+    costs = {arm: 1.0 if arm == none else 2.0 if study.EVERY not in arm else 1.5 for arm in arms}
+    text = report.report_text("reuse", {"one unsaid": scores}, {"one unsaid": costs}, 12)
+    table = text.split("## STG 0.25. Prompts: one unsaid\n\n")[1].split("\n\n")[0].splitlines()
+    rows = {line.split(" | ")[0][2:]: line.split(" | ") for line in table[2:]}
+    assert list(rows) == ["STG 0.25", "STG 0.25, every 2", "STG 0.25, every 3"]
+    assert rows["STG 0.25, every 2"][1] == "0.75"
+    assert rows["STG 0.25, every 2"][2].startswith("100.0 [100.0, 100.0]")
+    assert text.count("## ") == 5
+
+
 def primary_lines(path: Path) -> list[str]:
     """Return the rows of the first table of a report."""
     table = path.read_text().split("Primary metrics:\n\n")[1].split("\n\n")[0]

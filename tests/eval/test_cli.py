@@ -14,7 +14,7 @@ from vidguide.eval import evaluate as evaluating
 from vidguide.eval.cli import app
 from vidguide.eval.clips.read import read
 from vidguide.eval.metrics.registry import METRICS
-from vidguide.eval.report.html_page import verdict_style
+from vidguide.eval.report.html_tables import verdict_style
 from vidguide.eval.world.scene import Scene, all_scenes, caption, render
 from vidguide.pipelines.cli.app import app as whole_app
 
@@ -49,9 +49,9 @@ class Page(html.parser.HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.external += [
-            str(value) for name, value in attrs if name in ("src", "href") and not str(value).startswith("data:")
+            str(value) for name, value in attrs if name in ("src", "href") and not str(value).startswith(("data:", "#"))
         ]
-        if tag not in ("meta", "img", "li", "html"):
+        if tag not in ("meta", "img", "br", "li", "html"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

@@ -58,9 +58,9 @@ def test_a_limit_of_other_ranks_receives_the_norms_of_all_tokens() -> None:
     positive, negative = features(2, 24, 3, 8)
     received: list[Tensor] = []
 
-    def limit(*norms: Tensor) -> Tensor:
-        received.extend(norms)
-        return norm_limit(*norms, STRENGTH[1], 12)
+    def limit(positive_norms: Tensor, guided_norms: Tensor) -> Tensor:
+        received.extend((positive_norms, guided_norms))
+        return norm_limit(positive_norms, guided_norms, STRENGTH[1], 12)
 
     chunked = nag_in_chunks(positive, negative, STRENGTH, 100, 1, limit)
     assert [tuple(norms.shape) for norms in received] == [(2, 24, 1, 1)] * 2

@@ -52,10 +52,13 @@ def test_steps_in_between_reuse_the_last_difference(kind: Any, every: int) -> No
         torch.testing.assert_close(guided[step], expected, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("every", [2, 4])
-@pytest.mark.parametrize("select", ["largest", "previous", "all"])
+@pytest.mark.parametrize(
+    ("select", "every"),
+    [("largest", 2), *(pytest.param(*case, marks=pytest.mark.slow) for case in (("previous", 4), ("all", 3)))],
+)
 def test_emag_averages_at_every_step_and_reuses_the_last_difference(select: str, every: int) -> None:
-    model, settings = tiny_wan().double(), dict(decay=0.6, layers=(0, 1, 2), select=select, start=0.2, stop=0.9)
+    model = tiny_wan().double()
+    settings: dict[str, Any] = dict(decay=0.6, layers=(0, 1, 2), select=select, start=0.2, stop=0.9)
     plain = [model(**inputs)[0] for inputs in calls()]
     every_step, _ = sample(model, calls(), EMAG(scale=2.0, **settings))
     differences = [guided - cond for guided, cond in zip(every_step, plain, strict=True)]

@@ -15,7 +15,7 @@ from vidguide.pipelines.request.setup import Setup
 
 PROMPT, NEGATIVE = "a large red circle moving left", "red"
 STEPS = 3
-CALL: dict[str, Any] = dict(negative_prompt=NEGATIVE, steps=STEPS, frames=5, progress=False)
+CALL: dict[str, Any] = dict(negative_prompt=NEGATIVE, steps=STEPS, frames=5, height=32, width=32, progress=False)
 LORA_STRENGTH = 0.7
 
 

@@ -1,5 +1,6 @@
 """generate(), compare(), sweep and --from with pipelines that make audio."""
 
+import base64
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -190,10 +191,19 @@ def test_compared_clips_have_their_audio(
         assert viewable.audio is not None
         assert lossless.audio is not None
         assert viewable.audio.shape == lossless.audio.shape
-    header = result.header()
-    assert "<video src=arm-1.mp4 controls></video><figcaption>nag:on=audio</figcaption>" in header
+    opening = result.opening(tmp_path)
+    assert [(player.caption, player.silent) for player in opening.players] == [
+        ("", True),
+        ("none", False),
+        ("nag:on=audio", False),
+    ]
+    embedded = opening.players[2].source.removeprefix("data:video/mp4;base64,")
+    assert base64.b64decode(embedded) == (tmp_path / "arm-1.mp4").read_bytes()
+    monkeypatch.setattr(compare_module, "MAX_EMBEDDED", 10)
+    assert result.opening(tmp_path).players[2].source == "arm-1.mp4"
     silent = replace(clips[0], audio=None, audio_sample_rate=None)
-    assert "arm-0.mp4" not in Comparison(prompt="", negative_prompt=None, clips={"none": silent}).header()
+    opening = Comparison(prompt="", negative_prompt=None, clips={"none": silent}).opening(tmp_path)
+    assert len(opening.players) == 1
     none, nag = result.rows(result.evaluate(tmp_path))
     assert none["audio features changed"] == ""
     assert nag["audio features changed"].endswith("%")

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -183,3 +184,25 @@ def test_bad_input_prints_one_line_and_writes_no_file(
     assert message in done.stderr
     assert "Traceback" not in done.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pictures_of_the_trace_and_of_the_heads_are_written(tmp_path: Path) -> None:
+    trace, heads = tmp_path / "trace.svg", tmp_path / "heads.svg"
+    arguments = ["a large circle", "-n", "red", "--steps", "1", "-q", "-o", str(tmp_path / "clip.mkv")]
+    done = invoke("generate", *arguments, "--trace", str(trace))
+    assert done.exit_code == 0, done.output
+    assert "'change':" in done.stdout
+    assert "video: relative change of the features" in "".join(ElementTree.parse(trace).getroot().itertext())
+    several = ["a large circle", "a small square", "-n", "red", "--steps", "1", "-q", "-o", str(tmp_path / "two.mkv")]
+    assert invoke("generate", *several, "--trace", str(trace)).exit_code == 0
+    assert {path.name for path in tmp_path.glob("trace*")} == {"trace.svg", "trace-0-0.svg", "trace-1-0.svg"}
+    done = invoke("locate", "tiny", "--profile", "--steps", "1", "--plot", str(heads), "-q")
+    assert done.exit_code == 0, done.output
+    assert "layer / head" in "".join(ElementTree.parse(heads).getroot().itertext())
+    for command in (["generate", *arguments, "--trace", "t.png"], ["locate", "--profile", "--plot", "h.png"]):
+        done = invoke(*command)
+        assert done.exit_code == 2
+        assert "the suffix must be .svg" in done.stderr
+    done = invoke("locate", "--plot", "h.svg")
+    assert done.exit_code == 2
+    assert "plot='h.svg': needs --profile" in done.stderr

@@ -298,7 +298,8 @@ def test_generate_returns_a_clip_of_the_default_size_of_the_model(pipe: Any) -> 
 
 def test_a_list_of_prompts_gives_the_clips_that_are_made_alone(pipe: Any) -> None:
     """Bit for bit, also with a guidance that has a state for a run, and after other clips of the pipeline."""
-    call: dict[str, Any] = dict(steps=2, frames=5, pipe=pipe, progress=False, negative_prompt="red")
+    call: dict[str, Any] = dict(steps=2, frames=5, height=32, width=32, pipe=pipe, progress=False)
+    call |= dict(negative_prompt="red")
     prompts = [PROMPT, "a small square"]
     clips = generate(prompts, seed=4, num_videos_per_prompt=2, **call)
     alone = [generate(text, seed=seed, **call) for text in reversed(prompts) for seed in (5, 4)][::-1]

@@ -10,7 +10,7 @@ import torch
 import yaml
 from typer.testing import CliRunner
 
-from tests.helpers.setups import LORA_STRENGTH, OPTIONS, PROMPT, plain_sample, sample, write_files
+from tests.helpers.setups import LORA_STRENGTH, OPTIONS, PROMPT, lora_weights, plain_sample, sample, write_files
 from vidguide import EMAG, STG, generate
 from vidguide.pipelines.cli.app import app
 from vidguide.pipelines.cli.setup_options import OPTIONS as COMMAND_LINE
@@ -173,6 +173,7 @@ def test_a_setup_is_refused_with_a_loaded_pipeline_and_a_cache_for_other_steps()
         generate(PROMPT, pipe=pipe, steps=2)
 
 
+@pytest.mark.slow
 def test_options_together_give_the_clip_of_the_plain_pipeline_and_its_json_makes_it_again(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -184,7 +185,7 @@ def test_options_together_give_the_clip_of_the_plain_pipeline_and_its_json_makes
     assert difference < 0.1
     output = tmp_path / "clip.mkv"
     lora = f"{folder / LORA_FILE}:{LORA_STRENGTH}"
-    arguments = ["--steps", "2", "--frames", "5", "--device", "cpu", "-q", "-o", str(output)]
+    arguments = ["--steps", "2", "--frames", "5", "--size", "32x32", "--device", "cpu", "-q", "-o", str(output)]
     options = ["--gguf", str(folder / "tiny.gguf"), "--lora", lora, "--offload", "blocks", "--blocks-per-group", "2"]
     options += ["--attention-backend", "_native_math", "--shift", "2", "--vae-tiling", "--vae-slicing"]
     done = CliRunner().invoke(app, ["generate", PROMPT, *arguments, *options])
@@ -197,6 +198,23 @@ def test_options_together_give_the_clip_of_the_plain_pipeline_and_its_json_makes
         app, ["generate", "--from", str(output.with_suffix(".json")), "-q", "-o", str(tmp_path / "again.mkv")]
     )
     assert "the same frames, bit for bit" in again.output
+
+
+def test_a_json_of_the_command_line_has_the_setup_and_makes_the_clip_again(tmp_path: Path) -> None:
+    pytest.importorskip("peft")
+    pipe = load("tiny", device="cpu", progress=False)
+    pipe.save_lora_weights(tmp_path, transformer_lora_layers=lora_weights(pipe))
+    setup = Setup(loras=(f"{tmp_path / LORA_FILE}:0.7",), offload="leaves", shift=2.0)
+    small = ["--steps", "1", "--frames", "1", "--size", "32x32", "--device", "cpu", "-q", "-o"]
+    options = ["--lora", setup.loras[0], "--offload", "leaves", "--shift", "2"]
+    done = CliRunner().invoke(app, ["generate", PROMPT, *small, str(tmp_path / "clip.mkv"), *options])
+    assert done.exit_code == 0, done.output
+    recorded = load_provenance(tmp_path / "clip.json")
+    assert arguments_from(recorded)["setup"] == setup
+    assert list(recorded["setup"]["files"]) == [f"{tmp_path}/{LORA_FILE}"]
+    clip = generate(**arguments_from(recorded), progress=False)
+    plain = generate(**{**arguments_from(recorded), "setup": None}, progress=False)
+    assert clip.sha256 == recorded["sha256"] != plain.sha256
 
 
 def test_a_json_with_a_wrong_setup_is_refused(tmp_path: Path) -> None:

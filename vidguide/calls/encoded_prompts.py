@@ -65,8 +65,11 @@ _CACHES: "weakref.WeakKeyDictionary[Any, EncodedPrompts]" = weakref.WeakKeyDicti
 
 
 def encoded_prompts_of(pipe: Any) -> EncodedPrompts:
-    """Return the cache of a pipeline, which ends with the pipeline."""
-    return _CACHES.setdefault(pipe, EncodedPrompts())
+    """Return the cache of a pipeline, which ends with the pipeline; of a class without weak references, a new one."""
+    try:
+        return _CACHES.setdefault(pipe, EncodedPrompts())
+    except TypeError:
+        return EncodedPrompts()
 
 
 def cached_encode_prompt(original: Any) -> dict[str, Any]:

@@ -33,6 +33,13 @@ class CADS(Guidance):
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
+
+    Examples:
+        >>> from vidguide import CADS
+        >>> CADS(scale=0.1, seed=3).neutral
+        False
+        >>> CADS(scale=0).neutral
+        True
     """
 
     scale: float = 0.25

@@ -87,9 +87,17 @@ class EMAG(SelfGuidance):
             of 250 steps, 5 to 22 of 28.
         average_from: where averaging begins, in fractions of the steps; at most `start`.
         extent: "spatial" or "temporal" for those heads or modules only; see `SelfGuidance`.
+        every: k; a perturbed pass at every k-th guided step, see `SelfGuidance`.
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
+
+    Examples:
+        >>> from vidguide import EMAG
+        >>> EMAG().scale, EMAG().decay
+        (1.5, 0.988)
+        >>> EMAG(scale=1).neutral  # no extrapolation
+        True
     """
 
     scale: Schedule = 1.5

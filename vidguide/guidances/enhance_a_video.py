@@ -30,6 +30,11 @@ class EnhanceAVideo(Guidance):
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
+
+    Examples:
+        >>> from vidguide import EnhanceAVideo
+        >>> EnhanceAVideo().weight, EnhanceAVideo(weight=4.0).weight
+        (1.0, 4.0)
     """
 
     weight: float = 1.0

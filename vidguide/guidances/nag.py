@@ -47,6 +47,16 @@ class NAG(NegativePromptGuidance):
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
+
+    Examples:
+        >>> from vidguide import NAG
+        >>> NAG(negative_prompt="blurry", alpha=0.5).neutral
+        False
+        >>> NAG(alpha=0).neutral  # nothing of the guided features: the clip of the unguided model
+        True
+        >>> NAG(tau=0.5)
+        Traceback (most recent call last):
+        ValueError: NAG(tau=0.5): must be at least 1
     """
 
     scale: float = 11.0

@@ -20,9 +20,17 @@ class PAG(LayerPerturbation):
         layers: perturbed blocks; None for the middle one.
         start, stop: window in fractions of the steps.
         extent: "spatial" or "temporal" for those heads or modules only; see `SelfGuidance`.
+        every: k; a perturbed pass at every k-th guided step, see `SelfGuidance`.
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
+
+    Examples:
+        >>> from vidguide import PAG
+        >>> PAG(scale=0.25, stop=0.5).neutral  # in the first half of the run
+        False
+        >>> PAG(scale=0).neutral
+        True
     """
 
     scale: Schedule = 3.0

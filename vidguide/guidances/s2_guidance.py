@@ -31,9 +31,17 @@ class S2Guidance(LayerPerturbation):
         layers: candidates; None for all blocks but the first, which the paper excludes as critical.
         start, stop: window in fractions of the steps. Published: the whole run; an ablation has the central 80%.
         extent: "spatial" or "temporal" for the blocks of that extent, where space and time have separate ones.
+        every: k; a perturbed pass at every k-th guided step, see `SelfGuidance`.
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
+
+    Examples:
+        >>> from vidguide import S2Guidance
+        >>> S2Guidance(scale=0.25).neutral
+        False
+        >>> S2Guidance(scale=0).neutral
+        True
     """
 
     scale: Schedule = 0.25

@@ -25,6 +25,14 @@ class SEG(LayerPerturbation):
         layers: perturbed blocks; None for the middle one.
         start, stop: window in fractions of the steps.
         extent: "spatial" or "temporal" for those heads or modules only; see `SelfGuidance`.
+        every: k; a perturbed pass at every k-th guided step, see `SelfGuidance`.
+
+    Examples:
+        >>> from vidguide import SEG
+        >>> SEG(scale=0.5, sigma=10.0).sigma
+        10.0
+        >>> SEG(scale=0).neutral
+        True
     """
 
     # SmoothedEnergyGuidance of diffusers 0.42.1 (hooks/smoothed_energy_guidance_utils.py) has its branches swapped:

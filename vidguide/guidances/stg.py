@@ -31,9 +31,17 @@ class STG(LayerPerturbation):
         start, stop: window in fractions of the steps.
         extent: "spatial" or "temporal" for those modules only; in models that have none, mode="attention" restricts
             the perturbation to heads of that extent.
+        every: k; a perturbed pass at every k-th guided step, see `SelfGuidance`.
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
+
+    Examples:
+        >>> from vidguide import STG
+        >>> STG(scale=[1.0, 0.5, 0.0], layers=(2,)).neutral  # a scale per step
+        False
+        >>> STG(scale=0).neutral
+        True
     """
 
     scale: Schedule = 1.0

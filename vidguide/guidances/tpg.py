@@ -38,9 +38,17 @@ class TPG(LayerPerturbation):
         start, stop: window in fractions of the steps.
         extent: "temporal" moves whole frames, "spatial" moves tokens within their frame, in every frame alike; in the
             temporal or spatial blocks, where space and time have separate ones. None moves all.
+        every: k; a perturbed pass at every k-th guided step, see `SelfGuidance`.
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
+
+    Examples:
+        >>> from vidguide import TPG
+        >>> TPG(scale=1.0, extent="temporal").extent  # whole frames
+        'temporal'
+        >>> TPG(scale=0).neutral
+        True
     """
 
     scale: Schedule = 3.0

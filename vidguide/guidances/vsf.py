@@ -40,6 +40,11 @@ class VSF(NegativePromptGuidance):
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
+
+    Examples:
+        >>> from vidguide import VSF
+        >>> VSF(negative_prompt="blurry", scale=0.5).scale
+        0.5
     """
 
     scale: float = 1.0

@@ -30,6 +30,17 @@ def attach(pipe: Any, *guidances: Guidance) -> None:
 
     Raises:
         TypeError, ValueError, LookupError: nothing is attached, if the pipeline does not fit the guidances.
+
+    Examples:
+        >>> from vidguide import NAG, attach, attached, detach
+        >>> from vidguide.pipelines.loading.load import load
+        >>> pipe = load("tiny-4step", device="cpu", progress=False)
+        >>> attach(pipe, NAG())
+        >>> small = dict(height=32, width=32, num_frames=5, num_inference_steps=2, guidance_scale=1.0)
+        >>> video = pipe("a large circle", negative_prompt="red", **small).frames[0]
+        >>> len(attached(pipe).trace) > 0
+        True
+        >>> detach(pipe)
     """
     if isinstance(pipe, nn.Module):
         raise TypeError(f"attach({type(pipe).__name__}): give a pipeline; a transformer by itself is guided by guide()")
@@ -46,6 +57,13 @@ def detach(pipe: Any) -> None:
 
     Raises:
         ValueError: none are attached, or a call is running.
+
+    Examples:
+        >>> from vidguide import detach
+        >>> from vidguide.pipelines.loading.load import load
+        >>> detach(load("tiny-4step", device="cpu", progress=False))
+        Traceback (most recent call last):
+        ValueError: nothing is attached to this WanPipeline: call attach(pipe, NAG()) first
     """
     attachment_of(pipe).check_idle(pipe)
     pipe.__class__ = _unattached_class(pipe)
@@ -57,6 +75,14 @@ def attached(pipe: Any) -> Run:
 
     Raises:
         ValueError: none are attached.
+
+    Examples:
+        >>> from vidguide import NAG, attach, attached
+        >>> from vidguide.pipelines.loading.load import load
+        >>> pipe = load("tiny-4step", device="cpu", progress=False)
+        >>> attach(pipe, NAG())
+        >>> print(attached(pipe).trace)  # no call yet
+        nothing was measured in this run
     """
     return attachment_of(pipe).run
 

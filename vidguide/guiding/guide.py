@@ -53,6 +53,16 @@ def guide(model: Any, *guidances: Guidance, scheduler: Any = None) -> Iterator[R
     Guided are calls of the thread or asyncio task that opened the block, of tasks and `asyncio.to_thread` calls that
     were created within it, and calls of this pipeline from any thread. Calls of the transformer by others, as through
     another pipeline that shares it, are not guided, and wait while a guided one is at work (`Run.foreign_calls`).
+
+    Examples:
+        >>> from vidguide import NAG, guide
+        >>> from vidguide.pipelines.loading.load import load
+        >>> pipe = load("tiny-4step", device="cpu", progress=False)
+        >>> with guide(pipe, NAG(negative_prompt="red")) as run:
+        ...     small = dict(height=32, width=32, num_frames=5, num_inference_steps=2, guidance_scale=1.0)
+        ...     video = pipe("a large circle", **small).frames[0]
+        >>> print(*[record.step for record in run.trace if record.layer == 0])  # steps in which it acted
+        0 1
     """
     if ATTACHED in getattr(model, "__dict__", {}):
         raise ValueError(f"{type(model).__name__} has guidances attached: detach(pipe) first, or attach all of them")

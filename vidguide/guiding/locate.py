@@ -36,6 +36,14 @@ def locate(model: Any) -> list[Location]:
 
     Raises:
         LookupError: the transformer is of no registered family; the message lists the registered ones.
+
+    Examples:
+        >>> from vidguide import locate
+        >>> from vidguide.pipelines.loading.load import load
+        >>> for location in locate(load("tiny", device="cpu", progress=False))[:2]:
+        ...     print(location.path, location.role, location.extent)
+        blocks.0.attn1 self spatiotemporal
+        blocks.0.attn2 text spatiotemporal
     """
     transformers = [model] if isinstance(model, nn.Module) else transformers_of(model)
     return [

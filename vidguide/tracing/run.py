@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vidguide.tracing.heat_map import Cell, Panel, Picture, draw, scaled
 from vidguide.tracing.stopwatch import Stopwatch
 
 STREAMS = ("video", "audio")  # whose tokens attend to text
@@ -123,6 +124,17 @@ class Trace:
         audio_means = {f"audio_{name}": value for name, value in _means(audio).items()}
         return passes | counts | _means(video) | audio_means
 
+    def plot(self) -> Picture:
+        """Draw heat maps of steps by layers as SVG: change of the features and share of the clamped tokens, for each
+        stream, and the perturbed layers of each guidance, with EMAG's D of the candidates.
+
+        Returns:
+            the picture, which notebooks show; `save("trace.svg")` writes it.
+        """
+        panels = [*_feature_panels(list(self)), *_pass_panels(self.choices)]
+        title = f"trace of {self.steps} steps" if panels else "nothing was measured in this run"
+        return draw(panels, title, self.notes)
+
     def __str__(self) -> str:
         """Format a line per step and stream, the relative change of features in each layer and the share limited by
         tau, then a line per perturbed pass."""
@@ -154,6 +166,60 @@ class Trace:
             gradients = "  ".join(f"{layer}: {value:.4f}" for layer, value in choice.gradients.items())
             lines.append(f"{choice.step:>4}  {choice.guidance:<9}  {layers:<7}  {choice.seconds:7.3f}  {gradients}")
         return lines
+
+
+MEASURES = {"change": "relative change of the features", "clamped": "share of the tokens that tau limits"}
+
+
+def _feature_panels(records: list[Record]) -> list[Panel]:
+    """Return a heat map for each measure and stream; the colour is full at its largest value."""
+    panels = []
+    for stream in dict.fromkeys(record.stream for record in records):
+        shown = [record for record in records if record.stream == stream]
+        layers, steps = (sorted({getattr(record, name) for record in shown}) for name in ("layer", "step"))
+        for name, description in MEASURES.items():
+            largest = max(getattr(record, name) for record in shown)
+            cells = {
+                (layers.index(record.layer), steps.index(record.step)): scaled(
+                    getattr(record, name), largest, f"step {record.step}, layer {record.layer}: {getattr(record, name)}"
+                )
+                for record in shown
+            }
+            panels.append(_panel(f"{stream}: {description}, at most {largest:.1%}", layers, steps, cells))
+    return panels
+
+
+def _pass_panels(choices: list[PerturbedPass]) -> list[Panel]:
+    """Return a heat map for each guidance with perturbed passes: D where it was measured, and the perturbed layers
+    framed."""
+    panels = []
+    for name in dict.fromkeys(choice.guidance for choice in choices):
+        passes = {choice.step: choice for choice in choices if choice.guidance == name}
+        layers = sorted({layer for choice in passes.values() for layer in (*choice.layers, *choice.gradients)})
+        largest = max((value for choice in passes.values() for value in choice.gradients.values()), default=0.0)
+        cells = {
+            (layers.index(layer), column): _pass_cell(choice, layer, largest)
+            for column, choice in enumerate(passes.values())
+            for layer in layers
+            if layer in choice.layers or layer in choice.gradients
+        }
+        gradients = f": D of the candidates, at most {largest:.4g}; framed:" if largest else ":"
+        panels.append(_panel(f"{name}{gradients} perturbed layers", layers, list(passes), cells))
+    return panels
+
+
+def _pass_cell(choice: PerturbedPass, layer: int, largest: float) -> Cell:
+    """Return the cell of one layer in a perturbed pass."""
+    value, mark = choice.gradients.get(layer), layer in choice.layers
+    title = f"step {choice.step}, layer {layer}" + ("" if value is None else f": D = {value}")
+    if value is None:
+        return Cell(text="", title=title, opacity=0.0, mark=mark)
+    return Cell(text=f"{value:.2f}", title=title, opacity=0.85 * value / largest if largest else 0.0, mark=mark)
+
+
+def _panel(title: str, layers: list[int], steps: list[int], cells: dict[tuple[int, int], Cell]) -> Panel:
+    """Return a heat map of layers by steps."""
+    return Panel(title=title, rows=[*map(str, layers)], columns=[*map(str, steps)], cells=cells, axis="layer / step")
 
 
 def _means(records: list[Record]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """State of tensors, modules and LoRAs, to compare with an earlier one: whether what was computed from them holds."""
 
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,10 +12,17 @@ INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64, 16: 
 
 
 class Identity:
-    """Reference to an object that does not prolong its life; equal to those of the same object while that lives."""
+    """Reference to an object, equal to those of the same object while that lives.
+
+    It does not prolong the object's life, but for a class that has no weak references.
+    """
 
     def __init__(self, value: Any) -> None:
-        self._reference, self._hash = weakref.ref(value), id(value)
+        try:
+            self._reference: Callable[[], Any] = weakref.ref(value)
+        except TypeError:
+            self._reference = lambda: value
+        self._hash = id(value)
 
     def __eq__(self, other: object) -> bool:
         value = self._reference()
@@ -96,7 +103,4 @@ def input_state(value: Any) -> Any:
         return tuple(map(input_state, value))
     if value is None or isinstance(value, str | int | float | bytes | torch.dtype | torch.device):
         return type(value), value
-    try:
-        return Identity(value)
-    except TypeError:  # has no weak references
-        return object()  # equal to nothing
+    return Identity(value)

@@ -30,7 +30,14 @@ class APG(CFG):
             scale it by the square root of the number of values. 0 for no limit. Published: 15.
         momentum: beta of the running average over the guided steps, -1 to 1; 0 for none. Published: -0.5. Transformers
             that take turns in a run (Wan 2.2) share the average.
-        rescale, negative_prompt, negative_prompt_embeds, start, stop: as in :class:`CFG`.
+        rescale, negative_prompt, negative_prompt_embeds, every, start, stop: as in :class:`CFG`.
+
+    Examples:
+        >>> from vidguide import APG
+        >>> APG(scale=8.0).eta  # the part of the update that is parallel to the prediction is left out
+        0.0
+        >>> APG(scale=1).neutral
+        True
     """
 
     eta: float = 0.0

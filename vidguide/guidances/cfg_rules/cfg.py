@@ -50,6 +50,15 @@ class CFG(Guidance):
 
     Raises:
         TypeError, ValueError: a parameter of the wrong kind or out of its range, by name.
+
+    Examples:
+        >>> from vidguide import CFG
+        >>> CFG(scale=5.0, negative_prompt="blurry").neutral
+        False
+        >>> CFG(scale=lambda progress: 5.0 if progress < 0.5 else 1.0).neutral  # in the first half of the run
+        False
+        >>> CFG(scale=1).neutral
+        True
     """
 
     scale: Schedule = 5.0

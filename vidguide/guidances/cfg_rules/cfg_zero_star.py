@@ -19,7 +19,12 @@ class CFGZeroStar(CFG):
     Attributes:
         scale: guidance scale; 1 is off. A number, a list per step, or a callable of the progress, as in :class:`CFG`.
         zero_steps: first steps that predict zero, at least 0; the paper's zero-init takes 1, 0 is off.
-        rescale, negative_prompt, negative_prompt_embeds, start, stop: as in :class:`CFG`.
+        rescale, negative_prompt, negative_prompt_embeds, every, start, stop: as in :class:`CFG`.
+
+    Examples:
+        >>> from vidguide import CFGZeroStar
+        >>> CFGZeroStar(scale=5.0).zero_steps
+        1
     """
 
     zero_steps: int = 1

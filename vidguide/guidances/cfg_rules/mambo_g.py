@@ -22,7 +22,14 @@ class MAMBOG(CFG):
         scale: guidance scale without damping; 1 is off. A number, a list per step, or a callable of the progress, as in
             :class:`CFG`. diffusers' default: 10.
         alpha: strength of the damping, at least 0; 0 is CFG. diffusers' default: 8.
-        rescale, negative_prompt, negative_prompt_embeds, start, stop: as in :class:`CFG`.
+        rescale, negative_prompt, negative_prompt_embeds, every, start, stop: as in :class:`CFG`.
+
+    Examples:
+        >>> from vidguide import MAMBOG
+        >>> MAMBOG(scale=10.0, alpha=8.0).alpha
+        8.0
+        >>> MAMBOG(scale=1).neutral
+        True
     """
 
     scale: Schedule = 10.0

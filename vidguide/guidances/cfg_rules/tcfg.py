@@ -18,7 +18,14 @@ class TCFG(CFG):
 
     Attributes:
         scale: guidance scale; 1 is off. A number, a list per step, or a callable of the progress, as in :class:`CFG`.
-        rescale, negative_prompt, negative_prompt_embeds, start, stop: as in :class:`CFG`.
+        rescale, negative_prompt, negative_prompt_embeds, every, start, stop: as in :class:`CFG`.
+
+    Examples:
+        >>> from vidguide import TCFG
+        >>> TCFG(scale=5.0, rescale=0.7).rescale
+        0.7
+        >>> TCFG(scale=1).neutral
+        True
     """
 
     def rule(self, call: Call, cond: Tensor, uncond: Tensor) -> Tensor:
