@@ -9,7 +9,7 @@ _ANSWERED: set[str] = set()  # endpoints that have answered in this process
 def is_reachable() -> bool:
     """Return whether the Hub answers a request within `TIMEOUT`; an answer holds for the rest of the process."""
     from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
+    from huggingface_hub.utils import get_session  # type: ignore[attr-defined] # exported, without `__all__`
 
     endpoint = constants.ENDPOINT
     if endpoint not in _ANSWERED:

@@ -120,8 +120,8 @@ def set_up(pipe: Any, setup: Setup, device: torch.device) -> None:
 
 def transformers_of(pipe: Any) -> list[Any]:
     """Return the transformers of a pipeline: one, or the two experts of Wan 2.2."""
-    found = (getattr(pipe, name, None) for name in TRANSFORMERS)
-    return [transformer for transformer in found if transformer is not None]
+    experts = (getattr(pipe, name, None) for name in TRANSFORMERS)
+    return [transformer for transformer in experts if transformer is not None]
 
 
 def set_attention_backend(transformer: Any, name: str) -> None:

@@ -58,6 +58,11 @@ class Setup:
 
     Raises:
         ValueError: a wrong value, or two options that do not go together, by name, with the reason.
+
+    Examples:
+        >>> from vidguide import Setup
+        >>> Setup(offload="blocks", blocks_per_group=2, vae_tiling=True).offload
+        'blocks'
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = REJECT_UNKNOWN

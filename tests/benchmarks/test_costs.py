@@ -71,7 +71,7 @@ def test_a_ratio_is_worse_beyond_both_ranges_only(regressions: ModuleType) -> No
 def test_committed_ratios_cover_the_short_benchmarks(regressions: ModuleType, nag_cost: ModuleType) -> None:
     committed = regressions.read_ratios(regressions.RESULTS / "nag_cost.json")
     assert {case.name for case in nag_cost.cases([1024])} <= set(committed)
-    for name in ("formulas", "nag_cost"):
+    for name in regressions.SCRIPTS:
         ratios = regressions.read_ratios(regressions.RESULTS / f"{name}.json")
         assert ratios
         assert all(value.low <= value.median <= value.high for arms in ratios.values() for value in arms.values())
