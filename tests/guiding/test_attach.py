@@ -111,6 +111,7 @@ def test_a_replaced_scheduler_and_transformer_are_used(pipe: Any) -> None:
     assert np.array_equal(within, guided(pipe, nag, PROMPT, num_inference_steps=4))
 
 
+@pytest.mark.slow
 def test_a_compiled_transformer_is_guided(pipe: Any, expected: np.ndarray) -> None:
     attach(pipe, NAG())
     pipe.transformer = torch.compile(pipe.transformer, backend="eager")
