@@ -151,12 +151,12 @@ def check_numbers(setup: Setup) -> None:
         raise ValueError(f"blocks_per_group={setup.blocks_per_group}: needs offload='blocks', not {setup.offload!r}")
     if setup.stream and setup.offload not in GROUPS:
         raise ValueError(f"stream=True: needs offload='blocks' or 'leaves', not {setup.offload!r}")
+    if not setup.quantized:
+        raise ValueError("quantized=(): must name a component, such as transformer; or leave quantization out")
     if setup.quantization is None and setup.quantized != TRANSFORMERS:
         raise ValueError(f"quantized={setup.quantized!r}: needs quantization, such as torchao-int8")
     if setup.compile is None and setup.compile_backend != "inductor":
         raise ValueError(f"compile_backend={setup.compile_backend!r}: needs compile='blocks' or 'whole'")
-    if not setup.quantized:
-        raise ValueError("quantized=(): must name a component, such as transformer; or leave quantization out")
 
 
 def check_cache(spec: str | None) -> None:
