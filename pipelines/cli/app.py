@@ -233,13 +233,14 @@ def sweep(
         from vidguide.eval.cli import report
         from vidguide.eval.evaluate import require
         from vidguide.eval.pool.backends import choose_backend, session
-        from vidguide.pipelines.sweep.config import read_sweep
+        from vidguide.pipelines.sweep.config import check_sweep, read_sweep
         from vidguide.pipelines.sweep.run import local_folder
 
         parsed = read_sweep(config)
         if options:
             setup = setup_from(options, parsed.placement.get("setup"))
             parsed = dataclasses.replace(parsed, placement={**parsed.placement, "setup": setup})
+            check_sweep(parsed)
         backend = choose_backend(ray, workers, gpus_per_worker)
         if score:
             local_folder(output)

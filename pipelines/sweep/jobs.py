@@ -11,6 +11,7 @@ from vidguide.clip import describe_file
 from vidguide.eval.clips.errors import ReadError
 from vidguide.eval.clips.read import read
 from vidguide.eval.files import read_object
+from vidguide.pipelines.request.setup import Setup
 from vidguide.pipelines.sweep.config import Arm, Prompt, Sweep
 from vidguide.pipelines.sweep.storage import AnyPath
 
@@ -161,7 +162,7 @@ def file_names(names: list[str], field: str) -> list[str]:
 def make_request(sweep: Sweep, prompt: Prompt, seed: int, arm: Arm) -> dict[str, Any]:
     """Return everything that determines a clip, as its JSON records it; the device does not."""
     placement = {name: value for name, value in sweep.placement.items() if name not in ("device", "setup")}
-    if "setup" in sweep.placement:
-        placement["setup"] = sweep.placement["setup"].values()
+    if setup := sweep.placement.get("setup", Setup()).values():
+        placement["setup"] = setup
     variant = {"model": sweep.model, **placement, "seed": seed, "arm": arm.name, "guidance": arm.guidance}
     return {**variant, **dataclasses.asdict(prompt), "settings": {**sweep.settings, **arm.settings}}

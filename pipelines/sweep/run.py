@@ -25,8 +25,9 @@ from vidguide.eval.scoring.summary import Summary
 from vidguide.pipelines.generate import generate
 from vidguide.pipelines.loading.load import load, resolve
 from vidguide.pipelines.models.presets import MODELS
+from vidguide.pipelines.request.fingerprint import fingerprints_of
 from vidguide.pipelines.request.guidance_spec import parse_unless_default
-from vidguide.pipelines.request.provenance import device_name
+from vidguide.pipelines.request.provenance import device_name, versions
 from vidguide.pipelines.sweep.config import Sweep
 from vidguide.pipelines.sweep.jobs import REQUEST, DamagedError, Job, jobs
 from vidguide.pipelines.sweep.lease import Claim, lease
@@ -71,7 +72,7 @@ class ClipWorker:
         kind: name of its GPU or CPU, on which the frames depend.
     """
 
-    def __init__(self, sweep: Sweep, model: str, image: bool, claim: Claim) -> None:
+    def __init__(self, sweep: Sweep, model: str, image: bool, claim: Claim, earlier: list[dict[str, Any]]) -> None:
         """Load the pipeline.
 
         Args:
@@ -79,10 +80,15 @@ class ClipWorker:
             model: as the sweep's, with an absolute path.
             image: whether clips start from an image.
             claim: to check that the run still holds its folder.
+            earlier: JSON of clips that exist, of all dtypes and versions that differ.
+
+        Raises:
+            ValueError: weights have changed since these clips. Others: as :func:`load`.
         """
         claim.check()
         self.sweep, self.claim = sweep, claim
         self.pipe = load(model, image=image, progress=False, **sweep.placement)
+        check_weights(self.pipe, earlier)
         self.kind = device_name(self.pipe._execution_device)
 
     def __call__(self, job: Job) -> Made:
@@ -123,7 +129,8 @@ def run(
 
     Raises:
         ValueError, TypeError, OSError, ImportError: before any step, naming the argument, its value and what it must
-            be; also if the folder has clips of another request, or another run works on it. OSError: a clip cannot be
+            be; also if the folder has clips of another request or of other weights, or another run works on
+            it. OSError: a clip cannot be
             written.
     """
     resolve(sweep.model)
@@ -143,7 +150,14 @@ def run(
 
         failed = run_jobs(
             backend or Serial(),
-            functools.partial(ClipWorker, sweep, absolute_model(sweep.model), has_images(sweep), claim),
+            functools.partial(
+                ClipWorker,
+                sweep,
+                absolute_model(sweep.model),
+                has_images(sweep),
+                claim,
+                earlier_clips(selected, states) if missing else [],
+            ),
             [(job, job.pair) for job in missing],
             kinds=begun_kinds(selected, states),
             on_result=record,
@@ -179,6 +193,36 @@ def begun_kinds(selected: list[Job], states: dict[AnyPath, str | None]) -> dict[
             if isinstance(name, str):
                 kinds.setdefault(job.pair, name)
     return kinds
+
+
+def earlier_clips(selected: list[Job], states: dict[AnyPath, str | None]) -> list[dict[str, Any]]:
+    """Return what the JSON of the existing clips states of their weights, once for each dtype and version; arguments
+    as for :func:`begun_kinds`."""
+    clips: dict[Any, dict[str, Any]] = {}
+    for job in selected:
+        if states[job.path] is None:
+            recorded = read_object(job.json_path)
+            clip = {"path": str(job.path), **{name: recorded.get(name) for name in ("dtype", "versions", "weights")}}
+            clips.setdefault((str(clip["dtype"]), str(clip["versions"])), clip)
+    return list(clips.values())
+
+
+def check_weights(pipe: Any, earlier: list[dict[str, Any]]) -> None:
+    """Refuse a model whose weights have changed since clips of the same dtype and versions were generated.
+
+    Raises:
+        ValueError: naming the components and a clip.
+    """
+    dtype, now = str(pipe.transformer.dtype).removeprefix("torch."), fingerprints_of(pipe)
+    for clip in earlier:
+        if clip["dtype"] != dtype or clip["versions"] != versions() or not isinstance(clip["weights"], dict):
+            continue
+        changed = [name for name, value in now.items() if clip["weights"].get(name, value) != value]
+        if changed:
+            names = ", ".join(changed)
+            raise ValueError(
+                f"output: {names} of the model has changed since {clip['path']} was generated; choose another folder"
+            )
 
 
 def state_of(job: Job) -> str | None:

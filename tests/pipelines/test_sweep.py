@@ -1,5 +1,6 @@
 """Sweeps: the clips they generate, resuming, and errors before any model is loaded."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,9 @@ from vidguide.eval.clips.entries import entries
 from vidguide.eval.scoring import results
 from vidguide.pipelines.cli.app import app
 from vidguide.pipelines.generate import generate
+from vidguide.pipelines.loading.load import load
 from vidguide.pipelines.request.provenance import arguments_from, load_provenance
+from vidguide.pipelines.request.setup import Setup
 from vidguide.pipelines.sweep import run as sweep_run
 from vidguide.pipelines.sweep.config import Sweep, read_sweep
 from vidguide.pipelines.sweep.jobs import jobs
@@ -156,3 +159,34 @@ def test_a_file_that_is_not_yaml_is_refused(tmp_path: Path) -> None:
 def test_the_example_is_a_valid_sweep() -> None:
     sweep = read_sweep(Path(__file__).parents[2] / "examples" / "sweep.yaml")
     assert len(jobs(sweep, Path())) == 48
+
+
+def test_a_sweep_is_not_resumed_with_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = read(tmp_path, prompts=["a large circle"], arms={"none": "none", "other": "none"}, steps=2, frames=5)
+    paths = run(sweep, tmp_path / "out").paths
+    paths[1].unlink()
+
+    def changed(*arguments: Any, **options: Any) -> Any:
+        pipe = load(*arguments, **options)
+        pipe.transformer.proj_out.weight.data.mul_(1.1)
+        return pipe
+
+    monkeypatch.setattr(sweep_run, "load", changed)
+    with pytest.raises(ValueError, match=f"transformer of the model has changed since {paths[0]} was generated"):
+        run(sweep, tmp_path / "out")
+    assert not paths[1].exists()
+    recorded = json.loads(paths[0].with_suffix(".json").read_text())
+    recorded["dtype"] = "bfloat16"  # of another device; its weights differ
+    paths[0].with_suffix(".json").write_text(json.dumps(recorded))
+    assert not run(sweep, tmp_path / "out").failed
+
+
+def test_a_setup_of_defaults_is_none_and_options_are_checked(tmp_path: Path) -> None:
+    sweep, path = read(tmp_path), tmp_path / "out"
+    placed = dataclasses.replace(sweep, placement={"setup": Setup()})
+    assert [job.request for job in jobs(sweep, path)] == [job.request for job in jobs(placed, path)]
+    emag = write(tmp_path, arms={"emag": "emag"})
+    result = command(emag, "-o", path, "--cache", "FasterCache")
+    assert result.exit_code == 2
+    assert "EMAG with cache='FasterCache'" in " ".join(result.output.split())
+    assert not path.exists()
