@@ -212,9 +212,12 @@ def check_weights(pipe: Any, earlier: list[dict[str, Any]]) -> None:
     Raises:
         ValueError: naming the components and a clip.
     """
+    stated = [clip for clip in earlier if isinstance(clip["weights"], dict) and clip["versions"] == versions()]
+    if not stated:
+        return
     dtype, now = str(pipe.transformer.dtype).removeprefix("torch."), fingerprints_of(pipe)
-    for clip in earlier:
-        if clip["dtype"] != dtype or clip["versions"] != versions() or not isinstance(clip["weights"], dict):
+    for clip in stated:
+        if clip["dtype"] != dtype:
             continue
         changed = [name for name, value in now.items() if clip["weights"].get(name, value) != value]
         if changed:
