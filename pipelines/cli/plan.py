@@ -84,7 +84,7 @@ def phase_rows(planned: "Plan") -> list[dict[str, str]]:
             "TFLOPs": f"{phase.cost.flops / 1e12:,.3f}",
             "moved": gib(phase.cost.moved),
             "weights on the device": gib(phase.weights),
-            "intermediate": gib(phase.cost.peak),
+            "intermediate": gib(phase.intermediate),
             "peak": gib(phase.peak),
         }
         for phase in planned.phases
@@ -107,7 +107,7 @@ def guidance_rows(planned: "Plan") -> list[dict[str, str]]:
 def verdict(planned: "Plan") -> list[str]:
     """Return lines on the time on a card, and on whether the call fits it."""
     if planned.card is None:
-        return [f"peak {gib(planned.peak)}; --card estimates the time"]
+        return [f"peak {gib(planned.peak)} without workspaces; --card estimates the time"]
     from vidguide.pipelines.planning.cards import BANDWIDTH_EFFICIENCY, CARDS, EFFICIENCY, RESERVED
 
     card = CARDS[planned.card.lower()]

@@ -103,4 +103,6 @@ def set_dtypes(module: nn.Module, dtype: torch.dtype, kept: set[str]) -> None:
 
 def bytes_of(module: nn.Module) -> int:
     """Return the memory of the parameters and buffers of a module."""
-    return sum(tensor.numel() * tensor.element_size() for each in (module.parameters(), module.buffers()) for tensor in each)
+    return sum(
+        tensor.numel() * tensor.element_size() for each in (module.parameters(), module.buffers()) for tensor in each
+    )

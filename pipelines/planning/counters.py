@@ -12,6 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry, sdpa_flop
 
+from vidguide.functional.distinct_keys import checksum_factors
+
 aten = torch.ops.aten
 # torch's formulas, with that of its attention kernel for the CPU, which they lack.
 FORMULAS: dict[Any, Any] = {**flop_registry, aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
@@ -124,8 +126,10 @@ def extent(tensor: Tensor) -> int:
 @contextmanager
 def fake(count: int) -> Iterator[None]:
     """Make all tensors in the context fake, without memory, on the CPU; see :class:`AssumedValues` for `count`."""
+    checksum_factors.cache_clear()  # a cache of tensors, which must not outlast the context
     modes: Iterable[Any] = (FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad(), AssumedValues(count))
     with ExitStack() as stack:
         for mode in modes:
             stack.enter_context(mode)
+        stack.callback(checksum_factors.cache_clear)
         yield

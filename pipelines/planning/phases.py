@@ -55,7 +55,9 @@ def latent_shape(vae: Any, size: Size) -> tuple[int, int, int, int, int]:
 
 def grid_of(transformer: Any, shape: Sequence[int]) -> tuple[int, int, int]:
     """Return the token grid `(F, H, W)` of latents `(B, C, F, H, W)`."""
-    frames, height, width = (size // patch for size, patch in zip(shape[2:], transformer.config.patch_size, strict=True))
+    frames, height, width = (
+        size // patch for size, patch in zip(shape[2:], transformer.config.patch_size, strict=True)
+    )
     return frames, height, width
 
 

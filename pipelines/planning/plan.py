@@ -58,19 +58,20 @@ class Phase:
 
     Attributes:
         name: what runs. component: the component that does.
-        weights: bytes of weights on the device.
+        weights: bytes of weights on the device. intermediate: largest memory of intermediate results, in bytes.
         cost: of the phase; for the denoiser of one step.
     """
 
     name: str
     component: str
     weights: int
+    intermediate: int
     cost: Cost
 
     @property
     def peak(self) -> int:
         """Largest memory in bytes."""
-        return self.weights + self.cost.peak
+        return self.weights + self.intermediate
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def plan(
     """Return what a call needs, without loading weights. Of a repo id only small JSON files are downloaded.
 
     FLOPs are those that `FlopCounterMode` counts, and memory that of the tensors that PyTorch's own code makes, both
-    from a call on fake tensors. Not counted are the LoRAs, workspaces within operations, and, of `cache` and `compile`,
+    from a call on fake tensors. Not counted are LoRAs and, of `cache` and `compile`,
     what they save. Guidances with a negative prompt are counted with one whose tokens are all distinct: upper bounds.
 
     Args:
@@ -175,7 +176,9 @@ def plan(
     blueprint = read_blueprint(declared)
     check_family(blueprint.index["transformer"][1])
     size = size_of(declared, blueprint, dict(width=width, height=height, frames=frames, steps=steps))
-    phases, guided, tokens = measure(blueprint, size, setup, DTYPES[dtype], guidance)
+    phases, guided, tokens = measure(
+        blueprint, size, DTYPES[dtype], guidance, tiled=bool(setup.vae_tiling) or card is not None
+    )
     placed = Placed(blueprint, setup, DTYPES[dtype], phases, chosen)
     components, arranged = placed.components(), placed.phases()
     fits = None if chosen is None else placed.fits(chosen)
@@ -227,7 +230,7 @@ def check_divisible(size: Size, transformer: Any, vae: Any) -> None:
 
 
 def measure(
-    blueprint: Blueprint, size: Size, setup: Setup, dtype: torch.dtype, guidances: Sequence[Guidance]
+    blueprint: Blueprint, size: Size, dtype: torch.dtype, guidances: Sequence[Guidance], tiled: bool
 ) -> tuple["Measured", tuple[Guided, ...], int]:
     """Run each phase on fake tensors.
 
@@ -251,8 +254,9 @@ def measure(
             describe(each, denoise(transformer, vae, size, dtype, per_token, (each,)), costs["step"]) for each in filled
         )
         costs["decode"] = decode(vae, size)
-        vae.enable_tiling()
-        costs["tiled"] = decode(vae, size)
+        if tiled:
+            vae.enable_tiling()
+            costs["tiled"] = decode(vae, size)
     return Measured(costs), guided, tokens
 
 
@@ -290,13 +294,13 @@ class Placed:
         setup: setup; "auto" offloads by model where the weights times 1.3 exceed the memory of the card.
         dtype: of the model.
         measured: costs by phase.
-        card: for "auto".
+        card: for "auto"; None without one.
     """
 
     def __init__(
         self, blueprint: Blueprint, setup: Setup, dtype: torch.dtype, measured: Measured, card: Card | None
     ) -> None:
-        self.blueprint, self.dtype, self.measured = blueprint, dtype, measured
+        self.blueprint, self.dtype, self.measured, self.card = blueprint, dtype, measured, card
         with torch.device("meta"):
             self.modules = {name: build(blueprint, name, dtype) for name in components_of(blueprint.index)}
         for name, module in self.modules.items():
@@ -325,7 +329,13 @@ class Placed:
         named += [("first frame", "vae", "first frame"), *(("step", name, "step") for name in experts)]
         named += [("decode", "vae", "tiled" if self.setup.vae_tiling else "decode")]
         return tuple(
-            Phase(name, part, resident(part, self.modules, self.weights, self.setup), costs[cost])
+            Phase(
+                name,
+                part,
+                resident(part, self.modules, self.weights, self.setup),
+                costs[cost].peak,
+                costs[cost],
+            )
             for name, part, cost in named
             if cost in costs
         )

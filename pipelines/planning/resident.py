@@ -85,9 +85,7 @@ def blocks_on_device(module: nn.Module, per_group: int, copies: int) -> int:
     """
     named = getattr(module, "_group_offload_block_modules", None) or ()
     parents = [module, *(module.get_submodule(name) for name in named if hasattr(module, name))]
-    lists = [
-        child for each in parents for child in each.children() if isinstance(child, nn.ModuleList | nn.Sequential)
-    ]
+    lists = [child for each in parents for child in each.children() if isinstance(child, nn.ModuleList | nn.Sequential)]
     groups = [
         sum(bytes_of(block) for block in list(blocks)[start : start + per_group])
         for blocks in lists

@@ -17,6 +17,7 @@ from vidguide.pipelines.loading.load import load
 from vidguide.pipelines.models.presets import MODELS
 from vidguide.pipelines.planning.blueprint import build, bytes_of, components_of, read_blueprint
 from vidguide.pipelines.planning.cards import CARDS, seconds
+from vidguide.pipelines.planning.counters import Counter
 from vidguide.pipelines.planning.plan import Plan, plan
 
 SIZES = {"small": dict(width=64, height=64, frames=13), "middle": dict(width=160, height=128, frames=21)}
@@ -27,9 +28,9 @@ def pipe() -> Any:
     return load("tiny", device="cpu", dtype="float32", progress=False)
 
 
-@pytest.fixture(scope="module", params=SIZES)
+@pytest.fixture(scope="module", params=["small", pytest.param("middle", marks=pytest.mark.slow)])
 def planned(request: pytest.FixtureRequest) -> Plan:
-    return plan("tiny", dtype="float32", guidance=(NAG(negative_prompt="red"), STG()), **SIZES[request.param])
+    return plan("tiny", dtype="float32", **SIZES[request.param])
 
 
 def calls(pipe: Any, planned: Plan) -> dict[str, Callable[[], Any]]:
@@ -76,15 +77,26 @@ def test_flops_are_those_of_the_counter(pipe: Any, planned: Plan, phase: str) ->
     assert next(each for each in planned.phases if each.name == phase).cost.flops == expected > 0
 
 
-@pytest.mark.parametrize("phase", ["text", "step", "decode"])
+@pytest.mark.parametrize("phase", ["text", "step"])
 def test_memory_is_within_15_percent_of_what_is_allocated(pipe: Any, planned: Plan, phase: str) -> None:
     call = calls(pipe, planned)[phase]
     call()  # what is allocated once
     allocated = peak_memory(call)
-    estimate = next(each for each in planned.phases if each.name == phase).cost.peak
+    estimate = next(each for each in planned.phases if each.name == phase).intermediate
     assert estimate == pytest.approx(allocated, rel=0.15)
 
 
+def test_decode_memory_is_that_of_its_tensors(pipe: Any, planned: Plan) -> None:
+    """The allocator has about twice as much, which convolutions on the CPU use as workspace."""
+    call = calls(pipe, planned)["decode"]
+    with torch.no_grad(), Counter() as counter:
+        call()
+    decoded = planned.phases[-1]
+    assert decoded.intermediate == pytest.approx(counter.cost.peak, rel=0.01)
+    assert decoded.intermediate < peak_memory(call) < 2.5 * decoded.intermediate
+
+
+@pytest.mark.slow
 def test_guidances_add_what_the_counter_says(pipe: Any) -> None:
     planned = plan("tiny", dtype="float32", guidance=(NAG(negative_prompt="red"), STG()))
     inputs = denoiser_inputs(planned)
@@ -100,6 +112,7 @@ def test_guidances_add_what_the_counter_says(pipe: Any) -> None:
         assert row.once == pytest.approx(100 * (first - later) / plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_weights_are_those_of_the_loaded_pipeline(dtype: str) -> None:
     blueprint, loaded = read_blueprint(MODELS["tiny"]), load("tiny", device="cpu", dtype=dtype, progress=False)
@@ -109,3 +122,55 @@ def test_weights_are_those_of_the_loaded_pipeline(dtype: str) -> None:
         assert bytes_of(module) == bytes_of(getattr(loaded, name)), name
         dtypes = {key: value.dtype for key, value in getattr(loaded, name).named_parameters()}
         assert {key: value.dtype for key, value in module.named_parameters()} == dtypes
+
+
+@pytest.mark.slow
+def test_command_prints_the_plan() -> None:
+    small = ["--size", "32x32", "--frames", "5", "-g", "stg"]
+    result = CliRunner().invoke(app, ["plan", "--card", "rtx4090", "--json", *small])
+    values = json.loads(result.output)
+    assert values["tokens"] == 3 * 2 * 2 and values["fits"] is True
+    assert values["peak"] == max(phase["peak"] for phase in values["phases"])
+    assert values["guided"][0]["name"] == "STG" and values["guided"][0]["flops"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (dict(card="rtx1"), "card='rtx1'"),
+        (dict(dtype="int4"), "dtype='int4'"),
+        (dict(width=60), "width=60: must be a multiple of 16"),
+        (dict(frames=12), "frames=12: must be 1"),
+        (dict(setup=Setup(gguf="./a.gguf")), "gguf"),
+        (dict(model="ltx-0.9.6-2b-distilled"), "cannot be planned"),
+    ],
+)
+def test_what_cannot_be_planned_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(**arguments)
+
+
+@pytest.mark.slow
+def test_planning_leaves_no_fake_tensor_behind(pipe: Any) -> None:
+    small = dict(width=32, height=32, frames=5)
+    planned = plan("tiny", dtype="float32", guidance=(NAG(negative_prompt="red"),), **small)
+    guidance = NAG(negative_prompt_embeds=torch.randn(1, 512, 96))
+    with torch.no_grad(), guide(pipe.transformer, guidance, scheduler=pipe.scheduler):
+        output = pipe.transformer(**denoiser_inputs(planned), return_dict=False)[0]
+    assert type(output) is torch.Tensor and bool(output.isfinite().all())
+
+
+def test_configurations_of_presets_have_the_published_numbers_of_parameters() -> None:
+    published = {"wan2.1-1.3b-causvid": 1.42, "wan2.1-14b-lightx2v": 14.3, "fastwan2.2-5b": 5.0}  # of the model cards
+    for name, billions in published.items():
+        with torch.device("meta"):
+            module = build(read_blueprint(MODELS[name]), "transformer", torch.bfloat16)
+        assert sum(each.numel() for each in module.parameters()) / 1e9 == pytest.approx(billions, rel=0.01)
+
+
+def test_time_is_that_of_the_slower_of_arithmetic_and_memory_and_of_the_copies() -> None:
+    card = CARDS["a100-80gb"]
+    assert seconds(card, 0.4 * 312e12, 1) == pytest.approx(1)
+    assert seconds(card, 1, 0.7 * 2039e9) == pytest.approx(1)
+    assert seconds(card, 0.4 * 312e12, 1, copied=0.7 * 32e9) == pytest.approx(2)
+    assert seconds(card, 0.4 * 312e12, 1, copied=0.7 * 32e9, overlapped=True) == pytest.approx(1)
