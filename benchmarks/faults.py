@@ -20,9 +20,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from reporting import write
 
@@ -59,7 +61,8 @@ def without_model() -> Iterator[None]:
     """Generate clips of noise in the context."""
     replaced: Any = sweep_run
     originals = replaced.load, replaced.generate
-    replaced.load, replaced.generate = lambda *args, **kwargs: None, noise
+    pipe = SimpleNamespace(_execution_device=torch.device("cpu"))
+    replaced.load, replaced.generate = lambda *args, **kwargs: pipe, noise
     try:
         yield
     finally:
@@ -125,9 +128,7 @@ def run_two_at_once(sweep: Sweep, count: int, draw: random.Random, root: Path) -
         time.sleep(delay)
         with log.open("a") as file:
             try:
-                made: list[str] = []
-                run(sweep, folder, on_clip=lambda path, total: made.append(path))
-                file.write(f"{len(made)}\n")
+                file.write(f"{len(run(sweep, folder).made)}\n")
             except HeldError:
                 file.write("refused\n")
 

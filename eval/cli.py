@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from vidguide.eval.report.console import Command, Commands, console, errors, plain_errors, show
+from vidguide.eval.report.console import Command, Commands, console, errors, plain_errors, resumable, show
 from vidguide.eval.report.progress import Progress
 
 app = typer.Typer(
@@ -36,6 +36,14 @@ Fps = Annotated[float | None, typer.Option(help="Frame rate of files that state 
 Reader = Annotated[str, typer.Option(help="Decoder of video files: av or decord.")]
 Partial = Annotated[bool, typer.Option("--partial", help="Score the readable part of damaged files, with a warning.")]
 Memory = Annotated[int, typer.Option(min=1, help="Memory limit to score one clip, in MiB.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes on this machine, each with the memory limit.")]
+Ray = Annotated[
+    str | None, typer.Option(help="Run on Ray: local (this machine), auto (its cluster), or a cluster's address.")
+]
+Workers = Annotated[int | None, typer.Option(min=1, help="Ray workers. Default: one for each GPU, or CPU core.")]
+GpusPerWorker = Annotated[
+    float | None, typer.Option(help="GPUs of each Ray worker, 0.5 for two on one. Default: 1 where there are GPUs.")
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore results of an earlier run in the folder.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar, no table.")]
 AsJson = Annotated[bool, typer.Option("--json", help="The summary as JSON on standard output.")]
@@ -64,6 +72,10 @@ def run(
     partial: Partial = False,
     memory: Memory = 2048,
     fresh: Fresh = False,
+    jobs: Jobs = 1,
+    ray: Ray = None,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -71,8 +83,9 @@ def run(
     models = dict(clip=clip, xclip=xclip, dino=dino, pickscore=pickscore, hps=hps, aesthetic=aesthetic, raft=raft)
     models |= dict(fvd=fvd, jedi=jedi, vqa=vqa)
     settings = dict(fps=fps, reader=reader, partial=partial, max_bytes=memory << 20)
+    pool = dict(jobs=jobs, ray=ray, workers=workers, gpus_per_worker=gpus_per_worker, memory=memory << 20)
     arguments = dict(manifest=prompts, metrics=split_names(metrics), output=output, resume=not fresh)
-    score_and_report(clips or [], models, device, settings, arguments, quiet, as_json)
+    score_and_report(clips or [], models, device, settings, pool, arguments, quiet, as_json)
 
 
 @app.command(cls=Command, epilog="Example: vidguide evaluate compare clips/none clips/nag -o evaluation")
@@ -101,6 +114,10 @@ def compare(
     partial: Partial = False,
     memory: Memory = 2048,
     fresh: Fresh = False,
+    jobs: Jobs = 1,
+    ray: Ray = None,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
@@ -108,9 +125,10 @@ def compare(
     models = dict(clip=clip, xclip=xclip, dino=dino, pickscore=pickscore, hps=hps, aesthetic=aesthetic, raft=raft)
     models |= dict(fvd=fvd, jedi=jedi, vqa=vqa)
     settings = dict(fps=fps, reader=reader, partial=partial, max_bytes=memory << 20)
+    pool = dict(jobs=jobs, ray=ray, workers=workers, gpus_per_worker=gpus_per_worker, memory=memory << 20)
     arguments: dict[str, Any] = dict(manifest=prompts, metrics=split_names(metrics), output=output, resume=not fresh)
     arguments |= dict(arms=(reference, other), again=again) | ({"primary": split_names(primary)} if primary else {})
-    score_and_report(clips or [], models, device, settings, arguments, quiet, as_json)
+    score_and_report(clips or [], models, device, settings, pool, arguments, quiet, as_json)
 
 
 def split_names(text: str | None) -> list[str] | None:
@@ -123,6 +141,7 @@ def score_and_report(
     models: dict[str, str | None],
     device: str,
     settings: dict[str, Any],
+    pool: dict[str, Any],
     arguments: dict[str, Any],
     quiet: bool,
     as_json: bool,
@@ -134,13 +153,14 @@ def score_and_report(
         models: weights by kind.
         device: of these models.
         settings: of :class:`vidguide.eval.scoring.score.Settings`.
+        pool: arguments of :func:`vidguide.eval.pool.backends.choose_backend`.
         arguments: further ones of :func:`vidguide.eval.evaluate.evaluate`.
         quiet, as_json: what to print.
     """
     from vidguide.eval.scoring.score import exit_code
 
-    with plain_errors():
-        summary = score(clips, models, device, settings, arguments, show_progress=not (quiet or as_json))
+    with plain_errors(), resumable():
+        summary = score(clips, models, device, settings, pool, arguments, hidden=quiet or as_json)
     if as_json:
         typer.echo(json.dumps(summary.to_dict()))
     elif not quiet:
@@ -155,21 +175,20 @@ def score(
     models: dict[str, str | None],
     device: str,
     settings: dict[str, Any],
+    pool: dict[str, Any],
     arguments: dict[str, Any],
-    show_progress: bool,
+    hidden: bool,
 ) -> Any:
-    """Load the encoders and return the summary of the evaluation."""
-    from vidguide.eval.encoders.load import load
+    """Return the summary of the evaluation, with a progress bar unless it is hidden."""
+    from vidguide.eval.encoders.networks import Networks
     from vidguide.eval.evaluate import evaluate
+    from vidguide.eval.pool.backends import choose_backend
     from vidguide.eval.scoring.score import Settings
 
-    with Progress("scored clips", hidden=not show_progress) as progress:
-
-        def advance(clip: str, total: int) -> None:
-            progress.update(total=total, task=Path(clip).name)
-
-        encoders = {kind: load(kind, model, device) for kind, model in models.items() if model}
-        return evaluate(clips, encoders=encoders, settings=Settings(**settings), on_clip=advance, **arguments)
+    encoders = Networks({kind: model for kind, model in models.items() if model}, device)
+    arguments = dict(arguments, encoders=encoders, settings=Settings(**settings), backend=choose_backend(**pool))
+    with Progress("scored clips", hidden=hidden) as progress:
+        return evaluate(clips, on_status=progress.show, **arguments)
 
 
 @app.command("list", cls=Command, epilog="Example: vidguide evaluate list --json")

@@ -11,6 +11,9 @@ from vidguide.eval.encoders.catalogue import KINDS, missing_requirement
 from vidguide.eval.encoders.transformers import Encoder
 from vidguide.eval.metrics.base import Metric
 from vidguide.eval.metrics.registry import METRICS, select_metrics
+from vidguide.eval.pool.protocol import Backend
+from vidguide.eval.pool.serial import Serial
+from vidguide.eval.pool.status import Status
 from vidguide.eval.report.html_page import Opening, to_html
 from vidguide.eval.report.markdown import to_markdown
 from vidguide.eval.scoring import results
@@ -43,7 +46,8 @@ def evaluate(
     output: Path | None = None,
     settings: Settings | None = None,
     resume: bool = True,
-    on_clip: Callable[[str, int], None] = lambda clip, total: None,
+    backend: Backend | None = None,
+    on_status: Callable[[Status], None] = lambda status: None,
 ) -> Summary:
     """Score clips, and compare arms of them.
 
@@ -54,29 +58,29 @@ def evaluate(
         arms: the reference arm and others: names of arms among the clips; without clips, folders of clips or results.
         again: a folder of clips or results of a repetition of the reference arm, for the noise floor.
         primary: metrics declared beforehand, over which p-values are corrected.
-        encoders: by kind, from :func:`vidguide.eval.encoders.load.load`.
+        encoders: by kind, from :func:`vidguide.eval.encoders.load.load`, or
+            :class:`vidguide.eval.encoders.networks.Networks`, which workers in other processes need.
         output: folder for results.jsonl, results.csv, report.md and report.html; None writes nothing.
-        settings: how clips are read.
+        settings: how clips are read; the memory limit is that of each worker.
         resume: reuse the results of an earlier run in the same folder.
-        on_clip: called before each clip with its path and the number of clips.
+        backend: where clips are scored, such as :class:`vidguide.eval.pool.processes.Processes`; None for this process.
+            The rows do not depend on it.
+        on_status: called with the progress.
 
     Raises:
         ValueError, OSError, ImportError: before any scoring, naming the argument and the cure.
     """
     check_primary(primary)
     require()
-    selected, settings = select_metrics(metrics, encoders), settings or Settings()
+    selected, settings = select_metrics(metrics, encoders or ()), settings or Settings()
     check_arms(arms)
     groups = collect_groups(list(clips), manifest, arms, again)
-    total = sum(len(group.entries) for group in groups)
+    if backend is None or isinstance(backend, Serial):
+        encoders = dict(encoders or {})  # loads networks before any file is written
     earlier = prepare_output(output, resume) if output else []
-
-    def score_group(group: ClipGroup) -> list[Row]:
-        return group.rows or score(
-            group.entries, selected, settings, encoders, output, earlier, lambda clip: on_clip(clip, total)
-        )
-
-    scored = [score_group(group) for group in groups]
+    missing = [entry for group in groups for entry in group.entries]
+    rows = iter(score(missing, selected, settings, encoders, output, earlier, backend, on_status))
+    scored = [group.rows or [next(rows) for _ in range(len(group.entries) * len(selected))] for group in groups]
     arms_are_folders = not (clips or manifest)
     names = [arm_name(arm, arms) if arms_are_folders else arm for arm in arms or ()]
     summary = compare_arms(scored, names, again, primary)
@@ -86,7 +90,11 @@ def evaluate(
 
 
 def assess(
-    clips: Sequence[Entry], arms: Sequence[str], output: Path, on_clip: Callable[[str], None] = lambda _: None
+    clips: Sequence[Entry],
+    arms: Sequence[str],
+    output: Path,
+    backend: Backend | None = None,
+    on_status: Callable[[Status], None] = lambda status: None,
 ) -> Summary:
     """Score clips with known texts, and compare their arms with the first one.
 
@@ -96,11 +104,11 @@ def assess(
         clips: with their texts.
         arms: of those clips; a single one is not compared.
         output: folder of the results.
-        on_clip: called before each clip with its path.
+        backend, on_status: as for :func:`evaluate`.
     """
     require()
     earlier = results.load_existing(output)
-    rows = score(clips, select_metrics(None), Settings(), None, output, earlier, on_clip)
+    rows = score(clips, select_metrics(None), Settings(), None, output, earlier, backend, on_status)
     return compare_arms([rows], arms if len(arms) > 1 else (), None, PRIMARY)
 
 

@@ -29,7 +29,7 @@ def read_text(path: str | os.PathLike[str], error: type[ValueError] = ValueError
     """Return the text of a file in UTF-8, with or without a byte order mark.
 
     Args:
-        path: of the file.
+        path: of the file, or an object with the method `read_text`.
         error: class of the error to raise.
         cure: last part of the error message.
 
@@ -37,7 +37,8 @@ def read_text(path: str | os.PathLike[str], error: type[ValueError] = ValueError
         ValueError: of the class `error`; the file has another encoding. OSError: it cannot be read.
     """
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        readable: Any = path if hasattr(path, "read_text") else Path(path)
+        return str(readable.read_text(encoding="utf-8-sig"))
     except UnicodeDecodeError as failure:
         problem = f"byte {failure.object[failure.start]:#04x} at {failure.start}"
         raise error(f"{os.fspath(path)}: not UTF-8 ({problem}); {cure or 'save it in UTF-8'}") from None

@@ -10,9 +10,10 @@ import sys
 
 from vidguide import generate
 
-defaults = ["a large circle moving right", "red", "tiny-4step", None]
-prompt, negative_prompt, model, image = [*sys.argv[1:], *defaults[len(sys.argv) - 1 :]]
+given = dict(enumerate(sys.argv))
+prompt, negative_prompt = given.get(1, "a large circle moving right"), given.get(2, "red")
+model, image = given.get(3, "tiny-4step"), given.get(4)
 
-clip = generate(str(prompt), model=str(model), negative_prompt=negative_prompt, image=image)
+clip = generate(prompt, model=model, negative_prompt=negative_prompt, image=image)
 print(clip.save("out/few-steps.mp4"))
 print(clip.provenance["trace"])  # how much the negative prompt changed

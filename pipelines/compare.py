@@ -1,7 +1,6 @@
 """compare(): one prompt and seed with several guidances, side by side."""
 
 import base64
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,12 +65,11 @@ class Comparison:
         """Return the path of each clip's lossless file, and the clip."""
         return [(folder / f"arm-{index}.mkv", clip) for index, clip in enumerate(self.clips.values())]
 
-    def evaluate(self, folder: str | Path, on_clip: Callable[[str], None] = lambda path: None) -> Summary:
+    def evaluate(self, folder: str | Path) -> Summary:
         """Score the saved clips, compare each with the first, and write the report.
 
         Args:
             folder: folder that :meth:`save` has written to.
-            on_clip: called with the path of each clip before it is scored.
         """
         target = Path(folder)
         entries = [
@@ -86,7 +84,7 @@ class Comparison:
             )
             for spec, (path, clip) in zip(self.clips, self.lossless(target), strict=True)
         ]
-        summary = assess(entries, list(self.clips), target, on_clip)
+        summary = assess(entries, list(self.clips), target)
         write(summary, target, self.opening(target))
         return summary
 

@@ -29,7 +29,7 @@ from vidguide.pipelines.request.call_settings import (
 from vidguide.pipelines.request.fingerprint import fingerprints_of
 from vidguide.pipelines.request.guidance_spec import check_negative_prompts, fill_negative_prompt
 from vidguide.pipelines.request.images import check_use, describe_image, fit, read_image, use_of_image
-from vidguide.pipelines.request.provenance import describe_preset, describe_setup, versions
+from vidguide.pipelines.request.provenance import describe_preset, describe_setup, device_name, versions
 from vidguide.pipelines.request.schema import Count, Prompts, Request
 from vidguide.pipelines.request.setup import Setup
 from vidguide.pipelines.request.validation import (
@@ -258,6 +258,7 @@ def sample(
         output = pipe(**call, generator=generator, output_type="np")
     provenance = {
         "device": str(pipe._execution_device),
+        "device_name": device_name(pipe._execution_device),
         "dtype": str(pipe.transformer.dtype).removeprefix("torch."),
         "seconds": round(time.perf_counter() - started, 3),
         "trace": run.trace.summary(),

@@ -25,6 +25,7 @@ def test_the_demo_prints_its_files_and_the_oracles_reading(tmp_path: Path) -> No
     assert "with NAG: the oracle sees size large, colour red" not in output
 
 
+@pytest.mark.slow
 def test_the_pipeline_example_writes_a_guided_clip(tmp_path: Path) -> None:
     output = run("guide_a_pipeline.py", tmp_path)
     assert (tmp_path / "out" / "guided.mp4").is_file()

@@ -261,8 +261,8 @@ def temporaries(target: Path) -> list[Path]:
     return [path for path in target.parent.glob(f".*{target.suffix}") if pattern.fullmatch(path.name)]
 
 
-def describe_file(path: Path) -> dict[str, Any]:
-    """Return the size in bytes and the SHA-256 of a file."""
+def describe_file(path: Any) -> dict[str, Any]:
+    """Return the size in bytes and the SHA-256 of a file, a path with the method `open`."""
     digest, size = hashlib.sha256(), 0
     with path.open("rb") as stream:
         while block := stream.read(BLOCK_BYTES):

@@ -217,10 +217,11 @@ def target_positions(x: Array, y: Array) -> tuple[Array, Array]:
 
 
 def lengths(vectors: Array) -> Any:
-    """Return the length `(H, W)` of vectors `(H, W, 2)`."""
-    import cv2
-
-    return cv2.magnitude(*channels(vectors))
+    """Return the length `(H, W)` of vectors `(H, W, 2)`; the last bit of cv2.magnitude depends on their address."""
+    x, y = channels(vectors)
+    squares = x * x
+    squares += y * y
+    return np.sqrt(squares, out=squares)
 
 
 def sample_at(image: Any, positions: tuple[Array, Array]) -> Any:

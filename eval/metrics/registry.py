@@ -1,6 +1,6 @@
 """All metrics, by id."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from vidguide.eval.encoders.transformers import Encoder
@@ -37,21 +37,20 @@ def namespace(name: str) -> str:
 METRICS: dict[str, Metric] = dict(sorted(REGISTRY.items(), key=lambda item: ORDER.index(namespace(item[0]))))
 
 
-def select_metrics(names: list[str] | None, encoders: Mapping[str, Encoder] | None = None) -> list[Metric]:
+def select_metrics(names: list[str] | None, available: Collection[str] = ()) -> list[Metric]:
     """Select metrics by id or by namespace (`temporal`, `guard`, `vbench`, `world`, `clip`, ...), with their guards.
 
     Args:
         names: None for all that can be computed.
-        encoders: available encoders; their weights become part of the definition of the metrics that use them.
+        available: kinds of encoders.
 
     Raises:
         ValueError: a name is neither a metric nor a namespace; the message lists the metrics.
     """
-    available = encoders or {}
     computable = {name for name, metric in METRICS.items() if set(metric.encoders) <= set(available)}
     selected = computable.copy() if names is None else {id_ for name in names for id_ in match_name(name)}
     selected |= {guard.id for id_ in selected for guard in METRICS[id_].guards if guard.id in computable}
-    return [with_weights(metric, available) for id_, metric in METRICS.items() if id_ in selected]
+    return [metric for id_, metric in METRICS.items() if id_ in selected]
 
 
 def match_name(name: str) -> list[str]:

@@ -76,6 +76,16 @@ def plain_errors(code: int = 1, kinds: tuple[type[Exception], ...] = INPUT_ERROR
         raise typer.Exit(code) from None
 
 
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Say after Ctrl-C that the same command continues, and exit with code 130."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        errors.print("interrupted; run the same command again to continue", highlight=False)
+        raise typer.Exit(130) from None
+
+
 def show(header: list[str], rows: list[list[str]], columns: list[str] | None = None) -> None:
     """Print a table.
 

@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.progress import MofNCompleteColumn
 from rich.progress import Progress as Bars
 
+from vidguide.eval.pool.status import Status
 from vidguide.eval.report.console import errors
 
 INTERVAL = 30.0  # seconds between two lines
@@ -41,19 +42,24 @@ class Progress:
     ) -> None:
         self.bars.stop()
 
-    def update(self, done: int | None = None, total: int | None = None, task: str | None = None) -> None:
+    def update(self, done: int | None = None, total: int | None = None, detail: str = "") -> None:
         """Record a number of done parts.
 
         Args:
             done: None for one more than before.
             total: None if it has not changed.
-            task: what the bar names; None if it has not changed.
+            detail: further text, such as the time that is left.
         """
         self.done = self.done + 1 if done is None else done
         self.total = self.total if total is None else total
-        self.bars.update(self.bar, completed=self.done, total=self.total, description=task)
+        rest = f", {detail}" if detail else ""
+        self.bars.update(self.bar, completed=self.done, total=self.total, description=self.task + rest)
         now = time.monotonic()
         if not (self.hidden or self.console.is_terminal) and now - self.printed >= INTERVAL:
             self.printed = now
             known = "" if self.total is None else f" of {self.total}"
-            self.console.print(f"{self.task}: {self.done}{known}", markup=False, highlight=False, soft_wrap=True)
+            self.console.print(f"{self.task}: {self.done}{known}{rest}", markup=False, highlight=False, soft_wrap=True)
+
+    def show(self, status: Status) -> None:
+        """Show the status of a pool of workers."""
+        self.update(status.done, status.total, status.details())

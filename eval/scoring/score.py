@@ -1,8 +1,10 @@
 """Score clips: each clip is read once, all metrics are computed on it, and each outcome becomes a row."""
 
+import os
 import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,12 @@ from vidguide.eval.clips.pyav import LOSSLESS
 from vidguide.eval.clips.read import MAX_BYTES, check_arguments, file_hash, read
 from vidguide.eval.encoders.transformers import Encoder
 from vidguide.eval.metrics.base import Metric, Value
+from vidguide.eval.metrics.registry import with_weights
 from vidguide.eval.metrics.sample import Sample
+from vidguide.eval.pool.loop import run_jobs
+from vidguide.eval.pool.protocol import Backend, Failure, WorkerError
+from vidguide.eval.pool.serial import Serial
+from vidguide.eval.pool.status import Status
 from vidguide.eval.scoring import results
 from vidguide.eval.scoring.results import SCHEMA, Row, settings_hash
 
@@ -53,6 +60,50 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
+@dataclass(frozen=True, eq=False)
+class ScoreTask:
+    """A clip to score.
+
+    Attributes:
+        number: its place among the clips.
+        entry: the clip with its texts.
+        earlier: its rows of an earlier run.
+    """
+
+    number: int
+    entry: Entry
+    earlier: tuple[Row, ...]
+
+
+class ScoreWorker:
+    """Scores clips, with networks that are loaded once."""
+
+    def __init__(
+        self, metrics: Sequence[Metric], settings: Settings, encoders: Mapping[str, Encoder], folder: str
+    ) -> None:
+        """Load the networks.
+
+        Args:
+            metrics, settings, encoders: as for :func:`score`.
+            folder: to which relative paths of clips are relative.
+        """
+        if folder != str(Path.cwd()):
+            os.chdir(folder)
+        self.settings = settings
+        self.encoders = {kind: encoders[kind] for kind in encoders}
+        self.metrics = [with_weights(metric, self.encoders) for metric in metrics]
+        self.versions = library_versions()
+
+    def __call__(self, task: ScoreTask) -> tuple[list[Row], bool]:
+        """Return the rows of a clip, and whether they are new rather than those of the earlier run."""
+        reusable = {measurement_key(row): row for row in task.earlier}
+        pending = pending_rows(task.entry, self.metrics, self.settings, self.versions, self.encoders)
+        rows = [row for row in (reusable.get(measurement_key(row)) for row in pending) if row]
+        if len(rows) == len(pending):
+            return rows, False
+        return complete_rows(pending, task.entry, self.metrics, self.settings, self.encoders), True
+
+
 def score(
     entries: Iterable[Entry],
     metrics: Sequence[Metric],
@@ -60,32 +111,51 @@ def score(
     encoders: Mapping[str, Encoder] | None = None,
     folder: Path | None = None,
     earlier: Sequence[Row] = (),
-    on_clip: Callable[[str], None] = lambda _: None,
+    backend: Backend | None = None,
+    on_status: Callable[[Status], None] = lambda status: None,
 ) -> list[Row]:
     """Return the rows of all clips; a clip that cannot be read has rows with the reason.
 
     Args:
         entries: clips with their texts.
         metrics: to compute.
-        settings: how to read clips.
-        encoders: for metrics that need weights.
-        folder: to which the rows of each clip are appended as soon as they are computed.
+        settings: how to read clips; the memory limit is that of each worker.
+        encoders: for metrics that need weights; for workers in other processes a
+            :class:`vidguide.eval.encoders.networks.Networks`, which each of them loads.
+        folder: to which the rows of each clip are appended as soon as they are computed, by this process only.
         earlier: rows of an earlier run; those of the same clip, texts, definition and versions are reused.
-        on_clip: called with each clip's path before it is scored.
+        backend: where clips are scored; None for this process.
+        on_status: called with the progress.
+
+    Raises:
+        WorkerError: a worker cannot be made, or workers died in clips, which it names.
     """
-    versions = library_versions()
-    reusable = {measurement_key(row): row for row in earlier if row["status"] != "failed"}
-    all_rows: list[Row] = []
-    for entry in entries:
-        on_clip(str(entry.clip))
-        pending = pending_rows(entry, metrics, settings, versions, encoders or {})
-        rows = [row for row in (reusable.get(measurement_key(row)) for row in pending) if row]
-        if len(rows) < len(pending):
-            rows = complete_rows(pending, entry, metrics, settings, encoders or {})
-            if folder:
-                results.append(folder, rows)
-        all_rows += rows
-    return all_rows
+    tasks = make_tasks(entries, earlier)
+    rows_of: dict[int, list[Row]] = {}
+
+    def record(task: ScoreTask, outcome: Any) -> None:
+        if isinstance(outcome, Failure):
+            return
+        rows_of[task.number], fresh = outcome
+        if fresh and folder:
+            results.append(folder, rows_of[task.number])
+
+    factory = partial(ScoreWorker, tuple(metrics), settings, encoders or {}, str(Path.cwd()))
+    jobs = [(task, task.number) for task in tasks]
+    failed = run_jobs(backend or Serial(), factory, jobs, on_result=record, on_status=on_status)
+    if failed:
+        named = "; ".join(f"{task.entry.clip}: {reason}" for task, reason in failed.items())
+        raise WorkerError(f"{len(failed)} of {len(tasks)} clips were not scored: {named}; the next run continues")
+    return [row for task in tasks for row in rows_of[task.number]]
+
+
+def make_tasks(entries: Iterable[Entry], earlier: Sequence[Row]) -> list[ScoreTask]:
+    """Return a task for each clip, with those of its earlier rows that did not fail."""
+    by_clip: dict[Any, list[Row]] = {}
+    for row in earlier:
+        if row["status"] != "failed":
+            by_clip.setdefault(row.get("clip"), []).append(row)
+    return [ScoreTask(number, entry, tuple(by_clip.get(str(entry.clip), ()))) for number, entry in enumerate(entries)]
 
 
 def measurement_key(row: Row) -> tuple[Any, ...]:

@@ -63,7 +63,7 @@ def fitting(pipe: Any, guidances: Sequence[Guidance]) -> tuple[list[Guidance], l
 
 
 def candidates(guidances: Sequence[Guidance], depth: int, layers: Sequence[int] | None = None) -> list[Candidate]:
-    """Return the settings to compare: guidances without layers in each layer, EMAG in all of them as well.
+    """Return the settings to compare: guidances without layers in each layer, EMAG in several of them at once as well.
 
     Args:
         guidances: to compare. depth: number of the model's blocks. layers: to compare; None for all.
@@ -90,7 +90,8 @@ def expand(guidance: Guidance, layers: tuple[int, ...]) -> Iterator[Candidate]:
     if isinstance(guidance, EMAG) and guidance.layers is None and not isinstance(guidance.select, tuple):
         for layer in layers:
             yield Candidate(dataclasses.replace(guidance, select=(layer,)), group, str(layer))
-        yield Candidate(dataclasses.replace(guidance, select=layers), group, "all")
+        if len(layers) > 1:
+            yield Candidate(dataclasses.replace(guidance, select=layers), group, "all")
     elif isinstance(guidance, PER_LAYER) and guidance.layers is None:
         for layer in layers:
             yield Candidate(dataclasses.replace(guidance, layers=(layer,)), group, str(layer))

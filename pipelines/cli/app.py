@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vidguide.eval.cli import GpusPerWorker, Ray, Workers
 from vidguide.eval.cli import app as evaluate_app
-from vidguide.eval.report.console import console, errors
+from vidguide.eval.report.console import console, errors, resumable
 from vidguide.eval.report.progress import Progress
 from vidguide.pipelines.cli.calibrate import calibrate
 from vidguide.pipelines.cli.inspect import doctor, locate, models
@@ -35,6 +36,7 @@ from vidguide.pipelines.cli.setup_options import setup_from, setup_options
 from vidguide.version import __version__
 
 if TYPE_CHECKING:
+    from vidguide.eval.pool.protocol import Backend
     from vidguide.eval.scoring.summary import Summary
     from vidguide.pipelines.sweep.config import Sweep
     from vidguide.pipelines.sweep.run import SweepRun
@@ -58,7 +60,7 @@ def vidguide(
 ) -> None:
     """Training-free guidance for video diffusion transformers.
 
-    Exit codes: 0 success, 1 some clips failed (listed), 2 wrong input, 130 interrupted; `evaluate` has its own.
+    Exit codes: 0 success, 2 wrong input or some clips failed (listed), 130 interrupted; `evaluate` has its own.
     """
 
 
@@ -209,47 +211,52 @@ def compare(
         console.print("wrote " + ", ".join(files))
 
 
-@app.command(epilog="Example: vidguide sweep examples/sweep.yaml -o sweep --part 2/4")
+@app.command(epilog="Example: vidguide sweep examples/sweep.yaml -o sweep")
 @setup_options
 def sweep(
     options: dict[str, Any],
     config: Annotated[Path, typer.Argument(help="YAML of model, prompts, seeds, arms and settings; see docs.")],
     output: Annotated[
-        Path, typer.Option("--output", "-o", help="Folder to write to; clips that exist are not generated again.")
-    ] = Path("sweep"),
-    part: Annotated[
-        str | None, typer.Option(help="2/4 generates the second of four parts, without scoring; one per machine.")
-    ] = None,
+        str, typer.Option("--output", "-o", help="Folder, or URL such as s3://bucket/sweep; existing clips remain.")
+    ] = "sweep",
+    ray: Ray = None,
+    workers: Workers = None,
+    gpus_per_worker: GpusPerWorker = None,
     score: Annotated[bool, typer.Option(help="Score the clips and write the report.")] = True,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Generate every prompt and seed in every arm, and compare the arms with the first. Resumes an interrupted run.
 
-    Exit codes: 0 all clips are there, 1 some failed (listed), 2 wrong input, or the sweep could not go on.
+    Exit codes: 0 all clips are there; 2 some are not (listed), wrong input, or the sweep could not go on.
     """
-    with plain_errors():
+    with plain_errors(), resumable():
         from vidguide.eval.cli import report
         from vidguide.eval.evaluate import require
-        from vidguide.pipelines.sweep.config import read_sweep
+        from vidguide.eval.pool.backends import choose_backend, session
+        from vidguide.pipelines.sweep.config import check_sweep, read_sweep
+        from vidguide.pipelines.sweep.run import local_folder
 
-        score = score and part is None
         parsed = read_sweep(config)
         if options:
             setup = setup_from(options, parsed.placement.get("setup"))
             parsed = dataclasses.replace(parsed, placement={**parsed.placement, "setup": setup})
+            check_sweep(parsed)
+        backend = choose_backend(ray, workers, gpus_per_worker)
         if score:
+            local_folder(output)
             require()
-        result, summary = run_sweep(parsed, output, part, score, hidden=quiet or as_json)
+        with session(backend):
+            result, summary = run_sweep(parsed, output, backend, score, hidden=quiet or as_json)
         if as_json:
             typer.echo(json.dumps({**result.to_dict(), **(summary.to_dict() if summary else {})}))
         elif summary and not quiet:
-            report(summary, output)
+            report(summary, Path(output))
         report_clips(result, output, as_json)
 
 
-def report_clips(result: "SweepRun", output: Path, as_json: bool) -> None:
-    """Print the clips that were generated again and those that failed; exit with code 1 if any failed."""
+def report_clips(result: "SweepRun", output: str, as_json: bool) -> None:
+    """Print the clips that were generated again and those that failed; exit with code 2 if any failed."""
     for what, clips in (("generated again", result.remade), ("failed", result.failed)):
         for path, reason in clips.items():
             errors.print(f"{what}: {path}: {reason}", markup=False, highlight=False, soft_wrap=True)
@@ -257,18 +264,18 @@ def report_clips(result: "SweepRun", output: Path, as_json: bool) -> None:
         done = f"{len(result.paths) - len(result.failed)} of {len(result.paths)} clips are in {output}"
         console.print(done, markup=False, soft_wrap=True)
     if result.failed:
-        raise typer.Exit(1)
+        raise typer.Exit(2)
 
 
 def run_sweep(
-    config: "Sweep", output: Path, part: str | None, score: bool, hidden: bool
+    config: "Sweep", output: str, backend: "Backend", score: bool, hidden: bool
 ) -> "tuple[SweepRun, Summary | None]":
     """Generate and score the clips of a sweep under a progress bar.
 
     Args:
         config: the sweep.
-        output: folder.
-        part: as for :func:`vidguide.pipelines.sweep.run.run`.
+        output: folder or URL.
+        backend: where clips are generated and scored.
         score: whether to score the clips.
         hidden: whether to hide the progress bar.
 
@@ -278,11 +285,11 @@ def run_sweep(
     from vidguide.pipelines.sweep.run import evaluate, run
 
     with Progress("clips", hidden=hidden) as progress:
-        result = run(config, output, part=part, on_clip=lambda path, total: progress.update(total=total))
+        result = run(config, output, backend=backend, on_status=progress.show)
     if not score or len(result.failed) == len(result.paths):
         return result, None
-    with Progress("scored clips", len(result.paths), hidden) as progress:
-        return result, evaluate(config, output, lambda path: progress.update())
+    with Progress("scored clips", hidden=hidden) as progress:
+        return result, evaluate(config, output, backend=backend, on_status=progress.show)
 
 
 app.add_typer(evaluate_app, name="evaluate")

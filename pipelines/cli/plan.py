@@ -115,8 +115,8 @@ def verdict(planned: "Plan") -> list[str]:
     lines = [
         f"{planned.card}, {card.flops / 1e12:.0f} TFLOPS at {EFFICIENCY:.0%} and {card.bandwidth / 1e9:.0f} GB/s at "
         f"{BANDWIDTH_EFFICIENCY:.0%} (assumed), unguided: {parts}; all steps count as step",
-        f"peak {gib(planned.peak)} with offload={planned.setup.offload!r}, of {card.memory:.0f} GiB less {RESERVED:.0f} "
-        f"reserved: {'fits' if planned.fits else 'does not fit'}",
+        f"peak {gib(planned.peak)} with offload={planned.setup.offload!r}, of {card.memory:.0f} GiB less "
+        f"{RESERVED:.0f} reserved: {'fits' if planned.fits else 'does not fit'}",
     ]
     if not planned.fits:
         fitting = "no setup that was tried does" if planned.advice is None else f"fits with {planned.advice}"

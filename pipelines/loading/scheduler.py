@@ -31,7 +31,7 @@ def scheduler_of(setup: Setup, model: Model, index: dict[str, Any]) -> Any:
     check_levels(model, chosen)
     if setup.shift is not None and shift_name(chosen) is None:
         raise ValueError(f"shift={setup.shift}: {chosen.__name__} takes no shift")
-    if chosen is type(current):
+    if chosen is type(current) and (setup.shift is None or is_flow(current.config)):
         return chosen.from_config(current.config, **shift_settings(chosen, setup.shift))
     return convert(current, chosen, setup.shift)
 
@@ -72,6 +72,8 @@ def convert(current: Any, chosen: Any, shift: float | None) -> Any:
     """
     config = current.config
     if not is_flow(config):
+        if shift is not None:
+            raise ValueError(f"shift={shift}: is of flow matching, which this model's noise levels are not")
         if chosen not in current.compatibles:
             names = ", ".join(sorted(each.__name__ for each in current.compatibles))
             raise ValueError(f"scheduler={chosen.__name__!r}: must be one of {names} for this model")

@@ -1,10 +1,13 @@
 """Provenance of a clip: the arguments that reproduce it, read back from its JSON, and a comparison of two runs."""
 
+import functools
 import os
 import platform
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import torch
 from typing_extensions import Required, TypedDict
 
 from vidguide.clip import Clip
@@ -71,6 +74,22 @@ def versions() -> dict[str, str]:
     """Return the versions of the packages that the frames depend on."""
     packages = {name: version(name) for name in ("torch", "diffusers", "transformers")}
     return {"python": platform.python_version(), "vidguide": __version__, **packages}
+
+
+def device_name(device: torch.device) -> str:
+    """Return the model of a GPU or CPU, on which the frames depend; for another device its type."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return cpu_name() if device.type == "cpu" else device.type
+
+
+@functools.cache
+def cpu_name() -> str:
+    """Return the model of the CPU, as Linux states it, else what Python knows of it."""
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def describe_preset(model: Model, fingerprints: dict[str, str]) -> dict[str, Any] | None:
@@ -195,7 +214,7 @@ def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
             for part in ("preset", "setup")
             for name, value in (provenance.get(part) or {}).get("files", {}).items()
         }
-        placement = {name: provenance.get(name) for name in ("device", "dtype")}
+        placement = {name: provenance.get(name) for name in ("device", "device_name", "dtype")}
         weights = {f"weights of {name}": value for name, value in provenance.get("weights", {}).items()}
         return {**provenance.get("versions", {}), **placement, **files, **weights}
 

@@ -86,7 +86,7 @@ class Setup:
     def __post_init__(self) -> None:
         for name, choices in CHOICES.items():
             value = getattr(self, name)
-            if value is not None and value not in choices:
+            if (value is not None or name == "offload") and value not in choices:
                 close = suggestion(str(value), choices)
                 raise ValueError(f"{name}={value!r}: must be one of {', '.join(choices)}{close}")
         for name in ("quantized", "loras"):
@@ -153,6 +153,10 @@ def check_numbers(setup: Setup) -> None:
         raise ValueError(f"stream=True: needs offload='blocks' or 'leaves', not {setup.offload!r}")
     if not setup.quantized:
         raise ValueError("quantized=(): must name a component, such as transformer; or leave quantization out")
+    if setup.quantization is None and setup.quantized != TRANSFORMERS:
+        raise ValueError(f"quantized={setup.quantized!r}: needs quantization, such as torchao-int8")
+    if setup.compile is None and setup.compile_backend != "inductor":
+        raise ValueError(f"compile_backend={setup.compile_backend!r}: needs compile='blocks' or 'whole'")
 
 
 def check_cache(spec: str | None) -> None:

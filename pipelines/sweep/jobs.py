@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,21 +11,22 @@ from vidguide.clip import describe_file
 from vidguide.eval.clips.errors import ReadError
 from vidguide.eval.clips.read import read
 from vidguide.eval.files import read_object
+from vidguide.pipelines.request.setup import Setup
 from vidguide.pipelines.sweep.config import Arm, Prompt, Sweep
+from vidguide.pipelines.sweep.storage import AnyPath
 
 CLIPS = "clips"
 REQUEST = "sweep"  # field of a clip's JSON that holds what the sweep requested
 UNSAFE = re.compile(r"[^A-Za-z0-9._=]+")  # characters that are replaced in file names
-PART = re.compile(r"(\d{1,6})/(\d{1,6})")
 
 
 class DamagedError(ValueError):
     """A clip on the disk that must be generated again; the message gives the reason."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Job:
-    """One clip of a sweep.
+    """One clip of a sweep; a job equals itself only.
 
     Attributes:
         prompt, seed, arm: what to generate.
@@ -36,13 +37,23 @@ class Job:
     prompt: Prompt
     seed: int
     arm: Arm
-    path: Path
+    path: AnyPath
     request: dict[str, Any]
 
     @property
-    def json_path(self) -> Path:
+    def json_path(self) -> AnyPath:
         """Path of the clip's JSON, which is written last."""
         return self.path.with_suffix(".json")
+
+    @property
+    def pair(self) -> tuple[str, int]:
+        """Prompt and seed: the clips of all variants that are compared with each other."""
+        return self.prompt.id, self.seed
+
+    def absolute(self) -> "Job":
+        """Return the job for a worker, which may have another working directory."""
+        image = None if self.prompt.image is None else str(Path(self.prompt.image).absolute())
+        return replace(self, path=self.path.absolute(), prompt=replace(self.prompt, image=image))
 
     def done(self) -> bool:
         """Return whether the clip exists as it was written.
@@ -76,7 +87,7 @@ class Job:
             raise ValueError(f"output: {self.path} was generated with {before}, not {now}; choose another folder")
 
 
-def check_file(path: Path, recorded: dict[str, Any]) -> None:
+def check_file(path: AnyPath, recorded: dict[str, Any]) -> None:
     """Compare a clip's file with its JSON: by size and SHA-256, or in the JSON of earlier versions by its frames.
 
     Raises:
@@ -96,8 +107,10 @@ def check_file(path: Path, recorded: dict[str, Any]) -> None:
         raise DamagedError("the content of the file has changed since it was written")
 
 
-def check_frames(path: Path, recorded: dict[str, Any]) -> None:
+def check_frames(path: AnyPath, recorded: dict[str, Any]) -> None:
     """Compare the frames of a clip with the SHA-256 in its JSON; raises as :func:`check_file`."""
+    if not isinstance(path, Path):
+        raise DamagedError("its JSON has no size and SHA-256 of the file")
     try:
         same = read(path).sha256 == recorded.get("sha256")
     except ReadError as error:
@@ -106,7 +119,7 @@ def check_frames(path: Path, recorded: dict[str, Any]) -> None:
         raise DamagedError("the file has other frames than were written")
 
 
-def jobs(sweep: Sweep, folder: Path) -> list[Job]:
+def jobs(sweep: Sweep, folder: AnyPath) -> list[Job]:
     """Return every clip of a sweep. The arms of a prompt and seed follow each other, so that pairs complete early.
 
     Raises:
@@ -149,36 +162,7 @@ def file_names(names: list[str], field: str) -> list[str]:
 def make_request(sweep: Sweep, prompt: Prompt, seed: int, arm: Arm) -> dict[str, Any]:
     """Return everything that determines a clip, as its JSON records it; the device does not."""
     placement = {name: value for name, value in sweep.placement.items() if name not in ("device", "setup")}
-    if "setup" in sweep.placement:
-        placement["setup"] = sweep.placement["setup"].values()
+    if setup := sweep.placement.get("setup", Setup()).values():
+        placement["setup"] = setup
     variant = {"model": sweep.model, **placement, "seed": seed, "arm": arm.name, "guidance": arm.guidance}
     return {**variant, **dataclasses.asdict(prompt), "settings": {**sweep.settings, **arm.settings}}
-
-
-def parse_part(part: str | None) -> tuple[int, int]:
-    """Return number and count of a part: (2, 4) for "2/4", the second of four, and (1, 1) for None.
-
-    Raises:
-        ValueError: the part has another form.
-    """
-    match = PART.fullmatch(part or "1/1")
-    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
-    if not 1 <= number <= count:
-        raise ValueError(f"part={part!r}: must have the form 2/4, for the second of four parts")
-    return number, count
-
-
-def part_of(all_jobs: list[Job], part: str | None) -> list[Job]:
-    """Return the jobs of one machine of several; all arms of a prompt and seed are in the same part.
-
-    Args:
-        all_jobs: jobs of the sweep.
-        part: "2/4" for the second of four parts; None for all jobs.
-
-    Raises:
-        ValueError: the part has another form.
-    """
-    number, count = parse_part(part)
-    pairs = list(dict.fromkeys((job.prompt.id, job.seed) for job in all_jobs))
-    selected = set(pairs[number - 1 :: count])
-    return [job for job in all_jobs if (job.prompt.id, job.seed) in selected]

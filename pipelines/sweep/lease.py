@@ -1,19 +1,22 @@
 """A lease on the folder of a sweep, so that two runs never generate the same clips at once.
 
-The lease of a run is a file, `sweep.lock` or for a part `sweep.2-of-4.lock`, created atomically (`O_EXCL`), with host,
-process and time. Its holder touches it every `BEAT` seconds. It is stale, and is taken over, if its process is no
-longer alive on this host, or if it was not touched for `STALE` seconds on another one. Parts of the same division do
-not overlap, and may run at once.
+The lease of a run is a file, `sweep.lock`, created atomically (`O_EXCL`), with host, process and time. Its holder
+touches it every `BEAT` seconds. It is stale, and is taken over, if its process is no longer alive on this host, or if
+it was not touched for `STALE` seconds on another one. The workers of a run check it before they write.
+
+In an object store the lease is an object. Where its file system does not create objects atomically, of two runs that
+start at the same moment the one whose lease was overwritten ends before it writes. There is no reliable time, so that
+the lease of another host is never taken over: the message says which object to remove.
 """
 
 import json
 import os
 import platform
-import re
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +24,12 @@ import psutil
 from typing_extensions import TypedDict
 
 from vidguide.eval.files import read_object, validate
+from vidguide.eval.pool.protocol import FatalError
+from vidguide.pipelines.sweep.storage import AnyPath, ObjectPath
 
 BEAT, STALE = 20.0, 300.0  # seconds; the clock is that of the file system
-NAME = re.compile(r"sweep(?:\.(\d+)-of-(\d+))?\.lock")
+NAME = "sweep.lock"
+CURE = "wait for it, or choose another folder. If it is no longer running, remove"
 
 
 class Holder(TypedDict):
@@ -35,12 +41,39 @@ class Holder(TypedDict):
     started: str
 
 
-class HeldError(ValueError):
+class HeldError(FatalError, ValueError):
     """The folder is in use by another run, or the lease was lost to one."""
 
 
+@dataclass(frozen=True)
+class Claim:
+    """What a process of a run needs to check its lease, on any host.
+
+    Attributes:
+        path: of the lease's file. holder: the run.
+    """
+
+    path: AnyPath
+    holder: Holder
+
+    def check(self) -> None:
+        """Check that no other run took the lease over, which happens if this one was suspended for `STALE` seconds.
+
+        Raises:
+            HeldError: it did, or the folder is not visible on this host.
+        """
+        holder = holder_of(self.path)
+        if holder is None:
+            raise HeldError(
+                f"output: {self.path} is missing on {platform.node()}: all machines of a run must share the folder; "
+                "or another run has removed it"
+            )
+        if holder != self.holder:
+            raise HeldError(f"output: {self.path} was taken over by another run while this one was suspended; it ends")
+
+
 class Lease:
-    """A lease that this process holds.
+    """A lease on a folder that this process holds.
 
     Attributes:
         path: of its file. holder: this process.
@@ -52,14 +85,9 @@ class Lease:
         self._beat = threading.Thread(target=self._touch, daemon=True)
         self._beat.start()
 
-    def check(self) -> None:
-        """Check that no other run took the lease over, which happens if this one was suspended for `STALE` seconds.
-
-        Raises:
-            HeldError: it did.
-        """
-        if holder_of(self.path) != self.holder:
-            raise HeldError(f"output: {self.path} was taken over by another run while this one was suspended; it ends")
+    def claim(self) -> Claim:
+        """Return what the run's workers need to check the lease."""
+        return Claim(self.path.absolute(), self.holder)
 
     def release(self) -> None:
         """End the lease, and remove its file if it is still that of this process."""
@@ -75,32 +103,54 @@ class Lease:
 
 
 @contextmanager
-def lease(folder: Path, number: int = 1, count: int = 1) -> Iterator[Lease]:
-    """Hold a folder, or part `number` of `count` of it, for the duration of the context.
+def lease(folder: AnyPath) -> Iterator[Claim]:
+    """Hold a folder, or a URL, for the duration of the context.
 
     Raises:
-        HeldError: another run holds an overlapping part; names its host, process and file.
+        HeldError: another run holds it; names its host, process and file.
         OSError: the folder cannot be made or written.
     """
+    if isinstance(folder, ObjectPath):
+        with object_lease(folder / NAME) as claim:
+            yield claim
+        return
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / ("sweep.lock" if count == 1 else f"sweep.{number}-of-{count}.lock")
-    held = Lease(path, take(path))
+    held = Lease(folder / NAME, take(folder / NAME))
     try:
-        for other in sorted(folder.glob("sweep*.lock")):
-            if other != path and overlaps(other.name, number, count):
-                clear_or_refuse(other)
-        yield held
+        yield held.claim()
     finally:
         held.release()
 
 
-def overlaps(name: str, number: int, count: int) -> bool:
-    """Return whether the lease of a file name may include clips of part `number` of `count`."""
-    match = NAME.fullmatch(name)
-    if match is None:
-        return False
-    other, others = (int(match[1]), int(match[2])) if match[1] else (1, 1)
-    return others != count or other == number
+@contextmanager
+def object_lease(path: ObjectPath) -> Iterator[Claim]:
+    """Hold a lease in an object store for the duration of the context; raises as :func:`lease`."""
+    claim = Claim(path, this_process())
+    try:
+        path.create(json.dumps(claim.holder))
+    except FileExistsError:
+        holder = holder_of(path)
+        if holder is None or holder["host"] != platform.node() or is_alive(holder):
+            raise HeldError(f"output: {path.parent} is in use by {described(holder)}; {CURE} {path}") from None
+        path.unlink(missing_ok=True)
+        path.create(json.dumps(claim.holder))
+    try:
+        yield claim
+    finally:
+        if holder_of(path) == claim.holder:
+            path.unlink(missing_ok=True)
+
+
+def this_process() -> Holder:
+    """Return this process as a holder."""
+    process = psutil.Process()
+    now = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    return Holder(host=platform.node(), pid=process.pid, created=process.create_time(), started=now)
+
+
+def described(holder: Holder | None) -> str:
+    """Return a holder for messages."""
+    return f"process {holder['pid']} on {holder['host']} since {holder['started']}" if holder else "another run"
 
 
 def take(path: Path) -> Holder:
@@ -109,9 +159,7 @@ def take(path: Path) -> Holder:
     Raises:
         HeldError: another run holds it.
     """
-    process = psutil.Process()
-    now = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    holder = Holder(host=platform.node(), pid=process.pid, created=process.create_time(), started=now)
+    holder = this_process()
     for _ in range(2):
         try:
             with path.open("x", encoding="utf-8") as file:
@@ -151,11 +199,7 @@ def refuse_if_held(path: Path) -> None:
     """
     holder, age = holder_of(path), age_of(path)
     if path.exists() and not is_stale(holder, age):
-        who = f"process {holder['pid']} on {holder['host']} since {holder['started']}" if holder else "another run"
-        raise HeldError(
-            f"output: {path.parent} is in use by {who}, seen {age:.0f} s ago; wait for it, or choose another folder. "
-            f"If it is no longer running, remove {path}"
-        )
+        raise HeldError(f"output: {path.parent} is in use by {described(holder)}, seen {age:.0f} s ago; {CURE} {path}")
 
 
 def is_stale(holder: Holder | None, age: float) -> bool:
@@ -176,7 +220,7 @@ def is_alive(holder: Holder) -> bool:
         return True
 
 
-def holder_of(path: Path) -> Holder | None:
+def holder_of(path: AnyPath) -> Holder | None:
     """Return the holder of a lease; None for a file that is missing, or that is not completely written."""
     try:
         content: Any = validate(Holder, read_object(path))

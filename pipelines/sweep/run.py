@@ -1,25 +1,45 @@
-"""sweep(): every prompt and seed in every variant; resumable, divisible among machines, scored at the end.
+"""sweep(): every prompt and seed in every variant; resumable, on one or many machines, scored at the end.
 
 A clip is done if its file has the size and the SHA-256 that its JSON, which is written last, states; any other clip is
-generated again, and listed. One run at a time works on a folder, or on a part of it.
+generated again, and listed. One run at a time works on a folder. The workers of a run write the clips; only their
+paths, hashes and times come back.
 """
 
 import dataclasses
+import functools
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from vidguide.clip import Clip, temporaries
 from vidguide.eval.clips.entries import Entry
 from vidguide.eval.evaluate import assess, write
+from vidguide.eval.files import read_object
+from vidguide.eval.pool.loop import run_jobs
+from vidguide.eval.pool.protocol import Backend, Failure, FatalError
+from vidguide.eval.pool.serial import Serial
+from vidguide.eval.pool.status import Status
 from vidguide.eval.scoring.summary import Summary
 from vidguide.pipelines.generate import generate
 from vidguide.pipelines.loading.load import load, resolve
+from vidguide.pipelines.models.presets import MODELS
+from vidguide.pipelines.request.fingerprint import fingerprints_of
 from vidguide.pipelines.request.guidance_spec import parse_unless_default
+from vidguide.pipelines.request.provenance import device_name, versions
 from vidguide.pipelines.sweep.config import Sweep
-from vidguide.pipelines.sweep.jobs import REQUEST, DamagedError, Job, jobs, parse_part, part_of
-from vidguide.pipelines.sweep.lease import Lease, lease
+from vidguide.pipelines.sweep.jobs import REQUEST, DamagedError, Job, jobs
+from vidguide.pipelines.sweep.lease import Claim, lease
+from vidguide.pipelines.sweep.storage import AnyPath, ObjectPath, output_path, save_clip
+
+
+class Made(NamedTuple):
+    """A clip that a worker wrote: its path, the SHA-256 of its frames, and the seconds it took."""
+
+    path: str
+    sha256: str
+    seconds: float
 
 
 @dataclass(frozen=True)
@@ -27,14 +47,16 @@ class SweepRun:
     """What a run of a sweep did.
 
     Attributes:
-        paths: all clips of the sweep, or of its part, including those that existed and those that failed.
+        paths: all clips of the sweep, including those that existed and those that failed.
+        made: clips of this run, with hash and seconds.
         remade: clips that existed and were not as they had been written, with the reason; they were generated again.
         failed: clips that could not be generated, with the reason.
     """
 
-    paths: list[Path]
-    remade: dict[Path, str] = field(default_factory=dict)
-    failed: dict[Path, str] = field(default_factory=dict)
+    paths: list[AnyPath]
+    made: dict[AnyPath, Made] = field(default_factory=dict)
+    remade: dict[AnyPath, str] = field(default_factory=dict)
+    failed: dict[AnyPath, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, for JSON."""
@@ -43,40 +65,164 @@ class SweepRun:
         return {"clips": list(map(str, self.paths)), **named}
 
 
+class ClipWorker:
+    """A loaded pipeline that generates clips of a sweep.
+
+    Attributes:
+        kind: name of its GPU or CPU, on which the frames depend.
+    """
+
+    def __init__(self, sweep: Sweep, model: str, image: bool, claim: Claim, earlier: list[dict[str, Any]]) -> None:
+        """Load the pipeline.
+
+        Args:
+            sweep: whose clips to generate.
+            model: as the sweep's, with an absolute path.
+            image: whether clips start from an image.
+            claim: to check that the run still holds its folder.
+            earlier: JSON of clips that exist, of all dtypes and versions that differ.
+
+        Raises:
+            ValueError: weights have changed since these clips. Others: as :func:`load`.
+        """
+        claim.check()
+        self.sweep, self.claim = sweep, claim
+        self.pipe = load(model, image=image, progress=False, **sweep.placement)
+        check_weights(self.pipe, earlier)
+        self.kind = device_name(self.pipe._execution_device)
+
+    def __call__(self, job: Job) -> Made:
+        """Generate and write a clip.
+
+        Raises:
+            FatalError: the clip cannot be written, or another run holds the folder. Others: it cannot be generated.
+        """
+        started = time.perf_counter()
+        clip = make_clip(self.sweep, job, self.pipe)
+        self.claim.check()
+        try:
+            save_clip(clip, job.path)
+        except OSError as error:
+            raise FatalError(f"output: {job.path} cannot be written: {error}") from error
+        return Made(str(job.path), clip.sha256, round(time.perf_counter() - started, 3))
+
+
 def run(
     sweep: Sweep,
-    folder: str | Path,
+    folder: str | Path | ObjectPath,
     *,
-    part: str | None = None,
-    on_clip: Callable[[str, int], None] = lambda path, total: None,
+    backend: Backend | None = None,
+    on_status: Callable[[Status], None] = lambda status: None,
 ) -> SweepRun:
     """Generate the missing clips of a sweep, as `FOLDER/clips/ARM/NUMBER-PROMPT-SEED.mkv` with a JSON each.
 
     An error of one clip does not end the sweep: the clip is listed as failed, and generated by the next run. An error
-    of the disk does.
+    of the disk does. All variants of a prompt and seed are generated on the same type of GPU.
 
     Args:
         sweep: as :func:`vidguide.pipelines.sweep.config.read_sweep` returns it.
-        folder: output folder; an earlier run of the same sweep is continued.
-        part: "2/4" for the second of four parts of the prompts and seeds, one per machine.
-        on_clip: called after each clip with its path and the number of clips to generate.
+        folder: output folder, shared by all machines, or a URL that fsspec opens, such as "s3://bucket/sweep"; an
+            earlier run of the same sweep is continued.
+        backend: where clips are generated, such as :class:`vidguide.eval.pool.ray_actors.RayCluster`; None for this
+            process.
+        on_status: called with the progress.
 
     Raises:
         ValueError, TypeError, OSError, ImportError: before any step, naming the argument, its value and what it must
-            be; also if the folder has clips of another request, or another run works on it. OSError: a clip cannot be
+            be; also if the folder has clips of another request or of other weights, or another run works on
+            it. OSError: a clip cannot be
             written.
     """
     resolve(sweep.model)
-    selected = part_of(jobs(sweep, Path(folder)), part)
-    with lease(Path(folder), *parse_part(part)) as held:
+    target = output_path(folder)
+    selected = jobs(sweep, target)
+    with lease(target) as claim:
         result = SweepRun([job.path for job in selected])
         states = {job.path: state_of(job) for job in selected}
         result.remade.update({path: state for path, state in states.items() if state})
-        missing = [job for job in selected if states[job.path] is not None]
         for job in selected:
             clear_temporaries(job)
-        generate_missing(sweep, missing, held, result, on_clip)
+        missing = {job.absolute(): job for job in selected if states[job.path] is not None}
+
+        def record(job: Job, outcome: Made | Failure) -> None:
+            if isinstance(outcome, Made):
+                result.made[missing[job].path] = outcome
+
+        failed = run_jobs(
+            backend or Serial(),
+            functools.partial(
+                ClipWorker,
+                sweep,
+                absolute_model(sweep.model),
+                has_images(sweep),
+                claim,
+                earlier_clips(selected, states) if missing else [],
+            ),
+            [(job, job.pair) for job in missing],
+            kinds=begun_kinds(selected, states),
+            on_result=record,
+            on_status=on_status,
+        )
+    result.failed.update({missing[job].path: failed[job] for job in missing if job in failed})
     return result
+
+
+def absolute_model(model: str) -> str:
+    """Return a model with an absolute path, if it is a folder; workers may have another working directory."""
+    folder = Path(model).expanduser()
+    return str(folder.absolute()) if model not in MODELS and folder.is_dir() else model
+
+
+def has_images(sweep: Sweep) -> bool:
+    """Return whether the clips of a sweep start from an image, which all do or none."""
+    return sweep.prompts[0].image is not None
+
+
+def begun_kinds(selected: list[Job], states: dict[AnyPath, str | None]) -> dict[tuple[str, int], str]:
+    """Return the type of GPU or CPU on which the existing clips of incomplete pairs were generated, where it is known.
+
+    Args:
+        selected: all clips.
+        states: by path, as :func:`state_of` returns them.
+    """
+    incomplete = {job.pair for job in selected if states[job.path] is not None}
+    kinds: dict[tuple[str, int], str] = {}
+    for job in selected:
+        if job.pair in incomplete and states[job.path] is None:
+            name = read_object(job.json_path).get("device_name")
+            if isinstance(name, str):
+                kinds.setdefault(job.pair, name)
+    return kinds
+
+
+def earlier_clips(selected: list[Job], states: dict[AnyPath, str | None]) -> list[dict[str, Any]]:
+    """Return what the JSON of the existing clips states of their weights, once for each dtype and version; arguments
+    as for :func:`begun_kinds`."""
+    clips: dict[Any, dict[str, Any]] = {}
+    for job in selected:
+        if states[job.path] is None:
+            recorded = read_object(job.json_path)
+            clip = {"path": str(job.path), **{name: recorded.get(name) for name in ("dtype", "versions", "weights")}}
+            clips.setdefault((str(clip["dtype"]), str(clip["versions"])), clip)
+    return list(clips.values())
+
+
+def check_weights(pipe: Any, earlier: list[dict[str, Any]]) -> None:
+    """Refuse a model whose weights have changed since clips of the same dtype and versions were generated.
+
+    Raises:
+        ValueError: naming the components and a clip.
+    """
+    dtype, now = str(pipe.transformer.dtype).removeprefix("torch."), fingerprints_of(pipe)
+    for clip in earlier:
+        if clip["dtype"] != dtype or clip["versions"] != versions() or not isinstance(clip["weights"], dict):
+            continue
+        changed = [name for name, value in now.items() if clip["weights"].get(name, value) != value]
+        if changed:
+            names = ", ".join(changed)
+            raise ValueError(
+                f"output: {names} of the model has changed since {clip['path']} was generated; choose another folder"
+            )
 
 
 def state_of(job: Job) -> str | None:
@@ -94,27 +240,9 @@ def state_of(job: Job) -> str | None:
 def clear_temporaries(job: Job) -> None:
     """Remove what a killed run was writing for a clip."""
     for target in (job.path, job.json_path):
-        for path in temporaries(target):
-            path.unlink(missing_ok=True)
-
-
-def generate_missing(
-    sweep: Sweep, missing: list[Job], held: Lease, result: SweepRun, on_clip: Callable[[str, int], None]
-) -> None:
-    """Load the model and generate clips, while the lease is held; adds errors to `result.failed`."""
-    pipe = None
-    for job in missing:
-        if pipe is None:
-            pipe = load(sweep.model, image=job.prompt.image is not None, progress=False, **sweep.placement)
-        try:
-            clip = make_clip(sweep, job, pipe)
-        except Exception as error:
-            result.failed[job.path] = f"{type(error).__name__}: {error}"
-        else:
-            held.check()
-            job.path.parent.mkdir(parents=True, exist_ok=True)
-            clip.save(job.path)
-        on_clip(str(job.path), len(missing))
+        if isinstance(target, Path):
+            for path in temporaries(target):
+                path.unlink(missing_ok=True)
 
 
 def make_clip(sweep: Sweep, job: Job, pipe: Any) -> Clip:
@@ -136,20 +264,25 @@ def make_clip(sweep: Sweep, job: Job, pipe: Any) -> Clip:
     return dataclasses.replace(clip, provenance={**clip.provenance, **texts, REQUEST: job.request})
 
 
-def evaluate(sweep: Sweep, folder: str | Path, on_clip: Callable[[str], None] = lambda path: None) -> Summary:
+def evaluate(
+    sweep: Sweep,
+    folder: str | Path | ObjectPath,
+    *,
+    backend: Backend | None = None,
+    on_status: Callable[[Status], None] = lambda status: None,
+) -> Summary:
     """Score the clips of a sweep, compare each arm with the first, and write the report.
 
     Args:
-        sweep, folder: as for :func:`run`, which has generated every clip.
-        on_clip: called with the path of each clip before it is scored.
+        sweep, folder, backend, on_status: as for :func:`run`, which has generated every clip.
 
     Raises:
-        ValueError: another run works on the folder.
+        ValueError: another run works on the folder, or it is a URL.
     """
-    target = Path(folder)
+    target = local_folder(folder)
     entries = [
         Entry(
-            clip=job.path,
+            clip=Path(job.path),
             arm=job.arm.name,
             prompt_id=job.prompt.id,
             seed=job.seed,
@@ -160,6 +293,21 @@ def evaluate(sweep: Sweep, folder: str | Path, on_clip: Callable[[str], None] = 
         for job in jobs(sweep, target)
     ]
     with lease(target):
-        summary = assess(entries, [arm.name for arm in sweep.arms], target, on_clip)
+        summary = assess(entries, [arm.name for arm in sweep.arms], target, backend, on_status)
         write(summary, target)
     return summary
+
+
+def local_folder(output: str | Path | ObjectPath) -> Path:
+    """Return the folder of clips to score.
+
+    Raises:
+        ValueError: it is a URL.
+    """
+    target = output_path(output)
+    if isinstance(target, ObjectPath):
+        raise ValueError(
+            f"output={str(output)!r}: only clips in a folder are scored; pass --no-score, and run `vidguide evaluate` "
+            "on a copy of the clips"
+        )
+    return target

@@ -27,6 +27,7 @@ def draw() -> random.Random:
     return random.Random(seed)
 
 
+@pytest.mark.slow
 def test_killed_sweeps_complete_with_every_clip_once(script: ModuleType, draw: random.Random, tmp_path: Path) -> None:
     with script.without_model():
         counts = script.kill_runs(script.make_sweep(tmp_path), 8, draw, tmp_path)

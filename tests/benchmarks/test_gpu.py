@@ -22,6 +22,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     gpu.main()
 
 
+@pytest.mark.slow
 def test_the_report_has_every_model_kernel_and_backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = {path: path.stat().st_mtime_ns for path in (SCRIPTS / "results").iterdir()}
     run(monkeypatch, "--tiny", "--device", "cpu", "--models", "LTX", "Hunyuan", "--output", str(tmp_path))

@@ -2,6 +2,9 @@
 
 import copy
 import functools
+import gc
+import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +17,9 @@ from torch import Tensor, nn
 from tests.helpers import shipped_calls
 from tests.helpers.shipped_calls import BLUE, PROMPT, RED, guided, sample
 from tests.helpers.tiny_families import BY_NAME
-from vidguide import CFG, NAG, guide
-from vidguide.calls.encoded_prompts import CAPACITY, encoded_prompts_of
+from vidguide import CFG, NAG, attach, guide
+from vidguide.calls import encoded_prompts
+from vidguide.calls.encoded_prompts import CAPACITY, encoded_prompts_of, plain_value
 from vidguide.transformer.model_state import module_state
 
 Change = Callable[[Any], None]
@@ -138,7 +142,11 @@ def test_changed_encoders_encode_anew(change: Change) -> None:
     within, expected = encode(pipe), uncached(pipe)
     assert all(torch.equal(one, other) for one, other in zip(within, expected, strict=True))
     assert not torch.equal(within[0].float(), before[0].float())
-    assert encode(pipe)[0] is within[0]
+    counter = Counter(pipe.text_encoder)
+    encode(pipe)
+    first = counter.calls
+    encode(pipe)
+    assert first == counter.calls
 
 
 @pytest.mark.parametrize(
@@ -195,6 +203,132 @@ def test_outside_of_guide_texts_are_encoded_as_ever() -> None:
     counter = Counter(pipe.text_encoder)
     uncached(pipe)
     assert counter.calls == 2
+
+
+def left_padding(pipe: Any) -> None:
+    pipe.tokenizer.padding_side = "left"
+
+
+def hook_encoder(pipe: Any) -> None:
+    pipe.text_encoder.encoder.final_layer_norm.register_forward_hook(lambda module, inputs, output: 2 * output)
+
+
+def replace_forward(pipe: Any) -> None:
+    norm = pipe.text_encoder.encoder.final_layer_norm
+    forward = norm.forward
+    norm.forward = lambda hidden: 2 * forward(hidden)
+
+
+@pytest.mark.parametrize("change", [left_padding, hook_encoder, replace_forward])
+def test_changed_tokenizers_hooks_and_forwards_encode_anew(change: Change) -> None:
+    pipe = new_pipe()
+    before = encode(pipe)
+    change(pipe)
+    within, expected = encode(pipe), uncached(pipe)
+    assert all(torch.equal(one, other) for one, other in zip(within, expected, strict=True))
+    assert not torch.equal(within[0], before[0])
+
+
+def test_random_encoders_encode_anew() -> None:
+    """A submodule in training mode, whose dropout draws; and a hook that draws."""
+    pipe = new_pipe()
+    dropout = next(module for module in pipe.text_encoder.modules() if isinstance(module, nn.Dropout))
+    before, dropout.p = encode(pipe)[0], 0.5
+    dropout.train()
+    assert not torch.equal(encode(pipe)[0], before)
+    assert not torch.equal(encode(pipe)[0], encode(pipe)[0])
+    dropout.eval()
+    norm = pipe.text_encoder.encoder.final_layer_norm
+    norm.register_forward_hook(lambda module, inputs, output: output + torch.randn_like(output))
+    assert not torch.equal(encode(pipe)[0], encode(pipe)[0])
+
+
+def test_writes_to_a_few_elements_of_embeddings_do_not_reach_the_cache() -> None:
+    pipe = new_pipe()
+    with torch.inference_mode():  # in which torch does not count changes
+        expected = encode(pipe)[0].clone()
+        for _ in range(2):
+            encode(pipe)[0].view(-1)[1] += 1
+        assert torch.equal(encode(pipe)[0], expected)
+
+
+class Numbered(type(load_once())):  # type: ignore[misc]
+    """A pipeline whose `encode_prompt` has a side effect."""
+
+    def encode_prompt(self, *args: Any, **kwargs: Any) -> Any:
+        self._number = getattr(self, "_number", 0) + 1
+        return super().encode_prompt(*args, **kwargs)
+
+
+def test_texts_of_a_method_that_is_not_of_diffusers_are_not_cached() -> None:
+    pipe = Numbered(**new_pipe().components)
+    for _ in range(3):
+        encode(pipe)
+    assert pipe._number == 3
+
+
+def test_the_memory_of_cached_texts_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe = new_pipe()
+    size = sum(one.nbytes for one in encode(pipe))
+    monkeypatch.setattr(encoded_prompts, "MAX_BYTES", 3 * size)
+    with guide(pipe):
+        for number in range(6):
+            pipe.encode_prompt(prompt=PROMPT, negative_prompt="red " * number)
+    cache = encoded_prompts_of(pipe)
+    assert len(cache._results) == 3
+    monkeypatch.setattr(encoded_prompts, "MAX_BYTES", size - 1)
+    with guide(pipe):
+        pipe.encode_prompt(prompt=PROMPT, negative_prompt=BLUE)
+    assert len(cache._results) == 3
+
+
+def test_a_cache_does_not_prolong_the_life_of_its_pipeline() -> None:
+    pipe = new_pipe()
+    encode(pipe)
+    ends = weakref.ref(pipe), weakref.ref(pipe.text_encoder), weakref.ref(pipe.tokenizer)
+    del pipe
+    gc.collect()
+    assert all(end() is None for end in ends)
+
+
+def test_lists_tuples_and_mappings_are_different_arguments() -> None:
+    values = [["a", "b"], ("a", "b"), {"a": "b"}, [], (), {}, "", None]
+    assert len({plain_value(value) for value in values}) == len(values)
+    assert plain_value({"a": torch.zeros(1)}) is None
+
+
+def test_threads_may_encode_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    pipe, errors = new_pipe(), []
+    monkeypatch.setattr(encoded_prompts, "CAPACITY", 1)
+
+    def work(text: str) -> None:
+        try:
+            for number in range(20):
+                pipe.encode_prompt(prompt=f"{text} {number % 2}", do_classifier_free_guidance=False)
+        except Exception as error:
+            errors.append(error)
+
+    with guide(pipe):
+        threads = [threading.Thread(target=work, args=(text,)) for text in (RED, BLUE)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+    assert not errors
+
+
+@pytest.mark.parametrize("change", [hook_encoder, replace_forward])
+def test_a_negative_of_an_attachment_is_encoded_anew_for_other_hooks(change: Change) -> None:
+    """The cache of an attachment holds for all calls."""
+    pipe, changed = new_pipe(), new_pipe()
+    change(changed)
+    expected = guided(changed, NAG(negative_prompt=RED), PROMPT, num_inference_steps=1)
+    attach(pipe, NAG(negative_prompt=RED))
+    before = sample(pipe, PROMPT, num_inference_steps=1)
+    change(pipe)
+    within = sample(pipe, PROMPT, num_inference_steps=1)
+    assert (within == expected).all()
+    assert not (before == within).all()
 
 
 class Bare:

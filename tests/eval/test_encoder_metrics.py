@@ -16,7 +16,7 @@ from vidguide.eval.encoders.load import load
 from vidguide.eval.encoders.transformers import segment_centres
 from vidguide.eval.evaluate import evaluate
 from vidguide.eval.metrics.base import Value
-from vidguide.eval.metrics.registry import METRICS, select_metrics
+from vidguide.eval.metrics.registry import METRICS, select_metrics, with_weights
 from vidguide.eval.metrics.sample import Sample
 
 
@@ -91,7 +91,8 @@ def test_xclip_reads_the_centre_frame_of_each_segment(encoders: dict[str, Any]) 
 
 
 def test_weights_are_part_of_the_definition(encoders: dict[str, Any]) -> None:
-    by_id = {metric.id: metric for metric in select_metrics(["clip", "temporal"], encoders)}
+    selected = select_metrics(["clip", "temporal"], encoders)
+    by_id = {metric.id: with_weights(metric, encoders) for metric in selected}
     assert by_id["clip.margin"].weights == encoders["clip"].weights
     assert by_id["temporal.warp_error"].weights == ""
     assert not any(metric.id.startswith("clip") for metric in select_metrics(None))

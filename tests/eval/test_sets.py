@@ -162,6 +162,7 @@ def arms() -> dict[str, list[dict[str, Any]]]:
     return {"good": unchanged, "again": rows("again", lambda frames: frames, 1), "blurred": rows("b", blur(2), 1)}
 
 
+@pytest.mark.slow
 def test_damage_is_seen_where_attributes_are_right(arms: dict[str, list[dict[str, Any]]]) -> None:
     equal, blurred = (
         {distance.name: distance for distance in compare_sets(arms["good"], arms[name])}

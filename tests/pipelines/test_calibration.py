@@ -17,6 +17,7 @@ from vidguide import CFG, EMAG, NAG, PAG, SEG, STG, TPG, S2Guidance
 from vidguide.functional.direction import bootstrap_scales, inner_products, least_squares_scale, percentile_interval
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.direction_probe import probed
+from vidguide.pipelines.calibration.candidates import candidates
 from vidguide.pipelines.calibration.measure import measure, observe
 from vidguide.pipelines.calibration.playback import add_noise, conversion_of, invert, renoise
 from vidguide.transformer.prediction_space import levels_at
@@ -205,3 +206,8 @@ def test_a_step_between_noise_levels_is_that_of_the_scheduler_and_reverses(sched
         clean = conversion_of(level, sample).to_x0(prediction)
         again = conversion_of(target, moved).to_prediction(clean)  # what the model predicts if it implies the same clip
         torch.testing.assert_close(renoise(moved, again, target, level), sample, atol=1e-4, rtol=1e-4)
+
+
+def test_one_layer_is_compared_once() -> None:
+    assert [one.layers for one in candidates([EMAG(decay=0.5)], 4, [2])] == ["2"]
+    assert [one.layers for one in candidates([EMAG(decay=0.5)], 4, [1, 2])] == ["1", "2", "all"]

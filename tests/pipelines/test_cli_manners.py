@@ -27,6 +27,12 @@ from vidguide.version import __version__
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.fixture(autouse=True)
+def no_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo the variable COLUMNS, which pytest-xdist sets for its workers."""
+    monkeypatch.setattr(console, "_width", None)
+
+
 def output_of(*arguments: str) -> str:
     """Run a command of `vidguide` and return its standard output, which is no terminal."""
     done = CliRunner().invoke(app, list(arguments))

@@ -129,9 +129,11 @@ def test_command_prints_the_plan() -> None:
     small = ["--size", "32x32", "--frames", "5", "-g", "stg"]
     result = CliRunner().invoke(app, ["plan", "--card", "rtx4090", "--json", *small])
     values = json.loads(result.output)
-    assert values["tokens"] == 3 * 2 * 2 and values["fits"] is True
+    assert values["tokens"] == 3 * 2 * 2
+    assert values["fits"] is True
     assert values["peak"] == max(phase["peak"] for phase in values["phases"])
-    assert values["guided"][0]["name"] == "STG" and values["guided"][0]["flops"] > 0
+    assert values["guided"][0]["name"] == "STG"
+    assert values["guided"][0]["flops"] > 0
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,8 @@ def test_planning_leaves_no_fake_tensor_behind(pipe: Any) -> None:
     guidance = NAG(negative_prompt_embeds=torch.randn(1, 512, 96))
     with torch.no_grad(), guide(pipe.transformer, guidance, scheduler=pipe.scheduler):
         output = pipe.transformer(**denoiser_inputs(planned), return_dict=False)[0]
-    assert type(output) is torch.Tensor and bool(output.isfinite().all())
+    assert type(output) is torch.Tensor
+    assert bool(output.isfinite().all())
 
 
 def test_configurations_of_presets_have_the_published_numbers_of_parameters() -> None:

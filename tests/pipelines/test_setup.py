@@ -5,9 +5,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 import yaml
+from diffusers import UniPCMultistepScheduler
 from typer.testing import CliRunner
 
 from tests.helpers.setups import LORA_STRENGTH, OPTIONS, PROMPT, lora_weights, plain_sample, sample, write_files
@@ -18,7 +20,7 @@ from vidguide.pipelines.cli.setup_options import setup_from
 from vidguide.pipelines.loading import load as loading
 from vidguide.pipelines.loading.hub import read_index
 from vidguide.pipelines.loading.load import load
-from vidguide.pipelines.loading.scheduler import scheduler_of
+from vidguide.pipelines.loading.scheduler import convert, scheduler_of
 from vidguide.pipelines.loading.set_up import SETUPS
 from vidguide.pipelines.models.presets import MODELS
 from vidguide.pipelines.models.spec import Lora
@@ -62,6 +64,9 @@ def test_the_command_line_has_an_option_for_every_field() -> None:
         (dict(shift=-1.0), "shift=-1.0: must be a finite number above 0"),
         (dict(shift=float("nan")), "shift=nan: must be a finite number above 0"),
         (dict(quantized=()), r"quantized=\(\): must name a component"),
+        (dict(quantized=("text_encoder",)), r"quantized=\('text_encoder',\): needs quantization"),
+        (dict(compile_backend="eager"), "compile_backend='eager': needs compile='blocks' or 'whole'"),
+        (dict(offload=None), "offload=None: must be one of auto, none, model"),
         (dict(loras="a/b"), "loras='a/b': must be a tuple"),
         (dict(loras=("style",)), "lora='style': must be a file, or owner/name/FILE or owner/name"),
         (dict(loras=("a/b:x",)), "lora 'a/b:x': strength 'x' must be a number"),
@@ -268,3 +273,11 @@ def test_a_scheduler_has_the_levels_of_the_models() -> None:
     four = dataclasses.replace(model, steps=4, sigmas=(1.0, 0.75, 0.5, 0.25))
     with pytest.raises(ValueError, match="'FlowMatchHeunDiscreteScheduler': does not take the model's sigmas"):
         scheduler_of(Setup(scheduler="FlowMatchHeunDiscreteScheduler"), four, index)
+
+
+@pytest.mark.parametrize("chosen", ["DDIMScheduler", "UniPCMultistepScheduler"])
+def test_a_shift_of_a_model_without_flow_matching_is_refused(chosen: str) -> None:
+    current = UniPCMultistepScheduler()
+    assert type(convert(current, getattr(diffusers, chosen), None)).__name__ == chosen
+    with pytest.raises(ValueError, match=r"shift=3\.0: is of flow matching"):
+        convert(current, getattr(diffusers, chosen), 3.0)

@@ -1,5 +1,6 @@
-"""Sweeps: the clips they generate, resuming, parts, and errors before any model is loaded."""
+"""Sweeps: the clips they generate, resuming, and errors before any model is loaded."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from vidguide.eval.clips.entries import entries
 from vidguide.eval.scoring import results
 from vidguide.pipelines.cli.app import app
 from vidguide.pipelines.generate import generate
+from vidguide.pipelines.loading.load import load
 from vidguide.pipelines.request.provenance import arguments_from, load_provenance
+from vidguide.pipelines.request.setup import Setup
 from vidguide.pipelines.sweep import run as sweep_run
 from vidguide.pipelines.sweep.config import Sweep, read_sweep
-from vidguide.pipelines.sweep.jobs import jobs, part_of
+from vidguide.pipelines.sweep.jobs import jobs
 from vidguide.pipelines.sweep.run import run
 
 SMALL: dict[str, Any] = {
@@ -90,24 +93,6 @@ def test_an_interrupted_sweep_resumes(tmp_path: Path, monkeypatch: pytest.Monkey
         run(read(tmp_path, arms=["none", "nag"], steps=3), tmp_path / "out")
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3, 7])
-def test_parts_divide_the_clips_and_have_whole_pairs(tmp_path: Path, parts: int) -> None:
-    listed = jobs(read(tmp_path, seeds=3), tmp_path)
-    shares = [part_of(listed, f"{number}/{parts}") for number in range(1, parts + 1)]
-    assert sorted(job.path for share in shares for job in share) == sorted(job.path for job in listed)
-    for share in shares:
-        assert {(job.prompt.id, job.seed, job.arm.name) for job in share} == {
-            (job.prompt.id, job.seed, arm) for job in share for arm in SMALL["arms"]
-        }
-
-
-def test_a_part_is_generated_and_not_scored(tmp_path: Path) -> None:
-    done = command(write(tmp_path, arms=["none"]), "-o", tmp_path / "out", "--part", "2/2", "-q")
-    assert done.exit_code == 0, done.output
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"clips"}
-    assert len(list((tmp_path / "out").rglob("*.mkv"))) == 1
-
-
 @pytest.mark.parametrize("name", ["prompts.txt", "prompts.jsonl"])
 def test_prompts_are_read_from_a_file(tmp_path: Path, name: str) -> None:
     lines = ["a red circle", "a blue square"]
@@ -165,10 +150,7 @@ def test_bad_input_is_refused_before_any_model_is_loaded(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_bad_part_and_a_file_that_is_not_yaml_are_refused(tmp_path: Path) -> None:
-    for part in ("3/2", "0/2", "2", "a/b"):
-        with pytest.raises(ValueError, match=f"part='{part}': must have the form 2/4"):
-            run(read(tmp_path), tmp_path / "out", part=part)
+def test_a_file_that_is_not_yaml_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("arms: [none")
     done = command(tmp_path / "bad.yaml")
     assert (done.exit_code, "must be YAML" in done.stderr) == (2, True)
@@ -177,3 +159,34 @@ def test_a_bad_part_and_a_file_that_is_not_yaml_are_refused(tmp_path: Path) -> N
 def test_the_example_is_a_valid_sweep() -> None:
     sweep = read_sweep(Path(__file__).parents[2] / "examples" / "sweep.yaml")
     assert len(jobs(sweep, Path())) == 48
+
+
+def test_a_sweep_is_not_resumed_with_other_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep = read(tmp_path, prompts=["a large circle"], arms={"none": "none", "other": "none"}, steps=2, frames=5)
+    paths = run(sweep, tmp_path / "out").paths
+    paths[1].unlink()
+
+    def changed(*arguments: Any, **options: Any) -> Any:
+        pipe = load(*arguments, **options)
+        pipe.transformer.proj_out.weight.data.mul_(1.1)
+        return pipe
+
+    monkeypatch.setattr(sweep_run, "load", changed)
+    with pytest.raises(ValueError, match=f"transformer of the model has changed since {paths[0]} was generated"):
+        run(sweep, tmp_path / "out")
+    assert not paths[1].exists()
+    recorded = json.loads(paths[0].with_suffix(".json").read_text())
+    recorded["dtype"] = "bfloat16"  # of another device; its weights differ
+    paths[0].with_suffix(".json").write_text(json.dumps(recorded))
+    assert not run(sweep, tmp_path / "out").failed
+
+
+def test_a_setup_of_defaults_is_none_and_options_are_checked(tmp_path: Path) -> None:
+    sweep, path = read(tmp_path), tmp_path / "out"
+    placed = dataclasses.replace(sweep, placement={"setup": Setup()})
+    assert [job.request for job in jobs(sweep, path)] == [job.request for job in jobs(placed, path)]
+    emag = write(tmp_path, arms={"emag": "emag"})
+    result = command(emag, "-o", path, "--cache", "FasterCache")
+    assert result.exit_code == 2
+    assert "EMAG with cache='FasterCache'" in " ".join(result.output.split())
+    assert not path.exists()

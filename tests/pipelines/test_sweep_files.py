@@ -1,5 +1,6 @@
 """Sweeps and the files on the disk: damaged clips and JSON, failures, kills, leases and disks that are full."""
 
+import dataclasses
 import json
 import os
 import platform
@@ -9,20 +10,24 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
 from vidguide.clip import Clip, describe_file, replace_whole, temporaries
 from vidguide.eval.clips.read import read
 from vidguide.pipelines.cli.app import app
+from vidguide.pipelines.request.provenance import device_name
 from vidguide.pipelines.sweep import lease as leases
 from vidguide.pipelines.sweep import run as sweep_run
 from vidguide.pipelines.sweep.config import Sweep, read_sweep
+from vidguide.pipelines.sweep.jobs import jobs
 from vidguide.pipelines.sweep.lease import HeldError, lease
 from vidguide.pipelines.sweep.run import run
 
@@ -53,7 +58,8 @@ def fake_generate(prompt: str, *, seed: int, **settings: Any) -> Clip:
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Sweep:
     """A sweep of eight clips that takes no model."""
-    monkeypatch.setattr(sweep_run, "load", lambda *args, **kwargs: object())
+    pipe = SimpleNamespace(_execution_device=torch.device("cpu"))
+    monkeypatch.setattr(sweep_run, "load", lambda *args, **kwargs: pipe)
     monkeypatch.setattr(sweep_run, "generate", fake_generate)
     return read_sweep(write_config(tmp_path))
 
@@ -137,9 +143,8 @@ def test_a_damaged_clip_is_generated_again_and_named(
     paths = run(sweep, folder).paths
     before = hashes(folder)
     damage(paths[3], paths[4])
-    generated: list[str] = []
-    result = run(sweep, folder, on_clip=lambda path, total: generated.append(path))
-    assert generated == [str(paths[3])]
+    result = run(sweep, folder)
+    assert list(result.made) == [paths[3]]
     assert list(result.remade) == [paths[3]]
     assert reason in result.remade[paths[3]]
     assert (len(before), hashes(folder)) == (8, before)
@@ -241,7 +246,7 @@ def test_temporary_files_of_a_killed_run_are_removed_and_no_others(sweep: Sweep,
     assert all(each.exists() for each in others)
 
 
-def test_clips_that_fail_are_listed_with_exit_code_1_and_made_by_the_next_run(
+def test_clips_that_fail_are_listed_with_exit_code_2_and_made_by_the_next_run(
     sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail_once(prompt: str, **settings: Any) -> Clip:
@@ -253,11 +258,11 @@ def test_clips_that_fail_are_listed_with_exit_code_1_and_made_by_the_next_run(
     arguments = ["sweep", str(tmp_path / "sweep.yaml"), "-o", str(tmp_path / "out"), "--no-score"]
     done = CliRunner().invoke(app, arguments)
     failed = [line for line in done.stderr.splitlines() if line.startswith("failed: ")]
-    assert (done.exit_code, len(failed)) == (1, 2), done.output
+    assert (done.exit_code, len(failed)) == (2, 2), done.output
     assert "nag/0001-a-small-square-1.mkv: FloatingPointError: frames: 3% of the values are NaN" in failed[1]
     assert "6 of 8 clips are in" in done.stdout
     done = CliRunner().invoke(app, [*arguments, "--json"])
-    assert (done.exit_code, len(json.loads(done.stdout)["failed"])) == (1, 2)
+    assert (done.exit_code, len(json.loads(done.stdout)["failed"])) == (2, 2)
     monkeypatch.setattr(sweep_run, "generate", fake_generate)
     done = CliRunner().invoke(app, arguments)
     assert (done.exit_code, "8 of 8 clips are in" in done.stdout) == (0, True)
@@ -335,31 +340,6 @@ def test_the_number_of_a_dead_process_may_belong_to_another_one(tmp_path: Path) 
         pass
 
 
-@pytest.mark.parametrize(
-    ("first", "second", "both"),
-    [
-        ((1, 1), (1, 1), False),
-        ((1, 1), (2, 4), False),
-        ((2, 4), (1, 1), False),
-        ((2, 4), (2, 4), False),
-        ((1, 2), (2, 4), False),
-        ((1, 4), (2, 4), True),
-    ],
-)
-def test_parts_of_one_division_run_at_once_and_nothing_else_does(
-    first: tuple[int, int], second: tuple[int, int], both: bool, tmp_path: Path
-) -> None:
-    entered = False
-    with lease(tmp_path, *first):
-        try:
-            with lease(tmp_path, *second):
-                entered = True
-        except HeldError:
-            assert len(list(tmp_path.iterdir())) == 1
-    assert entered == both
-    assert not list(tmp_path.iterdir())
-
-
 def test_of_many_runs_at_once_exactly_one_holds_a_folder_with_a_stale_lease(tmp_path: Path) -> None:
     process = sleeping()
     process.kill()
@@ -399,6 +379,46 @@ def test_a_run_whose_lease_was_taken_over_ends_before_it_writes(
         run(sweep, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("*.mkv"))
     assert (tmp_path / "out" / "sweep.lock").exists()  # of the other run
+
+
+def test_a_worker_that_does_not_see_the_folder_is_refused(tmp_path: Path) -> None:
+    with lease(tmp_path) as held:
+        held.check()
+        path = tmp_path / "sweep.lock"
+        path.rename(tmp_path / "elsewhere")
+        with pytest.raises(HeldError, match="all machines of a run must share the folder"):
+            held.check()
+        (tmp_path / "elsewhere").rename(path)
+
+
+def test_all_variants_of_a_prompt_and_seed_are_generated_on_one_type_of_device(sweep: Sweep, tmp_path: Path) -> None:
+    paths = run(sweep, tmp_path / "out").paths
+    for path in paths[::2]:  # the first variant of each pair
+        json_path = path.with_suffix(".json")
+        kind = "another GPU" if path == paths[0] else device_name(torch.device("cpu"))
+        json_path.write_text(json.dumps({**json.loads(json_path.read_text()), "device_name": kind}))
+    for path in paths[1::2]:
+        path.unlink()
+        path.with_suffix(".json").unlink()
+    result = run(sweep, tmp_path / "out")
+    assert set(result.made) == set(paths[3::2])
+    assert list(result.failed) == [paths[1]]
+    assert "its group was begun on another GPU, which no worker has" in result.failed[paths[1]]
+
+
+def test_jobs_for_other_working_directories_have_absolute_paths(
+    sweep: Sweep, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = jobs(dataclasses.replace(sweep, prompts=[dataclasses.replace(sweep.prompts[0], image="a.png")]), Path("out"))[
+        0
+    ]
+    sent = job.absolute()
+    assert (sent.path, sent.prompt.image) == (tmp_path / job.path, str(tmp_path / "a.png"))
+    assert sent.request == job.request
+    (tmp_path / "model").mkdir()
+    assert sweep_run.absolute_model("model") == str(tmp_path / "model")
+    assert sweep_run.absolute_model("tiny-4step") == "tiny-4step"
 
 
 def test_the_lease_is_touched_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

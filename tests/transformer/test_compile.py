@@ -149,6 +149,7 @@ def test_compiled_perturbed_passes_of_joint_attention_equal_eager_ones() -> None
     assert not torch.allclose(result[-1], cogvideox()(**calls[-1])[0], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_default_backend_compiles_a_guided_model_to_one_graph() -> None:
     torch._dynamo.reset()
     inputs, nag = wan_inputs(), NAG(negative_prompt_embeds=negative_text())

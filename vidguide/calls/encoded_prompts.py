@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+import random
+import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,53 +13,59 @@ import torch
 from torch import Tensor, nn
 
 from vidguide.transformer.lists import has_graph, tensors_in
-from vidguide.transformer.model_state import Identity, module_state, state_of
+from vidguide.transformer.model_state import Identity, module_state
 
-CAPACITY = 16  # calls of `encode_prompt`; a large text encoder returns a few MiB
+CAPACITY = 16  # calls of `encode_prompt`
+MAX_BYTES = 256 << 20  # of all results of a pipeline; those of Gemma's 49 layers (LTX-2) have 400 MB for one text
+MAX_LENGTH = 100  # of lists and mappings in settings; vocabularies are longer
 PLAIN = (str, int, float, bool, type(None), torch.dtype, torch.device)
 
 
 class EncodedPrompts:
-    """Cache of the latest results of one pipeline's `encode_prompt`.
+    """Cache of the latest results of one pipeline's `encode_prompt`, of at most `MAX_BYTES`. Returns copies of them.
 
-    A result is valid for the same arguments, encoders, weights and LoRAs, tokenizers, settings of the pipeline, device,
-    autocast and mode of autograd, while nobody has changed its tensors in place. Calls are not cached where an
-    argument is not a plain value (pictures, embeddings), where a result has a graph, while an encoder is in training
-    mode, or while weights are offloaded without storage.
+    A result is valid for the same arguments, encoders, weights, LoRAs, hooks, tokenizers, settings of the pipeline,
+    device, autocast and mode of autograd. Calls are not cached where an argument is not a plain value (pictures,
+    embeddings), where a result has a graph, while an encoder is in training mode, while weights are
+    offloaded without storage, or where random numbers were drawn. Writes by `tensor.data` to single elements of a
+    weight go unnoticed, see :func:`vidguide.transformer.model_state.state_of`.
 
     Attributes:
-        reused: texts whose results were returned again since the last call of :meth:`notes`.
+        reused: number of results that were returned again since the last call of :meth:`notes`.
     """
 
     def __init__(self) -> None:
-        self._results: OrderedDict[Any, tuple[Any, Any]] = OrderedDict()  # by key: the result and its tensors' state
-        self.reused: list[str] = []
+        self._results: OrderedDict[Any, Any] = OrderedDict()
+        self._lock = threading.Lock()  # of `_results`: servers encode in one thread, and sample in another
+        self.reused = 0
 
     def __call__(self, pipe: Any, encode: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return what `encode(*args, **kwargs)` returns, of the pipeline's class."""
         key = key_of(pipe, encode, args, kwargs)
         if key is None:
             return encode(*args, **kwargs)
-        result, state = self._results.get(key, (None, None))
-        if state is None or state != state_of(tensors_in(result)):
-            result = encode(*args, **kwargs)
+        with self._lock:
+            if key in self._results:
+                self._results.move_to_end(key)
+                self.reused += 1
+                return copy_of(self._results[key])
+        before = random_states()
+        result = encode(*args, **kwargs)
+        if is_plain_result(result) and not has_graph(result) and random_states() == before:
             self._store(key, result)
-        else:
-            self._results.move_to_end(key)
-            self.reused.append(str(args[0] if args else kwargs.get("prompt")))
         return result
 
     def _store(self, key: Any, result: Any) -> None:
-        self._results.pop(key, None)
-        if not is_plain_result(result) or has_graph(result):
+        if bytes_of(result) > MAX_BYTES:
             return
-        self._results[key] = result, state_of(tensors_in(result))
-        while len(self._results) > CAPACITY:
-            self._results.popitem(last=False)
+        with self._lock:
+            self._results[key] = copy_of(result)
+            while len(self._results) > CAPACITY or sum(map(bytes_of, self._results.values())) > MAX_BYTES:
+                self._results.popitem(last=False)
 
     def notes(self) -> list[str]:
         """Return notes for the trace on what was reused since the last call."""
-        number, self.reused = len(self.reused), []
+        number, self.reused = self.reused, 0
         return [f"texts: {number} not encoded again"] if number else []
 
 
@@ -73,8 +81,10 @@ def encoded_prompts_of(pipe: Any) -> EncodedPrompts:
 
 
 def cached_encode_prompt(original: Any) -> dict[str, Any]:
-    """Return, for a subclass of a pipeline's class, an `encode_prompt` that caches; empty where the class has none."""
-    if not hasattr(original, "encode_prompt"):
+    """Return, for a subclass of a pipeline's class, an `encode_prompt` that caches; empty where the class has none, or
+    one that is not of diffusers: it may count its calls, or return another text each time."""
+    method = getattr(original, "encode_prompt", None)
+    if not getattr(method, "__module__", "").startswith("diffusers."):
         return {}
 
     @functools.wraps(original.encode_prompt)
@@ -92,21 +102,46 @@ def key_of(pipe: Any, encode: Callable[..., Any], args: tuple[Any, ...], kwargs:
         return None
     place = str(getattr(pipe, "_execution_device", None)), getattr(getattr(pipe, "transformer", None), "dtype", None)
     autograd = torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+    return arguments, encoding_state(pipe, encoders), place, autograd
+
+
+def encoding_state(pipe: Any, encoders: dict[str, nn.Module]) -> tuple[Any, ...]:
+    """Return the state of all that encodes the texts of a pipeline: modules, tokenizers, settings and autocast."""
     autocast = [(kind, torch.get_autocast_dtype(kind)) for kind in ("cpu", "cuda") if torch.is_autocast_enabled(kind)]
-    weights = tuple((name, module_state(module)) for name, module in encoders.items())
-    return arguments, weights, settings_of(pipe), place, autograd, tuple(autocast)
+    modules = tuple((name, module_state(module), program_of(module)) for name, module in encoders.items())
+    return modules, settings_of(pipe), tuple(autocast)
+
+
+def program_of(module: nn.Module) -> tuple[Any, ...]:
+    """Return what a forward depends on beside class and weights: modes, hooks, replaced forwards, configurations."""
+    hooks, configs = [], {}
+    for name, one in module.named_modules():
+        replaced = [vars(one)["forward"]] if "forward" in vars(one) else []
+        found = *one._forward_pre_hooks.values(), *one._forward_hooks.values(), *replaced
+        hooks += [(name, Identity(hook)) for hook in found]
+        config = getattr(one, "config", None)
+        configs[id(config)] = config
+    modes = tuple(one.training for one in module.modules())
+    return modes, tuple(hooks), tuple(plain_items(getattr(config, "__dict__", {})) for config in configs.values())
 
 
 def plain_value(value: Any) -> Any:
     """Return a hashable copy of a value with its type, which 1, 1.0 and True share; None if it has other values."""
     if isinstance(value, PLAIN):
         return type(value), value
-    if isinstance(value, dict):
-        value = [item for pair in value.items() for item in pair]
-    if not isinstance(value, list | tuple):
+    if not isinstance(value, dict | list | tuple):
         return None
-    items = tuple(map(plain_value, value))
-    return None if None in items else items
+    values = [item for pair in value.items() for item in pair] if isinstance(value, dict) else value
+    items = tuple(map(plain_value, values))
+    return None if None in items else (type(value), items)
+
+
+def plain_items(values: Any) -> tuple[Any, ...]:
+    """Return the names and copies of the plain values of a mapping; others are left out, as are large ones."""
+    small = {name: value for name, value in values.items() if not isinstance(value, list | tuple | dict)}
+    small |= {name: value for name, value in values.items() if name not in small and len(value) <= MAX_LENGTH}
+    copies = ((name, plain_value(value)) for name, value in small.items())
+    return tuple((name, one) for name, one in copies if one is not None)
 
 
 def encoders_of(pipe: Any) -> dict[str, nn.Module]:
@@ -121,21 +156,40 @@ def is_offloaded(module: nn.Module) -> bool:
 
 
 def settings_of(pipe: Any) -> tuple[Any, ...]:
-    """Return a pipeline's plain public attributes (lengths, templates), and its tokenizers and processors."""
-    plain, others = [], []
-    for name, value in vars(pipe).items():
-        if isinstance(value, nn.Module) or name.startswith("_"):
-            continue
-        if (one := plain_value(value)) is not None:
-            plain.append((name, one))
-        elif "tokenizer" in name or "processor" in name:
-            others.append((name, Identity(value), _length(value)))
-    return tuple(plain), tuple(others)
+    """Return a pipeline's plain public attributes (lengths, templates) and configuration, and its tokenizers and
+    processors with theirs."""
+    public = {name: value for name, value in vars(pipe).items() if not name.startswith("_")}
+    others = [
+        (name, Identity(value), _length(value), plain_items(getattr(value, "__dict__", {})))
+        for name, value in public.items()
+        if "tokenizer" in name or "processor" in name
+    ]
+    return plain_items(public), plain_items(getattr(pipe, "config", {})), tuple(others)
 
 
 def _length(value: Any) -> int | None:
     """Return the number of tokens of a tokenizer, which added tokens increase."""
     return len(value) if hasattr(type(value), "__len__") else None
+
+
+def random_states() -> tuple[Any, ...]:
+    """Return the states of the random generators of Python and torch."""
+    generators = [torch.default_generator]
+    if torch.cuda.is_initialized():
+        generators += torch.cuda.default_generators
+    return random.getstate(), *(bytes(generator.get_state().numpy()) for generator in generators)
+
+
+def copy_of(result: Any) -> Any:
+    """Return a plain result with copies of its tensors."""
+    if isinstance(result, tuple):
+        return tuple(map(copy_of, result))
+    return None if result is None else result.clone()
+
+
+def bytes_of(result: Any) -> int:
+    """Return the memory of the tensors in a result, in bytes."""
+    return sum(tensor.nbytes for tensor in tensors_in(result))
 
 
 def is_plain_result(result: Any) -> bool:

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from vidguide.calls.encoded_prompts import encoding_state
 from vidguide.transformer.family import Family, Inputs, Prompt
 from vidguide.transformer.lists import has_graph
-from vidguide.transformer.model_state import module_state
 from vidguide.transformer.modular_blocks import encoded_text, is_modular, text_encoder_of
 from vidguide.transformer.negative_text import check_length, ready_text, text_shape, texts_of
 
@@ -109,5 +109,6 @@ def _encode_by_block(pipe: Any, family: Family, prompt: Prompt, inputs: Inputs) 
 
 def _encoders(pipe: Any) -> tuple[Any, ...]:
     """Return the state of the components that encode, their weights and LoRAs: others encode anew."""
-    components = (getattr(pipe, name, None) for name in ENCODERS)
-    return tuple(module_state(component) for component in components if isinstance(component, nn.Module))
+    components = {name: getattr(pipe, name, None) for name in ENCODERS}
+    encoders = {name: value for name, value in components.items() if isinstance(value, nn.Module)}
+    return encoding_state(pipe, encoders) if encoders else ()
