@@ -23,9 +23,9 @@ CLIP_VIT_H: Config = dict(
     image_size=224,
     hidden_act="gelu",
 )
-WIDE: Config = dict(num_attention_heads=40, ffn_dim=13824, num_layers=40)  # 14B
-NARROW: Config = dict(num_attention_heads=12, ffn_dim=8960, num_layers=30)  # 1.3B
-FIVE: Config = dict(num_attention_heads=24, ffn_dim=14336, num_layers=30, in_channels=48, out_channels=48)  # 5B
+SIZE_14B: Config = dict(num_attention_heads=40, ffn_dim=13824, num_layers=40)  # 14B
+SIZE_1_3B: Config = dict(num_attention_heads=12, ffn_dim=8960, num_layers=30)  # 1.3B
+SIZE_5B: Config = dict(num_attention_heads=24, ffn_dim=14336, num_layers=30, in_channels=48, out_channels=48)  # 5B
 WITH_IMAGE: Config = dict(in_channels=36, image_dim=1280, added_kv_proj_dim=5120)
 # Without the statistics of the latents, which change no size; their number must be that of the channels.
 VAE_2_2: Config = dict(
@@ -74,18 +74,18 @@ IMAGE: Config = {
     "image_encoder": ["transformers", "CLIPVisionModel"],
     "image_processor": ["transformers", "CLIPImageProcessor"],
 }
-TI2V_5B: Configs = wan(FIVE, expand_timesteps=True)
+TI2V_5B: Configs = wan(SIZE_5B, expand_timesteps=True)
 ANYFLOW: Config = {"_class_name": "AnyFlowPipeline", "kind": "AnyFlowTransformer3DModel"}
 CONFIGS: dict[str, Configs] = {
-    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": wan(NARROW),
-    "Wan-AI/Wan2.1-T2V-14B-Diffusers": wan(WIDE),
-    "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers": wan({**WIDE, **WITH_IMAGE}, **IMAGE),
-    "Wan-AI/Wan2.2-T2V-A14B-Diffusers": wan(WIDE, **EXPERT, boundary_ratio=0.875),
+    "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": wan(SIZE_1_3B),
+    "Wan-AI/Wan2.1-T2V-14B-Diffusers": wan(SIZE_14B),
+    "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers": wan({**SIZE_14B, **WITH_IMAGE}, **IMAGE),
+    "Wan-AI/Wan2.2-T2V-A14B-Diffusers": wan(SIZE_14B, **EXPERT, boundary_ratio=0.875),
     "Wan-AI/Wan2.2-I2V-A14B-Diffusers": wan(
-        {**WIDE, "in_channels": 36}, **EXPERT, _class_name="WanImageToVideoPipeline", boundary_ratio=0.9
+        {**SIZE_14B, "in_channels": 36}, **EXPERT, _class_name="WanImageToVideoPipeline", boundary_ratio=0.9
     ),
     # FastVideo's distillation of Wan 2.2 TI2V 5B, whose architecture it leaves.
     "FastVideo/FastWan2.2-TI2V-5B-FullAttn-Diffusers": (TI2V_5B[0], {**TI2V_5B[1], "vae": VAE_2_2}),
-    "nvidia/AnyFlow-Wan2.1-T2V-1.3B-Diffusers": wan(NARROW, **ANYFLOW),
-    "nvidia/AnyFlow-Wan2.1-T2V-14B-Diffusers": wan(WIDE, **ANYFLOW),
+    "nvidia/AnyFlow-Wan2.1-T2V-1.3B-Diffusers": wan(SIZE_1_3B, **ANYFLOW),
+    "nvidia/AnyFlow-Wan2.1-T2V-14B-Diffusers": wan(SIZE_14B, **ANYFLOW),
 }
