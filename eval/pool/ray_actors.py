@@ -6,6 +6,7 @@ through the object store; results are small.
 """
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from vidguide.eval.pool.protocol import (
     kind_of,
 )
 from vidguide.eval.pool.threads import thread_variables
+
+REACH = 10.0  # seconds to connect to the address of a cluster
 
 
 class RayWorker:
@@ -126,6 +129,7 @@ def connected(address: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    check_reachable(address)
     local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR", **local)
@@ -135,6 +139,21 @@ def connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def check_reachable(address: str) -> None:
+    """Check that something listens at `HOST:PORT`, since Ray waits a minute for a cluster; other texts are accepted.
+
+    Raises:
+        WorkerError: nothing does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), REACH).close()
+    except (OSError, OverflowError) as error:
+        raise WorkerError(f"ray={address!r}: cannot connect: {error}") from error
 
 
 class RayPool:

@@ -130,8 +130,7 @@ def run(
     Raises:
         ValueError, TypeError, OSError, ImportError: before any step, naming the argument, its value and what it must
             be; also if the folder has clips of another request or of other weights, or another run works on
-            it. OSError: a clip cannot be
-            written.
+            it. OSError: a clip cannot be written.
     """
     resolve(sweep.model)
     target = output_path(folder)

@@ -402,6 +402,17 @@ def test_keys_of_a_bare_transformer_are_made_once_until_something_changes(family
     assert not torch.equal(first, second)
 
 
+def test_embeddings_of_inference_mode_may_change_in_single_elements() -> None:
+    with torch.inference_mode():
+        bare = Bare("WanTransformer3DModel")
+        bare.negative = bare.negative.clone()
+        with guide(bare.model, NAG(negative_prompt_embeds=bare.negative)):
+            bare.model(**bare.inputs)
+            bare.negative.view(-1)[1:9].add_(3)
+            within = bare.model(**bare.inputs)[0]
+        assert torch.equal(within, bare.fresh())
+
+
 def test_a_second_call_equals_that_of_a_new_block() -> None:
     bare = Bare("WanTransformer3DModel")
     with guide(bare.model, NAG(negative_prompt_embeds=bare.negative)):

@@ -1,6 +1,7 @@
 """Pools of actors of a local Ray with two workers: kills, errors, and models that cannot be loaded."""
 
 import os
+import socket
 from collections.abc import Iterator
 from functools import partial
 from importlib.util import find_spec
@@ -142,3 +143,13 @@ def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(ray_actors, "find_spec", lambda name: None)
     with pytest.raises(ImportError, match=r"ray: not installed; pip install 'vidguide\[ray\]'"):
         RayCluster()
+
+
+def test_an_address_without_a_cluster_is_refused_at_once() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "local", "auto"):
+            ray_actors.check_reachable(address)
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}", "127.0.0.1:99999"):
+        with pytest.raises(WorkerError, match=f"ray='{address}': cannot connect"):
+            ray_actors.check_reachable(address)

@@ -17,6 +17,7 @@ from vidguide.functional.cfg import rescale_std
 from vidguide.tracing.run import SampleChoice
 from vidguide.transformer.cfg_batch import Batch
 from vidguide.transformer.family import Inputs
+from vidguide.transformer.lists import tensors_in
 from vidguide.transformer.model_state import computation_state, input_state, loras_of
 from vidguide.transformer.negative_text import repeat_rows, text_shape
 from vidguide.transformer.token_grid import grid
@@ -166,7 +167,8 @@ class Call:
             of_prompt: whether the plan depends on the prompt too, which may change within a run.
         """
         varies, with_gradients = self.model.family.text_varies(self.model.original.config), torch.is_grad_enabled()
-        if embeds is not None and self.scheduler is None and self.steps is None and not (varies or with_gradients):
+        alone = self.scheduler is None and self.steps is None
+        if embeds is not None and alone and not (varies or with_gradients) and self._counts_changes(embeds):
             return self._plan_across_runs(owner, factory, embeds)
         step = self.step if varies else None
         texts = {name: self.inputs.get(name) for name in self.model.family.text_inputs} if of_prompt else None
@@ -174,6 +176,11 @@ class Call:
         if with_gradients and plan.requires_grad:
             self.cache.discard(owner)
         return plan
+
+    def _counts_changes(self, embeds: Any) -> bool:
+        """Return whether torch counts changes of embeddings and inputs in place, unlike those of inference mode."""
+        inputs = {name: value for name, value in self.inputs.items() if name not in STEP_INPUTS}
+        return not any(tensor.is_inference() for tensor in tensors_in((embeds, inputs)))
 
     def _plan_across_runs(
         self, owner: object, factory: Callable[[], AttentionPlan], embeds: Tensor | Mapping[str, Tensor]
