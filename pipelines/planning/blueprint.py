@@ -77,11 +77,11 @@ def build(blueprint: Blueprint, name: str, dtype: torch.dtype) -> nn.Module:
     else:
         cls = getattr(import_module(library), kind)
         module = cls(cls.config_class(**config))
-    set_dtypes(module, torch.float32 if name == "vae" else dtype, kept_in_float32(module, library, dtype))
+    set_dtypes(module, torch.float32 if name == "vae" else dtype, float32_modules(module, library, dtype))
     return module.eval()
 
 
-def kept_in_float32(module: nn.Module, library: str, dtype: torch.dtype) -> set[str]:
+def float32_modules(module: nn.Module, library: str, dtype: torch.dtype) -> set[str]:
     """Return parts of names of parameters that stay float32: with transformers some of them in float16 only."""
     strict = set(getattr(module, "_keep_in_fp32_modules_strict", None) or ())
     if library == "transformers" and dtype != torch.float16:
@@ -89,13 +89,13 @@ def kept_in_float32(module: nn.Module, library: str, dtype: torch.dtype) -> set[
     return strict | set(getattr(module, "_keep_in_fp32_modules", None) or ())
 
 
-def set_dtypes(module: nn.Module, dtype: torch.dtype, kept: set[str]) -> None:
-    """Replace the parameters of a module by empty ones of a dtype, and of float32 where a part of the name is kept."""
+def set_dtypes(module: nn.Module, dtype: torch.dtype, exempt: set[str]) -> None:
+    """Replace the parameters of a module by empty ones of a dtype, and of float32 where a part of the name is exempt."""
     replaced: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}  # old and new by id of the old one, which stays alive
     for prefix, child in list(module.named_modules()):
         for name, old in [each for each in child._parameters.items() if each[1] is not None]:
             if id(old) not in replaced:
-                chosen = torch.float32 if {*prefix.split("."), name} & kept else dtype
+                chosen = torch.float32 if {*prefix.split("."), name} & exempt else dtype
                 new = nn.Parameter(torch.empty(old.shape, dtype=chosen, device=old.device), requires_grad=False)
                 replaced[id(old)] = (old, new)
             child._parameters[name] = replaced[id(old)][1]

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vidguide.pipelines.planning.blueprint import bytes_of, kept_in_float32
+from vidguide.pipelines.planning.blueprint import bytes_of, float32_modules
 from vidguide.pipelines.request.setup import GROUPS, TRANSFORMERS, Setup
 
 # Bytes of a quantized weight, and those of its scale: one per row in torchao, quanto and LLM.int8(), one in float32
@@ -34,9 +34,9 @@ def weight_bytes(module: nn.Module, name: str, library: str, setup: Setup, dtype
     if setup.quantization is None or name not in setup.quantized:
         return total
     size = BYTES[setup.quantization.partition("-")[2]]
-    kept = kept_in_float32(module, library, dtype)
+    exempt = float32_modules(module, library, dtype)
     for path, layer in module.named_modules():
-        if isinstance(layer, nn.Linear) and not kept & set(path.split(".")):
+        if isinstance(layer, nn.Linear) and not exempt & set(path.split(".")):
             weight = layer.weight
             rows = 0 if size < 1 else weight.shape[0] * dtype.itemsize
             total += int(weight.numel() * size) + rows - weight.numel() * weight.element_size()
@@ -60,16 +60,16 @@ def resident(running: str, modules: Mapping[str, nn.Module], weights: Mapping[st
     module, scale = modules[running], weights[running] / max(bytes_of(modules[running]), 1)
     copies = 2 if setup.stream else 1
     if setup.offload == "none":
-        held = sum(weights.values())
+        size_on_device = sum(weights.values())
     elif setup.offload == "model":
-        held = weights[running]
+        size_on_device = weights[running]
     elif setup.offload == "blocks":
-        held = int(scale * blocks_on_device(module, 1 if setup.stream else setup.blocks_per_group, copies))
+        size_on_device = int(scale * blocks_on_device(module, 1 if setup.stream else setup.blocks_per_group, copies))
     else:
-        held = int(scale * largest([bytes_of(each) for each in layers_of(module)], copies))
+        size_on_device = int(scale * largest([bytes_of(each) for each in layers_of(module)], copies))
     if setup.layerwise_casting is not None and running in TRANSFORMERS:
-        held += max(each.weight.numel() * 2 for each in module.modules() if isinstance(each, nn.Linear))
-    return held
+        size_on_device += max(each.weight.numel() * 2 for each in module.modules() if isinstance(each, nn.Linear))
+    return size_on_device
 
 
 def layers_of(module: nn.Module) -> list[nn.Module]:
