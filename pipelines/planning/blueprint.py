@@ -90,7 +90,7 @@ def float32_modules(module: nn.Module, library: str, dtype: torch.dtype) -> set[
 
 
 def set_dtypes(module: nn.Module, dtype: torch.dtype, exempt: set[str]) -> None:
-    """Replace the parameters of a module by empty ones of a dtype, and of float32 where a part of the name is exempt."""
+    """Replace the parameters of a module by empty ones of a dtype, or of float32 if a part of the name is exempt."""
     replaced: dict[int, tuple[nn.Parameter, nn.Parameter]] = {}  # old and new by id of the old one, which stays alive
     for prefix, child in list(module.named_modules()):
         for name, old in [each for each in child._parameters.items() if each[1] is not None]:
