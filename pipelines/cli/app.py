@@ -31,6 +31,7 @@ from vidguide.pipelines.cli.options import (
     plain_errors,
     show,
 )
+from vidguide.pipelines.cli.plan import plan
 from vidguide.pipelines.cli.setup_options import setup_from, setup_options
 from vidguide.version import __version__
 
@@ -294,6 +295,7 @@ def run_sweep(
 app.add_typer(evaluate_app, name="evaluate")
 EXAMPLES: dict[Callable[..., None], str] = {
     calibrate: "vidguide calibrate tiny -g emag:decay=0.8 --count 8 -o calibration",
+    plan: "vidguide plan -m wan2.1-14b-lightx2v -g nag --card rtx4090",
     locate: "vidguide locate tiny --profile",
     models: "vidguide models --json",
     doctor: "vidguide doctor --json",

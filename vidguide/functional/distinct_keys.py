@@ -85,14 +85,14 @@ def first_equal(rows: Tensor, groups: Tensor) -> Tensor:
     Rows are compared by a checksum, then with the first of the same checksum; a row that differs from it is its own.
     """
     bits = rows.view(INTEGERS[rows.element_size()])
-    sums = (bits.long() * _factors(rows.shape[2]).to(rows.device)).sum(-1) * 2 + groups
+    sums = (bits.long() * checksum_factors(rows.shape[2]).to(rows.device)).sum(-1) * 2 + groups
     first = (sums[:, :, None] == sums[:, None]).byte().argmax(-1)
     equal = (bits == bits.gather(1, first[..., None].expand_as(bits))).all(-1)
     return torch.where(equal, first, torch.arange(rows.shape[1], device=rows.device))
 
 
 @functools.cache
-def _factors(channels: int) -> Tensor:
+def checksum_factors(channels: int) -> Tensor:
     """Return a number for each channel, the same ones at each call; sums of products overflow, which is exact."""
     return torch.randint(-(1 << 62), 1 << 62, (channels,), generator=torch.Generator().manual_seed(0))
 
