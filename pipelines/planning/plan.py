@@ -12,6 +12,7 @@ import torch
 
 from vidguide.guidances.base import Guidance
 from vidguide.guidances.negative_prompt import NegativePromptGuidance
+from vidguide.guidances.s2_guidance import S2Guidance
 from vidguide.pipelines.loading.load import DTYPES, choose_pipeline, resolve
 from vidguide.pipelines.loading.set_up import MEMORY_FACTOR
 from vidguide.pipelines.models.spec import Model
@@ -172,6 +173,8 @@ def plan(
         raise ValueError(f"dtype={dtype!r}: must be one of {', '.join(DTYPES)}")
     if setup.gguf is not None:
         raise ValueError(f"gguf={setup.gguf!r}: cannot be planned: its size is not in the configurations")
+    if any(isinstance(one, S2Guidance) for one in guidance):
+        raise ValueError("S2Guidance: cannot be planned: it draws the blocks that it skips; STG costs about the same")
     chosen = None if card is None else card_named(card)
     blueprint = read_blueprint(declared)
     check_family(blueprint.index["transformer"][1])

@@ -117,8 +117,8 @@ def program_of(module: nn.Module) -> tuple[Any, ...]:
     hooks, configs = [], {}
     for name, one in module.named_modules():
         replaced = [vars(one)["forward"]] if "forward" in vars(one) else []
-        found = *one._forward_pre_hooks.values(), *one._forward_hooks.values(), *replaced
-        hooks += [(name, Identity(hook)) for hook in found]
+        changed = *one._forward_pre_hooks.values(), *one._forward_hooks.values(), *replaced
+        hooks += [(name, Identity(hook)) for hook in changed]
         config = getattr(one, "config", None)
         configs[id(config)] = config
     modes = tuple(one.training for one in module.modules())
