@@ -93,7 +93,7 @@ def generate(  # type: ignore[misc] # the overloads name none of the further arg
         num_videos_per_prompt: number of clips of each prompt of a list, at `seed`, `seed + 1` and so on.
         max_sequence_length: length of the text in tokens; None for the default of the pipeline.
         revision, device, dtype, setup: see :func:`vidguide.pipelines.loading.load.load`.
-        pipe: loaded pipeline; `model` then only selects settings and appears in the provenance.
+        pipe: loaded pipeline; `model` then only selects settings and appears in the provenance, as does `revision`.
         on_trace: called with the trace of each clip; `lambda trace: trace.plot().save("trace.svg")` draws it.
         progress: show progress bars of loading and of the steps; in a file or a pipe a line every 30 seconds.
 
@@ -129,11 +129,12 @@ def generate(  # type: ignore[misc] # the overloads name none of the further arg
     picture = None if image is None else read_image(image)
     declared = resolve(model) if pipe is None else declaration(model)
     guidances = choose_guidances(guidance, declared, image is not None, negative_prompt)
-    if pipe is not None and setup is not None:
-        raise ValueError("setup: applies to a model that is loaded here; with pipe=, pass it to load()")
+    placement: dict[str, Any] = dict(revision=revision, device=device, dtype=dtype, setup=setup)
+    given = [name for name, value in placement.items() if value is not None and name != "revision"]
+    if pipe is not None and given:
+        raise ValueError(f"{given[0]}: applies to a model that is loaded here; with pipe=, pass it to load()")
     check_setup_of_guidances(guidances, setup or Setup())
     if pipe is None:
-        placement: dict[str, Any] = dict(revision=revision, device=device, dtype=dtype, setup=setup)
         pipe = load(model, image=image is not None, progress=progress, **placement)
     check_use(type(pipe).__name__, use_of_image(pipe), image is not None)
     settings = fill_settings(pipe, declared, guidances, settings)

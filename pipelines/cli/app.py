@@ -115,7 +115,10 @@ def generate(
         provenance = None if recorded is None else load_provenance(recorded)
         arguments: dict[str, Any]
         if provenance is not None:
-            arguments = arguments_from(provenance, image)
+            given: dict[str, Any] = {"prompt": prompt, "negative": negative, "guidance": guidance, "cfg": cfg}
+            given |= {"model": model, "steps": steps, "frames": frames, "size": size, "seed": seed, "dtype": dtype}
+            check_only_from({**given, "num-videos-per-prompt": num_videos_per_prompt, **options})
+            arguments = arguments_from(provenance, image) | ({} if device is None else {"device": device})
         else:
             texts: Any = prompt[0] if prompt and (len(prompt), num_videos_per_prompt) == (1, 1) else prompt
             arguments = dict(prompt=texts, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
@@ -141,6 +144,20 @@ def generate(
             if provenance is not None:
                 console.print(compare_clip(provenance, clip), markup=False)
             console.print("wrote " + ", ".join(written))
+
+
+def check_only_from(given: dict[str, Any]) -> None:
+    """Refuse options that `--from` has no use for, as it makes the clip of its JSON again.
+
+    Args:
+        given: values by the name of the option; None, empty, or equal to the default if it was not given.
+
+    Raises:
+        ValueError: naming them.
+    """
+    defaults = {"model": "tiny", "seed": 0, "num-videos-per-prompt": 1}
+    if unused := [name for name, value in given.items() if value and value != defaults.get(name)]:
+        raise ValueError(f"--from: makes the clip of its JSON again; leave out {', '.join(unused)}")
 
 
 def check_trace(trace: Path | None) -> None:

@@ -34,7 +34,8 @@ def plan(
 
         guidances = [each for spec in guidance or [] for each in parse(spec)]
         settings: dict[str, Any] = dict(steps=steps, frames=frames, card=card, dtype=dtype or "bfloat16")
-        planned = run(model, guidance=guidances, setup=setup_from(options), **settings, **parse_size(size))
+        settings |= parse_size(size)
+        planned = run(model, guidance=guidances, setup=setup_from(options), **settings)
         if as_json:
             typer.echo(json.dumps(planned.to_dict()))
             return

@@ -244,6 +244,8 @@ def measure(
     width = int(blueprint.configs["transformer"].get("text_dim", 4096))
     filled = [with_negative(each, torch.randn(1, size.text, width).to(dtype)) for each in guidances]
     with fake(size.text):
+        vae: Any
+        transformer: Any
         vae, transformer = (build(blueprint, name, dtype) for name in ("vae", "transformer"))
         check_divisible(size, transformer, vae)
         tokens = math.prod(grid_of(transformer, latent_shape(vae, size)))

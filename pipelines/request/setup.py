@@ -92,6 +92,7 @@ class Setup:
         for name in ("quantized", "loras"):
             if not isinstance(getattr(self, name), tuple):
                 raise TypeError(f"{name}={getattr(self, name)!r}: must be a tuple of texts")
+        check_switches(self)
         check_numbers(self)
         check_cache(self.cache)
         for lora in self.loras:
@@ -135,6 +136,14 @@ CONFLICTS = (
     Conflict("quantization=quanto", "offload=sequential", "accelerate cannot move such weights; use offload='leaves'"),
     Conflict("gguf", "offload=sequential", "accelerate cannot move such weights; use offload='leaves'"),
 )
+
+
+def check_switches(setup: Setup) -> None:
+    """Refuse switches that are neither on nor off; raises TypeError, naming the option."""
+    for name in ("stream", "vae_tiling", "vae_slicing"):
+        value = getattr(setup, name)
+        if not isinstance(value, bool) and not (value is None and name != "stream"):
+            raise TypeError(f"{name}={value!r}: must be True or False")
 
 
 def check_numbers(setup: Setup) -> None:
@@ -181,8 +190,8 @@ def check_together(setup: Setup) -> None:
 def parse_lora(spec: str) -> Lora:
     """Return a LoRA from `FILE_OR_REPO[:STRENGTH[:COMPONENT]]`, such as `style.safetensors:0.8`.
 
-    FILE_OR_REPO is a local file, `owner/name/FILE` of a Hugging Face repository, or `owner/name` alone for a file with
-    the name that diffusers gives. COMPONENT is `transformer_2` for the second expert of Wan 2.2.
+    FILE_OR_REPO is a local file, `owner/name/FILE` of a Hugging Face repository, or a folder or `owner/name` alone, for
+    a file with the name that diffusers gives. COMPONENT is `transformer_2` for the second expert of Wan 2.2.
 
     Raises:
         ValueError: naming the part.
@@ -211,14 +220,16 @@ def locate_file(text: str, option: str, default: str | None = None) -> tuple[str
     """Return the folder or repo id, and the name of a file in it.
 
     Args:
-        text: local path, `owner/name/FILE`, or `owner/name` if there is a default file.
+        text: local path, `owner/name/FILE`, or a folder or `owner/name` if there is a default file.
         option: for messages.
-        default: file of a repository.
+        default: file of a folder or a repository.
 
     Raises:
         ValueError: naming the option.
     """
     path = Path(text).expanduser()
+    if path.is_dir() and default is not None:
+        return str(path), default
     if path.is_file() or path.is_absolute() or text.startswith((".", "~")):
         return str(path.parent), path.name
     owner, name, file = (*text.split("/", 2), "", "")[:3]

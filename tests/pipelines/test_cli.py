@@ -21,6 +21,9 @@ def test_generate_writes_a_clip_and_a_json_that_reproduces_it(tmp_path: Path) ->
     done = invoke("generate", "a red circle", "-n", "blue", "--steps", "2", "-q", "-o", str(output), "--lossless")
     assert done.exit_code == 0, done.output
     assert sorted(path.name for path in tmp_path.iterdir()) == ["clip.json", "clip.mkv", "clip.mp4"]
+    refused = invoke("generate", "a circle", "--from", str(tmp_path / "clip.json"), "--seed", "3", "--offload", "model")
+    assert refused.exit_code != 0
+    assert "--from: makes the clip of its JSON again; leave out prompt, seed, offload" in refused.stderr
     reproduction = invoke("generate", "--from", str(tmp_path / "clip.json"), "-q", "-o", str(tmp_path / "again.gif"))
     assert "the same frames, bit for bit" in reproduction.output
 

@@ -20,7 +20,10 @@ from vidguide.pipelines.planning.cards import CARDS, seconds
 from vidguide.pipelines.planning.counters import Counter
 from vidguide.pipelines.planning.plan import Plan, plan
 
-SIZES = {"small": dict(width=64, height=64, frames=13), "middle": dict(width=160, height=128, frames=21)}
+SIZES: dict[str, dict[str, Any]] = {
+    "small": dict(width=64, height=64, frames=13),
+    "middle": dict(width=160, height=128, frames=21),
+}
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +158,7 @@ def test_what_cannot_be_planned_is_refused(arguments: dict[str, Any], message: s
 
 @pytest.mark.slow
 def test_planning_leaves_no_fake_tensor_behind(pipe: Any) -> None:
-    small = dict(width=32, height=32, frames=5)
+    small: dict[str, Any] = dict(width=32, height=32, frames=5)
     planned = plan("tiny", dtype="float32", guidance=(NAG(negative_prompt="red"),), **small)
     guidance = NAG(negative_prompt_embeds=torch.randn(1, 512, 96))
     with torch.no_grad(), guide(pipe.transformer, guidance, scheduler=pipe.scheduler):

@@ -106,7 +106,17 @@ def test_options_that_do_not_go_together_are_refused(conflict: Any) -> None:
         Setup(**{**first, **second})
 
 
-def test_loras_are_files_or_repositories(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["stream", "vae_tiling", "vae_slicing"])
+def test_switches_are_no_texts(name: str) -> None:
+    values: dict[str, Any] = {name: "false"}
+    with pytest.raises(TypeError, match=f"{name}='false': must be True or False"):
+        Setup(**values)
+
+
+def test_loras_are_files_or_repositories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "loras" / "style").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert parse_lora("loras/style:0.5") == Lora(source="loras/style", file=LORA_FILE, strength=0.5)
     path = tmp_path / "style.safetensors"
     path.touch()
     local = Lora(source=str(tmp_path), file=path.name, strength=0.8)
@@ -172,8 +182,10 @@ def test_guidances_that_a_cache_does_not_go_with_are_refused_before_loading(
 def test_a_setup_is_refused_with_a_loaded_pipeline_and_a_cache_for_other_steps() -> None:
     cache = "MagCache:num_inference_steps=3,mag_ratios=1/1/1"
     pipe = load("tiny", device="cpu", setup=Setup(cache=cache), progress=False)
-    with pytest.raises(ValueError, match="setup: applies to a model that is loaded here"):
-        generate(PROMPT, pipe=pipe, setup=Setup())
+    for name, value in (("setup", Setup()), ("device", "cpu"), ("dtype", "float32")):
+        given: dict[str, Any] = {name: value}
+        with pytest.raises(ValueError, match=f"{name}: applies to a model that is loaded here"):
+            generate(PROMPT, pipe=pipe, **given)
     with pytest.raises(ValueError, match="must have num_inference_steps=2, the number of steps"):
         generate(PROMPT, pipe=pipe, steps=2)
 
