@@ -14,7 +14,7 @@ from vidguide.eval.files import validate
 from vidguide.guidances.base import Guidance
 from vidguide.guiding.guide import guide
 from vidguide.pipelines.loading.hub import FINGERPRINTS
-from vidguide.pipelines.loading.load import declaration, load, model_name, resolve
+from vidguide.pipelines.loading.load import choose_device, declaration, load, model_name, resolve
 from vidguide.pipelines.loading.progress_bars import step_bars
 from vidguide.pipelines.loading.set_up import SETUPS
 from vidguide.pipelines.models.spec import Model
@@ -130,9 +130,10 @@ def generate(  # type: ignore[misc] # the overloads name none of the further arg
     declared = resolve(model) if pipe is None else declaration(model)
     guidances = choose_guidances(guidance, declared, image is not None, negative_prompt)
     placement: dict[str, Any] = dict(revision=revision, device=device, dtype=dtype, setup=setup)
-    given = [name for name, value in placement.items() if value is not None and name != "revision"]
-    if pipe is not None and given:
-        raise ValueError(f"{given[0]}: applies to a model that is loaded here; with pipe=, pass it to load()")
+    if pipe is not None and setup is not None:
+        raise ValueError("setup: applies to a model that is loaded here; with pipe=, pass it to load()")
+    if pipe is not None:
+        check_placement(pipe, device, dtype)
     check_setup_of_guidances(guidances, setup or Setup())
     if pipe is None:
         pipe = load(model, image=image is not None, progress=progress, **placement)
@@ -201,6 +202,20 @@ def make_clip(
         on_trace(trace)
     frames = to_frames(frames_of(output))
     return Clip(frames=frames, fps=provenance["fps"], **audio_of(pipe, output), provenance={**provenance, **result})
+
+
+def check_placement(pipe: Any, device: str | None, dtype: str | None) -> None:
+    """Refuse a device or dtype that a loaded pipeline does not have.
+
+    Raises:
+        ValueError: with the one that it has.
+    """
+    current = torch.device(getattr(pipe, "_execution_device", pipe.device)).type
+    if device is not None and choose_device(device).type != current:
+        raise ValueError(f"device={device!r}: pipe= is on {current}; move it, or leave device out")
+    loaded = str(pipe.transformer.dtype).removeprefix("torch.")
+    if dtype is not None and dtype != loaded:
+        raise ValueError(f"dtype={dtype!r}: pipe= is in {loaded}; load it in {dtype}, or leave dtype out")
 
 
 def choose_guidances(

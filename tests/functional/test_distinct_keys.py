@@ -118,7 +118,9 @@ def test_equal_keys_with_other_values_are_distinct() -> None:
 
 
 def test_equal_checksums_of_different_rows_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vidguide.functional.distinct_keys._factors", lambda channels: torch.zeros(channels).long())
+    monkeypatch.setattr(
+        "vidguide.functional.distinct_keys.checksum_factors", lambda channels: torch.zeros(channels).long()
+    )
     rows = torch.tensor([[[1.0], [2.0], [1.0], [2.0]]])
     assert first_equal(rows, torch.ones(1, 4).long()).tolist() == [[0, 1, 0, 3]]
 

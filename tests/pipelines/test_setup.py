@@ -182,10 +182,12 @@ def test_guidances_that_a_cache_does_not_go_with_are_refused_before_loading(
 def test_a_setup_is_refused_with_a_loaded_pipeline_and_a_cache_for_other_steps() -> None:
     cache = "MagCache:num_inference_steps=3,mag_ratios=1/1/1"
     pipe = load("tiny", device="cpu", setup=Setup(cache=cache), progress=False)
-    for name, value in (("setup", Setup()), ("device", "cpu"), ("dtype", "float32")):
-        given: dict[str, Any] = {name: value}
-        with pytest.raises(ValueError, match=f"{name}: applies to a model that is loaded here"):
-            generate(PROMPT, pipe=pipe, **given)
+    with pytest.raises(ValueError, match="setup: applies to a model that is loaded here"):
+        generate(PROMPT, pipe=pipe, setup=Setup())
+    with pytest.raises(ValueError, match="dtype='bfloat16': pipe= is in float32; load it in bfloat16, or leave"):
+        generate(PROMPT, pipe=pipe, dtype="bfloat16")
+    with pytest.raises(ValueError, match="device='meta': pipe= is on cpu; move it"):
+        generate(PROMPT, pipe=pipe, device="meta")
     with pytest.raises(ValueError, match="must have num_inference_steps=2, the number of steps"):
         generate(PROMPT, pipe=pipe, steps=2)
 
