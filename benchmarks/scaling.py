@@ -114,7 +114,7 @@ class SleepActor:
 
 
 def no_worker() -> Worker:
-    """Stand for the factory of a pool that needs none."""
+    """Make no worker: the workers of `SleepPool` are made by `add`."""
     raise NotImplementedError
 
 
