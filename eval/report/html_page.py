@@ -10,6 +10,7 @@ from vidguide.eval.report.headline import headline
 from vidguide.eval.report.html_tables import Table, comparison_tables, means_table, verdict_style
 from vidguide.eval.report.loops import TOTAL_BYTES
 from vidguide.eval.report.overview import panels, trade_off
+from vidguide.eval.report.page import template_environment
 from vidguide.eval.report.settings import arm_settings
 from vidguide.eval.report.tables import (
     arm_table,
@@ -66,34 +67,28 @@ def to_html(summary: Summary, opening: Opening | None = None) -> str:
         summary: content of the report.
         opening: what it shows first.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("vidguide.eval.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
     collection, difference_hrefs, mean_hrefs = clips_and_links(summary)
-    return environment.get_template("report.html").render(
-        opening=opening,
-        headlines=[(headline(each), headline_style(each)) for each in summary.comparisons],
-        notes=[*summary.notes, *unmeasured_notes(summary)],
-        panels=panels(summary.comparisons, difference_hrefs),
-        trade_off=trade_off(summary.comparisons),
-        comparisons=[comparison_section(each, difference_hrefs, collection) for each in summary.comparisons],
-        collection=collection,
-        size_limit=TOTAL_BYTES,
-        arms=means_table(*arm_table(summary), mean_hrefs),
-        events=event_list(summary),
-        failures=summary.failures,
-        metrics=METRICS,
-        metric_label=metric_label,
-        protocol=protocol(summary),
-        settings=arm_settings(summary.rows),
-        versions=format_versions(summary),
+    return (
+        template_environment()
+        .get_template("report.html")
+        .render(
+            opening=opening,
+            headlines=[(headline(each), headline_style(each)) for each in summary.comparisons],
+            notes=[*summary.notes, *unmeasured_notes(summary)],
+            panels=panels(summary.comparisons, difference_hrefs),
+            trade_off=trade_off(summary.comparisons),
+            comparisons=[comparison_section(each, difference_hrefs, collection) for each in summary.comparisons],
+            collection=collection,
+            size_limit=TOTAL_BYTES,
+            arms=means_table(*arm_table(summary), mean_hrefs),
+            events=event_list(summary),
+            failures=summary.failures,
+            metrics=METRICS,
+            metric_label=metric_label,
+            protocol=protocol(summary),
+            settings=arm_settings(summary.rows),
+            versions=format_versions(summary),
+        )
     )
 
 
