@@ -1,6 +1,6 @@
 """The clips of a tuning: those of a sweep, each generated and scored by a worker that has loaded everything once."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -104,15 +104,14 @@ class Clips:
     def __exit__(self, *error: Any) -> None:
         self._backend.__exit__(*error)
 
-    def rows(self, arms: Sequence[str] | None = None, pairs: Iterable[Pair] | None = None) -> list[Row]:
-        """Return the rows of arms, or of all, on some pairs, or on all."""
-        wanted = None if pairs is None else set(pairs)
-        return [
-            row
-            for (arm, pair), rows in self._rows.items()
-            if (arms is None or arm in arms) and (wanted is None or pair in wanted)
-            for row in rows
-        ]
+    def rows(self, arms: Iterable[str], pairs: Iterable[Pair]) -> list[Row]:
+        """Return the rows of arms on pairs, in their order, so that no sum depends on the order of completion."""
+        keys = [(arm, pair) for pair in pairs for arm in arms]
+        return [row for key in keys for row in self._rows.get(key, ())]
+
+    def all_rows(self) -> list[Row]:
+        """Return the rows of all clips, by arm and pair."""
+        return [row for key in sorted(self._rows) for row in self._rows[key]]
 
     def scores(self, arm: str, pairs: Iterable[Pair]) -> Values:
         """Return the values of an arm on some pairs, by metric."""

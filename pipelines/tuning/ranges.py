@@ -52,6 +52,18 @@ class Range:
             return value
         return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
 
+    def has(self, value: Any) -> bool:
+        """Return whether a parameter's value is in the range."""
+        if self.choices:
+            return self.named(value) is not None
+        return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
+
+    def named(self, value: Any) -> Any:
+        """Return a parameter's value as the range has it: of choices the text, None for none of them."""
+        if not self.choices:
+            return value
+        return next((choice for choice in self.choices if choice.lower() == str(value).lower()), None)
+
     def distribution(self) -> Any:
         """Return the range as a distribution of Optuna."""
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
@@ -93,14 +105,10 @@ class Space:
         values: dict[str, Any] = {}
         for each in self.ranges:
             index, parameter = self.places[each.name]
-            value = getattr(guidance_class(name_of(self.parts[index])), parameter, None)
-            if each.choices:
-                value = next((choice for choice in each.choices if choice.lower() == str(value).lower()), None)
-            elif type(value) not in (int, float) or not each.low <= value <= each.high:
+            default = getattr(guidance_class(name_of(self.parts[index])), parameter, None)
+            if not each.has(default):
                 return None
-            if value is None:
-                return None
-            values[each.name] = value
+            values[each.name] = each.named(default)
         return values
 
 

@@ -94,7 +94,7 @@ def tune(
             trials = search(tuning, study.Study(target, tuning.space, tuning.seed), clips)
             recommended = recommend(trials)
             held_out = compare_held_out(tuning, recommended, clips, target)
-        results.finish(target, clips.rows())
+        results.finish(target, clips.all_rows())
         return TuningRun(
             tuning=tuning,
             trials=trials,
@@ -148,7 +148,7 @@ def check_reference(tuning: Tuning, clips: Clips, failed: dict[str, str]) -> Non
     """
     if failed:
         raise OSError(f"a clip without the guidance could not be made: {', '.join(failed.values())}; run again")
-    rows = clips.rows([tuning.reference.name])
+    rows = clips.rows([tuning.reference.name], tuning.pairs)
     for option, name in (("objective", tuning.objective), *(("keep", guard.id) for guard in tuning.guards)):
         of_metric = [row for row in rows if row["metric"] == name]
         if not any(row["status"] == "ok" for row in of_metric):
