@@ -41,6 +41,7 @@ def test_the_pipeline_example_writes_a_guided_clip(tmp_path: Path) -> None:
         ("few_steps.py", "out/few-steps.mp4\n{'steps': 4"),
         ("lora.py", "LoRA at 0.5\nstep"),
         ("negative_of_the_call.py", "NAG: off, as the call has no negative_prompt"),
+        ("tune.py", "vidguide generate PROMPT -m tiny-4step -n NEGATIVE -g nag:tau="),
         ("server.py", "out/request-1.mp4: {'steps': 4"),
     ],
 )

@@ -51,7 +51,7 @@ class PersistentPool:
     def __init__(self, pool: Pool) -> None:
         self.size, self.closed = pool.size, False
         self._pool = pool
-        self._asked = 0
+        self._added = 0
         self._kinds: dict[int, str | None] = {}  # living workers of the inner pool; None while they load
         self._numbers: list[int] = []  # numbers in the inner pool of the workers of this run
         self._taken: set[int] = set()  # those that the run has not released
@@ -76,9 +76,9 @@ class PersistentPool:
     def _ask(self) -> int:
         """Ask the inner pool for a worker, and return its number."""
         self._pool.add()
-        self._kinds[self._asked] = None
-        self._asked += 1
-        return self._asked - 1
+        self._kinds[self._added] = None
+        self._added += 1
+        return self._added - 1
 
     def submit(self, worker: int, job: Any) -> None:
         """Give a job to a worker."""

@@ -150,11 +150,11 @@ def standing_dict(standing: Standing) -> dict[str, Any]:
 def to_html(run: TuningRun) -> str:
     """Return the report as a page."""
     tuning = run.tuning
-    kept = ", ".join(guard_text(guard) for guard in tuning.guards)
+    margins = ", ".join(guard_text(guard) for guard in tuning.guards)
     about = [
         f"{tuning.sweep.model}, guidance {'+'.join(tuning.space.parts)} over "
         f"{' '.join(map(str, tuning.space.ranges))}; compared with {tuning.reference.guidance!r} ({REFERENCE}).",
-        f"To improve: {tuning.objective}. To keep, with margins: {kept}.",
+        f"To improve: {tuning.objective}. To keep, with margins: {margins}.",
         *(f"{line[0].upper()}{line[1:]}." for line in notes(run)),
     ]
     sections = [Section(paragraphs=about)]

@@ -128,7 +128,7 @@ def search(tuning: Tuning, proposals: "study.Study", clips: Clips) -> list[Trial
         advance(tuning, running, trials, clips)
         for trial in running:
             if trial.outcome:
-                proposals.tell(trial.number, objectives(trial))
+                proposals.record_result(trial.number, objectives(trial))
         running = [trial for trial in running if not trial.outcome]
 
 
@@ -191,7 +191,7 @@ def reason_to_end(trial: Trial, trials: Sequence[Trial]) -> str:
 
 
 def objectives(trial: Trial) -> tuple[float, float] | None:
-    """Return what Optuna is told of a trial: its improvement and its slack on the clips it has; None if it failed."""
+    """Return what the journal records of a trial: its improvement and its slack on the clips it has; None if it failed."""
     standing = trial.standing
     if trial.outcome == "failed" or standing is None or standing.improvement.mean is None:
         return None

@@ -62,7 +62,7 @@ class Study:
 
         self.space, self.seed = space, seed
         self._distributions = {each.name: each.distribution() for each in space.ranges}
-        self._asked = 0
+        self._proposed = 0
         with without_messages():
             storage = JournalStorage(JournalFileBackend(str(folder / NAME)))
             self._study = optuna.create_study(
@@ -71,7 +71,7 @@ class Study:
 
     def ask(self) -> Proposal | None:
         """Return the next trial; None if all settings were tried."""
-        number, trials = self._asked, self._study.get_trials(deepcopy=False)
+        number, trials = self._proposed, self._study.get_trials(deepcopy=False)
         if number < len(trials):
             values = dict(trials[number].params)
         else:
@@ -80,10 +80,10 @@ class Study:
                 return None
             values = proposed
             self._record(values)
-        self._asked += 1
+        self._proposed += 1
         return Proposal(number, values)
 
-    def tell(self, number: int, values: tuple[float, float] | None) -> None:
+    def record_result(self, number: int, values: tuple[float, float] | None) -> None:
         """Record the objectives of a trial, or None for one that failed; nothing if the journal has them."""
         from optuna.trial import TrialState
 

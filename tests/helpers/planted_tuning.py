@@ -20,20 +20,20 @@ OPTIMUM = {"tau": 1.6, "alpha": 0.4}  # improvement 0.3, with nothing lost
 LIMIT = 0.6  # of alpha, above which the kept metric falls
 
 
-def measure_objective(sample: Sample) -> Value:
+def measure_red(sample: Sample) -> Value:
     """Measure the mean of red."""
     return Value(value=float(sample.clip.frames[..., 0].mean()) / 255)
 
 
-def measure_kept(sample: Sample) -> Value:
+def measure_green(sample: Sample) -> Value:
     """Measure the mean of green."""
     return Value(value=float(sample.clip.frames[..., 1].mean()) / 255)
 
 
 SHARE: dict[str, Any] = dict(version="1", unit="share", low=0.0, high=1.0)
 METRICS = {
-    OBJECTIVE: Metric(id=OBJECTIVE, better="lower", measure=measure_objective, **SHARE),
-    KEPT: Metric(id=KEPT, better="higher", measure=measure_kept, **SHARE),
+    OBJECTIVE: Metric(id=OBJECTIVE, better="lower", measure=measure_red, **SHARE),
+    KEPT: Metric(id=KEPT, better="higher", measure=measure_green, **SHARE),
 }
 
 
