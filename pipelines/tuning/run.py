@@ -191,7 +191,7 @@ def reason_to_end(trial: Trial, trials: Sequence[Trial]) -> str:
 
 
 def objectives(trial: Trial) -> tuple[float, float] | None:
-    """Return what the journal records of a trial: its improvement and its slack on the clips it has; None if it failed."""
+    """Return what the journal records of a trial: improvement and slack on the clips it has; None if it failed."""
     standing = trial.standing
     if trial.outcome == "failed" or standing is None or standing.improvement.mean is None:
         return None
