@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from vidguide.clip import replace_whole
+from vidguide.eval.evaluate import write_text
 from vidguide.eval.report.amounts import change, is_share, signed
 from vidguide.eval.report.charts import Chart, Curve, Dot, Label, Line, rescale
 from vidguide.eval.report.html_tables import plain_table
@@ -32,7 +32,7 @@ def save(run: TuningRun, folder: Path) -> list[Path]:
     """Write `tuning.json` and `report.html` into the folder; return their paths."""
     contents = {"tuning.json": json.dumps(to_dict(run), indent=1) + "\n", "report.html": to_html(run)}
     for name, text in contents.items():
-        replace_whole(folder / name, lambda temporary, text=text: temporary.write_text(text, encoding="utf-8"))
+        write_text(folder / name, text)
     return [folder / name for name in contents]
 
 

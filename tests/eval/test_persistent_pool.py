@@ -107,9 +107,8 @@ def test_processes_remain_between_runs_and_survive_a_kill(tmp_path: Path) -> Non
     with Persistent(Processes(2), 4) as backend:
         for part, actions in (("a", [WRITE] * 4), ("b", [WRITE] * 4), ("c", [KILL_ONCE, WRITE, WRITE, WRITE])):
             (tmp_path / part).mkdir()
-            results: list[Any] = []
-            jobs = jobs_in(tmp_path / part, actions)
-            run_jobs(backend, NoiseWorker, jobs, on_result=lambda job, result, to=results: to.append(result))
+            results: dict[Any, Any] = {}
+            run_jobs(backend, NoiseWorker, jobs_in(tmp_path / part, actions), on_result=results.__setitem__)
             assert len(results) == 4
-            processes.append({process for _, process in results})
+            processes.append({process for _, process in results.values()})
     assert len(processes[0] | processes[1]) <= 2
