@@ -10,7 +10,7 @@ from vidguide.pipelines.web.server import Server
 from vidguide.pipelines.web.try_tab import try_tab
 
 TABS = {"Try": try_tab, "Browse": browse_tab}
-SCRIPTS, STYLES = ("players.js",), ("players.css",)
+SCRIPTS, STYLES = ("players.js", "editor.js"), ("players.css", "editor.css")
 MAX_WAITING = 100  # requests in the queue; further ones are refused
 MAX_UPLOAD = "1mb"  # of a clip's JSON
 

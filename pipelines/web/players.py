@@ -4,7 +4,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import gradio as gr
 import jinja2
 
 STATIC = Path(__file__).parent / "static"
@@ -49,3 +51,13 @@ def players(clips: Sequence[Player], *, fps: float, frames: int, start: int | No
 def read_static(*names: str) -> str:
     """Return the content of static files, one after the other."""
     return "\n".join((STATIC / name).read_text(encoding="utf-8") for name in names)
+
+
+def plain_html(value: str, name: str) -> Any:
+    """Return a component of HTML without the styles that Gradio gives to text.
+
+    Args:
+        value: HTML, in which texts of others are escaped.
+        name: id of the element.
+    """
+    return gr.HTML(value, elem_id=name, apply_default_css=False)

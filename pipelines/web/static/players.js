@@ -6,6 +6,9 @@
   class Players {
     constructor(root) {
       this.root = root;
+      this.version = version(root);
+      this.removal = new AbortController();
+      const options = { signal: this.removal.signal };
       this.settings = JSON.parse(root.dataset.settings);
       this.videos = [...root.querySelectorAll("video")];
       this.output = root.querySelector("output");
@@ -13,10 +16,19 @@
       this.loop = root.querySelector("[data-do=loop]");
       this.button = root.querySelector("[data-do=play]");
       this.playing = false;
-      root.addEventListener("click", (event) => this.click(event.target.closest("[data-do]")));
-      root.addEventListener("keydown", (event) => this.key(event));
-      this.slider.addEventListener("input", () => this.show(Number(this.slider.value)));
-      this.ready().then(() => (this.settings.start === null ? this.play() : this.show(this.settings.start)));
+      root.addEventListener("click", (event) => this.click(event.target.closest("[data-do]")), options);
+      root.addEventListener("keydown", (event) => this.key(event), options);
+      this.slider.addEventListener("input", () => this.show(Number(this.slider.value)), options);
+      this.ready().then(() => {
+        if (this.removal.signal.aborted) return;
+        if (this.settings.start === null) this.play();
+        else this.show(this.settings.start);
+      });
+    }
+
+    remove() {
+      this.removal.abort();
+      this.pause();
     }
 
     ready() {
@@ -108,7 +120,8 @@
     }
 
     async follow() {
-      if (!this.playing || !this.root.isConnected) return;
+      if (!this.playing) return;
+      if (!this.root.isConnected) return this.remove();
       const [clock, ...others] = this.videos;
       if (clock.ended || this.videos.every((video) => video.ended)) {
         if (!this.loop.checked) return this.pause();
@@ -132,13 +145,19 @@
     }
   }
 
+  // Gradio changes the elements of a page in place: a group with other clips is a new one.
+  const version = (root) => [root.dataset.settings, ...[...root.querySelectorAll("video")].map((one) => one.src)].join(" ");
+
   function scan() {
     for (const root of document.querySelectorAll(".vg-players")) {
-      if (!groups.has(root)) groups.set(root, new Players(root));
+      const group = groups.get(root);
+      if (group?.version === version(root)) continue;
+      group?.remove();
+      groups.set(root, new Players(root));
     }
   }
 
   window.vidguide = Object.assign(window.vidguide || {}, { playersOf: (root) => groups.get(root) });
-  new MutationObserver(scan).observe(document.documentElement, { childList: true, subtree: true });
+  new MutationObserver(scan).observe(document.documentElement, { childList: true, subtree: true, attributeFilter: ["src", "data-settings"] });
   document.addEventListener("DOMContentLoaded", scan);
 })();
