@@ -64,8 +64,8 @@ class Gallery:
         ]
 
     def worst_frame(self, key: Key, arms: Sequence[str], metric: str) -> tuple[int, str]:
-        """Return the frame with the worst value in any of these variants, and the metric; 0 and none where no metric has
-        values by frame."""
+        """Return the frame with the worst value in any of these variants, and the metric; 0 and none where there are
+        no values by frame."""
         shown = [self.clips[key][arm] for arm in arms if arm in self.clips[key]]
         if not shown or any(NO_METRIC in rows for rows in shown):
             return 0, ""
