@@ -49,6 +49,11 @@ class Server:
         setup: Setup = self.placement.get("setup") or Setup()
         return setup
 
+    def preload(self) -> None:
+        """Load the first model, so that the first request does not wait for it; raises as :meth:`pipeline`."""
+        with self.pipeline(self.models[0], self.setup):
+            pass
+
     def check_model(self, model: str) -> None:
         """Refuse a model that the server was not started with, with a ValueError."""
         if model not in self.models:
