@@ -36,7 +36,7 @@ def address(server: Server) -> Iterator[str]:
 def data(seed: int) -> list[Any]:
     """Return the values of the components, as the browser sends them; states are the server's."""
     variants = {"same_noise": True, "variants": [{"seed": 0, "guidances": [NAG_FIELDS]}]}
-    return [json.dumps(variants), None, None, "tiny-4step", "a large circle", "red", seed, 2, 5, None, None, None]
+    return [json.dumps(variants), None, None, "tiny-4step", "a large circle", "red", seed, "2", "5", "", "", ""]
 
 
 async def visit(client: Any, number: int, function: int, wave: str) -> dict[str, Any]:
