@@ -11,8 +11,7 @@ import pytest
 pytest.importorskip("gradio", reason="needs vidguide[web]")
 pytest.importorskip("playwright", reason="needs playwright")
 
-from tests.helpers.web_page import HOSTILE, browsing, make_sweep_folder, serving, visit
-from tests.web.test_requests import assert_unchanged, state_of
+from tests.helpers.web_page import HOSTILE, assert_unchanged, browsing, make_sweep_folder, serving, state_of, visit
 from vidguide import Setup
 from vidguide.pipelines.web.limits import Limits
 from vidguide.pipelines.web.server import Server
