@@ -27,6 +27,8 @@ MAIN = 4  # parameters that are shown at once
 COLLECT = "(editor, ...others) => [window.vidguide.editorState(), ...others]"
 EXAMPLE = {"prompt": "a large circle moving right on a white background", "negative_prompt": "red"}
 
+Values = dict[str, Any]
+
 
 def try_tab(server: Server) -> None:
     """Add the content of the tab."""
@@ -61,7 +63,7 @@ def try_tab(server: Server) -> None:
         request: gr.Request, text: str, setup_values: dict[str, Any], more: dict[str, Any], *values: Any
     ) -> Any:
         with shown_errors():
-            parsed = read_request(gather(text, setup_values, more, values), server)
+            parsed = read_request(gather(text, base, more, values), server)
             yield from show(server, parsed, jobs.start(request.session_hash))
 
     def restore(path: str | None) -> list[Any]:

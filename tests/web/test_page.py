@@ -184,7 +184,7 @@ def test_html_in_prompts_is_inert(page: Any) -> None:
     page.wait_for_timeout(1000)
     assert page.evaluate("document.querySelectorAll('img[src=x]').length") == 0
     assert HOSTILE in page.locator("#vg-results pre").first.text_content()
-    fill(page, "prompt", HOSTILE + "x " * 300)
+    fill(page, "prompt", HOSTILE + "x " * 700)
     page.click("#vg-run")
     toast = page.locator("[data-testid=toast-body], .toast-body").filter(has_text="must be at most")
     toast.wait_for(timeout=WAIT)
