@@ -57,7 +57,7 @@ def explain_missing(wins: Array, names: Sequence[str]) -> str:
     count, labels = connected_components(wins > 0, directed=True, connection="strong")
     if count == 1:
         return ""
-    for group in range(count):
+    for group in np.argsort(np.bincount(labels, minlength=count), kind="stable"):  # the smallest set says most
         inside = labels == group
         for verb, lost in (("won", wins[~inside][:, inside]), ("lost", wins[inside][:, ~inside])):
             if not lost.any():

@@ -28,7 +28,8 @@ from vidguide.eval.scoring.two_way import (
 Row = Mapping[str, Any]
 RESULTS = {"left": 0.0, "right": 1.0, "tie": 0.5}  # of the right clip
 SKIP = "skip"
-FEW_RATERS = 3
+FEW_RATERS = 5  # with three, intervals for further raters have twice the length
+ROUNDING = 1e-9  # of a mean over raters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,7 +231,7 @@ def win_rate_between(votes: Sequence[PairVote], reference: str, other: str) -> W
         return None
     share, (low, high), p = win_rate_of(selected, other)
     shares = share_by_prompt(selected, other).values()
-    won, lost = (sum(sign * (value - 0.5) > 0 for value in shares) for sign in (1, -1))
+    won, lost = (sum(sign * (value - 0.5) > ROUNDING for value in shares) for sign in (1, -1))
     return WinRate(
         **dict(reference=reference, other=other, share=share, low=low, high=high, p=p),
         **dict(p_sign=paired_share_p_value(won, lost), won=won, lost=lost, votes=len(selected)),
@@ -286,7 +287,7 @@ def rater_notes(raters: Sequence[RaterSummary]) -> list[str]:
     if count == 1:
         return ["One rater: the intervals are for further prompts judged by the same rater, not for other raters."]
     if count < FEW_RATERS:
-        return [f"Raters: {count}; from fewer than {FEW_RATERS} hardly anything follows for other raters."]
+        return [f"Raters: {count}; the intervals are for further raters too, and wide for fewer than {FEW_RATERS}."]
     return []
 
 

@@ -47,8 +47,13 @@ class Cells:
 
     @property
     def mean(self) -> float:
-        """Return the weighted mean."""
-        return float(self.weights @ self.values)
+        """Return the weighted mean, exactly if all values are equal."""
+        return float(self.values[0] if self.are_equal else self.weights @ self.values)
+
+    @property
+    def are_equal(self) -> bool:
+        """Return whether all values are equal."""
+        return bool((self.values == self.values[0]).all())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +95,8 @@ def mean_variance(cells: Cells) -> Variance:
     results for exchangeable arrays").
     """
     counts = [np.bincount(labels) for labels in (cells.prompts, cells.raters)]
+    if cells.are_equal and len(cells.values) > 1:
+        return Variance(variance=0.0, freedom=1.0)
     if len(counts[1]) == 1 or len(counts[0]) == 1:
         return one_way_variance(cells, cells.prompts if len(counts[1]) == 1 else cells.raters)
     components = variance_components(cells)
@@ -104,7 +111,7 @@ def mean_variance(cells: Cells) -> Variance:
     sizes = (len(counts[0]) - 1, len(counts[1]) - 1)
     uncertainty = sum((share + noise) ** 2 / size for share, size in zip(shares, sizes, strict=True))
     uncertainty += noise**2 / (len(cells.values) - sum(sizes) - 1)
-    return Variance(variance=total, freedom=total**2 / uncertainty if uncertainty else float(min(sizes)))
+    return Variance(variance=total, freedom=total**2 / uncertainty)
 
 
 def one_way_variance(cells: Cells, labels: Labels) -> Variance:
