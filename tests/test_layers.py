@@ -25,7 +25,7 @@ LAYERS = {
         *("functional", "kernels", "tracing", "transformer", "attention", "calls", "edits", "guidances", "guiding"),
     ],
     "eval": ["pool", "clips", "encoders", "world", "metrics", "scoring", "preference", "report"],
-    "pipelines": ["models", "request", "loading", "planning", "calibration", "sweep", "cli"],
+    "pipelines": ["models", "request", "loading", "planning", "calibration", "sweep", "web", "cli"],
 }
 HEAVY = ("diffusers", "transformers")  # load only when used: only pipelines may need them at import
 MAX_FILES = 20
