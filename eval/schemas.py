@@ -95,6 +95,8 @@ def check_rater(name: str) -> str:
 
 
 Rater = Annotated[str, AfterValidator(check_rater)]
+Choice = Literal["left", "right", "tie", "skip"]
+Milliseconds = Annotated[int, Field(ge=0)]
 FileHash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -115,8 +117,8 @@ class Vote(BaseModel):
     seed: int | None
     variants: Annotated[list[Text], Field(min_length=2, max_length=2)]
     left: Text
-    choice: Literal["left", "right", "tie", "skip"]
-    milliseconds: Annotated[int, Field(ge=0)]
+    choice: Choice
+    milliseconds: Milliseconds
     sha256: Annotated[list[FileHash], Field(min_length=2, max_length=2)]
     time: str
 
@@ -128,3 +130,13 @@ class Vote(BaseModel):
         if self.left not in self.variants:
             raise ValueError(f"left={self.left!r}: must be one of {', '.join(self.variants)}")
         return self
+
+
+class Answer(BaseModel):
+    """A choice as the page sends it: token of the pair that was shown, choice, and milliseconds until it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    token: str
+    choice: Choice
+    milliseconds: Milliseconds

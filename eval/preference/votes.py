@@ -13,7 +13,7 @@ from typing import Any
 
 from vidguide.eval.files import parse_json, read_text, validate
 from vidguide.eval.preference.design import Design, Trial
-from vidguide.eval.schemas import Vote
+from vidguide.eval.schemas import Rater, Vote
 
 NAME = "votes.jsonl"
 LOCK_SECONDS = 30.0
@@ -31,6 +31,16 @@ class DuplicateVoteError(VotesError):
 def vote_key(vote: Vote) -> tuple[Any, ...]:
     """Return what identifies the pair of files of a vote, as :attr:`Trial.key`."""
     return vote.prompt, vote.seed, *zip(vote.variants, vote.sha256, strict=True)
+
+
+def check_rater(name: str) -> str:
+    """Return the name of a rater in Unicode's composed form.
+
+    Raises:
+        VotesError: it is empty, too long, or has control characters.
+    """
+    checked: str = validate(Rater, name, "rater", error=VotesError)
+    return checked
 
 
 def make_vote(trial: Trial, rater: str, choice: str, milliseconds: int) -> Vote:

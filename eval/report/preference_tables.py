@@ -28,7 +28,8 @@ def preference_tables(preference: Preference | None) -> list[TextTable]:
 
 def win_rate_row(rate: WinRate) -> list[str]:
     """Return the row of a pair of variants."""
-    sign = f"{number(rate.p_sign)} ({rate.won} of {rate.won + rate.lost} prompts)"
+    count = rate.won + rate.lost
+    sign = f"{number(rate.p_sign)} ({rate.won} of {count} prompt{'s' if count != 1 else ''})" if count else ""
     wins = f"{rate.share:.0%} ({rate.low:.0%} to {rate.high:.0%})"
     counts = [str(count) for count in (rate.votes, rate.ties, rate.prompts, rate.raters)]
     return [f"{rate.other} against {rate.reference}", wins, number(rate.p), sign, *counts]
