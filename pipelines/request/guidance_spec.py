@@ -198,6 +198,14 @@ def name_of(guidance: Guidance) -> str:
     return names[0]
 
 
+def is_expressible(guidance: Guidance, name: str, value: Any) -> bool:
+    """Return whether a spec can express the value of a parameter."""
+    try:
+        return bool(parse_value(text_of(value), parameter_types(type(guidance))[name]) == value)
+    except ValueError:
+        return False
+
+
 def spec_of(guidances: Sequence[Guidance]) -> str:
     """Return the spec that :func:`parse` reads these guidances from; negative prompts are left out.
 
@@ -208,9 +216,7 @@ def spec_of(guidances: Sequence[Guidance]) -> str:
     for guidance in guidances:
         values = {name: value for name, value in changed_values(guidance).items() if name not in NOT_IN_SPEC}
         part = name_of(guidance) + (":" if values else "") + ",".join(f"{k}={text_of(v)}" for k, v in values.items())
-        parsed = changed_values(parse_guidance(part, part))
-        if parsed != values:
-            wrong = next(name for name in values if parsed.get(name) != values[name])
+        if wrong := next((name for name, value in values.items() if not is_expressible(guidance, name, value)), None):
             raise ValueError(f"{type(guidance).__name__}({wrong}={values[wrong]!r}): a spec cannot express it")
         parts.append(part)
     return "+".join(parts) or "none"

@@ -4,9 +4,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import gradio as gr
 import jinja2
 
 STATIC = Path(__file__).parent / "static"
@@ -34,30 +32,31 @@ class Player:
     sound: bool = False
 
 
-def players(clips: Sequence[Player], *, fps: float, frames: int, start: int | None = None, title: str = "") -> str:
+def players(
+    clips: Sequence[Player | None],
+    *,
+    fps: float,
+    frames: int,
+    start: int | None = None,
+    title: str = "",
+    columns: int | None = None,
+) -> str:
     """Return a group of clips that play in sync, step by step or in a loop.
 
     Args:
-        clips: of the group.
+        clips: of the group; None for an empty cell of a grid.
         fps: frames per second.
         frames: number of frames of the longest clip.
         start: the frame that is shown first, paused; None to play at once.
         title: above the group.
+        columns: of a grid; None for as many as fit.
     """
     settings = json.dumps({"fps": fps, "frames": frames, "start": start})
-    return PAGES.get_template("players.html").render(clips=clips, settings=settings, title=title, frames=frames)
+    return PAGES.get_template("players.html").render(
+        clips=clips, settings=settings, title=title, frames=frames, columns=columns
+    )
 
 
 def read_static(*names: str) -> str:
     """Return the content of static files, one after the other."""
     return "\n".join((STATIC / name).read_text(encoding="utf-8") for name in names)
-
-
-def plain_html(value: str, name: str) -> Any:
-    """Return a component of HTML without the styles that Gradio gives to text.
-
-    Args:
-        value: HTML, in which texts of others are escaped.
-        name: id of the element.
-    """
-    return gr.HTML(value, elem_id=name, apply_default_css=False)

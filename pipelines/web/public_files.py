@@ -23,7 +23,7 @@ class PublicFiles:
         self.folder = Path(tempfile.mkdtemp(prefix="vidguide-"))
         self.limit = limit
         self._paths: OrderedDict[Hashable, Path] = OrderedDict()
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
 
     def add(self, name: str, write: Callable[[Path], object], key: Hashable | None = None) -> Path:
         """Return the path of a file, which is written unless there is one of this key.
@@ -35,16 +35,17 @@ class PublicFiles:
         """
         key = secrets.token_hex(8) if key is None else key
         with self._lock:
-            path = self._paths.get(key)
-            if path is None:
-                path = self.folder / secrets.token_hex(16) / name
-                path.parent.mkdir()
-                write(path)
-                self._paths[key] = path
-            self._paths.move_to_end(key)
+            if key in self._paths:
+                self._paths.move_to_end(key)
+                return self._paths[key]
+        path = self.folder / secrets.token_hex(16) / name
+        path.parent.mkdir()
+        write(path)
+        with self._lock:
+            self._paths[key] = path
             while len(self._paths) > self.limit:
                 shutil.rmtree(self._paths.popitem(last=False)[1].parent, ignore_errors=True)
-            return path
+        return path
 
     def url(self, path: Path) -> str:
         """Return the address of a file of this folder, relative to the page."""

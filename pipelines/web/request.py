@@ -1,6 +1,5 @@
 """A request of the tab *Try*: what a visitor sends, checked against what the server has."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
@@ -21,7 +20,7 @@ from vidguide.pipelines.request.guidance_spec import (
     parse_value,
     text_of,
 )
-from vidguide.pipelines.request.provenance import guidances_of, setup_of
+from vidguide.pipelines.request.provenance import Provenance, guidances_of, model_of, setup_of
 from vidguide.pipelines.request.schema import Request, Seed, Settings, Text
 from vidguide.pipelines.request.setup import Setup
 from vidguide.pipelines.web.parameters import PROMPT_FIELD
@@ -181,8 +180,6 @@ def read_provenance(text: str, server: Server) -> dict[str, Any]:
     Raises:
         ValueError, TypeError: the JSON is not that of a clip, or needs what the server does not have.
     """
-    from vidguide.pipelines.request.provenance import Provenance
-
     recorded = parse_json(text, "the file")
     if not isinstance(recorded, dict):
         raise TypeError("the file: must be the JSON that was written with a clip")
@@ -192,7 +189,7 @@ def read_provenance(text: str, server: Server) -> dict[str, Any]:
     settings = {name: recorded.get(name) for name in SETTINGS}
     declared = model_settings(recorded["model"])
     seed = recorded["seed"]
-    entries = [write_guidance(each) for each in guidances_of(recorded)]
+    entries = [write_guidance(each, recorded.get(PROMPT_FIELD)) for each in guidances_of(recorded)]
     fields = {
         "model": recorded["model"],
         "prompt": recorded["prompt"],
@@ -213,19 +210,20 @@ def check_reproducible(recorded: Mapping[str, Any]) -> None:
     if recorded.get("image") is not None:
         raise ValueError(f"image: the page has no first images; {cure}")
     preset = recorded.get("preset")
-    if preset is not None:
-        from vidguide.pipelines.request.provenance import model_of
-
-        if not isinstance(model_of(recorded["model"], preset["values"]), str):
-            raise ValueError(f"preset: that of {recorded['model']} has changed since the clip was made; {cure}")
+    if preset is not None and not isinstance(model_of(recorded["model"], preset["values"]), str):
+        raise ValueError(f"preset: that of {recorded['model']} has changed since the clip was made; {cure}")
 
 
-def write_guidance(guidance: Guidance) -> GuidanceFields:
-    """Return a guidance as a request has it."""
+def write_guidance(guidance: Guidance, negative_prompt: str | None = None) -> GuidanceFields:
+    """Return a guidance as a request has it; its negative prompt is left out where it is that of the request.
+
+    Raises:
+        ValueError: it has several negative prompts.
+    """
     values = changed_values(guidance)
-    return {"name": name_of(guidance), "values": {name: text_of(value) for name, value in values.items()}}
-
-
-def to_text(fields: Mapping[str, Any]) -> str:
-    """Return the fields of a request as JSON."""
-    return json.dumps(fields)
+    negative = values.pop(PROMPT_FIELD, None)
+    if not isinstance(negative, str | None):
+        raise ValueError(f"{type(guidance).__name__}(negative_prompt={negative!r}): the page takes one text")
+    texts = {name: text_of(value) for name, value in values.items()}
+    given = {} if negative in (None, negative_prompt) else {PROMPT_FIELD: negative}
+    return {"name": name_of(guidance), "values": {**texts, **given}}

@@ -13,9 +13,9 @@ import gradio as gr
 from vidguide.pipelines.models.presets import MODELS
 from vidguide.pipelines.request.call_settings import default_nag
 from vidguide.pipelines.request.guidance_spec import guidance_class
-from vidguide.pipelines.web.errors import shown_errors
+from vidguide.pipelines.web.components import plain_html, shown_errors
 from vidguide.pipelines.web.parameters import all_parameters
-from vidguide.pipelines.web.players import PAGES, plain_html
+from vidguide.pipelines.web.players import PAGES
 from vidguide.pipelines.web.request import MAX_VARIANTS, read_provenance, read_request, write_guidance
 from vidguide.pipelines.web.results import Result, make_result, progress_text, results_html, status_html
 from vidguide.pipelines.web.sampling import CancelledError, Progress, sample_variants
