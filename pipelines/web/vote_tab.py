@@ -18,8 +18,8 @@ from vidguide.eval.preference.poll import Poll
 from vidguide.eval.preference.votes import DuplicateVoteError, VotesError
 from vidguide.eval.report.preference_tables import preference_notes, preference_tables
 from vidguide.eval.schemas import Answer
-from vidguide.pipelines.web.errors import shown_errors
-from vidguide.pipelines.web.players import PAGES, Player, plain_html, players
+from vidguide.pipelines.web.components import plain_html, shown_errors
+from vidguide.pipelines.web.players import PAGES, Player, players
 from vidguide.pipelines.web.public_files import PublicFiles
 from vidguide.pipelines.web.server import Server
 
