@@ -233,8 +233,16 @@ def win_rate_between(votes: Sequence[PairVote], reference: str, other: str) -> W
     shares = share_by_prompt(selected, other).values()
     won, lost = (sum(sign * (value - 0.5) > ROUNDING for value in shares) for sign in (1, -1))
     return WinRate(
-        **dict(reference=reference, other=other, share=share, low=low, high=high, p=p),
-        **dict(p_sign=paired_share_p_value(won, lost), won=won, lost=lost, votes=len(selected)),
+        reference=reference,
+        other=other,
+        share=share,
+        low=low,
+        high=high,
+        p=p,
+        p_sign=paired_share_p_value(won, lost),
+        won=won,
+        lost=lost,
+        votes=len(selected),
         ties=sum(vote.choice == "tie" for vote in selected),
         prompts=len(shares),
         raters=len({vote.rater for vote in selected}),

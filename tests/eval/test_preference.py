@@ -64,10 +64,10 @@ def test_variance_components_are_unbiased_where_votes_are_missing() -> None:
     random, estimates = np.random.default_rng(3), []
     for _ in range(1500):
         values, prompts, raters = crossed(12, 6, (0.8, 0.5, 1.0), random)
-        present = random.random(len(values)) < 0.6
+        present = np.flatnonzero(random.random(len(values)) < 0.6)
         cells = make_cells(
-            *([x for x, here in zip(each, present, strict=True) if here] for each in (values, prompts, raters)), True
-        )  # type: ignore[arg-type]
+            [values[k] for k in present], [prompts[k] for k in present], [raters[k] for k in present], True
+        )
         components = variance_components(cells)
         assert components is not None
         estimates.append(components)

@@ -28,6 +28,7 @@ from vidguide.eval.preference.votes import (
     read_votes,
     remaining_trials,
 )
+from vidguide.eval.schemas import Vote
 from vidguide.eval.scoring.summary import Summary
 
 STRENGTHS = {"none": 0.0, "cfg": 0.7, "nag": 2.5}
@@ -180,7 +181,7 @@ def test_a_wrong_line_is_named_with_its_number(tmp_path: Path, line: str, messag
         append_vote(file, read_votes_of(tmp_path, {**LINE, "rater": "ben"}))
 
 
-def read_votes_of(folder: Path, line: dict[str, object]) -> object:
+def read_votes_of(folder: Path, line: dict[str, object]) -> Vote:
     """Return the vote of a line."""
     (folder / "other.jsonl").write_text(json.dumps(line) + "\n")
     return read_votes(folder / "other.jsonl")[0]
@@ -195,10 +196,10 @@ def test_a_truncated_last_line_is_ignored_and_removed_and_a_complete_one_without
     for length in range(0, len(whole), 7):
         file.write_text(whole + "\n" + whole[:length])
         assert len(read_votes(file)) == 1
-        append_vote(file, new)  # type: ignore[arg-type]
+        append_vote(file, new)
         assert [vote.rater for vote in read_votes(file)] == ["anna", "ben"]
     file.write_text(whole)
-    append_vote(file, new)  # type: ignore[arg-type]
+    append_vote(file, new)
     assert [vote.rater for vote in read_votes(file)] == ["anna", "ben"]
 
 
@@ -221,7 +222,7 @@ def append_elsewhere(clips: Path, file: Path, raters: int) -> "subprocess.Popen[
     pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     process = subprocess.Popen(command, cwd=ROOT, **pipes)  # type: ignore[call-overload]
     assert process.stdout.readline() == "voted\n"
-    return process  # type: ignore[no-any-return]
+    return process
 
 
 def test_two_processes_append_whole_lines_to_one_file(clips: Path, tmp_path: Path) -> None:
