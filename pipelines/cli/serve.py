@@ -48,6 +48,7 @@ def serve(
         limits = Limits(steps=max_steps, frames=max_frames, size=max_size)
         server = Server(models=tuple(model or DEFAULT_MODELS), folder=folder, limits=limits, placement=placement)
         try:
+            server.preload()
             _, address, public = launch(
                 server,
                 build(server),

@@ -187,7 +187,7 @@ def read_provenance(text: str, server: Server) -> dict[str, Any]:
     server.check_model(recorded["model"])
     check_reproducible(recorded)
     settings = {name: recorded.get(name) for name in SETTINGS}
-    declared = model_settings(recorded["model"])
+    declared = server.defaults.get(recorded["model"], {}) | model_settings(recorded["model"])
     seed = recorded["seed"]
     entries = [write_guidance(each, recorded.get(PROMPT_FIELD)) for each in guidances_of(recorded)]
     fields = {

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vidguide.pipelines.loading.load import load, resolve
+from vidguide.pipelines.request.call_settings import SETTINGS, pipeline_default
 from vidguide.pipelines.request.setup import Setup
 from vidguide.pipelines.web.limits import Limits
 from vidguide.pipelines.web.public_files import PublicFiles
@@ -25,6 +26,7 @@ class Server:
         limits: of a request.
         placement: device, dtype, revision and setup, with which models are loaded.
         files: what the page may fetch.
+        defaults: settings of the calls of pipelines that were loaded, by model.
     """
 
     models: tuple[str, ...] = DEFAULT_MODELS
@@ -32,6 +34,7 @@ class Server:
     limits: Limits = field(default_factory=Limits)
     placement: dict[str, Any] = field(default_factory=dict)
     files: PublicFiles = field(default_factory=PublicFiles)
+    defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -48,6 +51,11 @@ class Server:
         """The setup that the server was started with."""
         setup: Setup = self.placement.get("setup") or Setup()
         return setup
+
+    def preload(self) -> None:
+        """Load the first model, so that the first request does not wait for it; raises as :meth:`pipeline`."""
+        with self.pipeline(self.models[0], self.setup):
+            pass
 
     def check_model(self, model: str) -> None:
         """Refuse a model that the server was not started with, with a ValueError."""
@@ -67,4 +75,5 @@ class Server:
                 self._loaded = None  # before the next one is loaded, so that memory holds one
                 pipe = load(model, progress=False, **{**self.placement, "setup": setup})
                 self._loaded = (model, setup, pipe)
+                self.defaults[model] = {name: pipeline_default(pipe, name) for name in SETTINGS}
             yield self._loaded[2]

@@ -40,16 +40,16 @@ def try_tab(server: Server) -> None:
             list(server.models), value=server.models[0], label="model", elem_id="vg-model", min_width=140
         )
         seed = gr.Number(0, label="seed", precision=0, minimum=0, elem_id="vg-seed", min_width=90)
-    with gr.Accordion("settings: empty is the model's default", open=False), gr.Row():
+    with gr.Accordion("settings", open=False), gr.Row():
         numbers = [
-            gr.Number(None, label=name, elem_id=f"vg-{name}", min_width=90, precision=None if "scale" in name else 0)
+            gr.Textbox("", label=name, placeholder="the model's", elem_id=f"vg-{name}", min_width=90)
             for name in NUMBERS
         ]
     editor = plain_html(editor_html(server, default_variants(server)), "vg-editor-box")
     with gr.Row():
         run = gr.Button("generate", variant="primary", elem_id="vg-run", min_width=120)
         stop = gr.Button("cancel", elem_id="vg-cancel", min_width=90)
-        dropped = gr.File(label="drop a clip's JSON to restore", file_types=[".json"], elem_id="vg-drop", height=120)
+        dropped = gr.File(label="drop a clip's JSON to restore", file_types=[".json"], elem_id="vg-drop", height=140)
     status = plain_html(status_html(""), "vg-status")
     results = plain_html("", "vg-results")
     collected = gr.Textbox(visible=False)
@@ -71,7 +71,7 @@ def try_tab(server: Server) -> None:
         rest = {name: value for name, value in settings.items() if name not in NUMBERS}
         variants = {name: found[name] for name in ("same_noise", "variants")}
         values = [found["model"], found["prompt"], found["negative_prompt"] or "", found["seed"]]
-        values += [settings.get(name) for name in NUMBERS]
+        values += [str(settings.get(name, "")) for name in NUMBERS]
         return [editor_html(server, variants), found["setup"], rest, *values, status_html("restored")]
 
     def cancel(request: gr.Request) -> str:
@@ -140,7 +140,7 @@ def gather(text: str, setup: dict[str, Any], further: dict[str, Any], values: tu
         values: model, prompt, negative prompt, seed and `NUMBERS`.
     """
     model, prompt, negative, seed, *numbers = values
-    settings = {**further, **dict(zip(NUMBERS, numbers, strict=True))}
+    settings = {**further, **{name: to_number(name, text) for name, text in zip(NUMBERS, numbers, strict=True)}}
     try:
         variants = json.loads(text)
     except ValueError as error:
@@ -149,6 +149,21 @@ def gather(text: str, setup: dict[str, Any], further: dict[str, Any], values: tu
         raise TypeError("variants: must be an object with same_noise and variants")
     common = {"model": model, "prompt": prompt, "negative_prompt": (negative or "").strip() or None}
     return {**variants, **common, "seed": seed, "settings": settings, "setup": setup}
+
+
+def to_number(name: str, text: str | None) -> int | float | None:
+    """Return the number in a field; None where it is empty.
+
+    Raises:
+        ValueError: it is no number, or no whole number where one is needed.
+    """
+    if not (text or "").strip():
+        return None
+    kind = float if name == "guidance_scale" else int
+    try:
+        return kind(text or "")
+    except ValueError:
+        raise ValueError(f"{name}={text!r}: must be {'a number' if kind is float else 'a whole number'}") from None
 
 
 def default_variants(server: Server) -> dict[str, Any]:

@@ -143,6 +143,8 @@ def test_python_command_and_json_make_the_same_clip(
     restored = read_request(read_provenance(Path("clip.json").read_text(), server), server)
     assert [each.clip.sha256 for each in clips(server, restored)] == [done.clip.sha256]
     assert restored.negative_prompt == "red"
+    assert restored.settings == request.settings
+    assert command_text(restored, restored.variants[0]) == command_text(request, request.variants[0])
 
 
 def test_restoring_keeps_setup_guidances_texts_and_seed(server: Server, tmp_path: Path) -> None:
