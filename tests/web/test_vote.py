@@ -1,12 +1,8 @@
 """The tab Vote: what reaches the page, stale and repeated answers, and votes of a person with a keyboard."""
 
 import json
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,17 +10,17 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.source_files import ROOT
 from tests.helpers.voted_clips import VARIANTS, make_clips, vote_on_all
+from tests.helpers.web_page import browsing, serving, visit
 from vidguide.eval.preference.poll import Poll
 from vidguide.eval.preference.votes import VotesError, read_votes
 
 pytest.importorskip("gradio", reason="needs vidguide[web]")
 
 from vidguide.pipelines.web.public_files import PublicFiles
+from vidguide.pipelines.web.server import Server
 from vidguide.pipelines.web.vote_tab import Ballot, next_pair, record, statistics_html
 
-CHROMIUM = shutil.which("chromium")
 HOSTILE = "</p><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 7 }}"
 STARTED = "document.querySelector('#vg-vote [data-token]')?.dataset.token"
 
@@ -142,38 +138,37 @@ def test_statistics_without_votes_say_so(poll: Poll) -> None:
     assert "There are no votes yet." in statistics_html(poll)
 
 
+IN_BROWSER = (
+    pytest.mark.web,
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("default"),  # Gradio calls deprecated names of other packages, in threads of its own
+)
+
+
+def in_browser(test: Any) -> Any:
+    """Mark a test that uses a browser."""
+    for mark in IN_BROWSER:
+        test = mark(test)
+    return test
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
+    pytest.importorskip("playwright", reason="needs playwright")
+    with browsing() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Poll]]:
-    """Serve clips in a process, and return its address and the poll; each test has raters of its own."""
+    """Serve clips, and return the address and the poll; each test has raters of its own."""
     folder = make_clips(tmp_path_factory.mktemp("served"), prompts=4, seeds=(0, 1), frames=8)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vidguide.pipelines.cli.app", "serve", str(folder), "--port", str(port)]
-    pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, **pipes)  # type: ignore[call-overload]
-    try:
-        assert "serving" in process.stdout.readline()
-        yield f"http://127.0.0.1:{port}", Poll(folder)
-    finally:
-        process.terminate()
-        process.communicate(timeout=60)
+    with serving(Server(models=("tiny-4step",), folder=folder)) as address:
+        yield address, Poll(folder)
 
 
-def begin(page: Any, url: str, name: str) -> None:
+def begin(page: Any, name: str) -> None:
     """Open the tab and start to vote."""
-    page.goto(url)
     page.get_by_role("tab", name="Vote").click()
     page.fill("#vg-rater :is(input, textarea)", name)
     page.click("#vg-vote-start")
@@ -189,19 +184,13 @@ def press(page: Any, key: str) -> None:
     page.wait_for_function(f"token => {STARTED} !== token", arg=token, timeout=10_000)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
+@in_browser
 @pytest.mark.parametrize("width", [1280, 390])
-def test_a_person_votes_on_twenty_pairs_by_keyboard(
-    browser: Any, served: tuple[str, Poll], width: int, tmp_path: Path
-) -> None:
+def test_a_person_votes_on_twenty_pairs_by_keyboard(browser: Any, served: tuple[str, Poll], width: int) -> None:
     (address, poll), rater = served, f"{width}{HOSTILE[:50]}"
-    page = browser.new_page(viewport={"width": width, "height": 900})
-    problems: list[str] = []
-    bodies: list[str] = []
-    page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
-    page.on("pageerror", lambda error: problems.append(str(error)))
-    begin(page, address, rater)
+    visited, bodies = visit(browser, address, width), list[str]()
+    page = visited.page
+    begin(page, rater)
     page.on("response", lambda response: bodies.append(response.url))
     page.on("request", lambda request: bodies.append(request.post_data or ""))
     keys = ("1", "2", "0", "s", "1", "2") * 4
@@ -211,7 +200,8 @@ def test_a_person_votes_on_twenty_pairs_by_keyboard(
     times = page.evaluate("[...document.querySelectorAll('#vg-vote video')].map(video => video.currentTime)")
     assert abs(times[0] - times[1]) < 0.03
     shown = page.content()
-    begin(page, address, rater)  # a reload continues
+    page.reload()
+    begin(page, rater)  # continues
     assert "pair 11 of 24" in page.inner_text("#vg-vote")
     for key in keys[10:20]:
         press(page, key)
@@ -219,9 +209,8 @@ def test_a_person_votes_on_twenty_pairs_by_keyboard(
         assert not re.search(r"clips/(none|nag|cfg)|\.mkv", text)
     page.click("#vg-vote-show")
     page.wait_for_selector("#vg-vote-statistics li")
-    assert page.locator("#vg-vote-statistics").inner_text().count(" against ") == 3
+    assert page.locator("#vg-vote-statistics table").first.locator("tbody tr").count() == 3
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.screenshot(path=str(tmp_path / f"vote-{width}.png"), full_page=True)
     votes = [vote for vote in read_votes(poll.file) if vote.rater == rater]
     assert Counter(vote.choice for vote in votes) == {"left": 7, "right": 7, "tie": 3, "skip": 3}
     assert [vote.prompt for vote in votes] == [t.prompt for t in poll.design().trials(rater)[:20]]
@@ -229,16 +218,15 @@ def test_a_person_votes_on_twenty_pairs_by_keyboard(
     for pair in {tuple(vote.variants) for vote in votes}:
         assert abs(lefts[(*pair, pair[0])] - lefts[(*pair, pair[1])]) <= 1
     assert all(50 < vote.milliseconds < 20_000 for vote in votes)
-    assert problems == []
+    assert visited.problems == []
     page.close()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
+@in_browser
 def test_keys_in_a_text_field_are_no_votes(browser: Any, served: tuple[str, Poll]) -> None:
     address, poll = served
-    page = browser.new_page()
-    begin(page, address, "eva")
+    page = visit(browser, address).page
+    begin(page, "eva")
     token = page.evaluate(STARTED)
     page.wait_for_timeout(500)
     page.focus("#vg-rater :is(input, textarea)")
@@ -251,15 +239,14 @@ def test_keys_in_a_text_field_are_no_votes(browser: Any, served: tuple[str, Poll
     page.close()
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
+@in_browser
 def test_the_last_pair_shows_the_statistics_of_all_raters(browser: Any, served: tuple[str, Poll]) -> None:
     address, poll = served
     vote_on_all(poll.folder, ["ben", "cem"], {"none": 0.0, "nag": 2.0, "cfg": 1.0})
     for trial in poll.design().trials("anna")[:-1]:
         poll.vote(trial, "anna", "tie", 100)
-    page = browser.new_page()
-    begin(page, address, "anna")
+    page = visit(browser, address).page
+    begin(page, "anna")
     page.wait_for_timeout(500)
     page.keyboard.press("0")
     page.wait_for_selector("#vg-vote-statistics li")
