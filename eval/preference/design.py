@@ -38,7 +38,7 @@ class Trial:
     """Two clips that a rater compares.
 
     Attributes:
-        prompt: its id. seed: of both clips. text: prompt to show. left, right: the clips.
+        prompt: its id. seed: of both clips. text: what is asked for, and not wanted. left, right: the clips.
     """
 
     prompt: str
@@ -64,7 +64,7 @@ class Design:
 
     Attributes:
         clips: by prompt id and seed, then by variant.
-        texts: prompt to show, by prompt id.
+        texts: what is asked for, and not wanted, by prompt id.
         identical: number of pairs of equal files, which are not shown.
         incomplete: number of prompts and seeds that lack a variant; their other pairs are shown.
     """
@@ -104,7 +104,7 @@ def make_design(clips: Sequence[Entry]) -> Design:
     variants = sorted({entry.arm for entry in clips})
     design = Design(
         clips=groups,
-        texts={entry.prompt_id: entry.eval_prompt or entry.prompt or entry.prompt_id for entry in clips},
+        texts={entry.prompt_id: describe_request(entry) for entry in clips},
         identical=sum(a.sha256 == b.sha256 for group in groups.values() for a, b in combinations(group.values(), 2)),
         incomplete=sum(len(group) < len(variants) for group in groups.values()),
         variants=variants,
@@ -115,6 +115,12 @@ def make_design(clips: Sequence[Entry]) -> Design:
             f"must be clips of at least {MIN_VARIANTS} variants, such as the folder of a sweep"
         )
     return design
+
+
+def describe_request(entry: Entry) -> str:
+    """Return what a clip should show, and what it should not."""
+    text = entry.eval_prompt or entry.prompt or entry.prompt_id
+    return f"{text}; not wanted: {entry.negative_prompt}" if entry.negative_prompt else text
 
 
 def rounds(design: Design, random: np.random.Generator) -> list[list[Trial]]:

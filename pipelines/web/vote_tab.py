@@ -24,7 +24,7 @@ from vidguide.pipelines.web.public_files import PublicFiles
 from vidguide.pipelines.web.server import Server
 
 CHOICES = {"left": "1 is better", "tie": "0: tie", "right": "2 is better", "skip": "s: skip"}
-NO_FOLDER = "Start the server with the folder of a sweep to vote on its clips."
+NO_FOLDER = "No clips to vote on: start with `vidguide serve SWEEP_FOLDER`, where a sweep wrote."
 RATERS = 8  # who are served at the same time
 
 
