@@ -201,9 +201,10 @@ def name_of(guidance: Guidance) -> str:
 def is_expressible(guidance: Guidance, name: str, value: Any) -> bool:
     """Return whether a spec can express the value of a parameter."""
     try:
-        return bool(parse_value(text_of(value), parameter_types(type(guidance))[name]) == value)
+        parsed = parse_value(text_of(value), parameter_types(type(guidance))[name])
     except ValueError:
         return False
+    return bool((tuple(parsed) if isinstance(parsed, list) else parsed) == value)
 
 
 def spec_of(guidances: Sequence[Guidance]) -> str:

@@ -14,13 +14,13 @@ Parameters = dict[str, dict[str, Any]]  # of each variant, by name
 
 def parameters_of(gallery: Gallery, folder: Path) -> Parameters:
     """Return the parameters of each variant, as the JSON of its first clip that has one states them."""
-    found: Parameters = {}
+    parameters: Parameters = {}
     for clips in gallery.clips.values():
         for arm, rows in clips.items():
             path = clip_file(rows, folder).with_suffix(".json")
-            if arm not in found and path.is_file():
-                found[arm] = values_of(read_object(path))
-    return found
+            if arm not in parameters and path.is_file():
+                parameters[arm] = values_of(read_object(path))
+    return parameters
 
 
 def axes(parameters: Parameters) -> list[str]:

@@ -64,8 +64,8 @@ def rank(guidance: type[Guidance], name: str) -> int:
     """Return the place of a parameter: the scale, those of the class, those of its base classes, those of all."""
     if name == "scale":
         return 0
-    own, shared = inspect.get_annotations(guidance), {field.name for field in dataclasses.fields(Guidance)}
-    return 3 if name in shared else 1 if name in own else 2
+    declared, shared = inspect.get_annotations(guidance), {field.name for field in dataclasses.fields(Guidance)}
+    return 3 if name in shared else 1 if name in declared else 2
 
 
 def control(name: str, default: Any, types: tuple[Any, ...], allowed: tuple[Any, ...], about: str) -> Parameter:

@@ -27,6 +27,8 @@ MAIN = 4  # parameters that are shown at once
 COLLECT = "(editor, ...others) => [window.vidguide.editorState(), ...others]"
 EXAMPLE = {"prompt": "a large circle moving right on a white background", "negative_prompt": "red"}
 
+Values = dict[str, Any]
+
 
 def try_tab(server: Server) -> None:
     """Add the content of the tab."""
@@ -57,22 +59,24 @@ def try_tab(server: Server) -> None:
     fields = [model, prompt, negative, seed, *numbers]
     jobs = Jobs()
 
-    def generate(request: gr.Request, text: str, kept: dict[str, Any], more: dict[str, Any], *values: Any) -> Any:
+    def generate(
+        request: gr.Request, text: str, setup_values: dict[str, Any], more: dict[str, Any], *values: Any
+    ) -> Any:
         with shown_errors():
-            parsed = read_request(gather(text, kept, more, values), server)
+            parsed = read_request(gather(text, base, more, values), server)
             yield from show(server, parsed, jobs.start(request.session_hash))
 
     def restore(path: str | None) -> list[Any]:
         if path is None:
             return [gr.skip()] * (len(fields) + 4)
         with shown_errors():
-            found = read_provenance(Path(path).read_text(encoding="utf-8"), server)
-        settings = found["settings"]
+            restored = read_provenance(Path(path).read_text(encoding="utf-8"), server)
+        settings = restored["settings"]
         rest = {name: value for name, value in settings.items() if name not in NUMBERS}
-        variants = {name: found[name] for name in ("same_noise", "variants")}
-        values = [found["model"], found["prompt"], found["negative_prompt"] or "", found["seed"]]
+        variants = {name: restored[name] for name in ("same_noise", "variants")}
+        values = [restored["model"], restored["prompt"], restored["negative_prompt"] or "", restored["seed"]]
         values += [str(settings.get(name, "")) for name in NUMBERS]
-        return [editor_html(server, variants), found["setup"], rest, *values, status_html("restored")]
+        return [editor_html(server, variants), restored["setup"], rest, *values, status_html("restored")]
 
     def cancel(request: gr.Request) -> str:
         jobs.cancel(request.session_hash)

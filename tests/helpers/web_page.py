@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.snapshots import snapshot_of, snapshots_equal
 from vidguide.eval.files import validate
 from vidguide.pipelines.sweep.config import SweepFields, make_sweep
 from vidguide.pipelines.sweep.run import evaluate, run
@@ -24,6 +25,8 @@ ARMS = {
     "none": "none",
     **{f"tau {tau}, alpha {alpha}": f"nag:tau={tau},alpha={alpha}" for tau in (1.25, 2.5) for alpha in (0.25, 0.5)},
 }
+
+NAG_FIELDS = {"name": "nag", "values": {"tau": "1.25", "alpha": "0.5"}}  # of a request
 
 
 def make_sweep_folder(folder: Path) -> Path:
@@ -91,3 +94,15 @@ def visit(browser: Any, address: str, width: int = 1280) -> Visit:
     page.goto(address)
     page.wait_for_selector("#vg-editor .vg-card")
     return visited
+
+
+def state_of(pipe: Any) -> dict[str, Any]:
+    """Return all of a pipeline that a request could leave behind."""
+    modules = {name: snapshot_of(getattr(pipe, name)) for name in ("transformer", "vae", "text_encoder")}
+    scheduler = {name: repr(value) for name, value in vars(pipe.scheduler).items()}
+    return {"modules": modules, "type": type(pipe), "scheduler": (type(pipe.scheduler), sorted(scheduler))}
+
+
+def assert_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
+    assert all(snapshots_equal(before["modules"][name], after["modules"][name]) for name in before["modules"])
+    assert [before[name] for name in ("type", "scheduler")] == [after[name] for name in ("type", "scheduler")]

@@ -11,8 +11,7 @@ import pytest
 
 pytest.importorskip("gradio", reason="needs vidguide[web]")
 
-from tests.helpers.web_page import serving
-from tests.web.test_requests import NAG_FIELDS, assert_unchanged, state_of
+from tests.helpers.web_page import NAG_FIELDS, assert_unchanged, serving, state_of
 from vidguide import Setup
 from vidguide.pipelines.web.limits import Limits
 from vidguide.pipelines.web.server import Server

@@ -11,8 +11,7 @@ import pytest
 pytest.importorskip("gradio", reason="needs vidguide[web]")
 pytest.importorskip("playwright", reason="needs playwright")
 
-from tests.helpers.web_page import HOSTILE, browsing, make_sweep_folder, serving, visit
-from tests.web.test_requests import assert_unchanged, state_of
+from tests.helpers.web_page import HOSTILE, assert_unchanged, browsing, make_sweep_folder, serving, state_of, visit
 from vidguide import Setup
 from vidguide.pipelines.web.limits import Limits
 from vidguide.pipelines.web.server import Server
@@ -185,7 +184,7 @@ def test_html_in_prompts_is_inert(page: Any) -> None:
     page.wait_for_timeout(1000)
     assert page.evaluate("document.querySelectorAll('img[src=x]').length") == 0
     assert HOSTILE in page.locator("#vg-results pre").first.text_content()
-    fill(page, "prompt", HOSTILE + "x " * 300)
+    fill(page, "prompt", HOSTILE + "x " * 700)
     page.click("#vg-run")
     toast = page.locator("[data-testid=toast-body], .toast-body").filter(has_text="must be at most")
     toast.wait_for(timeout=WAIT)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers.snapshots import snapshot_of, snapshots_equal
+from tests.helpers.web_page import NAG_FIELDS, assert_unchanged, state_of
 from vidguide import EMAG, NAG, SEG, Setup, generate
 from vidguide.guidances.base import Guidance, constraints
 from vidguide.pipelines.cli.app import app
@@ -25,7 +25,6 @@ from vidguide.pipelines.web.server import Server
 from vidguide.validation import Range
 
 PROMPT, STEPS, FRAMES = "a large circle moving right", 2, 5
-NAG_FIELDS = {"name": "nag", "values": {"tau": "1.25", "alpha": "0.5"}}
 
 
 @pytest.fixture(scope="module")
@@ -249,18 +248,6 @@ def test_seeds_of_variants_count_without_the_lock(server: Server) -> None:
     unlocked = read_request(fields(same_noise=False, variants=variants), server)
     assert [each.seed for each in unlocked.variants] == [7, 8]
     assert [each.seed for each in read_request(fields(variants=variants), server).variants] == [3, 3]
-
-
-def state_of(pipe: Any) -> dict[str, Any]:
-    """Return all of a pipeline that a request could leave behind."""
-    modules = {name: snapshot_of(getattr(pipe, name)) for name in ("transformer", "vae", "text_encoder")}
-    scheduler = {name: repr(value) for name, value in vars(pipe.scheduler).items()}
-    return {"modules": modules, "type": type(pipe), "scheduler": (type(pipe.scheduler), sorted(scheduler))}
-
-
-def assert_unchanged(before: dict[str, Any], after: dict[str, Any]) -> None:
-    assert all(snapshots_equal(before["modules"][name], after["modules"][name]) for name in before["modules"])
-    assert [before[name] for name in ("type", "scheduler")] == [after[name] for name in ("type", "scheduler")]
 
 
 def test_a_cancelled_or_failed_request_leaves_the_pipeline_bitwise_as_it_was(server: Server) -> None:
