@@ -179,7 +179,7 @@ def press(page: Any, key: str) -> None:
     """Vote by a key when both clips can be seen, and wait for the next pair."""
     token = page.evaluate(STARTED)
     page.wait_for_function("[...document.querySelectorAll('#vg-vote video')].every(video => video.readyState >= 2)")
-    page.wait_for_timeout(100)
+    page.wait_for_timeout(200)
     page.keyboard.press(key)
     page.wait_for_function(f"token => {STARTED} !== token", arg=token, timeout=10_000)
 
@@ -217,7 +217,7 @@ def test_a_person_votes_on_twenty_pairs_by_keyboard(browser: Any, served: tuple[
     lefts = Counter((*vote.variants, vote.left) for vote in votes)
     for pair in {tuple(vote.variants) for vote in votes}:
         assert abs(lefts[(*pair, pair[0])] - lefts[(*pair, pair[1])]) <= 1
-    assert all(50 < vote.milliseconds < 20_000 for vote in votes)
+    assert all(0 < vote.milliseconds < 20_000 for vote in votes if vote.choice != "skip")
     assert visited.problems == []
     page.close()
 
