@@ -1,16 +1,18 @@
 """The report as one HTML file without scripts or external resources; templates/report.html has its markup."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.report.charts import Chart, slope_chart
 from vidguide.eval.report.clip_figures import ClipCollection, ClipFigure, collect_clips, collect_pairs
 from vidguide.eval.report.headline import headline
-from vidguide.eval.report.html_tables import Table, comparison_tables, means_table, verdict_style
+from vidguide.eval.report.html_tables import Table, comparison_tables, means_table, plain_table, verdict_style
 from vidguide.eval.report.loops import TOTAL_BYTES
 from vidguide.eval.report.overview import panels, trade_off
 from vidguide.eval.report.page import template_environment
+from vidguide.eval.report.preference_tables import preference_notes, preference_tables
 from vidguide.eval.report.settings import arm_settings
 from vidguide.eval.report.tables import (
     arm_table,
@@ -68,28 +70,28 @@ def to_html(summary: Summary, opening: Opening | None = None) -> str:
         opening: what it shows first.
     """
     collection, difference_hrefs, mean_hrefs = clips_and_links(summary)
-    return (
-        template_environment()
-        .get_template("report.html")
-        .render(
-            opening=opening,
-            headlines=[(headline(each), headline_style(each)) for each in summary.comparisons],
-            notes=[*summary.notes, *unmeasured_notes(summary)],
-            panels=panels(summary.comparisons, difference_hrefs),
-            trade_off=trade_off(summary.comparisons),
-            comparisons=[comparison_section(each, difference_hrefs, collection) for each in summary.comparisons],
-            collection=collection,
-            size_limit=TOTAL_BYTES,
-            arms=means_table(*arm_table(summary), mean_hrefs),
-            events=event_list(summary),
-            failures=summary.failures,
-            metrics=METRICS,
-            metric_label=metric_label,
-            protocol=protocol(summary),
-            settings=arm_settings(summary.rows),
-            versions=format_versions(summary),
-        )
+    tables_of_votes = preference_tables(summary.preference)
+    content: dict[str, Any] = dict(
+        opening=opening,
+        headlines=[(headline(each), headline_style(each)) for each in summary.comparisons],
+        notes=[*summary.notes, *unmeasured_notes(summary)],
+        panels=panels(summary.comparisons, difference_hrefs),
+        trade_off=trade_off(summary.comparisons),
+        comparisons=[comparison_section(each, difference_hrefs, collection) for each in summary.comparisons],
+        votes=[replace(plain_table(header, rows), title=title) for title, header, rows in tables_of_votes],
+        vote_notes=preference_notes(summary.preference),
+        collection=collection,
+        size_limit=TOTAL_BYTES,
+        arms=means_table(*arm_table(summary), mean_hrefs),
+        events=event_list(summary),
+        failures=summary.failures,
+        metrics=METRICS,
+        metric_label=metric_label,
+        protocol=protocol(summary),
+        settings=arm_settings(summary.rows),
+        versions=format_versions(summary),
     )
+    return template_environment().get_template("report.html").render(content)
 
 
 def clips_and_links(summary: Summary) -> tuple[ClipCollection, dict[tuple[str, str], str], dict[str, str]]:

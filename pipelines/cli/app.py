@@ -32,6 +32,7 @@ from vidguide.pipelines.cli.options import (
     show,
 )
 from vidguide.pipelines.cli.plan import plan
+from vidguide.pipelines.cli.serve import serve
 from vidguide.pipelines.cli.setup_options import setup_from, setup_options
 from vidguide.pipelines.cli.tune import tune
 from vidguide.version import __version__
@@ -315,6 +316,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     tune: "vidguide tune -g nag --over tau=1:4 alpha=0.1:0.6 --prompts prompts.jsonl --budget 200 -o tuning",
     calibrate: "vidguide calibrate tiny -g emag:decay=0.8 --count 8 -o calibration",
     plan: "vidguide plan -m wan2.1-14b-lightx2v -g nag --card rtx4090",
+    serve: "vidguide serve sweep --model tiny-4step --port 7860",
     locate: "vidguide locate tiny --profile",
     models: "vidguide models --json",
     doctor: "vidguide doctor --json",

@@ -35,7 +35,7 @@ PARALLEL = 4  # trials that run at once
 FEWEST = 6  # prompts that a 95% interval needs
 RECOMMENDED = 3
 MARGIN = 0.05  # relative, of a metric for which the objective declares no guard
-SETS = ("fvd", "jedi", "external")  # namespaces of metrics that a clip by itself does not have
+SETS = ("fvd", "jedi", "external", "preference")  # namespaces of metrics that are not measured on each clip
 Pair = tuple[str, int]  # prompt id and seed
 
 

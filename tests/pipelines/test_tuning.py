@@ -206,7 +206,7 @@ def test_ranges_become_specs_and_distributions() -> None:
         ({"objective": "guard.contrast"}, "has no better direction; use it in keep"),
         ({"objective": "clip.frame_cosine"}, "objective='clip.frame_cosine': needs --clip MODEL"),
         ({"objective": "world.negative_present"}, "is undefined for 'a large circle 0'.*not of the shipped world: 0"),
-        ({"objective": "fvd.distance"}, "objective='fvd"),
+        ({"objective": "preference.human"}, "objective=.preference.human.: is not a value of each clip"),
         ({"keep": ["world.nothing"]}, "keep='world.nothing': unknown metric"),
         ({"keep": [f"{KEPT}:0"]}, "the margin must be a number above 0"),
         ({"keep": []}, f"keep: is missing, and {OBJECTIVE} has no guards"),
