@@ -263,6 +263,7 @@ def command(folder: Path, *options: str) -> list[str]:
     return [
         *("tune", "-m", "tiny-4step", "-g", "nag", "--over", "tau=1:4", "alpha=0.1:1", "--steps", "2"),
         *("--prompts", str(folder / "prompts.txt"), "-n", "blue", "--keep", "world.attributes:0.9", "--device", "cpu"),
+        *("--objective", "world.worst_fit"),
         *("--pairs", "6", "--held-out", "6", "-o", str(folder / "out"), "--budget", "48", *options),
     ]
 
