@@ -240,10 +240,8 @@ def axis_labels(tuning: Tuning, x_ends: tuple[float, float], y_ends: tuple[float
 
 def letters(run: TuningRun, points: dict[int, tuple[float, float]], place: Any) -> list[Label]:
     """Return the letters of the recommended trials, next to their points."""
-    by_trial: dict[int, str] = {}
+    by_point: dict[tuple[float, float], str] = {}
     for name, trial in run.recommended.items():
-        by_trial[trial.number] = by_trial.get(trial.number, "") + LETTERS[name]
-    return [
-        Label((place(points[number])[0] + 7, place(points[number])[1] - 6), "start", text, "letter")
-        for number, text in by_trial.items()
-    ]
+        point = place(points[trial.number])
+        by_point[point] = by_point.get(point, "") + LETTERS[name]
+    return [Label((x + 7, y - 6), "start", text, "letter") for (x, y), text in by_point.items()]

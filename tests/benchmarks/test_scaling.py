@@ -23,5 +23,5 @@ def test_the_benchmark_measures_sweeps_evaluation_and_one_driver(monkeypatch: py
     assert set(result["sweeps"]) == {"this process", "Ray, 1"}
     assert result["driver"]["jobs"] == 60
     assert 0 < result["driver"]["driver's CPU, ms a job"] < 1000
-    text = scaling.report({**result, "command": "python benchmarks/scaling.py", "cores": 2})
+    text = scaling.report({**result, "command": "python benchmarks/scaling.py", "cores": 2, "load": 0.5})
     assert "| workers fed at 10 s a clip |" in text
