@@ -24,7 +24,7 @@ LAYERS = {
     "vidguide": [
         *("functional", "kernels", "tracing", "transformer", "attention", "calls", "edits", "guidances", "guiding"),
     ],
-    "eval": ["pool", "clips", "encoders", "world", "metrics", "scoring", "report"],
+    "eval": ["pool", "clips", "encoders", "world", "metrics", "scoring", "preference", "report"],
     "pipelines": ["models", "request", "loading", "planning", "calibration", "sweep", "web", "cli"],
 }
 HEAVY = ("diffusers", "transformers")  # load only when used: only pipelines may need them at import

@@ -16,7 +16,8 @@ from vidguide.pipelines.cli.setup_options import setup_from, setup_options
 def serve(
     options: dict[str, Any],
     folder: Annotated[
-        Path | None, typer.Argument(help="Folder of a sweep or an evaluation, to browse.", show_default=False)
+        Path | None,
+        typer.Argument(help="Folder of a sweep or an evaluation, to browse and to vote on.", show_default=False),
     ] = None,
     model: Annotated[
         list[str] | None,

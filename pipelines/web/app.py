@@ -8,9 +8,10 @@ from vidguide.pipelines.web.browse_tab import browse_tab
 from vidguide.pipelines.web.players import read_static
 from vidguide.pipelines.web.server import Server
 from vidguide.pipelines.web.try_tab import try_tab
+from vidguide.pipelines.web.vote_tab import vote_tab
 
-TABS = {"Try": try_tab, "Browse": browse_tab}
-SCRIPTS, STYLES = ("players.js", "editor.js"), ("players.css", "editor.css")
+TABS = {"Try": try_tab, "Browse": browse_tab, "Vote": vote_tab}
+SCRIPTS, STYLES = ("players.js", "editor.js", "vote.js"), ("players.css", "editor.css", "vote.css")
 MAX_WAITING = 100  # requests in the queue; further ones are refused
 MAX_UPLOAD = "1mb"  # of a clip's JSON
 
