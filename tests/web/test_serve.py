@@ -31,6 +31,7 @@ def test_the_help_ends_with_an_example() -> None:
     assert "Example: vidguide serve" in result.output.strip().splitlines()[-1]
 
 
+@pytest.mark.web
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -49,6 +50,7 @@ def test_wrong_options_are_refused_before_a_model_is_loaded(
     assert message in " ".join(result.output.split())
 
 
+@pytest.mark.web
 def test_the_space_serves_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gradio", reason="needs vidguide[web]")
     names = runpy.run_path(str(SPACE / "app.py"))
