@@ -5,9 +5,9 @@
 
 The prompt of each clip omits one attribute (in turn colour, shape, motion, background), and the negative prompt names a
 random value of it. All arms run the same prompts, negative prompts and seeds, alternating batch by batch, so that times
-are comparable. `--arms grid` runs many settings; `chosen` compares the settings selected from the grid, on cases that the
-grid did not use (`--first`); `window` ends NAG after a part of the steps. Intervals are 95% and exact, also of the paired
-differences to no guidance.
+are comparable. `--arms grid` runs many settings; `chosen` compares the settings selected from the grid, on cases that
+the grid did not use (`--first`); `window` ends NAG after a part of the steps. Intervals are 95% and exact, also of the
+paired differences to no guidance.
 """
 
 import argparse
