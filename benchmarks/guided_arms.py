@@ -4,12 +4,13 @@
     python benchmarks/guided_arms.py validation [--model tiny] [--clips 208] [--work work/guided_arms]
     python benchmarks/guided_arms.py reuse [--model tiny] [--clips 208] [--work work/guided_arms]
 
-Settings are chosen on the prompts and seeds of `tuning`, and reported on those of `validation`. `reuse` has cheaper forms
-of those arms, on the same prompts and seeds: a pass at every second or third step (`every`), and for EMAG the last block
-alone or half of the steps; the report compares with the arm that has a pass at each step. Each set of prompts
-omits other attributes: one of four in turn, the motion, all, or none. All arms of a set run the same prompts and seeds,
-batch by batch in turn, so that their times are comparable. Finished batches are not sampled again. Self-guidance uses
-no negative prompt, classifier-free guidance the empty one; NAG avoids a value of an attribute that the prompt omits.
+Settings are chosen on the prompts and seeds of `tuning`, and reported on those of `validation`. `reuse` has cheaper
+forms of those arms, on the same prompts and seeds: a pass at every second or third step (`every`), and for EMAG the
+last block alone or half of the steps; the report compares with the arm that has a pass at each step. Each set of
+prompts omits other attributes: one of four in turn, the motion, all, or none. All arms of a set run the same prompts
+and seeds, batch by batch in turn, so that their times are comparable. Finished batches are not sampled again. Self-
+guidance uses no negative prompt, classifier-free guidance the empty one; NAG avoids a value of an attribute that the
+prompt omits.
 
 Clips are sampled in bfloat16 with compiled blocks, which is faster on a CPU.
 """
