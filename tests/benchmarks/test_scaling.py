@@ -1,5 +1,6 @@
 """benchmarks/scaling.py at a tiny size."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +17,7 @@ SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 @pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed: pip install 'vidguide[ray]'")
 def test_the_benchmark_measures_sweeps_evaluation_and_one_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(SCRIPTS)
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPTS), prepend=os.pathsep)  # of the workers
     import scaling
 
     with local_ray():
