@@ -139,7 +139,7 @@ def plan(
     frames: int | None = None,
     steps: int | None = None,
     dtype: str = "bfloat16",
-    card: str | None = None,
+    card: str | Card | None = None,
     revision: str | None = None,
 ) -> Plan:
     """Return what a call needs, without loading weights. Of a repo id only small JSON files are downloaded.
@@ -154,7 +154,7 @@ def plan(
         setup: quantization, offload, layerwise casting and tiling; None for the defaults.
         width, height, frames, steps: None for those of the model, then those of the pipeline.
         dtype: "bfloat16", "float16" or "float32".
-        card: name in `CARDS`, for the time, and for whether it fits.
+        card: name in `CARDS`, or a card, for the time, and for whether it fits.
         revision: branch, tag or commit of a repo id.
 
     Raises:
@@ -175,7 +175,7 @@ def plan(
         raise ValueError(f"gguf={setup.gguf!r}: cannot be planned: its size is not in the configurations")
     if any(isinstance(one, S2Guidance) for one in guidance):
         raise ValueError("S2Guidance: cannot be planned: it draws the blocks that it skips; STG costs about the same")
-    chosen = None if card is None else card_named(card)
+    chosen = card_named(card) if isinstance(card, str) else card
     blueprint = read_blueprint(declared)
     check_family(blueprint.index["transformer"][1])
     size = size_of(declared, blueprint, dict(width=width, height=height, frames=frames, steps=steps))
@@ -195,7 +195,7 @@ def plan(
         components=components,
         phases=arranged,
         guided=guided,
-        card=card,
+        card=card if card is None or isinstance(card, str) else card.source,
         seconds={} if chosen is None else times(chosen, placed, size.steps),
         fits=fits,
         advice=advise(placed, chosen, size) if chosen is not None and not fits else None,
