@@ -125,6 +125,8 @@ def commits_of(model: Model) -> dict[str, str]:
         reference = folder / "refs" / (revision or "main")
         if reference.is_file():
             commits[source] = reference.read_text().strip()
+        elif revision is not None and (folder / "snapshots" / revision).is_dir():
+            commits[source] = revision
     return commits
 
 

@@ -12,6 +12,7 @@ from vidguide.eval.files import read_object
 from vidguide.pipelines.loading.assemble import diffusers_class
 from vidguide.pipelines.loading.hub import AGAIN, LIBRARIES, find_file, read_index
 from vidguide.pipelines.models.configs import CONFIGS, Config
+from vidguide.pipelines.models.sources import REVISIONS
 from vidguide.pipelines.models.spec import Model
 
 SKIPPED = ("tokenizer", "scheduler", "image_processor", "feature_extractor")  # components without weights
@@ -39,7 +40,7 @@ def read_blueprint(model: Model) -> Blueprint:
         OSError: a file cannot be read. ValueError: it has another form, or the model has no `config.json` in the
             format of diffusers for a component, as with a single checkpoint.
     """
-    if model.source in CONFIGS and model.revision is None:
+    if model.source in CONFIGS and model.revision in (None, REVISIONS.get(model.source)):
         return Blueprint(*CONFIGS[model.source], source="vidguide/pipelines/models/configs.py")
     if model.checkpoint is not None:
         raise ValueError(f"{model.checkpoint.file}: cannot be planned: a single checkpoint has no configuration")

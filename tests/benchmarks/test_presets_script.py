@@ -127,12 +127,12 @@ def test_each_preset_that_needs_an_image_gets_one_of_its_size(presets: Any) -> N
 
 def test_commits_are_those_in_the_cache(presets: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(presets.constants, "HF_HUB_CACHE", str(tmp_path))
-    for repository in ("Wan-AI--Wan2.1-T2V-14B-Diffusers", "lightx2v--Wan2.1-Distill-Loras"):
-        reference = tmp_path / f"models--{repository}" / "refs" / "main"
-        reference.parent.mkdir(parents=True)
-        reference.write_text("0" * 40)
-    commits = presets.commits_of(PRESETS["wan2.1-14b-lightx2v"])
-    assert commits == dict.fromkeys(("Wan-AI/Wan2.1-T2V-14B-Diffusers", "lightx2v/Wan2.1-Distill-Loras"), "0" * 40)
+    reference = tmp_path / "models--lightx2v--Wan2.1-Distill-Loras" / "refs" / "main"
+    reference.parent.mkdir(parents=True)
+    reference.write_text("0" * 40)
+    model = PRESETS["wan2.1-14b-lightx2v"]
+    (tmp_path / "models--Wan-AI--Wan2.1-T2V-14B-Diffusers" / "snapshots" / str(model.revision)).mkdir(parents=True)
+    assert presets.commits_of(model) == {model.source: model.revision, model.loras[0].source: "0" * 40}
 
 
 def planned(fits: bool, advice: dict[str, Any] | None) -> Any:
