@@ -123,8 +123,20 @@ def configure(pipe: Any, model: Model) -> None:
         pipe.register_to_config(boundary_ratio=model.boundary)
     if model.tiling:
         pipe.vae.enable_tiling()
+    correct_scale_factors(pipe)
     if model.guidance_scale is not None and hasattr(pipe, "guider"):
         pipe.guider = pipe.guider.new(guidance_scale=model.guidance_scale)
+
+
+def correct_scale_factors(pipe: Any) -> None:
+    """Set the scale factors of a pipeline that computes them without the patches of its VAE to those of the VAE.
+
+    `WanVideoToVideoPipeline` of diffusers 0.42 does: with a VAE of patches its noise has another size than its video.
+    """
+    for name in ("scale_factor_temporal", "scale_factor_spatial"):
+        factor = getattr(getattr(getattr(pipe, "vae", None), "config", None), name, None)
+        if factor is not None and hasattr(pipe, f"vae_{name}"):
+            setattr(pipe, f"vae_{name}", factor)
 
 
 def scheduler_for(scheduler: Any, model: Model) -> Any:

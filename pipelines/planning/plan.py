@@ -208,7 +208,7 @@ def size_of(model: Model, blueprint: Blueprint, given: dict[str, int | None]) ->
     Raises:
         ValueError: a size that the VAE and the patches do not divide, or that has no default.
     """
-    defaults = inspect.signature(choose_pipeline(model, dict(blueprint.index), None).__call__).parameters
+    defaults = inspect.signature(choose_pipeline(model, dict(blueprint.index), {}).__call__).parameters
     names = {"frames": "num_frames", "steps": "num_inference_steps"}
     values = {}
     for name, value in given.items():

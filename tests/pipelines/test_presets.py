@@ -33,8 +33,8 @@ from vidguide.pipelines.models.sources import REVISIONS
 from vidguide.pipelines.models.spec import SHIPPED, Checkpoint, Model
 from vidguide.pipelines.models.table import markdown
 from vidguide.pipelines.request.call_settings import SETTINGS, call_arguments, fill_settings, prepare_pipeline
-from vidguide.pipelines.request.images import takes_image
 from vidguide.pipelines.request.provenance import arguments_from, load_provenance
+from vidguide.pipelines.request.visual_inputs import takes
 
 PROMPT = "a large circle"
 ROOT = Path(__file__).parents[2]
@@ -303,7 +303,7 @@ def test_presets_cite_their_sources_and_agree_with_diffusers(name: str) -> None:
     pipeline = getattr(diffusers, preset.pipeline or "", None)
     if pipeline is None:
         pytest.skip(f"this diffusers has no {preset.pipeline}")
-    use = takes_image(pipeline)
+    use = takes(pipeline, "image")
     assert preset.image == use or (preset.image, use) == ("may", "no")  # by the image-to-video partner
     assert resolve(name) is preset
 
