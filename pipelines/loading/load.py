@@ -20,6 +20,7 @@ from vidguide.pipelines.loading.assemble import (
     diffusers_class,
     load_loras,
     single_file_components,
+    vae_dtype,
 )
 from vidguide.pipelines.loading.hub import (
     FINGERPRINTS,
@@ -124,8 +125,8 @@ def load(
         model: shipped name, preset, local pipeline folder, Hugging Face repo id, or a :class:`Model`.
         revision: branch, tag or commit of a repo id.
         device: None for CUDA if available, else MPS, else the CPU.
-        dtype: "float32", "bfloat16" or "float16"; None for bfloat16 on CUDA and float32 elsewhere. The VAE is always
-            float32, as Wan's requires.
+        dtype: "float32", "bfloat16" or "float16"; None for bfloat16 on CUDA and float32 elsewhere. The VAE is in
+            float32, as Wan's requires, except where the pipeline runs it in the dtype of the model.
         setup: quantization, LoRAs, offload, compilation and more; None for the defaults of :class:`Setup`.
         image, last_image, video: whether clips start from a first image, have a last one, or start from a video;
             selects the pipeline class where the same weights serve several. None for the class in `model_index.json`.
@@ -180,12 +181,12 @@ def build(model: Model, pipeline_class: Any, index: dict[str, Any], dtype: torch
     """Return the pipeline of a declaration, on the CPU. LoRAs and checkpoints are located before the download."""
     check_configs(Path(model.source), index)
     files = weight_files(model)
-    components = single_file_components(model, index, files, dtype)
-    dtypes = {DTYPE: {"default": dtype, "vae": torch.float32}}
+    dtypes = {"default": dtype, "vae": vae_dtype(pipeline_class.__name__, dtype)}
+    components = single_file_components(model, index, files, dtypes)
     options = dict(revision=model.revision, variant=model.variant, local_files_only=only_cached(model.source))
     options |= quantization_arguments(setup, index, dtype)
     with missing_weights_refused():
-        pipe = pipeline_class.from_pretrained(model.source, **options, **components, **dtypes)
+        pipe = pipeline_class.from_pretrained(model.source, **options, **components, **{DTYPE: dtypes})
     check_weights(pipe)
     load_loras(pipe, model.loras, files)
     configure(pipe, model)

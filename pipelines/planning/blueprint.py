@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vidguide.eval.files import read_object
-from vidguide.pipelines.loading.assemble import diffusers_class
+from vidguide.pipelines.loading.assemble import diffusers_class, vae_dtype
 from vidguide.pipelines.loading.hub import AGAIN, LIBRARIES, find_file, read_index
 from vidguide.pipelines.models.configs import CONFIGS, Config
 from vidguide.pipelines.models.sources import REVISIONS
@@ -69,7 +69,7 @@ def build(blueprint: Blueprint, name: str, dtype: torch.dtype) -> nn.Module:
     Args:
         blueprint: classes and configurations.
         name: of the component.
-        dtype: of the model; the VAE is float32, as are the modules that the libraries keep in it.
+        dtype: of the model; that of the VAE is the one that loading gives it, and some modules are kept in float32.
     """
     library, kind = blueprint.index[name][:2]
     config = dict(blueprint.configs[name])
@@ -78,7 +78,8 @@ def build(blueprint: Blueprint, name: str, dtype: torch.dtype) -> nn.Module:
     else:
         cls = getattr(import_module(library), kind)
         module = cls(cls.config_class(**config))
-    set_dtypes(module, torch.float32 if name == "vae" else dtype, float32_modules(module, library, dtype))
+    chosen = vae_dtype(str(blueprint.index["_class_name"]), dtype) if name == "vae" else dtype
+    set_dtypes(module, chosen, float32_modules(module, library, dtype))
     return module.eval()
 
 
