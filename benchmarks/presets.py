@@ -118,7 +118,7 @@ class Memory:
 
 def commits_of(model: Model) -> dict[str, str]:
     """Return the commit of each repository of a preset in the cache of Hugging Face; empty for local folders."""
-    parts = [model, *([model.checkpoint] if model.checkpoint else []), *model.loras]
+    parts: list[Any] = [model, *([model.checkpoint] if model.checkpoint else []), *model.loras]
     commits = {}
     for source, revision in {(part.source, part.revision) for part in parts if is_repo_id(part.source)}:
         folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=source, repo_type="model")

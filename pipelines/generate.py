@@ -7,6 +7,7 @@ from typing import Any, overload
 
 import numpy as np
 import torch
+from typing_extensions import TypedDict, Unpack
 
 from vidguide.clip import Clip
 from vidguide.eval.files import validate
@@ -43,11 +44,39 @@ from vidguide.transformer.family import family_of
 from vidguide.transformer.modular_blocks import is_modular
 
 
+class Arguments(TypedDict, total=False):
+    """Types of the keyword arguments of :func:`generate`, for the two overloads."""
+
+    model: str | os.PathLike[str] | Model
+    image: Any
+    last_image: Any
+    video: Any
+    strength: float | None
+    negative_prompt: str | None
+    guidance: Sequence[Guidance] | None
+    guidance_scale: float | None
+    steps: int | None
+    height: int | None
+    width: int | None
+    frames: int | None
+    fps: float | None
+    seed: int
+    num_videos_per_prompt: int
+    max_sequence_length: int | None
+    revision: str | None
+    device: str | None
+    dtype: str | None
+    setup: Setup | None
+    pipe: Any
+    on_trace: Callable[[Trace], object] | None
+    progress: bool
+
+
 @overload
-def generate(prompt: str, **arguments: Any) -> Clip: ...
+def generate(prompt: str, **arguments: Unpack[Arguments]) -> Clip: ...
 @overload
-def generate(prompt: list[str] | tuple[str, ...], **arguments: Any) -> list[Clip]: ...
-def generate(  # type: ignore[misc] # the overloads name none of the further arguments
+def generate(prompt: list[str] | tuple[str, ...], **arguments: Unpack[Arguments]) -> list[Clip]: ...
+def generate(
     prompt: str | Sequence[str],
     *,
     model: str | os.PathLike[str] | Model = "tiny",

@@ -43,7 +43,7 @@ def long_case(name: str) -> Case:
     return replace(case, call={**case.call, **longer[name]}, steps={"num_inference_steps": STEPS})
 
 
-def present(*names: str) -> Any:
+def present(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("name", [name for name in names if hasattr(diffusers, name)])
 
 
@@ -118,7 +118,7 @@ class PlainNAG:
             self.attend(attn, hidden_states, text, bias),
             self.attend(attn, hidden_states, self.negative, padded),
         )
-        features = plain_nag(positive, negative, self.nag.scale, self.nag.tau, self.nag.alpha)  # type: ignore[arg-type]
+        features = plain_nag(positive, negative, self.nag.scale, self.nag.tau, self.nag.alpha)
         return attn.to_out[0](features.flatten(2))
 
     @staticmethod
@@ -251,7 +251,7 @@ def test_diffusion_forcing_traces_all_calls_of_all_windows_at_no_step() -> None:
 
 def test_a_last_image_changes_the_first_section_of_framepack_and_is_guided() -> None:
     case = long_case("HunyuanVideoFramepackPipeline")
-    ended = replace(case, call={**case.call, "last_image": picture(64, 64).transpose(0)})
+    ended = replace(case, call={**case.call, "last_image": picture(64, 64).rotate(90)})
     nag, _ = negative_of(case)
     (plain, _), (guided, run) = sample(ended), sample(ended, nag)
     assert len(run.traces) == SEGMENTS
