@@ -1,9 +1,11 @@
 """Fixtures and options of all tests."""
 
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 import torch
@@ -32,11 +34,29 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Recorder(config.getoption("--table")))
 
 
+@pytest.hookimpl(tryfirst=True)  # before slow tests are deselected
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give slow tests an hour; the limit of the others is in pyproject.toml."""
+    """Mark what `sampled` leaves out as slow, and give slow tests an hour; the limit of others is in pyproject.toml."""
+    for item in left_out(items):
+        item.add_marker(pytest.mark.slow)
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(3600))
+
+
+def left_out(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return the parameters that `sampled` leaves out: all but one in k, the same ones in each run, of each test."""
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sampled"):
+            groups.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    remaining = []
+    for group in groups.values():
+        marker = group[0].get_closest_marker("sampled")
+        assert marker is not None
+        group.sort(key=lambda item: crc32(item.nodeid.encode()))
+        remaining += group[math.ceil(len(group) / marker.args[0]) :]
+    return remaining
 
 
 @pytest.fixture

@@ -214,6 +214,7 @@ UNSUPPORTED = {  # combinations that diffusers does not support
 PARTLY_REFUSED = {"PyramidAttentionBroadcast", "FasterCache", "MagCache", "TaylorSeer"}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("combination", QUICK, ids=name_of)
 def test_a_few_random_combinations_are_equal_or_refused(combination: Combination) -> None:
     kind, detail = run_combination(combination)

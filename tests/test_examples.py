@@ -1,5 +1,7 @@
 """The examples run on the shipped models as the documentation shows them."""
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +41,8 @@ def test_the_pipeline_example_writes_a_guided_clip(tmp_path: Path) -> None:
         ("custom_guidance.py", "out/uniform-0.5.mp4 {'weak_passes': 10"),
         ("evaluate_folders.py", "nag against none"),
         ("few_steps.py", "out/few-steps.mp4\n{'steps': 4"),
-        ("lora.py", "LoRA at 0.5\nstep"),
+        ("lora_and_quantization.py", "out/small.mp4 4 steps, {'layerwise_casting': 'float8_e4m3fn'}"),
+        ("new_family.py", "blocks.3.attn2 text spatiotemporal\nstep"),
         ("negative_of_the_call.py", "NAG: off, as the call has no negative_prompt"),
         ("server.py", "out/request-1.mp4: {'steps': 4"),
     ],
@@ -48,9 +51,45 @@ def test_further_examples_print_what_they_did(script: str, printed: str, tmp_pat
     assert printed in run(script, tmp_path)
 
 
+DISPLAY = """
+import sys, types
+display = types.ModuleType("IPython.display")
+display.Image = lambda path: print("image", path)
+display.display = lambda *shown: print(*(type(value).__name__ for value in shown))
+sys.modules["IPython"], sys.modules["IPython.display"] = types.ModuleType("IPython"), display
+"""
+
+
+def notebook_cells() -> list[str]:
+    """Return the code cells of the notebook, without commands of the notebook itself."""
+    cells = json.loads((ROOT / "examples" / "notebook.ipynb").read_text())["cells"]
+    sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    return [source for source in sources if not source.startswith("%")]
+
+
+def test_the_notebook_has_no_outputs_and_its_cells_compile() -> None:
+    notebook = json.loads((ROOT / "examples" / "notebook.ipynb").read_text())
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    assert all(cell["outputs"] == [] for cell in notebook["cells"] if cell["cell_type"] == "code")
+    for source in notebook_cells():
+        compile(source, "notebook", "exec")
+
+
+@pytest.mark.slow
+def test_the_notebooks_cells_run_in_order(tmp_path: Path) -> None:
+    script = "\n".join([DISPLAY, *notebook_cells()])
+    command = [sys.executable, "-c", script]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, timeout=280).stdout
+    assert "image without.gif" in output
+    assert "\nPicture\n" in output
+    shares = [int(share) for share in re.findall(r"(\d+)% show", output)]
+    assert shares[0] > shares[1]
+
+
 def test_the_gallery_lists_every_example_and_each_is_run() -> None:
     names = {path.name for path in (ROOT / "examples").iterdir() if path.is_file()}
-    assert len(names) <= 10
+    assert len([name for name in names if name.endswith(".py")]) <= 10
     gallery, tests = (ROOT / "docs" / "examples.md").read_text(), Path(__file__).read_text()
     assert all(f"(../examples/{name})" in gallery for name in names)
     assert all(f'"{name}"' in tests for name in names if name.endswith(".py"))

@@ -104,6 +104,7 @@ NO_FRAMES = {  # its queries include history frames; its tokens are packed witho
 }
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("make", [nag, partial(nag, norm="frame"), partial(nag, norm="clip"), vsf])
 @every_family
 def test_a_batch_of_two_equals_two_single_samples(tiny: Tiny, make: Make) -> None:
@@ -197,6 +198,7 @@ SELF_GUIDANCES = [
 ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("guidance", SELF_GUIDANCES, ids=["EMAG", "PAG", "STG"])
 @every_family
 def test_a_perturbed_pass_with_block_replay_equals_the_full_pass(
@@ -219,6 +221,7 @@ def test_a_perturbed_pass_with_block_replay_equals_the_full_pass(
     assert (shortened - guided).abs().max() > 1e-3
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("method", METHODS)
 @every_family
 def test_every_guidance_acts_or_raises_as_the_family_table_says(tiny: Tiny, method: str) -> None:
@@ -268,6 +271,7 @@ def predict_second_step(model: Any, first: Values, second: Values, *guidances: G
         return prediction_of(model(**second))
 
 
+@pytest.mark.sampled(2)
 @every_family
 def test_earlier_runs_do_not_affect_a_run_bitwise(tiny: Tiny) -> None:
     """Earlier runs: a `guide` with another negative; in the same `guide` an interrupted run of a smaller clip and a
@@ -302,6 +306,7 @@ def smaller_clip(tiny: Tiny, inputs: Values) -> Values:
     return small
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("guidance", SELF_GUIDANCES, ids=["EMAG", "PAG", "STG"])
 @batched
 def test_a_perturbed_pass_runs_on_the_cond_samples_of_a_cfg_batch_only(tiny: Tiny, guidance: Any) -> None:

@@ -19,6 +19,7 @@ BRANCHES = [
 ]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(("case", "cfg_on"), BRANCHES)
 def test_only_the_conditional_branch_is_guided(case: Case, cfg_on: bool) -> None:
     """The prompt as negative prompt has no effect, though the unconditional branch has another text."""

@@ -51,6 +51,7 @@ def unchanged() -> tuple[Means, Means]:
     return texture_means(textures()), scene_means(scenes())
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("name", MANIPULATIONS)
 def test_manipulation_has_the_expected_outcome(name: str, unchanged: tuple[Means, Means]) -> None:
     manipulate = MANIPULATIONS[name]

@@ -57,6 +57,7 @@ def with_equal_tokens(text: Values) -> Values:
     return text
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("make", [nag, vsf], ids=["NAG", "VSF"])
 @pytest.mark.parametrize("tiny", CROSS, ids=lambda tiny: tiny.name)
 def test_distinct_keys_equal_all_keys_in_every_family(tiny: Tiny, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,6 +188,7 @@ def with_padding(model: Any, inputs: Values, guidance: Guidance) -> Tensor:
         return predict(model, inputs, guidance)[0]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("make", [nag, vsf], ids=["NAG", "VSF"])
 @pytest.mark.parametrize("length", [1, 9, 7])
 @pytest.mark.parametrize("tiny", MASKED, ids=lambda tiny: tiny.name)

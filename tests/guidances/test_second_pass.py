@@ -29,6 +29,7 @@ def test_run_cache_survives_a_timestep_dtype_change() -> None:
     assert all(torch.equal(a, b) for a, b in zip(expected, result, strict=True))
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("variant", ["query", "map", "map-video"])
 @pytest.mark.parametrize(
     ("select", "measure"),

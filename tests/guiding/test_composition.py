@@ -109,6 +109,7 @@ def assert_equal(case: Case, outputs: list[Tensor], expected: list[Tensor]) -> N
         torch.testing.assert_close(output, reference, atol=atol, rtol=0)
 
 
+@pytest.mark.sampled(3)
 @self_guidances
 @pipelines
 def test_self_guidance_with_the_pipelines_cfg_equals_the_formula(case: Case, name: str) -> None:
@@ -129,6 +130,7 @@ def test_self_guidance_with_the_pipelines_cfg_equals_the_formula(case: Case, nam
     assert_equal(case, guided, expected)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("rule", RULES)
 @self_guidances
 @pytest.mark.parametrize("case", [PIPELINE_CASES[name] for name in CFG_BY_VIDGUIDE], ids=CFG_BY_VIDGUIDE)

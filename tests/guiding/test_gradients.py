@@ -148,6 +148,7 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "float32", torch.float64)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("names", SINGLE + PAIRS[:1], ids="+".join)
 @some_families
@@ -171,6 +172,7 @@ def test_gradients_equal_difference_quotients(family: str, names: tuple[str, ...
         assert (gradient * direction).sum().item() == pytest.approx(expected, rel=2e-5, abs=1e-7)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("names", SINGLE + PAIRS, ids="+".join)
 @some_families
 def test_checkpointing_changes_no_bit_of_the_gradients(family: str, names: tuple[str, ...]) -> None:
@@ -183,6 +185,7 @@ def test_checkpointing_changes_no_bit_of_the_gradients(family: str, names: tuple
             assert torch.equal(gradient, expected[name]), name
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.usefixtures("in_float64")
 @pytest.mark.parametrize("name", ["NAG", "VSF", "CFG"])
 @families

@@ -127,6 +127,7 @@ def raise_after_calls(pipe: Any, calls: int, error: type[BaseException], where: 
             handle.remove()
 
 
+@pytest.mark.sampled(2)
 @each_family
 @pytest.mark.parametrize("where", ["the attention", "the output"])
 @pytest.mark.parametrize("error", [StopError, KeyboardInterrupt])
@@ -169,6 +170,7 @@ def test_an_error_in_a_callback_does_not_change_the_next_call(name: str) -> None
         assert torch.equal(subject.sample(pipe), expected)
 
 
+@pytest.mark.sampled(2)
 @each_family
 def test_a_lora_is_loaded_scaled_fused_and_unloaded_between_calls(name: str) -> None:
     """All within one guide; the run cache of the negative prompt must be invalidated each time."""

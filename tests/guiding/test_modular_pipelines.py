@@ -58,6 +58,7 @@ def encoded_negative(case: ModularCase, pipe: Any) -> dict[str, Any]:
     return {name: values[case.negatives + field] for name, field in fields.items()}
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_negative_of_the_call(case: ModularCase) -> None:
     """Equal to the text of the guidance, and to what the pipeline itself encodes for its unconditional call."""
@@ -100,6 +101,7 @@ def test_all_modular_video_pipelines_are_covered() -> None:
 WITH_GUIDER = [case for case in CASES if case.takes_guider]
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("case", WITH_GUIDER, ids=lambda case: case.name)
 def test_guidances_as_its_guider(case: ModularCase) -> None:
     """Equal to `guide` with diffusers' guider for classifier-free guidance."""
@@ -181,6 +183,7 @@ def ltx2_pipelines(scale: float, stg: float, modality: float) -> tuple[Any, Any,
     return modular, standard, dict(call, audio_modality_scale=modality, audio_guidance_rescale=0.0)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("own", OWN_GUIDANCE)
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 @pytest.mark.parametrize("name", ON_LTX2)

@@ -170,6 +170,7 @@ def test_a_transformer_replaced_inside_the_block_is_refused(tiny: Any) -> None:
         tiny.transformer = original
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("case", CASES + MORE_CASES, ids=name_of)
 def test_embeddings_of_the_call_in_every_family(case: Case) -> None:
     """Bitwise equal to the same embeddings given to the guidance, with the pipeline's own guidance off.

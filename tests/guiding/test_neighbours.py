@@ -138,12 +138,14 @@ def assert_independent(name: str, *kinds: str) -> None:
                 assert choice.samples[index].layers == expected.samples[0].layers == expected.layers
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", EMAGS)
 @pytest.mark.parametrize("name", MODELS)
 def test_a_clip_under_emag_does_not_depend_on_the_others(name: str, kind: str) -> None:
     assert_independent(name, kind)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", EXTENTS)
 @pytest.mark.parametrize("name", [WAN, COGVIDEOX, MOCHI])
 def test_heads_of_an_extent_are_of_each_clip(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,6 +165,7 @@ def heads_by_sample(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vidguide.edits.head_selection.attention_mass", mass)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("kind", [*OTHERS, *RULES])
 @pytest.mark.parametrize("name", [WAN, pytest.param(COGVIDEOX, marks=pytest.mark.slow)])
 def test_a_clip_under_other_guidances_does_not_depend_on_the_others(name: str, kind: str) -> None:

@@ -83,6 +83,7 @@ def with_embeddings(guidances: tuple[Guidance, ...], negative: Any) -> list[Any]
     return [dataclasses.replace(one, negative_prompt_embeds=negative) if one.reads_negative else one for one in lists]
 
 
+@pytest.mark.sampled(2)
 @each_pipeline
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 @pytest.mark.parametrize("kinds", LISTS)

@@ -57,6 +57,7 @@ def assert_ranks_equal(results: Results, case: Case, atol: float) -> None:
         assert (results[0][case][1] - results[0][(*case[:2], "nothing")][0]).abs().max() > 1e-2
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("results", [QUICK], indirect=True, ids=["two ranks"])
 @pytest.mark.parametrize("case", QUICK, ids="-".join)
 def test_two_ranks_equal_one_process(results: Results, case: Case) -> None:

@@ -217,6 +217,24 @@ def families() -> dict[str, Family]:
     return known
 
 
+def register_family(family: Family) -> None:
+    """Add a family that is declared outside of `vidguide.adapters`, for this process.
+
+    Raises:
+        ValueError: a transformer of that name has a family.
+
+    Examples:
+        >>> from vidguide.transformer.family import Family, families, register_family
+        >>> register_family(Family(name="Mine", transformers=("MyTransformer3DModel",)))
+        >>> families()["MyTransformer3DModel"].text_attention
+        ('attn2',)
+    """
+    taken = [name for name in family.transformers if name in families() or name in refused()]
+    if taken:
+        raise ValueError(f"register_family({family.name!r}): {', '.join(taken)} has a declaration")
+    families().update(dict.fromkeys(family.transformers, family))
+
+
 def family_of(transformer: Any) -> Family:
     """Return the family of a transformer, by its class name.
 
@@ -230,7 +248,8 @@ def family_of(transformer: Any) -> Family:
     if family is None:
         known = ", ".join(sorted(families()))
         raise LookupError(
-            f"no adapter for {name}; there is one for {known}. To add it, see 'Add a family' in CONTRIBUTING.md"
+            f"no adapter for {name}; there is one for {known}. To add it, declare a Family and pass "
+            "it to register_family, as examples/new_family.py does"
         )
     reason = family.refuse(transformer) if family.refuse else None
     if reason is not None:

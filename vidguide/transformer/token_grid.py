@@ -7,11 +7,20 @@ from torch import Tensor
 from vidguide.transformer.family import Family, Inputs
 
 
-def patch_of(config: Any) -> tuple[int, int, int]:
-    """Return the patch size over (F, H, W) from either form of a config."""
-    size = config.patch_size
+def patch_of(transformer: Any) -> tuple[int, int, int]:
+    """Return the patch size over (F, H, W) from either form of a config.
+
+    Raises:
+        ValueError: the config has none.
+    """
+    config = transformer.config
+    size = config.get("patch_size")
+    if size is None:
+        raise ValueError(
+            f"{type(transformer).__name__}: its config has no patch_size, that of a token; 1 for a position"
+        )
     if isinstance(size, int):
-        return getattr(config, "patch_size_t", None) or 1, size, size
+        return config.get("patch_size_t") or 1, size, size
     frames, height, width = size
     return frames, height, width
 
@@ -36,7 +45,7 @@ def grid(family: Family, transformer: Any, inputs: Inputs) -> tuple[int, int, in
         return frames, height, width
     video = inputs["hidden_states"]
     sizes = (video.shape[family.layout.index(axis)] for axis in "FHW")
-    frames, height, width = (size // patch for size, patch in zip(sizes, patch_of(transformer.config), strict=True))
+    frames, height, width = (size // patch for size, patch in zip(sizes, patch_of(transformer), strict=True))
     return frames, height, width
 
 
@@ -50,7 +59,7 @@ def one_token(family: Family, transformer: Any, inputs: Inputs, text: Inputs) ->
     """
     rows = text[family.text_inputs[0]].shape[0]
     axes = {"hidden_states": family.layout, "timestep": "BLLLL", **family.grid_axes}
-    sizes = {**dict(zip("FHW", patch_of(transformer.config), strict=True)), "L": 1}
+    sizes = {**dict(zip("FHW", patch_of(transformer), strict=True)), "L": 1}
     batch = inputs["hidden_states"].shape[0]
     small = {name: _cut(value, axes.get(name, ""), sizes) for name, value in inputs.items()}
     small |= {name: value for name, value in family.one_token_inputs.items() if name in inputs}
