@@ -63,6 +63,11 @@ def components_of(index: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def library_class(library: str, kind: str) -> Any:
+    """Return a class of diffusers or transformers."""
+    return diffusers_class(kind) if library == "diffusers" else getattr(import_module(library), kind)
+
+
 def build(blueprint: Blueprint, name: str, dtype: torch.dtype) -> nn.Module:
     """Return a component whose weights have the dtypes that loading gives them; under a mode or device of the caller.
 
@@ -72,12 +77,8 @@ def build(blueprint: Blueprint, name: str, dtype: torch.dtype) -> nn.Module:
         dtype: of the model; that of the VAE is the one that loading gives it, and some modules are kept in float32.
     """
     library, kind = blueprint.index[name][:2]
-    config = dict(blueprint.configs[name])
-    if library == "diffusers":
-        module: nn.Module = diffusers_class(kind).from_config(config)
-    else:
-        cls = getattr(import_module(library), kind)
-        module = cls(cls.config_class(**config))
+    config, cls = dict(blueprint.configs[name]), library_class(library, kind)
+    module: nn.Module = cls.from_config(config) if library == "diffusers" else cls(cls.config_class(**config))
     chosen = vae_dtype(str(blueprint.index["_class_name"]), dtype) if name == "vae" else dtype
     set_dtypes(module, chosen, float32_modules(module, library, dtype))
     return module.eval()
