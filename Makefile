@@ -9,7 +9,7 @@ TORCH = $(shell command -v nvidia-smi >/dev/null 2>&1 && echo "torch>=2.6" || ec
 DIFFUSERS ?= diffusers
 SLOW = HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest -m slow --numprocesses auto --maxprocesses 4 --durations 30
 
-.PHONY: demo test lint pytest slow bench coverage docs workflows hooks wheel release format clean
+.PHONY: demo test test-web lint pytest slow bench coverage docs workflows hooks wheel release format clean
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +35,14 @@ lint: $(VENV)/installed
 
 pytest: $(VENV)/triton
 	OMP_NUM_THREADS=1 OPENCV_FOR_THREADS_NUM=1 $(BIN)/pytest --numprocesses auto --maxprocesses 4 --durations 30
+
+# The page of `vidguide serve`; its tests in a browser use Debian's chromium and are skipped without it.
+$(VENV)/web: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable ".[dev,web]" playwright
+	touch $@
+
+test-web: $(VENV)/web
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest tests/web -m "web or not slow" --durations 10
 
 slow: $(VENV)/triton
 	$(SLOW)

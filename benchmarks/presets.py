@@ -248,8 +248,8 @@ def row(record: Record) -> dict[str, str]:
     cells["seconds, without and with NAG"] = ", ".join(f"{arm['seconds']:.1f}" for arm in arms)
     cells["peak memory, GiB"] = ", ".join(f"{max(arm['memory'].values()):.1f}" for arm in arms)
     cells["changed by NAG, levels"] = str(record.get("changed by NAG", ""))
-    found = record.get("faults") or [record.get("error", "none")]
-    return {**cells, "faults": "; ".join(found).replace("\n", " ").replace("|", "/")[:200]}
+    listed = record.get("faults") or [record.get("error", "none")]
+    return {**cells, "faults": "; ".join(listed).replace("\n", " ").replace("|", "/")[:200]}
 
 
 def pack(output: Path) -> Path:

@@ -20,6 +20,9 @@ Prompts = Annotated[Path | None, typer.Option("--prompts", "-p", help="JSON, JSO
 Metrics = Annotated[str | None, typer.Option("--metrics", "-m", help="Metric ids or namespaces, comma-separated.")]
 Output = Annotated[Path, typer.Option("--output", "-o", help="Folder of the report.")]
 Again = Annotated[Path | None, typer.Option(help="A repetition of the reference arm, for the noise floor.")]
+Votes = Annotated[
+    Path | None, typer.Option(help="Votes on pairs of the clips. Default: votes.jsonl in the folders of clips.")
+]
 Primary = Annotated[str | None, typer.Option(help="Metrics declared beforehand, comma-separated.")]
 Clip = Annotated[str | None, typer.Option(help="CLIP model: folder or hub id[@revision].")]
 XClip = Annotated[str | None, typer.Option(help="X-CLIP model: folder or hub id[@revision].")]
@@ -55,6 +58,7 @@ def run(
     clips: Clips = None,
     prompts: Prompts = None,
     metrics: Metrics = None,
+    votes: Votes = None,
     output: Output = FOLDER,
     clip: Clip = None,
     xclip: XClip = None,
@@ -84,7 +88,7 @@ def run(
     models |= dict(fvd=fvd, jedi=jedi, vqa=vqa)
     settings = dict(fps=fps, reader=reader, partial=partial, max_bytes=memory << 20)
     pool = dict(jobs=jobs, ray=ray, workers=workers, gpus_per_worker=gpus_per_worker, memory=memory << 20)
-    arguments = dict(manifest=prompts, metrics=split_names(metrics), output=output, resume=not fresh)
+    arguments = dict(manifest=prompts, metrics=split_names(metrics), votes=votes, output=output, resume=not fresh)
     score_and_report(clips or [], models, device, settings, pool, arguments, quiet, as_json)
 
 
@@ -97,6 +101,7 @@ def compare(
     metrics: Metrics = None,
     again: Again = None,
     primary: Primary = None,
+    votes: Votes = None,
     output: Output = FOLDER,
     clip: Clip = None,
     xclip: XClip = None,
@@ -126,8 +131,9 @@ def compare(
     models |= dict(fvd=fvd, jedi=jedi, vqa=vqa)
     settings = dict(fps=fps, reader=reader, partial=partial, max_bytes=memory << 20)
     pool = dict(jobs=jobs, ray=ray, workers=workers, gpus_per_worker=gpus_per_worker, memory=memory << 20)
-    arguments: dict[str, Any] = dict(manifest=prompts, metrics=split_names(metrics), output=output, resume=not fresh)
-    arguments |= dict(arms=(reference, other), again=again) | ({"primary": split_names(primary)} if primary else {})
+    arguments: dict[str, Any] = dict(manifest=prompts, metrics=split_names(metrics), votes=votes, output=output)
+    arguments |= dict(arms=(reference, other), again=again, resume=not fresh)
+    arguments |= {"primary": split_names(primary)} if primary else {}
     score_and_report(clips or [], models, device, settings, pool, arguments, quiet, as_json)
 
 
@@ -237,6 +243,7 @@ def import_vbench(
 def report(summary: Any, output: Path) -> None:
     """Print the paired tables, or the means per arm, and the notes."""
     from vidguide.eval.report.headline import headline
+    from vidguide.eval.report.preference_tables import REPORT_ONLY, preference_notes, preference_tables
     from vidguide.eval.report.tables import INTERVAL, arm_table, change_table, set_table, unmeasured_notes
 
     for comparison in summary.comparisons:
@@ -247,6 +254,9 @@ def report(summary: Any, output: Path) -> None:
     if not summary.comparisons:
         header, rows = arm_table(summary)
         show(header, rows, ["metric", "arm", "mean", "95% interval", "clips", "undefined", "failed"])
-    for note in (*summary.notes, *unmeasured_notes(summary)):
+    for title, header, rows in preference_tables(summary.preference):
+        console.print(title, highlight=False, markup=False)
+        show(header, rows, [name for name in header if name not in REPORT_ONLY])
+    for note in (*preference_notes(summary.preference), *summary.notes, *unmeasured_notes(summary)):
         console.print(note, highlight=False, markup=False)
     console.print(f"wrote {output}/report.html, report.md, results.csv, results.jsonl", highlight=False, markup=False)

@@ -10,12 +10,16 @@ from vidguide.eval.clips.entries import Entry, entries, share_negatives
 from vidguide.eval.encoders.catalogue import KINDS, missing_requirement
 from vidguide.eval.encoders.transformers import Encoder
 from vidguide.eval.metrics.base import Metric
-from vidguide.eval.metrics.registry import METRICS, select_metrics
+from vidguide.eval.metrics.human_preference import PREFERENCE
+from vidguide.eval.metrics.registry import METRICS, namespace, select_metrics
 from vidguide.eval.pool.protocol import Backend
 from vidguide.eval.pool.serial import Serial
 from vidguide.eval.pool.status import Status
+from vidguide.eval.preference.rows import find_votes, preference_rows
+from vidguide.eval.preference.votes import read_votes
 from vidguide.eval.report.html_page import Opening, to_html
 from vidguide.eval.report.markdown import to_markdown
+from vidguide.eval.schemas import Vote
 from vidguide.eval.scoring import results
 from vidguide.eval.scoring.results import FINAL, Row
 from vidguide.eval.scoring.score import Settings, score
@@ -42,6 +46,7 @@ def evaluate(
     arms: Sequence[str] | None = None,
     again: Path | None = None,
     primary: Sequence[str] = PRIMARY,
+    votes: Path | None = None,
     encoders: Mapping[str, Encoder] | None = None,
     output: Path | None = None,
     settings: Settings | None = None,
@@ -57,7 +62,9 @@ def evaluate(
         metrics: ids or namespaces; None for all that can be computed.
         arms: the reference arm and others: names of arms among the clips; without clips, folders of clips or results.
         again: a folder of clips or results of a repetition of the reference arm, for the noise floor.
-        primary: metrics declared beforehand, over which p-values are corrected.
+        primary: metrics declared beforehand, over which p-values are corrected. With votes, `preference.human` is one
+            more by default.
+        votes: file of votes on pairs of the clips; None for `votes.jsonl` in the folders of clips, where it exists.
         encoders: by kind, from :func:`vidguide.eval.encoders.load.load`, or
             :class:`vidguide.eval.encoders.networks.Networks`, which workers in other processes need.
         output: folder for results.jsonl, results.csv, report.md and report.html; None writes nothing.
@@ -74,6 +81,7 @@ def evaluate(
     require()
     selected, settings = select_metrics(metrics, encoders or ()), settings or Settings()
     check_arms(arms)
+    ballots = load_votes(votes, clips, metrics)
     groups = collect_groups(list(clips), manifest, arms, again)
     if backend is None or isinstance(backend, Serial):
         encoders = dict(encoders or {})  # loads networks before any file is written
@@ -83,7 +91,7 @@ def evaluate(
     scored = [group.rows or [next(rows) for _ in range(len(group.entries) * len(selected))] for group in groups]
     arms_are_folders = not (clips or manifest)
     names = [arm_name(arm, arms) if arms_are_folders else arm for arm in arms or ()]
-    summary = compare_arms(scored, names, again, primary)
+    summary = summarize_with_votes(scored, names, again, primary, ballots)
     if output:
         write(summary, output)
     return summary
@@ -96,7 +104,7 @@ def assess(
     backend: Backend | None = None,
     on_status: Callable[[Status], None] = lambda status: None,
 ) -> Summary:
-    """Score clips with known texts, and compare their arms with the first one.
+    """Score clips with known texts, and compare their arms with the first one, with the votes in the output folder.
 
     The report is not written; call :func:`write`.
 
@@ -108,8 +116,9 @@ def assess(
     """
     require()
     earlier = results.load_existing(output)
+    ballots = load_votes(None, [output], None)
     rows = score(clips, select_metrics(None), Settings(), None, output, earlier, backend, on_status)
-    return compare_arms([rows], arms if len(arms) > 1 else (), None, PRIMARY)
+    return summarize_with_votes([rows], arms if len(arms) > 1 else (), None, PRIMARY, ballots)
 
 
 def check_arms(arms: Sequence[str] | None) -> None:
@@ -169,6 +178,36 @@ def load_arm(folder: Path, name: str) -> ClipGroup:
     if folder.suffix == ".jsonl" or (folder / FINAL).is_file():
         return ClipGroup(rows=[{**row, "arm": name} for row in results.load(folder)])
     return ClipGroup([replace(entry, arm=name) for entry in entries([folder])])
+
+
+def load_votes(votes: Path | None, folders: Sequence[Path], metrics: list[str] | None) -> list[Vote] | None:
+    """Return the votes to evaluate: of the given file, else of one in the folders if its metric is wanted; else None.
+
+    Raises:
+        VotesError: a line is no vote. FileNotFoundError: there is no such file.
+    """
+    is_wanted = votes is not None or metrics is None or not {PREFERENCE, namespace(PREFERENCE)}.isdisjoint(metrics)
+    path = find_votes(votes, folders) if is_wanted else None
+    return None if path is None else read_votes(path)
+
+
+def summarize_with_votes(
+    scored: list[list[Row]],
+    arms: Sequence[str],
+    again: Path | None,
+    primary: Sequence[str],
+    votes: Sequence[Vote] | None,
+) -> Summary:
+    """Add the rows of votes to the first group, and compare arms; arguments as for :func:`compare_arms`."""
+    if votes is None:
+        return compare_arms(scored, arms, again, primary)
+    measured = [row for group in scored[: -1 if again else None] for row in group]
+    rows, notes = preference_rows(measured, votes)
+    groups = [[row for row in group if row["metric"] != PREFERENCE] for group in scored]
+    groups[0] += rows
+    declared = (*primary, PREFERENCE) if primary == PRIMARY else primary
+    summary = compare_arms(groups, arms, again, declared)
+    return replace(summary, notes=[*summary.notes, *notes])
 
 
 def compare_arms(scored: list[list[Row]], arms: Sequence[str], again: Path | None, primary: Sequence[str]) -> Summary:

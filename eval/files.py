@@ -174,7 +174,9 @@ def message(problem: ErrorDetails, name: str, schema: Any = None) -> str:
         return f"lacks {field!r}"
     if problem["type"] == "value_error":
         reason = str(problem["ctx"]["error"])
-        return f"{field}={shown(problem['input'])}: {reason}" if reason.startswith("must") else f"{field}: {reason}"
+        if reason.startswith("must"):
+            return f"{field}={shown(problem['input'])}: {reason}"
+        return f"{field}: {reason}" if field else reason
     if problem["type"] in UNKNOWN:
         return unknown("field", field, fields_of(schema) if len(problem["loc"]) == 1 else ())
     reason = problem["msg"].replace("Input should be", "must be")  # of a type without `must_be`

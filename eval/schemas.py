@@ -1,8 +1,12 @@
-"""Schemas of the JSON that the evaluation reads: manifest entries, result rows and scores written by VBench."""
+"""Schemas of the JSON that the evaluation reads: manifest entries, result rows, votes, and scores of VBench."""
 
+import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, model_validator
+from typing_extensions import Self
+
+MAX_RATER = 60  # characters
 
 
 def check_encodable(text: str) -> str:
@@ -81,3 +85,58 @@ class VBenchScore(BaseModel):
 
     video_path: str
     video_results: Annotated[FiniteFloat, BeforeValidator(number_of)]
+
+
+def check_rater(name: str) -> str:
+    """Refuse a name of a rater that is empty, too long, or has control characters such as line breaks."""
+    if not 1 <= len(name) <= MAX_RATER or name != name.strip() or not name.isprintable():
+        raise ValueError(f"must be 1 to {MAX_RATER} printable characters without spaces at its ends")
+    return unicodedata.normalize("NFC", check_encodable(name))
+
+
+Rater = Annotated[str, AfterValidator(check_rater)]
+Choice = Literal["left", "right", "tie", "skip"]
+Milliseconds = Annotated[int, Field(ge=0)]
+FileHash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Vote(BaseModel):
+    """A line of the file of votes: the choice of a rater between two clips of the same prompt and seed.
+
+    Attributes:
+        variants: of the two clips, sorted by name. left: the one that was shown on the left.
+        choice: which clip the rater preferred. milliseconds: from the start of the clips to the choice.
+        sha256: of the two files, in the order of the variants. time: of the vote, UTC.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", populate_by_name=True)
+
+    schema_version: Literal[1] = Field(alias="schema")
+    rater: Rater
+    prompt: Text
+    seed: int | None
+    variants: Annotated[list[Text], Field(min_length=2, max_length=2)]
+    left: Text
+    choice: Choice
+    milliseconds: Milliseconds
+    sha256: Annotated[list[FileHash], Field(min_length=2, max_length=2)]
+    time: str
+
+    @model_validator(mode="after")
+    def check_variants(self) -> Self:
+        """Refuse variants that are equal or not sorted, and a left one that is none of them."""
+        if not self.variants[0] < self.variants[1]:
+            raise ValueError(f"variants={self.variants!r}: must be two different names, sorted")
+        if self.left not in self.variants:
+            raise ValueError(f"left={self.left!r}: must be one of {', '.join(self.variants)}")
+        return self
+
+
+class Answer(BaseModel):
+    """A choice as the page sends it: token of the pair that was shown, choice, and milliseconds until it."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    token: str
+    choice: Choice
+    milliseconds: Milliseconds

@@ -69,6 +69,7 @@ class Arguments(TypedDict, total=False):
     setup: Setup | None
     pipe: Any
     on_trace: Callable[[Trace], object] | None
+    on_step: Callable[[int, int], object] | None
     progress: bool
 
 
@@ -101,6 +102,7 @@ def generate(
     setup: Setup | None = None,
     pipe: Any = None,
     on_trace: Callable[[Trace], object] | None = None,
+    on_step: Callable[[int, int], object] | None = None,
     progress: bool = True,
 ) -> Clip | list[Clip]:
     """Generate a clip, or several with one loaded model.
@@ -132,6 +134,8 @@ def generate(
         revision, device, dtype, setup: see :func:`vidguide.pipelines.loading.load.load`.
         pipe: loaded pipeline; `model` then only selects settings and appears in the provenance, as does `revision`.
         on_trace: called with the trace of each clip; `lambda trace: trace.plot().save("trace.svg")` draws it.
+        on_step: called after each step with the number of completed steps and of all; an exception that it raises ends
+            the call, and leaves the pipeline as it was.
         progress: show progress bars of loading and of the steps; in a file or a pipe a line every 30 seconds.
 
     Returns:
@@ -193,7 +197,7 @@ def generate(
         "weights": fingerprints_of(pipe),
     }
     clips = [
-        make_clip(pipe, call, guidances, {**text, **common, "seed": each}, on_trace)
+        make_clip(pipe, call, guidances, {**text, **common, "seed": each}, on_trace, on_step)
         for text, call in zip(requests, calls, strict=True)
         for each in seeds
     ]
@@ -226,6 +230,7 @@ def make_clip(
     guidances: Sequence[Guidance],
     provenance: dict[str, Any],
     on_trace: Callable[[Trace], object] | None,
+    on_step: Callable[[int, int], object] | None,
 ) -> Clip:
     """Sample one clip.
 
@@ -234,9 +239,9 @@ def make_clip(
         call: arguments of its call.
         guidances: guidances.
         provenance: of the clip, with its settings and seed.
-        on_trace: as for :func:`generate`.
+        on_trace, on_step: as for :func:`generate`.
     """
-    output, result, trace = sample(pipe, call, guidances, provenance["guidance_scale"], provenance["seed"])
+    output, result, trace = sample(pipe, call, guidances, provenance["guidance_scale"], provenance["seed"], on_step)
     if on_trace is not None:
         on_trace(trace)
     frames = to_frames(frames_of(output))
@@ -290,7 +295,12 @@ def check_call(
 
 
 def sample(
-    pipe: Any, arguments: dict[str, Any], guidances: Sequence[Guidance], scale: float | None, seed: int
+    pipe: Any,
+    arguments: dict[str, Any],
+    guidances: Sequence[Guidance],
+    scale: float | None,
+    seed: int,
+    on_step: Callable[[int, int], object] | None = None,
 ) -> tuple[Any, dict[str, Any], Trace]:
     """Call the pipeline under guidance.
 
@@ -300,6 +310,7 @@ def sample(
         guidances: guidances.
         scale: of its classifier-free guidance, for a pipeline with a guider, whose call does not take a scale.
         seed: of the noise.
+        on_step: as for :func:`generate`.
 
     Returns:
         The pipeline's output, its frames `(1, F, H, W, 3)` in 0..1; for the provenance: device, dtype, seconds, trace
@@ -307,6 +318,7 @@ def sample(
     """
     generator, started = torch.Generator("cpu").manual_seed(seed), time.perf_counter()
     with prepare_pipeline(pipe, arguments, scale, generator) as call, guide(pipe, *guidances) as run:
+        run.on_step = on_step
         output = pipe(**call, generator=generator, output_type="np")
     provenance = {
         "device": str(pipe._execution_device),

@@ -24,8 +24,8 @@ LAYERS = {
     "vidguide": [
         *("functional", "kernels", "tracing", "transformer", "attention", "calls", "edits", "guidances", "guiding"),
     ],
-    "eval": ["pool", "clips", "encoders", "world", "metrics", "scoring", "report"],
-    "pipelines": ["models", "request", "loading", "planning", "calibration", "sweep", "cli"],
+    "eval": ["pool", "clips", "encoders", "world", "metrics", "scoring", "preference", "report"],
+    "pipelines": ["models", "request", "loading", "planning", "calibration", "sweep", "web", "cli"],
 }
 HEAVY = ("diffusers", "transformers")  # load only when used: only pipelines may need them at import
 MAX_FILES = 20
@@ -151,7 +151,7 @@ def test_the_build_lists_every_folder_of_the_core() -> None:
 
 
 def test_tests_mirror_the_tree_and_share_only_helpers() -> None:
-    sources = {"adapters", "benchmarks", "eval", "pipelines", "training", "helpers", *LAYERS["vidguide"]}
+    sources = {"adapters", "benchmarks", "eval", "pipelines", "training", "web", "helpers", *LAYERS["vidguide"]}
     assert {
         path.relative_to(ROOT / "tests").parts[0] for path in files("tests") if path.parent != ROOT / "tests"
     } <= sources

@@ -90,7 +90,7 @@ def test_each_shipped_model_and_the_rest_of_the_package_are_small() -> None:
     of_models = {model: sum(size for path, size in sizes.items() if path.startswith(f"{model}/")) for model in models}
     assert len(of_models) >= 2
     assert max(of_models.values()) <= 13 * MIB
-    assert sum(sizes.values()) - sum(of_models.values()) <= 3 * MIB
+    assert sum(sizes.values()) - sum(of_models.values()) <= 3.5 * MIB
 
 
 @pytest.mark.slow

@@ -1,7 +1,39 @@
 """Validation of parameters; errors name the class, the parameter and its value."""
 
 import math
+from dataclasses import dataclass
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Range:
+    """Range of a numeric parameter, as metadata of its annotation: `Annotated[float, Range(0, 1)]`.
+
+    Attributes:
+        low, high: smallest and largest value.
+        also: values that are accepted in place of a number, such as None.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    also: tuple[Any, ...] = ()
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """Values of a parameter, as metadata of its annotation: `Annotated[str, OneOf("token", "frame")]`."""
+
+    values: tuple[Any, ...]
+
+    def __init__(self, *values: Any) -> None:
+        object.__setattr__(self, "values", values)
+
+    def check(self, owner: object, name: str) -> None:
+        """Refuse another value with a ValueError that lists these."""
+        value = getattr(owner, name)
+        if value not in self.values:
+            listed = ", ".join(map(str, self.values))
+            raise ValueError(f"{type(owner).__name__}({name}={value!r}): must be one of {listed}")
 
 
 def check_number(owner: object, name: str, low: float = -math.inf, high: float = math.inf) -> None:

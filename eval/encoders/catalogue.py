@@ -59,6 +59,12 @@ KINDS: Mapping[str, Kind] = {
         packages=(),
         unavailable="no: from VBench itself, by export-vbench and import-vbench",
     ),
+    "votes": Kind(
+        example="votes of people, collected with `vidguide serve`",
+        licence="yours",
+        packages=(),
+        unavailable="with --votes FILE",
+    ),
 }
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from vidguide.eval.encoders.transformers import Encoder
 from vidguide.eval.metrics import (
     guards,
+    human_preference,
     periodicity,
     point_tracks,
     temporal,
@@ -19,12 +20,12 @@ from vidguide.eval.metrics.pretrained import clip_similarity, preference, video_
 
 # Order of namespaces in lists and tables.
 ORDER = (
-    *("world", "dual", "clip", "xclip", "vqa", "pickscore", "hps", "dino", "temporal", "vbench", "external"),
-    *("guard", "fvd", "jedi"),
+    *("preference", "world", "dual", "clip", "xclip", "vqa", "pickscore", "hps", "dino", "temporal"),
+    *("vbench", "external", "guard", "fvd", "jedi"),
 )
 # Importing these modules registers their metrics.
 MODULES = (
-    *(temporal, periodicity, point_tracks, guards, world_attributes, world_similarity),
+    *(human_preference, temporal, periodicity, point_tracks, guards, world_attributes, world_similarity),
     *(clip_similarity, visual_question, preference, video_features, vbench, vbench_external),
 )
 

@@ -8,6 +8,7 @@ from vidguide.eval.scoring.statistics import Estimate
 from vidguide.eval.scoring.summary import number
 
 SUBJECTS = {  # what a metric is about, in a sentence
+    "preference.human": "human preference",
     "world.negative_present": "unwanted attributes",
     "world.attributes": "asked-for attributes",
     "temporal.warp_error": "warping error",

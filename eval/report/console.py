@@ -30,7 +30,7 @@ class FullWidthConsole(Console):
 
 console, errors = FullWidthConsole(), FullWidthConsole(stderr=True)
 INPUT_ERRORS = (ValueError, OSError, ImportError)
-WRAPPED = ("verdict", "set of clips", "needs", "licence", "available here")  # columns of prose
+WRAPPED = ("pair", "verdict", "set of clips", "needs", "licence", "available here")  # columns of prose
 LONGEST_WORD = 14  # characters that a column of prose has at least
 
 

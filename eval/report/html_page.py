@@ -1,15 +1,16 @@
 """The report as one HTML file without scripts or external resources; templates/report.html has its markup."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.report.charts import Chart, slope_chart
 from vidguide.eval.report.clip_figures import ClipCollection, ClipFigure, collect_clips, collect_pairs
 from vidguide.eval.report.headline import headline
-from vidguide.eval.report.html_tables import Table, comparison_tables, means_table, verdict_style
+from vidguide.eval.report.html_tables import Table, comparison_tables, means_table, plain_table, verdict_style
 from vidguide.eval.report.loops import TOTAL_BYTES
 from vidguide.eval.report.overview import panels, trade_off
+from vidguide.eval.report.preference_tables import preference_notes, preference_tables
 from vidguide.eval.report.settings import arm_settings
 from vidguide.eval.report.tables import (
     arm_table,
@@ -77,6 +78,7 @@ def to_html(summary: Summary, opening: Opening | None = None) -> str:
         undefined=StrictUndefined,
     )
     collection, difference_hrefs, mean_hrefs = clips_and_links(summary)
+    tables_of_votes = preference_tables(summary.preference)
     return environment.get_template("report.html").render(
         opening=opening,
         headlines=[(headline(each), headline_style(each)) for each in summary.comparisons],
@@ -84,6 +86,8 @@ def to_html(summary: Summary, opening: Opening | None = None) -> str:
         panels=panels(summary.comparisons, difference_hrefs),
         trade_off=trade_off(summary.comparisons),
         comparisons=[comparison_section(each, difference_hrefs, collection) for each in summary.comparisons],
+        votes=[replace(plain_table(header, rows), title=title) for title, header, rows in tables_of_votes],
+        vote_notes=preference_notes(summary.preference),
         collection=collection,
         size_limit=TOTAL_BYTES,
         arms=means_table(*arm_table(summary), mean_hrefs),

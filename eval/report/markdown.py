@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from vidguide.eval.report.headline import headline
 from vidguide.eval.report.markdown_table import markdown_table
+from vidguide.eval.report.preference_tables import preference_notes, preference_tables
 from vidguide.eval.report.tables import (
     arm_table,
     comparison_table,
@@ -27,6 +28,7 @@ def to_markdown(summary: Summary) -> str:
         parts.append(compact_table(*comparison_table(comparison)))
         if comparison.sets:
             parts += [SETS, compact_table(*set_table(comparison))]
+    parts += votes_section(summary)
     if notes := [*summary.notes, *unmeasured_notes(summary)]:
         parts.append(bullet_list(notes))
     parts += ["## Arms", compact_table(*arm_table(summary))]
@@ -41,6 +43,15 @@ def to_markdown(summary: Summary) -> str:
         parts += ["## Protocol", protocol(summary)]
     parts += ["## Versions", format_versions(summary)]
     return "\n\n".join(parts) + "\n"
+
+
+def votes_section(summary: Summary) -> list[str]:
+    """Return the statistics of votes; empty without votes."""
+    parts = []
+    for title, header, rows in preference_tables(summary.preference):
+        parts += [f"## {title}", compact_table(header, rows)]
+    notes = preference_notes(summary.preference)
+    return [*parts, bullet_list(notes)] if notes else parts
 
 
 def compact_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

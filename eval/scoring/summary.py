@@ -6,6 +6,7 @@ from typing import Any
 
 from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.scoring.notes import count_clips
+from vidguide.eval.scoring.preference import Preference, summarize_votes
 from vidguide.eval.scoring.results import Row
 from vidguide.eval.scoring.statistics import Estimate, estimate, mean_by_prompt
 from vidguide.eval.scoring.verdict import Comparison, values_by_key
@@ -39,6 +40,7 @@ class Summary:
         failures: (clip, reason) of clips and metrics that failed.
         notes: sentences to show with the numbers.
         versions: of the libraries in use.
+        preference: statistics of votes on pairs of clips; None without votes.
     """
 
     rows: Sequence[Row]
@@ -47,6 +49,7 @@ class Summary:
     failures: list[tuple[str, str]]
     notes: list[str]
     versions: dict[str, str]
+    preference: Preference | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -56,6 +59,7 @@ class Summary:
             "failures": [{"clip": clip, "reason": reason} for clip, reason in self.failures],
             "notes": self.notes,
             "versions": self.versions,
+            "preference": None if self.preference is None else asdict(self.preference),
         }
 
 
@@ -68,6 +72,7 @@ def summarize(rows: Sequence[Row], comparisons: Sequence[Comparison] = ()) -> Su
         failures=list(dict.fromkeys((row["clip"], failure_reason(row)) for row in rows if row["status"] == "failed")),
         notes=summary_notes(rows, comparisons) + row_warnings(rows),
         versions=dict(rows[-1].get("versions", {})) if rows else {},
+        preference=summarize_votes(rows, [name for each in comparisons for name in (each.reference, each.other)]),
     )
 
 

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from vidguide.eval.metrics.human_preference import PREFERENCE
 from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.scoring.comparability import clip_differences, same_definition
 from vidguide.eval.scoring.intervals import ALPHA, prompts_for_p
 from vidguide.eval.scoring.noninferiority import GuardDecision, decide, format_prompts
 from vidguide.eval.scoring.notes import comparison_notes, repetition_notes
+from vidguide.eval.scoring.preference import compare_votes
 from vidguide.eval.scoring.sets import SetDistance, compare_sets
 from vidguide.eval.scoring.statistics import (
     Estimate,
@@ -148,7 +150,7 @@ def compare_metrics(
             metric=name,
             primary=name in primary,
             paired=pair,
-            wins=win_rate(differences, direction(name)) if direction(name) else None,
+            wins=wins_of(name, pair),
             p_corrected=corrected.get(name),
             floor=floor,
             effect_size=effect_size(differences),
@@ -160,8 +162,20 @@ def compare_metrics(
 
 
 def compare_metric(reference: Sequence[Row], other: Sequence[Row], name: str) -> PairedComparison:
-    """Return the paired statistics of one metric."""
+    """Return the paired statistics of one metric; of votes, those on pairs of clips of both arms."""
+    if name == PREFERENCE:
+        return compare_votes(reference, other)
     return compare_pairs(values_by_key(reference, name), values_by_key(other, name))
+
+
+def wins_of(name: str, pair: PairedComparison) -> tuple[float, float, float] | None:
+    """Return the win rate over prompts, or over votes, with its interval; None for a guard, and without one."""
+    difference = pair.difference
+    if name == PREFERENCE:
+        if pair.other is None or difference.low is None or difference.high is None:
+            return None
+        return pair.other, (1 + difference.low) / 2, (1 + difference.high) / 2
+    return win_rate([b - a for a, b in pair.by_prompt.values()], direction(name)) if direction(name) else None
 
 
 def correct_p_values(pairs: Mapping[str, PairedComparison], primary: Sequence[str]) -> dict[str, float]:

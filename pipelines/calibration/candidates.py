@@ -14,7 +14,7 @@ from vidguide.guidances.seg import SEG
 from vidguide.guidances.stg import STG
 from vidguide.guidances.tpg import TPG
 from vidguide.guiding.guide import guide
-from vidguide.pipelines.request.guidance_spec import GUIDANCES, guidance_class
+from vidguide.pipelines.request.guidance_spec import name_of, text_of
 
 DECAYS: tuple[float | str, ...] = (0.5, "auto")
 MAP_TOKENS = 2048  # of the video, above which attention maps are compared only if they are named
@@ -106,11 +106,6 @@ def layers_of(guidance: Guidance) -> str:
     return "-" if named is None else "/".join(map(str, named))
 
 
-def name_of(guidance: Guidance) -> str:
-    """Return the name of a guidance in a spec."""
-    return next(name for name in GUIDANCES if guidance_class(name) is type(guidance))
-
-
 def parameters_of(guidance: Guidance, left_out: Sequence[str] = ()) -> dict[str, Any]:
     """Return the parameters of a guidance that are compared, or differ from its defaults; no scale and no window."""
     fields = {field.name: field for field in dataclasses.fields(guidance)}
@@ -127,10 +122,3 @@ def spec_of(guidance: Guidance, left_out: Sequence[str]) -> str:
     """Return a guidance as a spec, without its scale and window."""
     texts = [f"{name}={text_of(value)}" for name, value in parameters_of(guidance, left_out).items()]
     return name_of(guidance) + (":" + ",".join(texts) if texts else "")
-
-
-def text_of(value: Any) -> str:
-    """Return a parameter's value as a spec gives it."""
-    if isinstance(value, tuple):
-        return "/".join(map(str, value))
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)

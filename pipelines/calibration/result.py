@@ -20,7 +20,8 @@ from vidguide.functional.direction import (
     relative_size,
 )
 from vidguide.guidances.direction_probe import neutral_scale
-from vidguide.pipelines.calibration.candidates import Candidate, name_of, parameters_of
+from vidguide.pipelines.calibration.candidates import Candidate, parameters_of
+from vidguide.pipelines.request.guidance_spec import name_of
 
 RESAMPLES = 4000
 FORMAT = "vidguide settings"

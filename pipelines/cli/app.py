@@ -35,6 +35,7 @@ from vidguide.pipelines.cli.options import (
     show,
 )
 from vidguide.pipelines.cli.plan import plan
+from vidguide.pipelines.cli.serve import serve
 from vidguide.pipelines.cli.setup_options import setup_from, setup_options
 from vidguide.version import __version__
 
@@ -324,6 +325,7 @@ app.add_typer(evaluate_app, name="evaluate")
 EXAMPLES: dict[Callable[..., None], str] = {
     calibrate: "vidguide calibrate tiny -g emag:decay=0.8 --count 8 -o calibration",
     plan: "vidguide plan -m wan2.1-14b-lightx2v -g nag --card rtx4090",
+    serve: "vidguide serve sweep --model tiny-4step --port 7860",
     locate: "vidguide locate tiny --profile",
     models: "vidguide models --json",
     doctor: "vidguide doctor --json",

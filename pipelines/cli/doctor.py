@@ -11,7 +11,14 @@ from vidguide.transformer.family import families
 
 REQUIRED = ("torch", "diffusers", "transformers", "accelerate", "safetensors", "einops", "numpy", "av", "imageio")
 # Optional packages, and the extra of vidguide that installs each.
-OPTIONAL = {"decord": "decord", "xformers": "xformers", "triton": "triton", "peft": "lora", "cv2": "eval"}
+OPTIONAL = {
+    "decord": "decord",
+    "xformers": "xformers",
+    "triton": "triton",
+    "peft": "lora",
+    "cv2": "eval",
+    "gradio": "web",
+}
 UNLISTED = ("ftfy", "flash_attn")  # of no extra
 
 

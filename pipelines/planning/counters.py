@@ -18,6 +18,7 @@ from vidguide.functional.distinct_keys import checksum_factors
 aten = torch.ops.aten
 # torch's formulas, with that of its attention kernel for the CPU, which they lack.
 FORMULAS: dict[Any, Any] = {**flop_registry, aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop}
+SCALAR_EQUALITIES = (aten.eq.Tensor, aten.eq.Scalar)
 UNREAD = (aten.empty.memory_format, aten.empty_strided.default, aten.empty_like.default, aten.detach.default)
 
 
@@ -86,7 +87,9 @@ class Counter(TorchDispatchMode):
 
 
 class AssumedValues(TorchDispatchMode):
-    """Answer code that reads values of fake tensors: conditions hold, comparisons are equal, counts are the largest.
+    """Answer code that reads values of fake tensors: conditions hold, tensors are equal, counts are the largest.
+
+    Single numbers, such as the timesteps of two steps, differ.
 
     So all tokens of a negative prompt count as distinct, which is an upper bound.
     """
@@ -94,13 +97,18 @@ class AssumedValues(TorchDispatchMode):
     def __init__(self, count: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.count = count
+        self.differing: set[int] = set()  # results of comparisons of single numbers
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None) -> Any:
         if func is aten.equal.default:
             return True
         if func is aten._local_scalar_dense.default and isinstance(args[0], FakeTensor):
-            return assumed(args[0].dtype, self.count)
-        return func(*args, **(kwargs or {}))
+            return id(args[0]) not in self.differing and assumed(args[0].dtype, self.count)
+        result = func(*args, **(kwargs or {}))
+        if func in SCALAR_EQUALITIES and not result.ndim:
+            self.differing.add(id(result))
+            weakref.finalize(result, self.differing.discard, id(result))
+        return result
 
 
 def columns_of(arguments: Any, output: Tensor) -> int:

@@ -259,6 +259,8 @@ def measure(
         rehearsal = Rehearsal(blueprint, pipeline, model, size, dtype, on_cpu)
         check_size(rehearsal.pipe, dataclasses.asdict(size))
         costs = rehearsal.costs()
+        if ("step", "transformer") not in costs:
+            raise ValueError(f"{pipeline.__name__}: cannot be planned: its transformer was not called")
         guided = tuple(describe(each, rehearsal.steps(with_negative(each)), costs) for each in guidances)
         small = rehearsal.tiled() if tiled else None
         return Measured(costs, small, guided, rehearsal.tokens, rehearsal.text)

@@ -124,11 +124,11 @@ class Meter:
 
     def costs(self) -> dict[Key, Cost]:
         """Return the cost of each phase: of a step that of the last one, memory of the largest."""
-        found: dict[Key, Cost] = {}
+        by_key: dict[Key, Cost] = {}
         for key, cost in self.phases:
-            peak = max(cost.peak, found[key].peak) if key in found else cost.peak
-            found[key] = Cost(cost.flops, cost.moved, peak)
-        return found
+            peak = max(cost.peak, by_key[key].peak) if key in by_key else cost.peak
+            by_key[key] = Cost(cost.flops, cost.moved, peak)
+        return by_key
 
 
 class Rehearsal:

@@ -73,7 +73,7 @@ class Repeats:
         chosen = [module for module in root.modules() if list(module.children())]
         numbers = [self.kinds.setdefault(kind_of(module), len(self.kinds)) for module in chosen]
         for module, kind in zip(chosen, numbers, strict=True):
-            module.forward = self.counted(kind, module.forward)  # type: ignore[method-assign]
+            module.forward = self.counted(kind, module.forward)
         try:
             yield
         finally:
@@ -158,9 +158,9 @@ def signature(value: Any) -> Any:
 
 def lists_of(value: Any) -> list[list[Any]]:
     """Return all lists in nested arguments, which a call may change."""
-    found: list[list[Any]] = [value] if isinstance(value, list) else []
+    lists: list[list[Any]] = [value] if isinstance(value, list) else []
     parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, tuple | list) else ()
-    return [*found, *(each for part in parts for each in lists_of(part))]
+    return [*lists, *(each for part in parts for each in lists_of(part))]
 
 
 def describe(value: Any, given: Sequence[Tensor | None], storages: dict[int, int]) -> Any:

@@ -177,6 +177,52 @@ def parse_value(text: str, types: tuple[Any, ...]) -> Any:
     raise ValueError("must be " + " or ".join(filter(None, map(expected, types))))
 
 
+def text_of(value: Any) -> str:
+    """Return a parameter's value as a spec gives it."""
+    if isinstance(value, list | tuple):
+        return "/".join(map(str, value))
+    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def changed_values(guidance: Guidance) -> dict[str, Any]:
+    """Return the parameters of a guidance that differ from their defaults."""
+    fields = dataclasses.fields(guidance)
+    return {field.name: value for field in fields if (value := getattr(guidance, field.name)) != field.default}
+
+
+def name_of(guidance: Guidance) -> str:
+    """Return the name of a guidance in a spec."""
+    names = [name for name in GUIDANCES if guidance_class(name) is type(guidance)]
+    if not names:
+        raise ValueError(f"{type(guidance).__name__}: has no name in a spec; register it in GUIDANCES")
+    return names[0]
+
+
+def is_expressible(guidance: Guidance, name: str, value: Any) -> bool:
+    """Return whether a spec can express the value of a parameter."""
+    try:
+        parsed = parse_value(text_of(value), parameter_types(type(guidance))[name])
+    except ValueError:
+        return False
+    return bool((tuple(parsed) if isinstance(parsed, list) else parsed) == value)
+
+
+def spec_of(guidances: Sequence[Guidance]) -> str:
+    """Return the spec that :func:`parse` reads these guidances from; negative prompts are left out.
+
+    Raises:
+        ValueError: a spec cannot express a parameter, such as a function.
+    """
+    parts = []
+    for guidance in guidances:
+        values = {name: value for name, value in changed_values(guidance).items() if name not in NOT_IN_SPEC}
+        part = name_of(guidance) + (":" if values else "") + ",".join(f"{k}={text_of(v)}" for k, v in values.items())
+        if wrong := next((name for name, value in values.items() if not is_expressible(guidance, name, value)), None):
+            raise ValueError(f"{type(guidance).__name__}({wrong}={values[wrong]!r}): a spec cannot express it")
+        parts.append(part)
+    return "+".join(parts) or "none"
+
+
 def is_sequence(kind: Any) -> bool:
     """Return whether a type is a tuple, list or sequence of items."""
     return get_origin(kind) in (tuple, list, Sequence)

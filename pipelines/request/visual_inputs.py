@@ -231,9 +231,9 @@ def same_input(name: str, description: Mapping[str, Any], source: Any) -> Any:
     if source is None:
         raise ValueError(f"{name}=None: must be given, since the clip's {what} was not a file")
     if name == "video":
-        found = describe_video(source, read_video(source))
+        described = describe_video(source, read_video(source))
     else:
-        found = describe_image(source, read_image(source, name))
-    if found["sha256"] != description["sha256"]:
+        described = describe_image(source, read_image(source, name))
+    if described["sha256"] != description["sha256"]:
         raise ValueError(f"{name}={source!r}: must be the clip's {what}, but its pixels differ")
     return source

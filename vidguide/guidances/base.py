@@ -1,17 +1,19 @@
 """The base class of all guidances: frozen, keyword-only parameters and the methods by which a guidance acts."""
 
+import functools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from torch import Tensor
 
 from vidguide.attention.plan import EMPTY, AttentionPlan
 from vidguide.calls.call import Call, Correction, Rerun, Unconditional
 from vidguide.calls.guided_model import GuidedModel
-from vidguide.guidances.schedule import in_window
+from vidguide.guidances.schedule import Schedule, check_schedule, in_window
 from vidguide.transformer.family import Prompt
-from vidguide.validation import check_number
+from vidguide.validation import OneOf, Range, check_number, check_whole
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -26,13 +28,12 @@ class Guidance:
         layers: indices of the transformer's blocks it acts in; None for the guidance's default.
     """
 
-    start: float = 0.0
-    stop: float = 1.0
+    start: Annotated[float, Range(0, 1)] = 0.0
+    stop: Annotated[float, Range(0, 1)] = 1.0
     layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_number(self, "start", 0, 1)
-        check_number(self, "stop", 0, 1)
+        check_annotations(self)
         if self.start >= self.stop:
             raise ValueError(f"{type(self).__name__}(start={self.start}, stop={self.stop}): start must be below stop")
         if self.layers is not None:
@@ -133,6 +134,40 @@ class Guidance:
             "name": type(self).__name__,
             **{field.name: _plain(getattr(self, field.name)) for field in fields(self)},
         }
+
+
+@functools.cache
+def constraints(guidance: type[Guidance]) -> dict[str, tuple[Any, tuple[Range | OneOf, ...]]]:
+    """Return the type of each parameter whose annotation has metadata, and what that allows."""
+    hints = {field.name: field.type for field in fields(guidance)}
+    if any(isinstance(hint, str) and "Annotated" in hint for hint in hints.values()):
+        hints = get_type_hints(guidance, include_extras=True)
+    annotated = {name: hint for name, hint in hints.items() if get_origin(hint) is Annotated}
+    return {name: (get_args(hint)[0], get_args(hint)[1:]) for name, hint in annotated.items()}
+
+
+def check_annotations(guidance: Guidance) -> None:
+    """Refuse values that the metadata of the annotations does not allow.
+
+    Raises:
+        TypeError, ValueError: naming the parameter, its value and what would be right.
+    """
+    for name, (kind, allowed) in constraints(type(guidance)).items():
+        for constraint in allowed:
+            if isinstance(constraint, OneOf):
+                constraint.check(guidance, name)
+            elif getattr(guidance, name) not in constraint.also:
+                check_range(guidance, name, kind, constraint)
+
+
+def check_range(guidance: Guidance, name: str, kind: Any, allowed: Range) -> None:
+    """Refuse a value out of the range; raises as :func:`check_annotations`."""
+    if kind is int:
+        check_whole(guidance, name, None if allowed.low == -math.inf else int(allowed.low))
+    elif kind == Schedule:
+        check_schedule(guidance, name, allowed.low, allowed.high)
+    else:
+        check_number(guidance, name, allowed.low, allowed.high)
 
 
 def _plain(value: Any) -> Any:

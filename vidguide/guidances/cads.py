@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from vidguide.calls.call import Call
 from vidguide.functional.cads import cads, cads_share
 from vidguide.functional.seeds import generator_at
 from vidguide.guidances.base import Guidance
-from vidguide.validation import check_number, check_whole
+from vidguide.validation import Range, check_number
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,19 +43,15 @@ class CADS(Guidance):
         True
     """
 
-    scale: float = 0.25
-    full: float = 0.1
-    none: float = 0.4
-    mixing: float = 1.0
-    seed: int = 0
+    scale: Annotated[float, Range(0)] = 0.25
+    full: Annotated[float, Range(0, 1)] = 0.1
+    none: Annotated[float, Range(0, 1)] = 0.4
+    mixing: Annotated[float, Range(0, 1)] = 1.0
+    seed: Annotated[int, Range()] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(self, "scale", 0)
-        check_number(self, "full", 0, 1)
         check_number(self, "none", self.full, 1)
-        check_number(self, "mixing", 0, 1)
-        check_whole(self, "seed")
         if self.windowed or self.layers is not None:
             raise ValueError("CADS: full and none say when it acts; leave out start, stop and layers")
 

@@ -4,7 +4,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -19,7 +19,6 @@ from vidguide.functional.emag import emag_correction, mean_of_heads
 from vidguide.guidances.schedule import (
     Schedule,
     check_run_scale,
-    check_schedule,
     guided_steps,
     in_window,
     is_constant,
@@ -30,7 +29,7 @@ from vidguide.guidances.second_pass import SelfGuidance
 from vidguide.tracing.run import SampleChoice
 from vidguide.transformer.compile import graph_limit
 from vidguide.transformer.context_parallel import ContextParallel
-from vidguide.validation import check_number
+from vidguide.validation import OneOf, Range, check_number
 
 Averages = dict[int, Average]
 PUBLISHED_DECAY = 0.988
@@ -100,28 +99,20 @@ class EMAG(SelfGuidance):
         True
     """
 
-    scale: Schedule = 1.5
-    decay: float | str = PUBLISHED_DECAY
-    strength: float = 1.0
+    scale: Annotated[Schedule, Range(0)] = 1.5
+    decay: Annotated[float | str, Range(0, 1, also=("auto",))] = PUBLISHED_DECAY
+    strength: Annotated[float, Range(0, 1)] = 1.0
     depths: tuple[float, float] | None = None
     select: str | tuple[int, ...] = "largest"
-    measure: str = "absolute"
-    variant: str = "query"
-    start: float = 0.2
-    stop: float = 0.8
-    average_from: float = 0.0
+    measure: Annotated[str, OneOf(*MEASURES)] = "absolute"
+    variant: Annotated[str, OneOf(*VARIANTS)] = "query"
+    start: Annotated[float, Range(0, 1)] = 0.2
+    stop: Annotated[float, Range(0, 1)] = 0.8
+    average_from: Annotated[float, Range(0, 1)] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_schedule(self, "scale", 0)
-        check_number(self, "strength", 0, 1)
         check_number(self, "average_from", 0, self.start)
-        if self.decay != "auto":
-            check_number(self, "decay", 0, 1)
-        if self.variant not in tuple(VARIANTS):
-            raise ValueError(f"EMAG(variant={self.variant!r}): must be one of {', '.join(VARIANTS)}")
-        if self.measure not in MEASURES:
-            raise ValueError(f"EMAG(measure={self.measure!r}): must be one of {', '.join(MEASURES)}")
         self.check_select()
         self.check_depths()
 

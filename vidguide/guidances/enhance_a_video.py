@@ -1,12 +1,13 @@
 """Enhance-A-Video: self-attention scaled by the attention between frames, without a second pass."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from vidguide.attention.plan import AttentionPlan
 from vidguide.calls.call import Call
 from vidguide.edits.enhanced_attention import EnhancedAttention
 from vidguide.guidances.base import Guidance
-from vidguide.validation import check_number
+from vidguide.validation import Range
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,11 +38,7 @@ class EnhanceAVideo(Guidance):
         (1.0, 4.0)
     """
 
-    weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(self, "weight", -1)
+    weight: Annotated[float, Range(-1)] = 1.0
 
     @property
     def neutral(self) -> bool:

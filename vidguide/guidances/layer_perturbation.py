@@ -1,6 +1,7 @@
 """The base class of self-guidance with perturbed layers: PAG, STG, SEG, TPG and S2Guidance."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
@@ -13,13 +14,13 @@ from vidguide.functional.self_guidance import perturbation_correction
 from vidguide.guidances.schedule import (
     Schedule,
     check_run_scale,
-    check_schedule,
     guided_steps,
     is_constant,
     may_be,
     scale_of,
 )
 from vidguide.guidances.second_pass import SelfGuidance
+from vidguide.validation import Range
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -34,11 +35,7 @@ class LayerPerturbation(SelfGuidance):
         layers: perturbed blocks; None for the middle one.
     """
 
-    scale: Schedule = 1.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_schedule(self, "scale", 0)
+    scale: Annotated[Schedule, Range(0)] = 1.0
 
     @property
     def neutral(self) -> bool:

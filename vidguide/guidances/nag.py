@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 from vidguide.attention.plan import AttentionPlan
 from vidguide.attention.site import AttentionSite, Edit
@@ -14,7 +14,7 @@ from vidguide.guidances.negative_keys import Negative, distinct_negatives, numbe
 from vidguide.guidances.negative_prompt import NegativePromptGuidance
 from vidguide.transformer.family import Inputs
 from vidguide.transformer.text_stream import TextStream
-from vidguide.validation import check_number
+from vidguide.validation import OneOf, Range
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -59,19 +59,14 @@ class NAG(NegativePromptGuidance):
         ValueError: NAG(tau=0.5): must be at least 1
     """
 
-    scale: float = 11.0
-    tau: float = 2.5
-    alpha: float = 0.25
-    norm: str = "token"
+    scale: Annotated[float, Range(1)] = 11.0
+    tau: Annotated[float, Range(1)] = 2.5
+    alpha: Annotated[float, Range(0, 1)] = 0.25
+    norm: Annotated[str, OneOf(*NORMS)] = "token"
     distinct_prompt: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(self, "scale", 1)
-        check_number(self, "tau", 1)
-        check_number(self, "alpha", 0, 1)
-        if self.norm not in NORMS:
-            raise ValueError(f"NAG(norm={self.norm!r}): must be one of {', '.join(NORMS)}")
         if not isinstance(self.distinct_prompt, bool):
             raise TypeError(f"NAG(distinct_prompt={self.distinct_prompt!r}): must be True or False")
 

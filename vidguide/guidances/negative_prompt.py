@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from vidguide.tracing.run import STREAMS
 from vidguide.transformer.family import Family, Inputs, Prompt
 from vidguide.transformer.negative_text import check_encodable, check_negative
 from vidguide.transformer.text_stream import TextStream
+from vidguide.validation import OneOf
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,13 +34,11 @@ class NegativePromptGuidance(Guidance):
 
     negative_prompt: str | list[str] | None = None
     negative_prompt_embeds: Tensor | Mapping[str, Tensor] | None = None
-    on: str = "both"
+    on: Annotated[str, OneOf(*STREAMS, "both")] = "both"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_negative(self, empty=False)
-        if self.on not in (*STREAMS, "both"):
-            raise ValueError(f"{self._on}: must be one of {', '.join(STREAMS)}, both")
 
     @property
     def _on(self) -> str:

@@ -1,12 +1,14 @@
 """Perturbed-Attention Guidance: away from the model with identity attention maps."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from vidguide.attention.site import AttentionSite, Perturbation
 from vidguide.calls.call import Call
 from vidguide.edits.identity_attention import IdentityAttention
 from vidguide.guidances.layer_perturbation import LayerPerturbation
 from vidguide.guidances.schedule import Schedule
+from vidguide.validation import Range
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -33,7 +35,7 @@ class PAG(LayerPerturbation):
         True
     """
 
-    scale: Schedule = 3.0
+    scale: Annotated[Schedule, Range(0)] = 3.0
 
     def perturbation(self, call: Call, site: AttentionSite) -> Perturbation:
         return IdentityAttention(site)

@@ -1,7 +1,7 @@
 """S²-Guidance: away from the model with a few blocks skipped, drawn at random at each step."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from vidguide.calls.guided_model import GuidedModel
 from vidguide.functional.seeds import generator_at
 from vidguide.guidances.layer_perturbation import LayerPerturbation
 from vidguide.guidances.schedule import Schedule
-from vidguide.validation import check_number, check_whole
+from vidguide.validation import Range
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,14 +44,12 @@ class S2Guidance(LayerPerturbation):
         True
     """
 
-    scale: Schedule = 0.25
-    share: float = 0.1
-    seed: int = 0
+    scale: Annotated[Schedule, Range(0)] = 0.25
+    share: Annotated[float, Range(0, 1)] = 0.1
+    seed: Annotated[int, Range()] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number(self, "share", 0, 1)
-        check_whole(self, "seed")
         if self.share == 0:
             raise ValueError("S2Guidance(share=0): no block is skipped; must be above 0. scale=0 switches it off")
 

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
 
 from torch import Tensor
 
@@ -15,7 +15,7 @@ from vidguide.calls.pass_interval import PassInterval
 from vidguide.edits.head_selection import HeadSelection
 from vidguide.guidances.base import Guidance
 from vidguide.tracing.run import SampleChoice
-from vidguide.validation import check_number, check_whole
+from vidguide.validation import OneOf, Range
 
 EXTENTS = (None, "spatial", "temporal")
 
@@ -35,16 +35,9 @@ class SelfGuidance(Guidance):
             prediction the steps in between use again, at their own scale. 1, as published, is the default.
     """
 
-    extent: str | None = None
-    rescale: float = 0.0
-    every: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(self, "rescale", 0, 1)
-        check_whole(self, "every", 1)
-        if self.extent not in EXTENTS:
-            raise ValueError(f"{type(self).__name__}(extent={self.extent!r}): must be spatial, temporal or None")
+    extent: Annotated[str | None, OneOf(*EXTENTS)] = None
+    rescale: Annotated[float, Range(0, 1)] = 0.0
+    every: Annotated[int, Range(1)] = 1
 
     @functools.cached_property
     def interval(self) -> PassInterval:

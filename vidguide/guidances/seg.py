@@ -1,13 +1,14 @@
 """Smoothed Energy Guidance: away from the model with blurred queries."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from vidguide.attention.site import AttentionSite, Perturbation
 from vidguide.calls.call import Call
 from vidguide.edits.blurred_queries import BlurredQueries
 from vidguide.guidances.layer_perturbation import LayerPerturbation
 from vidguide.guidances.schedule import Schedule
-from vidguide.validation import check_number
+from vidguide.validation import Range
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -37,14 +38,12 @@ class SEG(LayerPerturbation):
 
     # SmoothedEnergyGuidance of diffusers 0.42.1 (hooks/smoothed_energy_guidance_utils.py) has its branches swapped:
     # finite sigmas take the mean, and "infinite" ones are blurred. It treats all tokens, text too, as a square image.
-    scale: Schedule = 3.0
-    sigma: float | None = 10.0
+    scale: Annotated[Schedule, Range(0)] = 3.0
+    sigma: Annotated[float | None, Range(0, also=(None,))] = 10.0
     over_frames: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.sigma is not None:
-            check_number(self, "sigma", 0)
         if self.sigma == 0:
             raise ValueError("SEG(sigma=0): nothing is blurred; must be above 0. scale=0 switches it off")
         if not isinstance(self.over_frames, bool):

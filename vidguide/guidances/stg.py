@@ -1,7 +1,7 @@
 """Spatiotemporal Skip Guidance: away from the model with layers skipped."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from vidguide.calls.guided_model import GuidedModel
 from vidguide.edits.identity_attention import IdentityAttention
 from vidguide.guidances.layer_perturbation import LayerPerturbation
 from vidguide.guidances.schedule import Schedule
+from vidguide.validation import OneOf, Range
 
 MODES = ("attention", "residual")
 
@@ -44,13 +45,8 @@ class STG(LayerPerturbation):
         True
     """
 
-    scale: Schedule = 1.0
-    mode: str = "residual"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.mode not in MODES:
-            raise ValueError(f"STG(mode={self.mode!r}): must be attention or residual")
+    scale: Annotated[Schedule, Range(0)] = 1.0
+    mode: Annotated[str, OneOf(*MODES)] = "residual"
 
     def chosen_layers(self, model: GuidedModel) -> tuple[int, ...]:
         if self.layers is None and model.depth in model.family.stg_layers:

@@ -1,6 +1,7 @@
 """Token Perturbation Guidance: away from the model with shuffled video tokens."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from vidguide.functional.seeds import generator_at
 from vidguide.functional.shuffle import random_order
 from vidguide.guidances.layer_perturbation import LayerPerturbation
 from vidguide.guidances.schedule import Schedule
-from vidguide.validation import check_whole
+from vidguide.validation import Range
 
 PUBLISHED = (6 / 70, 24 / 70)  # of SDXL's blocks in the order in which they run: the authors' d6 to d23
 
@@ -51,12 +52,8 @@ class TPG(LayerPerturbation):
         True
     """
 
-    scale: Schedule = 3.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_whole(self, "seed")
+    scale: Annotated[Schedule, Range(0)] = 3.0
+    seed: Annotated[int, Range()] = 0
 
     @property
     def needs_steps(self) -> bool:

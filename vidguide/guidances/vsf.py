@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
@@ -11,7 +12,7 @@ from vidguide.edits.vsf_attention import CrossAttentionVSF, JointAttentionVSF, S
 from vidguide.guidances.negative_keys import Negative
 from vidguide.guidances.negative_prompt import NegativePromptGuidance
 from vidguide.transformer.text_stream import TextStream
-from vidguide.validation import check_number
+from vidguide.validation import Range
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -47,13 +48,8 @@ class VSF(NegativePromptGuidance):
         0.5
     """
 
-    scale: float = 1.0
-    offset: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(self, "scale", 0)
-        check_number(self, "offset")
+    scale: Annotated[float, Range(0)] = 1.0
+    offset: Annotated[float, Range()] = 0.1
 
     def counts_equal_keys(self, call: Call, negatives: Mapping[AttentionSite, Negative]) -> bool:
         """Return whether there is a mask already. Elsewhere the kernel may take none, and padding is cut off anyway."""

@@ -1,6 +1,6 @@
 """A run samples one batch of videos: its current step, and a trace of what the guidances did."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -240,9 +240,11 @@ class Run:
         skipped: steps of the schedule that the run leaves out at its beginning, as video-to-video does.
         traces: traces of all runs within one `guide`.
         foreign_calls: number of the transformer's calls by other threads and tasks, which were not guided.
+        on_step: called after each step, with the number of completed steps and of all; what it raises ends the run.
     """
 
     def __init__(self) -> None:
+        self.on_step: Callable[[int, int], object] | None = None
         self.steps: int | None = None
         self.step = 0
         self.number = 0
@@ -286,6 +288,8 @@ class Run:
         if reached is None or reached != self._reached:
             self.steps, self.step, self._reached = steps, self.step + 1, reached
             self.current.steps = self.step
+            if self.on_step is not None:
+                self.on_step(self.step, steps)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Run":
         # Some pipelines copy their scheduler, which refers to the run; a copy of the run would count separately.

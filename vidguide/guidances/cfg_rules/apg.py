@@ -1,6 +1,7 @@
 """APG: classifier-free guidance with the update clipped and its component along the prediction reduced."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
@@ -9,7 +10,7 @@ from vidguide.functional.cfg import apg, apg_radius, apg_update
 from vidguide.functional.upcast import upcast
 from vidguide.guidances.cfg_rules.cfg import CFG
 from vidguide.transformer.prediction_space import X0Conversion, noisy_sample, x0_conversion
-from vidguide.validation import check_number
+from vidguide.validation import Range
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,15 +41,9 @@ class APG(CFG):
         True
     """
 
-    eta: float = 0.0
-    radius: float = 15.0
-    momentum: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(self, "eta", 0, 1)
-        check_number(self, "radius", 0)
-        check_number(self, "momentum", -1, 1)
+    eta: Annotated[float, Range(0, 1)] = 0.0
+    radius: Annotated[float, Range(0)] = 15.0
+    momentum: Annotated[float, Range(-1, 1)] = 0.0
 
     @property
     def needs_steps(self) -> bool:

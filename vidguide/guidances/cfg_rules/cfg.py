@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from torch import Tensor
 
@@ -16,7 +16,6 @@ from vidguide.guidances.base import Guidance
 from vidguide.guidances.schedule import (
     Schedule,
     check_run_scale,
-    check_schedule,
     guided_steps,
     is_constant,
     may_be,
@@ -24,7 +23,7 @@ from vidguide.guidances.schedule import (
 )
 from vidguide.transformer.family import Inputs
 from vidguide.transformer.negative_text import check_encodable, check_negative
-from vidguide.validation import check_number, check_whole
+from vidguide.validation import Range
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -61,17 +60,14 @@ class CFG(Guidance):
         True
     """
 
-    scale: Schedule = 5.0
-    rescale: float = 0.0
+    scale: Annotated[Schedule, Range(1)] = 5.0
+    rescale: Annotated[float, Range(0, 1)] = 0.0
     negative_prompt: str | list[str] | None = None
     negative_prompt_embeds: Tensor | Mapping[str, Tensor] | None = None
-    every: int = 1
+    every: Annotated[int, Range(1)] = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_schedule(self, "scale", 1)
-        check_number(self, "rescale", 0, 1)
-        check_whole(self, "every", 1)
         check_negative(self, empty=True)
         if self.layers is not None:
             name = type(self).__name__

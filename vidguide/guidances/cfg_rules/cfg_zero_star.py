@@ -1,6 +1,7 @@
 """CFG-Zero*: classifier-free guidance with an optimized scale of the unconditional prediction, and zero-init."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from vidguide.calls.call import Call
 from vidguide.functional.cfg import cfg_zero_star
 from vidguide.guidances.cfg_rules.cfg import CFG
+from vidguide.validation import Range
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -27,12 +29,7 @@ class CFGZeroStar(CFG):
         1
     """
 
-    zero_steps: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if type(self.zero_steps) is not int or self.zero_steps < 0:
-            raise ValueError(f"CFGZeroStar(zero_steps={self.zero_steps!r}): must be a whole number, at least 0")
+    zero_steps: Annotated[int, Range(0)] = 1
 
     @property
     def needs_steps(self) -> bool:

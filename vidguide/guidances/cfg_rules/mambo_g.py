@@ -1,6 +1,7 @@
 """MAMBO-G: classifier-free guidance damped where it would change the prediction by much of its magnitude."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
@@ -8,7 +9,7 @@ from vidguide.calls.call import Call
 from vidguide.functional.cfg import mambo_g
 from vidguide.guidances.cfg_rules.cfg import CFG
 from vidguide.guidances.schedule import Schedule
-from vidguide.validation import check_number
+from vidguide.validation import Range
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,12 +33,8 @@ class MAMBOG(CFG):
         True
     """
 
-    scale: Schedule = 10.0
-    alpha: float = 8.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_number(self, "alpha", 0)
+    scale: Annotated[Schedule, Range(1)] = 10.0
+    alpha: Annotated[float, Range(0)] = 8.0
 
     def rule(self, call: Call, cond: Tensor, uncond: Tensor) -> Tensor:
         return mambo_g(cond, uncond, self.scale_of(call), self.alpha)

@@ -1,0 +1,71 @@
+"""The command `vidguide serve`: a page to try guidances and to browse clips."""
+
+import contextlib
+import threading
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vidguide.eval.report.console import console
+from vidguide.pipelines.cli.options import Device, Dtype, plain_errors
+from vidguide.pipelines.cli.setup_options import setup_from, setup_options
+
+
+@setup_options
+def serve(
+    options: dict[str, Any],
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="Folder of a sweep or an evaluation, to browse and to vote on.", show_default=False),
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            "-m",
+            help="Model that the page offers; repeat for more. One is loaded at a time. Default: the shipped ones.",
+        ),
+    ] = None,
+    port: Annotated[int | None, typer.Option(help="Port. Default: the first free one from 7860 on.")] = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for the network.")] = "127.0.0.1",
+    share: Annotated[bool, typer.Option("--share", help="Open a public address through Gradio's servers.")] = False,
+    max_steps: Annotated[int, typer.Option(help="Most steps of a request.")] = 50,
+    max_frames: Annotated[int, typer.Option(help="Most frames of a request.")] = 129,
+    max_size: Annotated[int, typer.Option(help="Longest side of a request, in pixels.")] = 1280,
+    device: Device = None,
+    dtype: Dtype = None,
+) -> None:
+    """Serve a page to try guidances side by side, and to browse the clips of a sweep. Needs vidguide[web]."""
+    with plain_errors():
+        from vidguide.pipelines.web.extra import require
+
+        require()
+        from vidguide.pipelines.web.app import build, launch
+        from vidguide.pipelines.web.limits import Limits
+        from vidguide.pipelines.web.server import DEFAULT_MODELS, Server
+
+        placement: dict[str, Any] = dict(device=device, dtype=dtype, setup=setup_from(options))
+        limits = Limits(steps=max_steps, frames=max_frames, size=max_size)
+        server = Server(models=tuple(model or DEFAULT_MODELS), folder=folder, limits=limits, placement=placement)
+        try:
+            server.preload()
+            _, address, public = launch(
+                server,
+                build(server),
+                server_name=host,
+                server_port=port,
+                share=share,
+                quiet=True,
+                prevent_thread_lock=True,
+            )
+            console.print(f"serving {public or address}; Ctrl-C ends it", markup=False, soft_wrap=True)
+            wait()
+        finally:
+            server.files.close()
+
+
+def wait() -> None:
+    """Wait until the process is interrupted."""
+    with contextlib.suppress(KeyboardInterrupt):
+        threading.Event().wait()

@@ -1,0 +1,56 @@
+"""The command `vidguide serve` without a browser."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from vidguide.pipelines.cli.app import app
+from vidguide.pipelines.web.players import Player, players
+
+RUNNER = CliRunner()
+
+
+def test_the_error_names_the_extra_where_gradio_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    missing: Any = lambda name, *rest: None if name == "gradio" else find(name, *rest)  # noqa: E731
+    monkeypatch.setattr("vidguide.pipelines.web.extra.find_spec", missing)
+    result = RUNNER.invoke(app, ["serve"])
+    assert result.exit_code == 2
+    assert 'pip install "vidguide[web]"' in " ".join(result.output.split())
+
+
+def test_the_help_ends_with_an_example() -> None:
+    result = RUNNER.invoke(app, ["serve", "--help"])
+    assert result.exit_code == 0
+    assert "Example: vidguide serve" in result.output.strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--max-steps", "0"], "max_steps=0: must be an integer of at least 1"),
+        (["--model", "tinny"], "model='tinny': unknown"),
+        (["missing"], "folder='missing': must be a folder that a sweep or evaluation wrote"),
+    ],
+)
+def test_wrong_options_are_refused_before_a_model_is_loaded(
+    options: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("gradio", reason="needs vidguide[web]")
+    monkeypatch.chdir(tmp_path)
+    result = RUNNER.invoke(app, ["serve", *options])
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+
+
+def test_texts_of_others_are_escaped_in_the_players() -> None:
+    hostile = "</section><script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
+    player = Player(video=f"a{hostile}", label=hostile, note=hostile, links=[(hostile, hostile)])
+    page = players([player, None], fps=8, frames=13, title=hostile, columns=2)
+    assert "<script" not in page
+    assert "<img" not in page
+    assert page.count("&lt;script&gt;") == 8
+    assert page.count("<figure>") == 2
