@@ -165,7 +165,7 @@ def compare(prompt: str, specs: list[str], *, negative_prompt: str | None = None
     guidances = {spec: parse_unless_default(spec, negative_prompt) for spec in specs}
     placement = {name: settings.pop(name, None) for name in ("device", "dtype", "revision")}
     model, setup = settings.pop("model", "tiny"), settings.pop("setup", None)
-    given = {name: settings.get(name) is not None for name in INPUTS}
+    given: dict[str, Any] = {name: settings.get(name) is not None for name in INPUTS}
     for guidance in guidances.values():
         check_setup_of_guidances(guidance or (), setup or Setup())
     pipe = load(model, setup=setup, progress=settings.get("progress", True), **given, **placement)

@@ -173,13 +173,14 @@ def generate(
     declared = resolve(model) if pipe is None else declaration(model)
     guidances = choose_guidances(guidance, declared, image is not None, negative_prompt)
     placement: dict[str, Any] = dict(revision=revision, device=device, dtype=dtype, setup=setup)
+    starts: dict[str, Any] = {name: inputs.has(name) for name in INPUTS}
     if pipe is not None and setup is not None:
         raise ValueError("setup: applies to a model that is loaded here; with pipe=, pass it to load()")
     if pipe is not None:
         check_placement(pipe, device, dtype)
     check_setup_of_guidances(guidances, setup or Setup())
     if pipe is None:
-        pipe = load(model, **{name: inputs.has(name) for name in INPUTS}, progress=progress, **placement)
+        pipe = load(model, **starts, progress=progress, **placement)
     inputs.check(pipe)
     settings = inputs.settings(pipe, settings, fill_settings(pipe, declared, guidances, settings))
     warn_about_cfg(model_name(model), declared, settings, guidances)

@@ -114,7 +114,7 @@ def test_repeated_calls_are_counted_as_if_they_were_run(tiling: bool | None, mon
         assert phase.intermediate == pytest.approx(expected.intermediate, rel=1e-3)
 
 
-FAMILIES = {
+FAMILIES: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     "LTX": (ltx_folder, {"frames": 9}),
     "LTX condition": (lambda path: ltx_folder(path, "LTXConditionPipeline"), {"frames": 9}),
     "Wan from an image": (lambda path: wan_image_folder(path, encoder=True), {"frames": 5}),
