@@ -16,6 +16,6 @@ def observe(clip: Clip, prompt: str, negative_prompt: str | None) -> list[tuple[
     """Return what the oracle read in a clip, then the metrics that are defined for it, as name and text."""
     sample = Sample(clip, prompt, negative_prompt)
     rows = {name: measure(METRICS[name], sample) for name in SHOWN}
-    seen = rows["world.attributes"].get("details", {}).get("seen")
-    lines = [("the oracle read", " ".join(str(value or "?") for value in seen.values()))] if seen else []
+    reading = rows["world.attributes"].get("details", {}).get("seen")
+    lines = [("the oracle read", " ".join(str(value or "?") for value in reading.values()))] if reading else []
     return lines + [(name, number(row["value"])) for name, row in rows.items() if row["status"] == "ok"]

@@ -21,7 +21,7 @@ class Result:
     Attributes:
         player: the clip.
         fps: of the clip. frames: their number.
-        seen: name and text of what the metrics see.
+        observations: name and text of what the metrics see.
         trace: data URI of the heat map.
         notes: warnings.
         python, command: that make the clip again; a command may not exist, and says why.
@@ -30,7 +30,7 @@ class Result:
     player: Player
     fps: float
     frames: int
-    seen: list[tuple[str, str]]
+    observations: list[tuple[str, str]]
     trace: str
     notes: tuple[str, ...]
     python: str
@@ -45,7 +45,7 @@ def make_result(files: PublicFiles, request: TryRequest, done: Finished) -> Resu
         player=save(files, clip, f"clip-{done.variant + 1}", label(variant, done.variant)),
         fps=clip.fps,
         frames=len(clip.frames),
-        seen=observe(clip, request.prompt, request.negative_prompt),
+        observations=observe(clip, request.prompt, request.negative_prompt),
         trace="data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode(),
         notes=done.notes,
         python=python_text(request, variant),

@@ -59,9 +59,7 @@ def try_tab(server: Server) -> None:
     fields = [model, prompt, negative, seed, *numbers]
     jobs = Jobs()
 
-    def generate(
-        request: gr.Request, text: str, setup_values: dict[str, Any], more: dict[str, Any], *values: Any
-    ) -> Any:
+    def generate(request: gr.Request, text: str, base: Values, more: Values, *values: Any) -> Iterator[Any]:
         with shown_errors():
             parsed = read_request(gather(text, base, more, values), server)
             yield from show(server, parsed, jobs.start(request.session_hash))
