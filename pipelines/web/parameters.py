@@ -83,7 +83,7 @@ def control(name: str, default: Any, types: tuple[Any, ...], allowed: tuple[Any,
         if isinstance(each, OneOf):
             return Parameter(kind="choice", choices=tuple(map(text_of, each.values)), **common)
         if isinstance(each, Range):
-            return Parameter(kind="number", **slider(default, each, whole=int in types), **common)
+            return Parameter(kind="number", **common, **slider(default, each, whole=int in types))
     if types == (bool,):
         return Parameter(kind="switch", **common)
     hint = "" if name == PROMPT_FIELD else " or ".join(filter(None, map(expected, types)))
@@ -91,7 +91,7 @@ def control(name: str, default: Any, types: tuple[Any, ...], allowed: tuple[Any,
     return Parameter(kind="text", **common)
 
 
-def slider(default: Any, allowed: Range, whole: bool) -> dict[str, float]:
+def slider(default: Any, allowed: Range, whole: bool) -> dict[str, Any]:
     """Return the ends and the step of a slider; empty for a whole number without a range, such as a seed."""
     size = abs(default) if isinstance(default, int | float) else 1.0
     if whole and not math.isfinite(allowed.low):

@@ -145,9 +145,9 @@ def read_guidance(fields: GuidanceFields) -> Guidance:
         raise ValueError(unknown("guidance", name, GUIDANCES))
     guidance = guidance_class(name)
     types = parameter_types(guidance)
-    negative = {PROMPT_FIELD: text} if (text := values.pop(PROMPT_FIELD, "")) else {}
+    negative: dict[str, Any] = {PROMPT_FIELD: text} if (text := values.pop(PROMPT_FIELD, "")) else {}
     check_texts(values | negative)
-    parsed = {}
+    parsed: dict[str, Any] = {}
     for key, text in values.items():
         if key not in types:
             raise ValueError(f"{guidance.__name__}: {unknown('parameter', key, types)}")

@@ -150,7 +150,7 @@ def test_restoring_keeps_setup_guidances_texts_and_seed(server: Server, tmp_path
     setup = Setup(shift=2.0, vae_slicing=True)
     guidances = [NAG(tau=1.5, negative_prompt="blue"), EMAG(decay=0.9, layers=(1, 2), select=(1,))]
     small = dict(steps=3, frames=5, seed=11, device="cpu", progress=False)
-    clip = generate(PROMPT, model="tiny-4step", negative_prompt="red", guidance=guidances, setup=setup, **small)  # type: ignore[call-overload]
+    clip = generate(PROMPT, model="tiny-4step", negative_prompt="red", guidance=guidances, setup=setup, **small)
     clip.save(tmp_path / "clip.mkv")
     found = read_provenance((tmp_path / "clip.json").read_text(), server)
     assert found["variants"][0]["guidances"] == [
@@ -244,7 +244,7 @@ def test_a_server_refuses_unknown_models_and_folders(tmp_path: Path) -> None:
 
 
 def test_seeds_of_variants_count_without_the_lock(server: Server) -> None:
-    variants = [{"seed": seed, "guidances": []} for seed in (7, 8)]
+    variants: list[dict[str, Any]] = [{"seed": seed, "guidances": []} for seed in (7, 8)]
     unlocked = read_request(fields(same_noise=False, variants=variants), server)
     assert [each.seed for each in unlocked.variants] == [7, 8]
     assert [each.seed for each in read_request(fields(variants=variants), server).variants] == [3, 3]
@@ -273,6 +273,7 @@ def test_a_cancelled_or_failed_request_leaves_the_pipeline_bitwise_as_it_was(ser
 
 
 def test_progress_counts_the_steps_of_every_variant_and_warnings_are_returned(server: Server) -> None:
+    variants: list[dict[str, Any]]
     variants = [{"seed": 0, "guidances": []}, {"seed": 0, "guidances": [{"name": "cfg", "values": {"scale": "2"}}]}]
     messages = list(sample_variants(server, read_request(fields(variants=variants), server), threading.Event()))
     progress = [(one.variant, one.step, one.steps) for one in messages if isinstance(one, Progress)]

@@ -137,8 +137,8 @@ class Guidance:
 
 
 @functools.cache
-def constraints(guidance: type[Guidance]) -> dict[str, tuple[Any, tuple[Range | OneOf, ...]]]:
-    """Return the type of each parameter whose annotation has metadata, and what that allows."""
+def constraints(guidance: Any) -> dict[str, tuple[Any, tuple[Range | OneOf, ...]]]:
+    """Return the type of each parameter of a class whose annotation has metadata, and what that allows."""
     hints = {field.name: field.type for field in fields(guidance)}
     if any(isinstance(hint, str) and "Annotated" in hint for hint in hints.values()):
         hints = get_type_hints(guidance, include_extras=True)
