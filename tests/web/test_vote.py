@@ -19,7 +19,7 @@ pytest.importorskip("gradio", reason="needs vidguide[web]")
 
 from vidguide.pipelines.web.public_files import PublicFiles
 from vidguide.pipelines.web.server import Server
-from vidguide.pipelines.web.vote_tab import Ballot, next_pair, record, statistics_html
+from vidguide.pipelines.web.vote_tab import PREPARING, Ballot, next_pair, record, statistics_html
 
 HOSTILE = "</p><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 7 }}"
 STARTED = "document.querySelector('#vg-vote [data-token]')?.dataset.token"
@@ -29,6 +29,7 @@ STARTED = "document.querySelector('#vg-vote [data-token]')?.dataset.token"
 def files() -> Iterator[PublicFiles]:
     files = PublicFiles()
     yield files
+    PREPARING.submit(int).result(timeout=60)
     files.close()
 
 
@@ -53,6 +54,18 @@ def test_a_pair_on_the_page_does_not_say_which_variant_is_which(poll: Poll, file
     assert not re.search("|".join([*VARIANTS, "sweep", "mkv", ballot.trial.left.sha256[:8]]), html)
     assert len(set(re.findall(r'src="(gradio_api[^"]+)"', html))) == 2
     assert {path.name for path in files.folder.rglob("*") if path.is_file()} == {"clip.mp4"}  # without their JSON
+
+
+def test_the_next_pair_is_encoded_while_a_rater_looks(poll: Poll, files: PublicFiles) -> None:
+    ballot, *_ = next_pair(files, poll, "anna")
+    PREPARING.submit(int).result(timeout=60)  # after those that were submitted before
+    before = set(files.folder.iterdir())
+    assert len(before) == 4
+    ballot, *_ = record(files, poll, answer(ballot), ballot)
+    assert ballot.trial is not None
+    assert {clip.variant for clip in ballot.trial.clips} <= set(VARIANTS)
+    PREPARING.submit(int).result(timeout=60)
+    assert before < set(files.folder.iterdir())
 
 
 def test_votes_are_recorded_and_the_next_pair_follows_until_the_last(poll: Poll, files: PublicFiles) -> None:
