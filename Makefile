@@ -42,7 +42,7 @@ $(VENV)/web: $(VENV)/installed
 	touch $@
 
 test-web: $(VENV)/web
-	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest tests/web -m "web or not slow" --durations 10
+	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest tests/web -m "web or not slow" -W default --durations 10
 
 slow: $(VENV)/triton
 	$(SLOW)

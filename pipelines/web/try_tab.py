@@ -129,7 +129,7 @@ def show(server: Server, request: Any, cancelled: threading.Event) -> Iterator[t
     except CancelledError:
         yield status_html("cancelled"), gr.skip()
         return
-    yield status_html("done"), gr.skip()
+    yield status_html("done"), results_html(done)
 
 
 def gather(text: str, setup: dict[str, Any], further: dict[str, Any], values: tuple[Any, ...]) -> dict[str, Any]:

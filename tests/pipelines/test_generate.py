@@ -62,6 +62,21 @@ def test_provenance_records_texts_guidance_trace_and_versions(pipe: Any) -> None
     assert {"torch", "diffusers", "transformers", "vidguide", "python"} == set(provenance["versions"])
 
 
+def test_steps_are_counted_and_an_error_of_the_counter_ends_the_run(pipe: Any) -> None:
+    steps: list[tuple[int, int]] = []
+
+    def stop(step: int, steps: int) -> None:
+        if step == 2:
+            raise RuntimeError(f"step {step} of {steps}")
+
+    small: dict[str, Any] = dict(pipe=pipe, steps=3, frames=5, negative_prompt="red", progress=False)
+    expected = generate(PROMPT, on_step=lambda *step: steps.append(step), **small).sha256
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+    with pytest.raises(RuntimeError, match="step 2 of 3"):
+        generate(PROMPT, on_step=stop, **small)
+    assert generate(PROMPT, **small).sha256 == expected
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_shipped_model_follows_its_prompt(name: str) -> None:
     clip = generate("a large blue circle moving left on a white background", model=name, device="cpu", progress=False)

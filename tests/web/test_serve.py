@@ -1,16 +1,19 @@
 """The command `vidguide serve` without a browser."""
 
 import importlib.util
+import runpy
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
+from tests.helpers.source_files import ROOT
 from vidguide.pipelines.cli.app import app
 from vidguide.pipelines.web.players import Player, players
 
-RUNNER = CliRunner()
+RUNNER, SPACE = CliRunner(), ROOT / "examples" / "space"
 
 
 def test_the_error_names_the_extra_where_gradio_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,6 +31,7 @@ def test_the_help_ends_with_an_example() -> None:
     assert "Example: vidguide serve" in result.output.strip().splitlines()[-1]
 
 
+@pytest.mark.web
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -44,6 +48,28 @@ def test_wrong_options_are_refused_before_a_model_is_loaded(
     result = RUNNER.invoke(app, ["serve", *options])
     assert result.exit_code == 2
     assert message in " ".join(result.output.split())
+
+
+@pytest.mark.web
+def test_the_space_serves_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("gradio", reason="needs vidguide[web]")
+    names = runpy.run_path(str(SPACE / "app.py"))
+    launched: list[Any] = []
+    monkeypatch.setitem(names["main"].__globals__, "launch", lambda *parts: launched.append(parts))
+    names["main"]()
+    [(server, page)] = launched
+    assert page.title == "vidguide"
+    assert server.limits.frames == 33
+    server.files.close()
+
+
+def test_the_space_has_the_header_and_the_packages_that_hugging_face_reads() -> None:
+    _, header, text = (SPACE / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    fields = yaml.safe_load(header)
+    assert fields["sdk"] == "gradio"
+    assert (SPACE / fields["app_file"]).is_file()
+    assert "ZeroGPU" in text
+    assert "vidguide[web]" in (SPACE / "requirements.txt").read_text()
 
 
 def test_texts_of_others_are_escaped_in_the_players() -> None:

@@ -1,6 +1,5 @@
 """The base class of all guidances: frozen, keyword-only parameters and the methods by which a guidance acts."""
 
-import functools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -136,8 +135,7 @@ class Guidance:
         }
 
 
-@functools.cache
-def constraints(guidance: Any) -> dict[str, tuple[Any, tuple[Range | OneOf, ...]]]:
+def constraints(guidance: type[Guidance]) -> dict[str, tuple[Any, tuple[Range | OneOf, ...]]]:
     """Return the type of each parameter of a class whose annotation has metadata, and what that allows."""
     hints = {field.name: field.type for field in fields(guidance)}
     if any(isinstance(hint, str) and "Annotated" in hint for hint in hints.values()):
