@@ -180,6 +180,46 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Poll
         yield address, Poll(folder)
 
 
+RECORD = """
+const fetch = window.fetch;
+window.bodies = [];
+window.fetch = async (...request) => {
+  const reply = await fetch(...request);
+  const reader = reply.clone().body?.getReader();
+  const read = async () => {
+    for (let part = await reader.read(); !part.done; part = await reader.read())
+      window.bodies.push(new TextDecoder().decode(part.value));
+  };
+  if (reader) read().catch(() => {});
+  return reply;
+};
+"""
+
+
+@in_browser
+def test_no_reply_to_a_rater_names_a_variant(browser: Any, tmp_path: Path) -> None:
+    folder = make_clips(tmp_path, ["zebra-a", "zebra-b"], prompts=3, seeds=(0,), frames=8)
+    with serving(Server(models=("tiny-4step",), folder=folder), ("Vote",)) as address:
+        page = browser.new_page()
+        page.add_init_script(RECORD)
+        whole: list[str] = []
+        page.on("response", lambda reply: whole.append(reply.url))
+        page.goto(address)
+        page.wait_for_selector("#vg-rater")
+        begin(page, "anna")
+        whole.append(page.content())
+        press(page, "1")
+        press(page, "s")
+        whole.append(page.content())
+        bodies = page.evaluate("window.bodies")
+        page.close()
+    assert sum("vg-players" in body for body in bodies) >= 3
+    for text in (*bodies, *whole):
+        assert "zebra" not in text
+        assert ".mkv" not in text
+    assert len(read_votes(folder / "votes.jsonl")) == 2
+
+
 def begin(page: Any, name: str) -> None:
     """Open the tab and start to vote."""
     page.get_by_role("tab", name="Vote").click()
