@@ -14,12 +14,14 @@ from vidguide.pipelines.web.vote_tab import vote_tab
 TABS = {"Try": try_tab, "Browse": browse_tab, "Vote": vote_tab}
 SCRIPTS, STYLES = ("players.js", "editor.js", "vote.js"), ("players.css", "editor.css", "vote.css")
 MAX_WAITING = 100  # requests in the queue; further ones are refused
+UPLOADS = (600, 3600)  # seconds between two removals of uploaded files, and their age
 MAX_UPLOAD = "1mb"  # of a clip's JSON
 
 
 def build(server: Server, tabs: Sequence[str] = tuple(TABS)) -> gr.Blocks:
     """Return the page of a server with some of the `TABS`."""
-    with gr.Blocks(title="vidguide", analytics_enabled=False, fill_width=True) as page, gr.Tabs():
+    page = gr.Blocks(title="vidguide", analytics_enabled=False, fill_width=True, delete_cache=UPLOADS)
+    with page, gr.Tabs():
         for name in tabs:
             with gr.Tab(name, id=name.lower()):
                 TABS[name](server)

@@ -12,11 +12,17 @@ PLAIN = (ValueError, TypeError, OSError, LookupError, ImportError, FloatingPoint
 
 @contextmanager
 def shown_errors() -> Iterator[None]:
-    """Show an error of the library on the page as it is; the page takes it for HTML, so it is escaped."""
+    """Show an error of the library on the page as it is; the page takes it for HTML, so it is escaped.
+
+    Those that a request cannot cause are printed on the server too.
+    """
     try:
         yield
-    except PLAIN as error:
-        raise gr.Error(html.escape(str(error)), duration=None, title="Error", print_exception=False) from error
+    except gr.Error:
+        raise
+    except Exception as error:
+        text, known = html.escape(str(error) or type(error).__name__), isinstance(error, PLAIN)
+        raise gr.Error(text, duration=None, title="Error", print_exception=not known) from error
 
 
 def plain_html(value: str, name: str) -> Any:
