@@ -4,12 +4,13 @@
     python benchmarks/guided_arms.py validation [--model tiny] [--clips 208] [--work work/guided_arms]
     python benchmarks/guided_arms.py reuse [--model tiny] [--clips 208] [--work work/guided_arms]
 
-Settings are chosen on the prompts and seeds of `tuning`, and reported on those of `validation`. `reuse` has a pass at
-every second or third step for passes at each (`every`), of those arms, on the same prompts and seeds; the report
-compares with the arm that has a pass at each step. Each set of prompts
-omits other attributes: one of four in turn, the motion, all, or none. All arms of a set run the same prompts and seeds,
-batch by batch in turn, so that their times are comparable. Finished batches are not sampled again. Self-guidance uses
-no negative prompt, classifier-free guidance the empty one; NAG avoids a value of an attribute that the prompt omits.
+Settings are chosen on the prompts and seeds of `tuning`, and reported on those of `validation`. `reuse` has cheaper
+forms of those arms, on the same prompts and seeds: a pass at every second or third step (`every`), and for EMAG the
+last block alone or half of the steps; the report compares with the arm that has a pass at each step. Each set of
+prompts omits other attributes: one of four in turn, the motion, all, or none. All arms of a set run the same prompts
+and seeds, batch by batch in turn, so that their times are comparable. Finished batches are not sampled again. Self-
+guidance uses no negative prompt, classifier-free guidance the empty one; NAG avoids a value of an attribute that the
+prompt omits.
 
 Clips are sampled in bfloat16 with compiled blocks, which is faster on a CPU.
 """
@@ -18,6 +19,7 @@ import argparse
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,10 @@ def reuse_arms(depth: int) -> dict[str, Arm]:
         arms["PAG 0.25" + suffix] = always(PAG(scale=0.25, every=every))
         arms["STG 0.25" + suffix] = always(STG(scale=0.25, every=every))
         arms["CFG 2" + suffix] = always(CFG(scale=2, every=every))
+    last = EMAG(select=(depth - 1,), scale=7, decay=0.5)  # calibration: as good a direction, |d| two thirds as large
+    arms["EMAG, last block"] = always(last)
+    arms["EMAG, last block, every 2"] = always(replace(last, every=2))
+    arms["EMAG, stop 0.5"] = always(every_layer(depth, scale=5, decay=0.5, stop=0.5))
     return arms
 
 

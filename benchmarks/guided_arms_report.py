@@ -16,7 +16,7 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-from guided_arms import CLIPS, EVERY, FIRST, NONE, WORK, arms_of, load_clips, load_seconds
+from guided_arms import CLIPS, FIRST, NONE, WORK, arms_of, load_clips, load_seconds
 from PIL import Image
 from reporting import RESULTS, paired, table, write
 from rich.progress import track
@@ -250,14 +250,14 @@ def validation_text(sets: Mapping[str, dict[str, Scores]], costs: Mapping[str, d
 
 
 def reuse_text(sets: Mapping[str, dict[str, Scores]], costs: Mapping[str, dict[str, float]], clips: int) -> str:
-    """Return a table for each guidance: a pass at every k-th step, compared with one at each step."""
+    """Return a table for each guidance: its cheaper forms, compared with a pass at each step."""
     parts = [
         f"{clips} clips an arm and set of prompts. First row: a pass at each step; other rows: paired difference to "
         "it, with 95% intervals. An interval above minus the margin is non-inferior. Time: relative to the first row.\n"
     ]
     for prompts, scores in sets.items():
-        for first in (arm for arm in scores if arm != NONE and EVERY not in arm):
-            group = {arm: values for arm, values in scores.items() if arm.split(EVERY)[0] == first}
+        for first in (arm for arm in scores if arm != NONE and "," not in arm):
+            group = {arm: values for arm, values in scores.items() if arm.split(",")[0] == first}
             relative = {arm: costs[prompts][arm] / costs[prompts][first] for arm in group}
             parts.append(f"## {first}. Prompts: {prompts}\n\n{primary_table(group, relative, first)}")
     return "\n".join(parts)

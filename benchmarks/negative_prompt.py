@@ -1,12 +1,13 @@
 """Measure negative prompts on the shipped models: how often the unwanted attribute still shows, and the cost.
 
-    python benchmarks/negative_prompt.py [--model tiny | tiny-4step] [--arms chosen | grid] [--clips 256] [--first 0]
+    python benchmarks/negative_prompt.py [--model tiny | tiny-4step] [--arms chosen] [--clips 256] [--first 0]
     python benchmarks/negative_prompt.py [--model ...] [--arms ...] --tables    # from the recorded judgements
 
 The prompt of each clip omits one attribute (in turn colour, shape, motion, background), and the negative prompt names a
 random value of it. All arms run the same prompts, negative prompts and seeds, alternating batch by batch, so that times
-are comparable. `grid` runs many settings; `chosen` compares the settings selected from the grid, on cases that the grid
-did not use (`--first`). Intervals are 95% and exact, also of the paired differences to no guidance.
+are comparable. `--arms grid` runs many settings; `chosen` compares the settings selected from the grid, on cases that
+the grid did not use (`--first`); `window` ends NAG after a part of the steps. Intervals are 95% and exact, also of the
+paired differences to no guidance.
 """
 
 import argparse
@@ -78,6 +79,11 @@ CHOSEN: dict[str, dict[str, Arm]] = {
         "VSF 0.5": vsf_arm(0.5),
     },
 }
+SETTINGS: dict[str, dict[str, Any]] = {"tiny": {}, "tiny-4step": {"tau": 1.25, "alpha": 0.5}}  # NAG's for the model
+WINDOWS = {
+    model: {**NONE, **{f"NAG, stop {stop:g}": nag_arm(stop=stop, **settings) for stop in (0.25, 0.5, 0.75, 1)}}
+    for model, settings in SETTINGS.items()
+}
 SHEET_ARMS = (BASE, "CFG 3, negative", "CFG 7, negative", "NAG (default: 11, 2.5, 0.25)")  # rows of the contact sheet
 
 
@@ -104,6 +110,11 @@ def arm_rows(results: dict[str, Result], picked: list[int], times: bool = True) 
 def format_share(judged: list[dict[str, float]], name: str) -> str:
     """Format the share of clips for which a judgement is true."""
     return percent(share(int(sum(judgement[name] for judgement in judged)), len(judged)))
+
+
+def arms_of(name: str, model: str) -> dict[str, Arm]:
+    """Return a set of arms."""
+    return GRID if name == "grid" else WINDOWS[model] if name == "window" else CHOSEN[model]
 
 
 def paired_differences(judged: list[dict[str, float]], before: list[dict[str, float]], name: str) -> list[float]:
@@ -150,21 +161,21 @@ def recorded(name: str) -> tuple[dict[str, Result], int]:
 
 
 def main() -> None:
-    """Measure, print and write `benchmarks/results/negative_prompt_MODEL[_grid].{md,json,png}`."""
+    """Measure, print and write `benchmarks/results/negative_prompt_MODEL[_grid|_window].{md,json,png}`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", choices=sorted(SHIPPED))
-    parser.add_argument("--arms", default="chosen", choices=("chosen", "grid"))
+    parser.add_argument("--arms", default="chosen", choices=("chosen", "grid", "window"))
     parser.add_argument("--clips", type=int, default=256)
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--tables", action="store_true", help="make the tables again, without sampling")
     args = parser.parse_args()
-    name = f"negative_prompt_{args.model}" + ("_grid" if args.arms == "grid" else "")
+    name = f"negative_prompt_{args.model}" + ("" if args.arms == "chosen" else f"_{args.arms}")
     if args.tables:
         results, first = recorded(name)
         (RESULTS / f"{name}.md").write_text(tables(results, first))
         return
     indices = range(args.first, args.first + args.clips)
-    results = sample(load(args.model), args.model, GRID if args.arms == "grid" else CHOSEN[args.model], indices)
+    results = sample(load(args.model), args.model, arms_of(args.arms, args.model), indices)
     data = {arm: {"judged": result.judged, "seconds": result.seconds} for arm, result in results.items()}
     write(name, tables(results, args.first), {"clips": args.clips, "first": args.first, "arms": data})
     if args.arms == "chosen":

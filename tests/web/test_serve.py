@@ -32,6 +32,7 @@ def test_the_help_ends_with_an_example() -> None:
 
 
 @pytest.mark.web
+@pytest.mark.filterwarnings("default")  # Gradio leaves sockets and event loops to the garbage collector
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -52,6 +53,7 @@ def test_wrong_options_are_refused_before_a_model_is_loaded(
 
 
 @pytest.mark.web
+@pytest.mark.filterwarnings("default")  # Gradio leaves sockets and event loops to the garbage collector
 def test_the_space_serves_the_page(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("gradio", reason="needs vidguide[web]")
     names = runpy.run_path(str(SPACE / "app.py"))
