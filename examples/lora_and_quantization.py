@@ -23,7 +23,7 @@ weights = get_peft_model_state_dict(pipe.transformer)
 WanPipeline.save_lora_weights("out/lora", transformer_lora_layers=weights)
 lora = Path("out/lora/pytorch_lora_weights.safetensors")
 
-smaller = {"quantization": sys.argv[1]} if len(sys.argv) > 1 else {"layerwise_casting": "float8_e4m3fn"}
-for name, setup in {"plain": Setup(), "lora": Setup(loras=(f"{lora}:0.5",)), "small": Setup(**smaller)}.items():
+small = Setup(quantization=sys.argv[1]) if len(sys.argv) > 1 else Setup(layerwise_casting="float8_e4m3fn")
+for name, setup in {"plain": Setup(), "lora": Setup(loras=(f"{lora}:0.5",)), "small": small}.items():
     clip = generate("a large circle", model="tiny-4step", setup=setup, guidance=[NAG(negative_prompt="red")], seed=1)
     print(clip.save(f"out/{name}.mp4"), clip.provenance["trace"]["steps"], "steps,", setup.values())
