@@ -38,6 +38,7 @@ def test_the_help_ends_with_an_example() -> None:
     [
         (["--max-steps", "0"], "max_steps=0: must be an integer of at least 1"),
         (["--model", "tinny"], "model='tinny': unknown"),
+        (["--vote-only"], "folder: is missing; --vote-only needs the folder of a sweep"),
         (["missing"], "folder='missing': must be a folder that a sweep or evaluation wrote"),
     ],
 )
