@@ -166,11 +166,12 @@ def choose_setup(values: Mapping[str, Any], base: Setup) -> Setup:
     """
     if not values:
         return base
+    default = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(Setup()).items()}
+    wanted, given = ({**default, **each} for each in (values, base.values()))
+    for name in default:  # before there is a Setup, which looks for the files that it names
+        if wanted[name] != given[name] and name not in CHANGEABLE:
+            raise ValueError(f"{name}={wanted[name]!r}: this server was started with {name}={given[name]!r}")
     setup: Setup = setup_of({"values": dict(values), "files": {}})
-    for name in Setup.__dataclass_fields__:
-        wanted, given = getattr(setup, name), getattr(base, name)
-        if wanted != given and name not in CHANGEABLE:
-            raise ValueError(f"{name}={wanted!r}: this server was started with {name}={given!r}")
     return setup
 
 
