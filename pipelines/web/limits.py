@@ -3,7 +3,6 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
-
 MAX_TOKENS = 1024  # of a text; no model that vidguide knows takes more
 MAX_FPS = 240
 
