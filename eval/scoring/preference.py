@@ -301,7 +301,7 @@ def rater_notes(raters: Sequence[RaterSummary]) -> list[str]:
 
 
 def guard_notes(voted: Sequence[PairVote], left: tuple[float, float, float] | None) -> list[str]:
-    """Return notes on a preferred side, and on raters who decide before a clip has ended; skipped pairs do not count."""
+    """Return notes on a preferred side, and on raters who decide before a clip has ended, without skipped pairs."""
     notes = []
     if left and not left[1] <= 0.5 <= left[2]:
         share = f"{left[0]:.0%} [{left[1]:.0%}, {left[2]:.0%}]"

@@ -91,9 +91,9 @@ def number(labels: Sequence[Any]) -> Labels:
 def mean_variance(cells: Cells) -> Variance:
     """Return the variance of the mean of the cells, for further prompts and raters; with one rater for further prompts.
 
-    Where raters share too few prompts to separate the noise, or all of them agree on those, the cluster-robust variances by prompt and by rater are
-    added, which is never too small on average (Davezies, D'Haultfoeuille and Guyonvarch 2021, "Empirical process
-    results for exchangeable arrays").
+    Where raters share too few prompts to separate the noise, or all of them agree on those, the cluster-robust
+    variances by prompt and by rater are added, which is never too small on average (Davezies, D'Haultfoeuille and
+    Guyonvarch 2021, "Empirical process results for exchangeable arrays").
     """
     counts = [np.bincount(labels) for labels in (cells.prompts, cells.raters)]
     if cells.are_equal and len(cells.values) > 1:

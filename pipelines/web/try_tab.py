@@ -13,7 +13,7 @@ import gradio as gr
 from vidguide.pipelines.models.presets import MODELS
 from vidguide.pipelines.request.call_settings import default_nag
 from vidguide.pipelines.request.guidance_spec import guidance_class
-from vidguide.pipelines.web.components import plain_html, shown_errors
+from vidguide.pipelines.web.components import message_of, plain_html, shown_errors
 from vidguide.pipelines.web.parameters import all_parameters
 from vidguide.pipelines.web.players import PAGES
 from vidguide.pipelines.web.request import MAX_VARIANTS, read_provenance, read_request, write_guidance
@@ -60,9 +60,13 @@ def try_tab(server: Server) -> None:
     jobs = Jobs()
 
     def generate(request: gr.Request, text: str, base: Values, more: Values, *values: Any) -> Iterator[Any]:
-        with shown_errors():
-            parsed = read_request(gather(text, base, more, values), server)
-            yield from show(server, parsed, jobs.start(request.session_hash))
+        try:
+            with shown_errors():
+                parsed = read_request(gather(text, base, more, values), server)
+                yield from show(server, parsed, jobs.start(request.session_hash))
+        except gr.Error as error:
+            yield status_html(f"failed: {message_of(error)}"), gr.skip()
+            raise
 
     def restore(path: str | None) -> list[Any]:
         if path is None:
