@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from vidguide.eval.files import parse_json
 from vidguide.pipelines.models.presets import MODELS
 from vidguide.pipelines.request.call_settings import default_nag
 from vidguide.pipelines.request.guidance_spec import guidance_class
@@ -147,10 +148,7 @@ def gather(text: str, setup: dict[str, Any], further: dict[str, Any], values: tu
     """
     model, prompt, negative, seed, *numbers = values
     settings = {**further, **{name: to_number(name, text) for name, text in zip(NUMBERS, numbers, strict=True)}}
-    try:
-        variants = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"variants: not JSON ({error})") from None
+    variants = parse_json(text, "variants")
     if not isinstance(variants, dict):
         raise TypeError("variants: must be an object with same_noise and variants")
     common = {"model": model, "prompt": prompt, "negative_prompt": (negative or "").strip() or None}

@@ -354,3 +354,12 @@ def test_public_files_are_copies_with_random_names_and_the_oldest_go() -> None:
     assert len(paths[0].parent.name) == 32
     files.close()
     assert not files.folder.exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"same_noise": ' + "9" * 5000 + "}"])
+def test_variants_that_are_not_json_are_refused_by_name(text: str) -> None:
+    pytest.importorskip("gradio", reason="needs vidguide[web]")
+    from vidguide.pipelines.web.try_tab import gather
+
+    with pytest.raises(ValueError, match="variants: not JSON"):
+        gather(text, {}, {}, ("tiny-4step", PROMPT, "", 0, *[""] * 5))
