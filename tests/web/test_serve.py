@@ -44,7 +44,7 @@ def test_an_address_that_cannot_be_listened_on_is_refused() -> None:
         check_address("192.0.2.1", None)  # RFC 5737: of no machine
     result = RUNNER.invoke(app, ["serve", "--port", "99999"])
     assert result.exit_code == 2
-    assert "--port': must be less than or equal to 65535" in " ".join(result.output.replace("│", " ").split())
+    assert "Invalid value for '--port'" in result.output
 
 
 @pytest.mark.web
