@@ -9,6 +9,7 @@ from typing_extensions import Required, TypedDict
 
 from vidguide.eval.files import parse_json, unknown, validate
 from vidguide.guidances.base import Guidance
+from vidguide.pipelines.loading.assemble import scheduler_class
 from vidguide.pipelines.models.presets import MODELS
 from vidguide.pipelines.request.call_settings import SETTINGS
 from vidguide.pipelines.request.guidance_spec import (
@@ -162,7 +163,8 @@ def choose_setup(values: Mapping[str, Any], base: Setup) -> Setup:
     """Return the setup of a request: that of the server, of which a request may change what names no file.
 
     Raises:
-        ValueError: naming the option, its value, and that of the server.
+        ValueError: naming the option, its value, and that of the server; or a scheduler is none.
+        ImportError: diffusers lacks the scheduler.
     """
     if not values:
         return base
@@ -172,6 +174,8 @@ def choose_setup(values: Mapping[str, Any], base: Setup) -> Setup:
         if wanted[name] != given[name] and name not in CHANGEABLE:
             raise ValueError(f"{name}={wanted[name]!r}: this server was started with {name}={given[name]!r}")
     setup: Setup = setup_of({"values": dict(values), "files": {}})
+    if setup.scheduler is not None:
+        scheduler_class(setup.scheduler)  # before the loaded model makes way for one with this setup
     return setup
 
 

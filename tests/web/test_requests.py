@@ -199,6 +199,11 @@ def recorded(**changes: Any) -> str:
         (recorded(setup={"values": {"gguf": "missing.gguf"}, "files": {}}), "gguf='missing.gguf': this server"),
         (recorded(setup={"values": {"gguf": "~nobody/a"}, "files": {}}), "gguf='~nobody/a': this server"),
         (recorded(setup={"values": {"loras": ["missing"]}, "files": {}}), r"loras=\['missing'\]: this server"),
+        (
+            recorded(setup={"values": {"scheduler": "WanTransformer3DModel"}, "files": {}}),
+            "scheduler='WanTransformer3D",
+        ),
+        (recorded(setup={"values": {"scheduler": "logging"}, "files": {}}), "scheduler='logging': must be the class"),
         (recorded(max_sequence_length=10**9), "max_sequence_length=1000000000: must be at most 1024 on this server"),
         (recorded(fps=1e9), "fps=1000000000.0: must be at most 240 on this server"),
         (recorded(setup={"values": {"compile": "whole"}, "files": {}}), "compile='whole': this server was started"),
