@@ -187,7 +187,8 @@ def feed_many(workers: int, rounds: int, seconds: float) -> Row:
 
 def report(result: dict[str, Any]) -> str:
     """Return the results as Markdown."""
-    parts = [f"# Scaling\n\n`{result['command']}` on {result['cores']} CPU cores, which the workers share.\n"]
+    machine = f"{result['cores']} CPU cores, which the workers share; load before the run {result['load']:.1f}"
+    parts = [f"# Scaling\n\n`{result['command']}` on {machine}.\n"]
     for title, name in (("Sweeps", "sweeps"), ("Evaluation, by processes", "evaluations")):
         header = ["workers", *next(iter(result[name].values()))]
         cells = [[key, *map(str, row.values())] for key, row in result[name].items()]
@@ -230,7 +231,8 @@ def main() -> None:
     output = arguments.pop("output")
     words = [f"--{name} {value}" for name, value in arguments.items()]
     command = re.sub(r"[\[\],]", "", f"python benchmarks/scaling.py {' '.join(words)}")
-    result = {**measure(**arguments), "command": command, "cores": os.cpu_count()}
+    before = {"command": command, "cores": os.cpu_count(), "load": os.getloadavg()[0]}
+    result = {**measure(**arguments), **before}
     write("scaling", report(result), result, output)
 
 

@@ -9,8 +9,14 @@ from vidguide.pipelines.loading.load import load
 folder, pipe = Path("out/folders"), load("tiny-4step")
 for seed in range(3):
     for arm, guidance in (("none", []), ("nag", [NAG(tau=1.25, alpha=0.5)])):
-        text = dict(negative_prompt="red") if guidance else {}
-        clip = generate("a large circle", model="tiny-4step", pipe=pipe, guidance=guidance, seed=seed, **text)
+        clip = generate(
+            "a large circle",
+            model="tiny-4step",
+            pipe=pipe,
+            guidance=guidance,
+            negative_prompt="red" if guidance else None,
+            seed=seed,
+        )
         clip.save(folder / arm / f"{seed}.mkv")  # lossless, with a JSON of prompt and seed
 
 summary = evaluate([], arms=(str(folder / "none"), str(folder / "nag")), output=folder / "report")

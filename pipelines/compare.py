@@ -19,6 +19,7 @@ from vidguide.pipelines.loading.load import load
 from vidguide.pipelines.request.guidance_spec import parse_unless_default
 from vidguide.pipelines.request.setup import Setup
 from vidguide.pipelines.request.validation import check_setup_of_guidances
+from vidguide.pipelines.request.visual_inputs import INPUTS
 
 LABEL_HEIGHT = 22  # pixels
 MAX_EMBEDDED = 8 << 20  # bytes of a video in the report
@@ -164,10 +165,10 @@ def compare(prompt: str, specs: list[str], *, negative_prompt: str | None = None
     guidances = {spec: parse_unless_default(spec, negative_prompt) for spec in specs}
     placement = {name: settings.pop(name, None) for name in ("device", "dtype", "revision")}
     model, setup = settings.pop("model", "tiny"), settings.pop("setup", None)
-    has_image, progress = settings.get("image") is not None, settings.get("progress", True)
+    given: dict[str, Any] = {name: settings.get(name) is not None for name in INPUTS}
     for guidance in guidances.values():
         check_setup_of_guidances(guidance or (), setup or Setup())
-    pipe = load(model, setup=setup, image=has_image, progress=progress, **placement)
+    pipe = load(model, setup=setup, progress=settings.get("progress", True), **given, **placement)
     shared = dict(model=model, negative_prompt=negative_prompt, pipe=pipe, **settings)
     clips = {spec: generate(prompt, guidance=guidance, **shared) for spec, guidance in guidances.items()}
     return Comparison(prompt=prompt, negative_prompt=negative_prompt, clips=clips)

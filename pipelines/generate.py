@@ -7,7 +7,7 @@ from typing import Any, overload
 
 import numpy as np
 import torch
-from PIL.Image import Image
+from typing_extensions import TypedDict, Unpack
 
 from vidguide.clip import Clip
 from vidguide.eval.files import validate
@@ -28,7 +28,6 @@ from vidguide.pipelines.request.call_settings import (
 )
 from vidguide.pipelines.request.fingerprint import fingerprints_of
 from vidguide.pipelines.request.guidance_spec import check_negative_prompts, fill_negative_prompt
-from vidguide.pipelines.request.images import check_use, describe_image, fit, read_image, use_of_image
 from vidguide.pipelines.request.provenance import describe_preset, describe_setup, device_name, versions
 from vidguide.pipelines.request.schema import Count, Prompts, Request
 from vidguide.pipelines.request.setup import Setup
@@ -39,20 +38,53 @@ from vidguide.pipelines.request.validation import (
     check_size,
     check_steps,
 )
+from vidguide.pipelines.request.visual_inputs import INPUTS, VisualInputs, read_inputs
 from vidguide.tracing.run import Trace
 from vidguide.transformer.family import family_of
 from vidguide.transformer.modular_blocks import is_modular
 
 
+class Arguments(TypedDict, total=False):
+    """Types of the keyword arguments of :func:`generate`, for the two overloads."""
+
+    model: str | os.PathLike[str] | Model
+    image: Any
+    last_image: Any
+    video: Any
+    strength: float | None
+    negative_prompt: str | None
+    guidance: Sequence[Guidance] | None
+    guidance_scale: float | None
+    steps: int | None
+    height: int | None
+    width: int | None
+    frames: int | None
+    fps: float | None
+    seed: int
+    num_videos_per_prompt: int
+    max_sequence_length: int | None
+    revision: str | None
+    device: str | None
+    dtype: str | None
+    setup: Setup | None
+    pipe: Any
+    on_trace: Callable[[Trace], object] | None
+    on_step: Callable[[int, int], object] | None
+    progress: bool
+
+
 @overload
-def generate(prompt: str, **arguments: Any) -> Clip: ...
+def generate(prompt: str, **arguments: Unpack[Arguments]) -> Clip: ...
 @overload
-def generate(prompt: list[str] | tuple[str, ...], **arguments: Any) -> list[Clip]: ...
-def generate(  # type: ignore[misc] # the overloads name none of the further arguments
+def generate(prompt: list[str] | tuple[str, ...], **arguments: Unpack[Arguments]) -> list[Clip]: ...
+def generate(
     prompt: str | Sequence[str],
     *,
     model: str | os.PathLike[str] | Model = "tiny",
     image: Any = None,
+    last_image: Any = None,
+    video: Any = None,
+    strength: float | None = None,
     negative_prompt: str | None = None,
     guidance: Sequence[Guidance] | None = None,
     guidance_scale: float | None = None,
@@ -81,6 +113,12 @@ def generate(  # type: ignore[misc] # the overloads name none of the further arg
             :class:`vidguide.pipelines.models.spec.Model`.
         image: first image of the clip, for a model that takes one: path, PIL image, or array `(H, W, 3)`, uint8 or
             floating point in 0..1. It is scaled to the size of the clip and centre-cropped to its aspect ratio.
+        last_image: last image of the clip, for a model that takes one besides the first; as `image`.
+        video: video that the clip starts from, for a model that takes one: path, :class:`vidguide.Clip` or frames. A
+            clip of video-to-video has its number of frames and its rate, unless `frames` (the first so many) and `fps`
+            are given.
+        strength: how far a clip departs from its video, above 0 to 1: the share of the steps that are taken. None for
+            the default of the pipeline.
         negative_prompt: what the clip should not show. Every guidance that takes a negative prompt and has none gets
             this one, and so does the pipeline's classifier-free guidance if it is on.
         guidance: guidances; None for NAG with the model's parameters if there is a negative prompt, else none.
@@ -107,7 +145,7 @@ def generate(  # type: ignore[misc] # the overloads name none of the further arg
 
     Raises:
         ValueError, TypeError: before any step, naming the argument, its value and what it must be.
-        OSError, ImportError: the image or the model's files cannot be read, or need another package.
+        OSError, ImportError: an image, the video or the model's files cannot be read, or need another package.
         FloatingPointError: after the steps, if the frames or the audio have NaN.
 
     Warns:
@@ -126,31 +164,34 @@ def generate(  # type: ignore[misc] # the overloads name none of the further arg
     settings |= dict(guidance_scale=guidance_scale, max_sequence_length=max_sequence_length)
     prompts = check_prompts(prompt, num_videos_per_prompt)
     for text in prompts:
-        validate(Request, {"prompt": text, "negative_prompt": negative_prompt, **settings, "seed": seed})
+        texts: dict[str, Any] = {"prompt": text, "negative_prompt": negative_prompt}
+        validate(Request, {**texts, **settings, "seed": seed, "strength": strength})
     seeds = [seed + number for number in range(num_videos_per_prompt)]
     validate(Request, {"seed": seeds[-1]})
-    picture = None if image is None else read_image(image)
+    sources = {"image": image, "last_image": last_image, "video": video}
+    inputs = read_inputs(**sources, strength=strength)
     declared = resolve(model) if pipe is None else declaration(model)
     guidances = choose_guidances(guidance, declared, image is not None, negative_prompt)
     placement: dict[str, Any] = dict(revision=revision, device=device, dtype=dtype, setup=setup)
+    starts: dict[str, Any] = {name: inputs.has(name) for name in INPUTS}
     if pipe is not None and setup is not None:
         raise ValueError("setup: applies to a model that is loaded here; with pipe=, pass it to load()")
     if pipe is not None:
         check_placement(pipe, device, dtype)
     check_setup_of_guidances(guidances, setup or Setup())
     if pipe is None:
-        pipe = load(model, image=image is not None, progress=progress, **placement)
-    check_use(type(pipe).__name__, use_of_image(pipe), image is not None)
-    settings = fill_settings(pipe, declared, guidances, settings)
+        pipe = load(model, **starts, progress=progress, **placement)
+    inputs.check(pipe)
+    settings = inputs.settings(pipe, settings, fill_settings(pipe, declared, guidances, settings))
     warn_about_cfg(model_name(model), declared, settings, guidances)
-    texts = [{"prompt": text, "negative_prompt": negative_prompt} for text in prompts]
-    calls = [check_call(pipe, declared, settings, each, picture) for each in texts]
+    requests = [{"prompt": text, "negative_prompt": negative_prompt} for text in prompts]
+    calls = [check_call(pipe, declared, settings, each, inputs) for each in requests]
     pipe.set_progress_bar_config(**step_bars(progress))
     common = {
         "model": model_name(model),
         "revision": revision,
         "preset": describe_preset(declared, FINGERPRINTS.get(pipe, {})),
-        "image": None if picture is None else describe_image(image, picture),
+        **inputs.describe(sources),
         "guidance": [each.describe() for each in guidances],
         **settings,
         "setup": describe_setup(SETUPS.get(pipe), FINGERPRINTS.get(pipe, {})),
@@ -158,7 +199,7 @@ def generate(  # type: ignore[misc] # the overloads name none of the further arg
     }
     clips = [
         make_clip(pipe, call, guidances, {**text, **common, "seed": each}, on_trace, on_step)
-        for text, call in zip(texts, calls, strict=True)
+        for text, call in zip(requests, calls, strict=True)
         for each in seeds
     ]
     return clips[0] if isinstance(prompt, str) else clips
@@ -239,7 +280,7 @@ def choose_guidances(
 
 
 def check_call(
-    pipe: Any, model: Model, settings: dict[str, Any], texts: dict[str, str | None], image: Image | None
+    pipe: Any, model: Model, settings: dict[str, Any], texts: dict[str, str | None], inputs: VisualInputs
 ) -> dict[str, Any]:
     """Return the arguments of the pipeline call, after checks of size, text lengths and steps.
 
@@ -251,10 +292,7 @@ def check_call(
     arguments = call_arguments(pipe, model, settings)
     check_cached_steps(SETUPS.get(pipe), settings["steps"])
     check_steps(pipe, settings["steps"], "sigmas" in arguments or "timesteps" in arguments)
-    arguments |= text_arguments(pipe, settings, texts)
-    if image is not None:
-        arguments["image"] = fit(image, settings["width"], settings["height"])
-    return arguments
+    return arguments | text_arguments(pipe, settings, texts) | inputs.arguments(pipe, settings)
 
 
 def sample(

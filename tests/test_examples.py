@@ -44,6 +44,7 @@ def test_the_pipeline_example_writes_a_guided_clip(tmp_path: Path) -> None:
         ("lora_and_quantization.py", "out/small.mp4 4 steps, {'layerwise_casting': 'float8_e4m3fn'}"),
         ("new_family.py", "blocks.3.attn2 text spatiotemporal\nstep"),
         ("negative_of_the_call.py", "NAG: off, as the call has no negative_prompt"),
+        ("tune.py", "vidguide generate PROMPT -m tiny-4step -n NEGATIVE -g nag:tau="),
         ("server.py", "out/request-1.mp4: {'steps': 4"),
     ],
 )

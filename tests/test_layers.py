@@ -25,7 +25,7 @@ LAYERS = {
         *("functional", "kernels", "tracing", "transformer", "attention", "calls", "edits", "guidances", "guiding"),
     ],
     "eval": ["pool", "clips", "encoders", "world", "metrics", "scoring", "preference", "report"],
-    "pipelines": ["models", "request", "loading", "planning", "calibration", "sweep", "web", "cli"],
+    "pipelines": ["models", "request", "loading", "planning", "calibration", "sweep", "tuning", "web", "cli"],
 }
 HEAVY = ("diffusers", "transformers")  # load only when used: only pipelines may need them at import
 MAX_FILES = 20
@@ -122,7 +122,7 @@ def test_heavy_packages_are_not_imported_by_these_packages(package: str) -> None
 def test_importing_vidguide_and_its_help_import_no_heavy_package() -> None:
     """Imports are what the time to start consists of: torch, diffusers and transformers take seconds."""
     code = "import sys, vidguide; before = set(sys.modules); from vidguide.pipelines.cli.app import app\n"
-    for command in ("", "generate", "sweep", "evaluate", "calibrate", "models"):
+    for command in ("", "generate", "sweep", "tune", "evaluate", "calibrate", "models"):
         code += f"app({[command, '--help'] if command else ['--help']}, standalone_mode=False)\n"
     code += "import json; print(json.dumps([sorted(before), sorted(sys.modules)]))"
     done = subprocess.run(

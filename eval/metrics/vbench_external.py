@@ -4,6 +4,7 @@ VBench writes its dimensions in lower case, VBench-2.0 with capitals: `external.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from vidguide.eval.clips.errors import UndefinedError
 from vidguide.eval.metrics.base import STEADINESS_GUARDS, Value, metric
@@ -37,13 +38,15 @@ OF_A_PROMPT = "Diversity"  # of VBench-2.0: one number for all clips of a prompt
 
 
 def imported_score(description: str) -> Callable[[Sample], Value]:
-    """Return the measure of an imported dimension, which is undefined for every sample."""
-
-    def measure(sample: Sample) -> Value:
-        raise UndefinedError("computed by VBench itself: export-vbench, run it, import-vbench")
-
+    """Return the measure of an imported dimension, with a docstring; it can be pickled."""
+    measure = partial(refuse_to_measure, description)
     measure.__doc__ = description
     return measure
+
+
+def refuse_to_measure(description: str, sample: Sample) -> Value:
+    """Raise UndefinedError: an imported dimension has no value of a sample."""
+    raise UndefinedError("computed by VBench itself: export-vbench, run it, import-vbench")
 
 
 def describe(dimension: str) -> str:

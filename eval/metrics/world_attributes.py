@@ -5,6 +5,7 @@ undefined, with a reason: the oracle would find no object in it and count that a
 """
 
 import re
+from functools import partial
 from typing import Any
 
 from vidguide.eval.clips.errors import UndefinedError
@@ -210,16 +211,18 @@ def negative_avoided(sample: Sample) -> Value:
     return Value(value=float(absent and sample.reading.well_formed))
 
 
+def measure_attribute(name: str, sample: Sample) -> Value:
+    """Measure whether the oracle reads the value of one attribute that the eval_prompt names."""
+    scene, reading = check_world(sample), sample.reading
+    if getattr(scene, name) is None:
+        raise UndefinedError(f"the eval_prompt does not name a {name}")
+    details = {"asked": getattr(scene, name), "seen": getattr(reading.scene, name)}
+    return Value(value=float(reading.matches(scene, name)), details=details)
+
+
 def register_attribute(name: str) -> None:
     """Register the metric of one attribute, so that arms can be compared on colour alone."""
-
-    def measure(sample: Sample) -> Value:
-        scene, reading = check_world(sample), sample.reading
-        if getattr(scene, name) is None:
-            raise UndefinedError(f"the eval_prompt does not name a {name}")
-        details = {"asked": getattr(scene, name), "seen": getattr(reading.scene, name)}
-        return Value(value=float(reading.matches(scene, name)), details=details)
-
+    measure = partial(measure_attribute, name)  # which can be pickled, for workers in other processes
     measure.__doc__ = (
         f"Measure whether the oracle reads the {name} that the eval_prompt names.\n\n"
         "Direction: higher is better. Range: 0 or 1. Unit: share of clips, once averaged. Fooled by: as "

@@ -37,12 +37,14 @@ class Processes:
         workers: number of processes.
 
     Raises:
-        ValueError: it is below 1.
+        TypeError: it is not a whole number. ValueError: it is below 1.
     """
 
     workers: int
 
     def __post_init__(self) -> None:
+        if type(self.workers) is not int:
+            raise TypeError(f"jobs={self.workers!r}: must be a whole number")
         if self.workers < 1:
             raise ValueError(f"jobs={self.workers}: must be at least 1")
 

@@ -70,7 +70,7 @@ class RayCluster:
         memory: bytes of memory that each actor reserves on its node; None for no reservation.
 
     Raises:
-        ValueError: a number is out of range. ImportError: Ray is not installed.
+        TypeError, ValueError: a number is of another type or out of range. ImportError: Ray is not installed.
     """
 
     address: str = "local"
@@ -81,9 +81,11 @@ class RayCluster:
     def __post_init__(self) -> None:
         if find_spec("ray") is None:
             raise ImportError("ray: not installed; pip install 'vidguide[ray]'")
+        if self.workers is not None and type(self.workers) is not int:
+            raise TypeError(f"workers={self.workers!r}: must be a whole number")
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers={self.workers}: must be at least 1")
-        if self.gpus_per_worker is not None and self.gpus_per_worker < 0:
+        if self.gpus_per_worker is not None and not 0 <= self.gpus_per_worker < float("inf"):
             raise ValueError(f"gpus_per_worker={self.gpus_per_worker}: must be at least 0")
 
     def start(self, factory: Factory, jobs: int) -> Pool:

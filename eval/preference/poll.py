@@ -17,11 +17,12 @@ class Turn:
     """What a rater does next.
 
     Attributes:
-        trial: the next pair; None after the last one.
+        trial: the next pair; None after the last one. following: the pair after it, likewise.
         done, total: number of pairs with a vote of the rater or skipped, and of all pairs.
     """
 
     trial: Trial | None
+    following: Trial | None
     done: int
     total: int
 
@@ -64,8 +65,8 @@ class Poll:
 
     def _turn(self, rater: str, design: Design) -> Turn:
         trials, remaining = design.trials(rater), remaining_trials(design, self.votes(), rater)
-        trial = remaining[0] if remaining else None
-        return Turn(trial=trial, done=len(trials) - len(remaining), total=len(trials))
+        trial, following = [*remaining, None, None][:2]
+        return Turn(trial=trial, following=following, done=len(trials) - len(remaining), total=len(trials))
 
     def vote(self, trial: Trial, rater: str, choice: str, milliseconds: int) -> None:
         """Append a vote to the file; raises as :func:`make_vote` and :func:`append_vote`."""

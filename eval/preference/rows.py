@@ -61,7 +61,8 @@ def why_set_apart(vote: Vote, by_file: dict[Key, Any], clips: Iterable[Row]) -> 
         return "on two equal files"
     if all((vote.prompt, vote.seed, sha256) in by_file for sha256 in vote.sha256):
         return ""
-    present = {row["arm"] for row in clips if (row["prompt_id"], row["seed"]) == (vote.prompt, vote.seed)}
+    same = [row for row in clips if (row["prompt_id"], row["seed"]) == (vote.prompt, vote.seed)]
+    present = {name for row in same for name in (row["arm"], Path(row["clip"]).parent.name)}
     if present >= set(vote.variants):
         return "on clips that have been made again since (their SHA-256 differs)"
     return "on clips that are not evaluated here"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.report.charts import Chart, slope_chart
@@ -10,6 +11,7 @@ from vidguide.eval.report.headline import headline
 from vidguide.eval.report.html_tables import Table, comparison_tables, means_table, plain_table, verdict_style
 from vidguide.eval.report.loops import TOTAL_BYTES
 from vidguide.eval.report.overview import panels, trade_off
+from vidguide.eval.report.page import template_environment
 from vidguide.eval.report.preference_tables import preference_notes, preference_tables
 from vidguide.eval.report.settings import arm_settings
 from vidguide.eval.report.tables import (
@@ -67,19 +69,9 @@ def to_html(summary: Summary, opening: Opening | None = None) -> str:
         summary: content of the report.
         opening: what it shows first.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("vidguide.eval.report"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-    )
     collection, difference_hrefs, mean_hrefs = clips_and_links(summary)
     tables_of_votes = preference_tables(summary.preference)
-    return environment.get_template("report.html").render(
+    content: dict[str, Any] = dict(
         opening=opening,
         headlines=[(headline(each), headline_style(each)) for each in summary.comparisons],
         notes=[*summary.notes, *unmeasured_notes(summary)],
@@ -99,6 +91,7 @@ def to_html(summary: Summary, opening: Opening | None = None) -> str:
         settings=arm_settings(summary.rows),
         versions=format_versions(summary),
     )
+    return template_environment().get_template("report.html").render(content)
 
 
 def clips_and_links(summary: Summary) -> tuple[ClipCollection, dict[tuple[str, str], str], dict[str, str]]:

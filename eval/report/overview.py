@@ -3,14 +3,14 @@ is lost."""
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from string import ascii_uppercase
 
 from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.report.amounts import amount, change, signed, subject
 from vidguide.eval.report.charts import Chart, TradeOffPoint, bounds, interval_chart, largest, trade_off_chart
 from vidguide.eval.report.html_tables import thresholds, verdict_style
-from vidguide.eval.scoring.statistics import Estimate
+from vidguide.eval.scoring.statistics import Estimate, oriented
 from vidguide.eval.scoring.verdict import Comparison, MetricComparison, direction
 
 WIDTH = 300  # of a chart, pixels
@@ -128,11 +128,7 @@ def effect(line: MetricComparison) -> float:
 
 def gain(line: MetricComparison) -> Estimate:
     """Return the difference of a metric, positive if better."""
-    difference = line.paired.difference
-    if direction(line.metric) > 0:
-        return difference
-    low, high = (None if value is None else -value for value in (difference.high, difference.low))
-    return replace(difference, mean=None if difference.mean is None else -difference.mean, low=low, high=high)
+    return oriented(line.paired.difference, 1 if direction(line.metric) > 0 else -1)
 
 
 def letter_of(number: int) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 
 from vidguide.eval.metrics.registry import METRICS
 from vidguide.eval.report.amounts import change, format_needed
-from vidguide.eval.scoring.notes import PROTOCOL
+from vidguide.eval.scoring.notes import PROTOCOL, VOTES
 from vidguide.eval.scoring.sets import SetDistance
 from vidguide.eval.scoring.summary import ArmMean, Summary, interval, number
 from vidguide.eval.scoring.verdict import Comparison, MetricComparison
@@ -145,7 +145,8 @@ def protocol(summary: Summary) -> str:
     if not summary.comparisons:
         return ""
     primary = [line.metric for line in summary.comparisons[0].lines if line.primary]
-    return PROTOCOL.format(primary=", ".join(primary) or "none")
+    text = PROTOCOL.format(primary=", ".join(primary) or "none")
+    return text + (VOTES if summary.preference else "")
 
 
 def format_versions(summary: Summary) -> str:

@@ -19,6 +19,11 @@ PROTOCOL = (
     "of the avoidance of a negative prompt: 0.05 fewer well-formed clips, readable attributes or attributes asked for."
 )
 
+VOTES = (
+    " Votes are no exception to the unit, but raters are a second sample: interval and p-value of preference.human, "
+    "which agree, are for further prompts and raters, from the variances of both and of the noise."
+)
+
 SETS = (
     "Arms as sets of clips, exploratory. A distance between the arms has no better direction; its p-value, of the "
     "kernel distance, is that of exchanging the arms within prompts. Kernel distances are unbiased, and may be "

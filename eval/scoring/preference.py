@@ -211,7 +211,7 @@ def summarize_votes(rows: Sequence[Row], arms: Sequence[str] = ()) -> Preference
     known = dict.fromkeys(row["arm"] for row in rows if row["metric"] == PREFERENCE)
     names = list(dict.fromkeys([*(name for name in arms if name in known), *known]))
     strengths, reason = strengths_of(votes, names)
-    raters = [summarize_rater(rater, voted) for rater in dict.fromkeys(vote.rater for vote in voted)]
+    raters = [summarize_rater(rater, voted) for rater in sorted({vote.rater for vote in voted})]
     left = left_share(votes)
     return Preference(
         win_rates=[rate for pair in combinations(names, 2) if (rate := win_rate_between(votes, *pair))],
@@ -307,7 +307,7 @@ def guard_notes(voted: Sequence[PairVote], left: tuple[float, float, float] | No
         share = f"{left[0]:.0%} [{left[1]:.0%}, {left[2]:.0%}]"
         notes.append(f"The left clip was chosen in {share} of the decided votes: raters prefer a side.")
     votes = decided(voted)
-    for rater in dict.fromkeys(vote.rater for vote in votes):
+    for rater in sorted({vote.rater for vote in votes}):
         early = [vote.milliseconds / 1000 < vote.seconds for vote in votes if vote.rater == rater and vote.seconds]
         if sum(early) > len(early) / 2:
             notes.append(f"{rater} decided {sum(early)} of {len(early)} votes before the clips had ended.")

@@ -7,7 +7,7 @@ prompts, which the report shows.
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -138,6 +138,14 @@ def compare_pairs(reference: Mapping[Key, float], other: Mapping[Key, float]) ->
         unpaired=len(reference) + len(other) - 2 * len(shared),
         p=p,
     )
+
+
+def oriented(estimate: Estimate, sign: int) -> Estimate:
+    """Return an estimate times `sign`, 1 or -1, so that it is positive where the metric is better."""
+    if sign > 0:
+        return estimate
+    low, high = (None if value is None else -value for value in (estimate.high, estimate.low))
+    return replace(estimate, mean=None if estimate.mean is None else -estimate.mean, low=low, high=high)
 
 
 def win_rate(differences: Sequence[float], sign: int) -> tuple[float, float, float] | None:

@@ -7,10 +7,10 @@ moment calculations for variance components in large unbalanced crossed random e
 mean follows from the weights. Its degrees of freedom are Satterthwaite's (1946), as used for studies of several readers
 and cases (Hillis 2007, "A comparison of denominator degrees of freedom methods for multiple observer ROC analysis").
 
-Two alternatives have defects for the three to ten raters that such studies have. The cluster-robust variance of
-Cameron, Gelbach and Miller (2011), by prompt plus by rater less by both, subtracts effects of prompts and raters
-together with the noise, which lowers the share of the prompts by `1 / raters`. The pigeonhole bootstrap (Owen 2007)
-counts the noise three times, and most of a vote's variance is noise.
+Two alternatives are worse for the two to five raters that such studies have (benchmarks/results/votes.md). The
+cluster-robust variance of Cameron, Gelbach and Miller (2011), by prompt plus by rater less by both, subtracts effects
+of prompts and raters together with the noise, and its intervals are longer; percentiles of the pigeonhole bootstrap
+(Owen 2007) are too short where raters differ.
 
 The interval of the mean, a share, is the exact one at the effective number of independent votes (Korn and Graubard
 1998, "Confidence intervals for proportions with small expected number of positive counts estimated from survey data").

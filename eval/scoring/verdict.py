@@ -45,7 +45,8 @@ class MetricComparison:
         p_corrected: p-value corrected over the primary metrics (Holm), or over all others (Benjamini-Hochberg).
         floor: noise floor; None if it was not measured.
         effect_size: mean difference in units of the standard deviation over prompts.
-        needed_prompts: number of prompts that show the observed difference with a probability of 80%.
+        needed_prompts: number of prompts that show the observed difference with a probability of 80%; None for votes,
+            which may need more raters instead.
         verdict: what may be concluded.
     """
 
@@ -154,7 +155,7 @@ def compare_metrics(
             p_corrected=corrected.get(name),
             floor=floor,
             effect_size=effect_size(differences),
-            needed_prompts=prompts_for_difference(differences, tests),
+            needed_prompts=None if name == PREFERENCE else prompts_for_difference(differences, tests),
             verdict=conclusion if same_definition(rows, name) else INCOMPARABLE,
         )
         lines.append(line)

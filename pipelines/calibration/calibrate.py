@@ -21,10 +21,10 @@ from vidguide.pipelines.calibration.result import Calibration, Level
 from vidguide.pipelines.loading.load import declaration, load, model_name, resolve
 from vidguide.pipelines.models.spec import SHIPPED, Model
 from vidguide.pipelines.request.call_settings import call_arguments, fill_settings, prepare_pipeline
-from vidguide.pipelines.request.images import use_of_image
 from vidguide.pipelines.request.schema import Request
 from vidguide.pipelines.request.setup import Setup
 from vidguide.pipelines.request.validation import check_lengths, check_size, check_steps
+from vidguide.pipelines.request.visual_inputs import use_of
 from vidguide.transformer.modular_blocks import is_modular
 from vidguide.transformer.prediction_space import Levels
 
@@ -173,7 +173,7 @@ def check_pipeline(pipe: Any) -> None:
     name = type(pipe).__name__
     if is_modular(pipe) or getattr(pipe, "scheduler", None) is None:
         raise ValueError(f"{name}: is a modular pipeline; calibrate its model with the pipeline of one class")
-    if use_of_image(pipe) == "must":
+    if use_of(pipe, "image") == "must":
         raise ValueError(f"{name}: needs a first image; calibrate with the text-to-video pipeline of the family")
     check_encodable(pipe)
 

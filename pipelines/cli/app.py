@@ -20,6 +20,7 @@ from vidguide.pipelines.cli.options import (
     Dtype,
     Frames,
     Image,
+    LastImage,
     Model,
     Negative,
     Quiet,
@@ -27,6 +28,8 @@ from vidguide.pipelines.cli.options import (
     Seed,
     Size,
     Steps,
+    Strength,
+    Video,
     parse_size,
     plain_errors,
     show,
@@ -34,6 +37,7 @@ from vidguide.pipelines.cli.options import (
 from vidguide.pipelines.cli.plan import plan
 from vidguide.pipelines.cli.serve import serve
 from vidguide.pipelines.cli.setup_options import setup_from, setup_options
+from vidguide.pipelines.cli.tune import tune
 from vidguide.version import __version__
 
 if TYPE_CHECKING:
@@ -74,6 +78,9 @@ def generate(
     ] = None,
     model: Model = "tiny",
     image: Image = None,
+    last_image: LastImage = None,
+    video: Video = None,
+    strength: Strength = None,
     negative: Negative = None,
     guidance: Annotated[
         str | None, typer.Option("--guidance", "-g", help="Guidances, such as nag:scale=11,tau=2.5+cfg:5, or none.")
@@ -114,16 +121,18 @@ def generate(
         if recorded is None and not prompt:
             raise ValueError("prompt: is missing; say what the clip shows, or pass --from clip.json")
         provenance = None if recorded is None else load_provenance(recorded)
+        inputs: dict[str, Any] = dict(image=image, last_image=last_image, video=video)
         arguments: dict[str, Any]
         if provenance is not None:
             given: dict[str, Any] = {"prompt": prompt, "negative": negative, "guidance": guidance, "cfg": cfg}
             given |= {"model": model, "steps": steps, "frames": frames, "size": size, "seed": seed, "dtype": dtype}
-            check_only_from({**given, "num-videos-per-prompt": num_videos_per_prompt, **options})
-            arguments = arguments_from(provenance, image) | ({} if device is None else {"device": device})
+            given |= {"num-videos-per-prompt": num_videos_per_prompt, "strength": strength}
+            check_only_from({**given, **options})
+            arguments = arguments_from(provenance, **inputs) | ({} if device is None else {"device": device})
         else:
             texts: Any = prompt[0] if prompt and (len(prompt), num_videos_per_prompt) == (1, 1) else prompt
             arguments = dict(prompt=texts, model=model, negative_prompt=negative, guidance_scale=cfg, seed=seed)
-            arguments |= dict(image=image, steps=steps, frames=frames, device=device, dtype=dtype)
+            arguments |= dict(**inputs, strength=strength, steps=steps, frames=frames, device=device, dtype=dtype)
             arguments |= dict(setup=setup_from(options), num_videos_per_prompt=num_videos_per_prompt)
             arguments |= dict(guidance=parse_unless_default(guidance, negative), **parse_size(size))
         traces: list[Trace] = []
@@ -201,6 +210,9 @@ def compare(
     negative: Negative = None,
     model: Model = "tiny",
     image: Image = None,
+    last_image: LastImage = None,
+    video: Video = None,
+    strength: Strength = None,
     steps: Steps = None,
     frames: Frames = None,
     size: Size = None,
@@ -217,8 +229,8 @@ def compare(
 
         specs = guidance or (["none", "nag"] if negative else ["none"])
         settings: dict[str, Any] = dict(steps=steps, frames=frames, seed=seed, progress=not (quiet or as_json))
-        settings |= dict(model=model, image=image, device=device, dtype=dtype, **parse_size(size))
-        settings |= dict(setup=setup_from(options))
+        settings |= dict(image=image, last_image=last_image, video=video, strength=strength, **parse_size(size))
+        settings |= dict(model=model, device=device, dtype=dtype, setup=setup_from(options))
         result = run(prompt, specs, negative_prompt=negative, **settings)
         files = [str(path) for path in (*result.save(output), output / "report.html")]
         rows = result.rows(result.evaluate(output))
@@ -312,6 +324,7 @@ def run_sweep(
 
 app.add_typer(evaluate_app, name="evaluate")
 EXAMPLES: dict[Callable[..., None], str] = {
+    tune: "vidguide tune -g nag --over tau=1:4 alpha=0.1:0.6 --prompts prompts.jsonl --budget 200 -o tuning",
     calibrate: "vidguide calibrate tiny -g emag:decay=0.8 --count 8 -o calibration",
     plan: "vidguide plan -m wan2.1-14b-lightx2v -g nag --card rtx4090",
     serve: "vidguide serve sweep --model tiny-4step --port 7860",

@@ -20,6 +20,15 @@ Model = Annotated[
     ),
 ]
 Image = Annotated[Path | None, typer.Option("--image", help="First image, for a model that takes one.")]
+LastImage = Annotated[
+    Path | None, typer.Option("--last-image", help="Last image, for a model that takes it besides the first.")
+]
+Video = Annotated[
+    Path | None, typer.Option("--video", help="Video to start from, for a model that has a video-to-video pipeline.")
+]
+Strength = Annotated[
+    float | None, typer.Option("--strength", help="Share of the steps taken from the video: above 0 to 1.")
+]
 Negative = Annotated[str | None, typer.Option("--negative", "-n", help="Negative prompt: what the clip should avoid.")]
 Scale = Annotated[
     float | None, typer.Option("--cfg", help="Scale of the pipeline's classifier-free guidance; 1 switches it off.")

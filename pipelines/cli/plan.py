@@ -47,7 +47,7 @@ def print_plan(planned: "Plan") -> None:
     size = planned.size
     console.print(
         f"{planned.model}, {size.width}x{size.height}, {size.frames} frames, {size.steps} steps, {planned.dtype}: "
-        f"{planned.tokens} video tokens, {size.text} text tokens",
+        f"{planned.tokens} video tokens, {planned.text} text tokens",
         markup=False,
     )
     console.print(f"configurations: {planned.source}", markup=False)

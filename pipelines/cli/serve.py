@@ -34,30 +34,36 @@ def serve(
     ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for the network.")] = "127.0.0.1",
     share: Annotated[bool, typer.Option("--share", help="Open a public address through Gradio's servers.")] = False,
+    vote_only: Annotated[
+        bool, typer.Option("--vote-only", help="Only the tab Vote, for raters who must not see the variants' names.")
+    ] = False,
     max_steps: Annotated[int, typer.Option(help="Most steps of a request.")] = 50,
     max_frames: Annotated[int, typer.Option(help="Most frames of a request.")] = 129,
     max_size: Annotated[int, typer.Option(help="Longest side of a request, in pixels.")] = 1280,
     device: Device = None,
     dtype: Dtype = None,
 ) -> None:
-    """Serve a page to try guidances side by side, and to browse the clips of a sweep. Needs vidguide[web]."""
+    """Serve a page to try guidances side by side, to browse a sweep, and to vote on its clips. Needs vidguide[web]."""
     with plain_errors():
         from vidguide.pipelines.web.extra import require
 
         require()
         check_address(host, port)
-        from vidguide.pipelines.web.app import build, launch
+        from vidguide.pipelines.web.app import TABS, build, launch
         from vidguide.pipelines.web.limits import Limits
         from vidguide.pipelines.web.server import DEFAULT_MODELS, Server
 
+        if vote_only and folder is None:
+            raise ValueError("folder: is missing; --vote-only needs the folder of a sweep")
         placement: dict[str, Any] = dict(device=device, dtype=dtype, setup=setup_from(options))
         limits = Limits(steps=max_steps, frames=max_frames, size=max_size)
         server = Server(models=tuple(model or DEFAULT_MODELS), folder=folder, limits=limits, placement=placement)
         try:
-            server.preload()
+            if not vote_only:
+                server.preload()
             _, address, public = launch(
                 server,
-                build(server),
+                build(server, ("Vote",) if vote_only else tuple(TABS)),
                 server_name=host,
                 server_port=port,
                 share=share,

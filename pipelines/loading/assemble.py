@@ -53,8 +53,23 @@ def check_requirements(model: Model) -> None:
             raise ImportError(f"{name} has no argument {', '.join(unknown)}: pip install -U diffusers")
 
 
+# Beginnings of class names of pipelines that do not convert latents to the dtype of their VAE, which must be that of
+# the model; the others take one of float32, as Wan's requires.
+VAE_OF_MODEL_DTYPE = ("CogVideoX", "ConsisID", "EasyAnimate", "Latte", "LTXImageToVideo", "Mochi")
+
+
+def vae_dtype(pipeline: str, dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype of the VAE of a pipeline.
+
+    Args:
+        pipeline: class name of the pipeline.
+        dtype: of the model.
+    """
+    return dtype if pipeline.startswith(VAE_OF_MODEL_DTYPE) else torch.float32
+
+
 def single_file_components(
-    model: Model, index: dict[str, Any], files: dict[str, Path], dtype: torch.dtype
+    model: Model, index: dict[str, Any], files: dict[str, Path], dtypes: dict[str, torch.dtype]
 ) -> dict[str, Any]:
     """Load the components that the model's single checkpoint holds.
 
@@ -62,7 +77,7 @@ def single_file_components(
         model: declaration.
         index: content of the folder's `model_index.json`, which names the classes.
         files: paths of the weight files, the checkpoint first.
-        dtype: of the components, but for the VAE, which is float32.
+        dtypes: of the components by name, and under "default".
 
     Raises:
         ValueError: the folder has no such component.
@@ -74,8 +89,8 @@ def single_file_components(
     for name in model.checkpoint.components:
         if name not in index:
             raise ValueError(f"{path.name}: {model.source!r} has no component {name!r}")
-        settings: dict[str, Any] = {DTYPE: torch.float32 if name == "vae" else dtype}
-        settings |= quantization_of_file(path, dtype)
+        settings: dict[str, Any] = {DTYPE: dtypes.get(name, dtypes["default"])}
+        settings |= quantization_of_file(path, dtypes["default"])
         config: dict[str, Any] = dict(config=model.source, subfolder=name, revision=model.revision)
         config["local_files_only"] = only_cached(model.source)
         components[name] = diffusers_class(index[name][1]).from_single_file(str(path), **config, **settings)
@@ -134,8 +149,20 @@ def configure(pipe: Any, model: Model) -> None:
         pipe.register_to_config(boundary_ratio=model.boundary)
     if model.tiling:
         pipe.vae.enable_tiling()
+    correct_scale_factors(pipe)
     if model.guidance_scale is not None and hasattr(pipe, "guider"):
         pipe.guider = pipe.guider.new(guidance_scale=model.guidance_scale)
+
+
+def correct_scale_factors(pipe: Any) -> None:
+    """Set the scale factors of a pipeline that computes them without the patches of its VAE to those of the VAE.
+
+    `WanVideoToVideoPipeline` of diffusers 0.42 does: with a VAE of patches its noise has another size than its video.
+    """
+    for name in ("scale_factor_temporal", "scale_factor_spatial"):
+        factor = getattr(getattr(getattr(pipe, "vae", None), "config", None), name, None)
+        if factor is not None and hasattr(pipe, f"vae_{name}"):
+            setattr(pipe, f"vae_{name}", factor)
 
 
 def scheduler_for(scheduler: Any, model: Model) -> Any:

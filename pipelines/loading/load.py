@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from vidguide.pipelines.loading.assemble import (
     diffusers_class,
     load_loras,
     single_file_components,
+    vae_dtype,
 )
 from vidguide.pipelines.loading.hub import (
     FINGERPRINTS,
@@ -37,8 +38,8 @@ from vidguide.pipelines.loading.scheduler import scheduler_of
 from vidguide.pipelines.loading.set_up import check_setup, set_up, with_files
 from vidguide.pipelines.models.presets import MODELS, PRESETS
 from vidguide.pipelines.models.spec import SHIPPED, Model
-from vidguide.pipelines.request.images import check_use, partner, takes_image
 from vidguide.pipelines.request.setup import Setup
+from vidguide.pipelines.request.visual_inputs import check_use, partner, takes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 ANSI = re.compile(r"\x1b\[[0-9;]*m")  # colours of a terminal
@@ -114,6 +115,8 @@ def load(
     dtype: str | None = None,
     setup: Setup | None = None,
     image: bool | None = None,
+    last_image: bool | None = None,
+    video: bool | None = None,
     progress: bool = True,
 ) -> Any:
     """Load a diffusers pipeline.
@@ -122,11 +125,11 @@ def load(
         model: shipped name, preset, local pipeline folder, Hugging Face repo id, or a :class:`Model`.
         revision: branch, tag or commit of a repo id.
         device: None for CUDA if available, else MPS, else the CPU.
-        dtype: "float32", "bfloat16" or "float16"; None for bfloat16 on CUDA and float32 elsewhere. The VAE is always
-            float32, as Wan's requires.
+        dtype: "float32", "bfloat16" or "float16"; None for bfloat16 on CUDA and float32 elsewhere. The VAE is in
+            float32, as Wan's requires, except where the pipeline runs it in the dtype of the model.
         setup: quantization, LoRAs, offload, compilation and more; None for the defaults of :class:`Setup`.
-        image: whether clips start from an image; selects the pipeline class where the same weights serve
-            text-to-video and image-to-video. None for the class in `model_index.json`.
+        image, last_image, video: whether clips start from a first image, have a last one, or start from a video;
+            selects the pipeline class where the same weights serve several. None for the class in `model_index.json`.
         progress: show progress bars of downloads and loading.
 
     Raises:
@@ -150,7 +153,7 @@ def load(
             check_modular(complete, setup)
             with errors_naming(model_name(model)):
                 return build_modular(declared, precision).to(target)
-        pipeline_class = choose_pipeline(declared, index, image)
+        pipeline_class = choose_pipeline(declared, index, {"image": image, "last_image": last_image, "video": video})
         check_setup(setup, declared, index, pipeline_class, target)
         scheduler = scheduler_of(setup, declared, index)
         with errors_naming(model_name(model)):
@@ -178,12 +181,12 @@ def build(model: Model, pipeline_class: Any, index: dict[str, Any], dtype: torch
     """Return the pipeline of a declaration, on the CPU. LoRAs and checkpoints are located before the download."""
     check_configs(Path(model.source), index)
     files = weight_files(model)
-    components = single_file_components(model, index, files, dtype)
-    dtypes = {DTYPE: {"default": dtype, "vae": torch.float32}}
+    dtypes = {"default": dtype, "vae": vae_dtype(pipeline_class.__name__, dtype)}
+    components = single_file_components(model, index, files, dtypes)
     options = dict(revision=model.revision, variant=model.variant, local_files_only=only_cached(model.source))
     options |= quantization_arguments(setup, index, dtype)
     with missing_weights_refused():
-        pipe = pipeline_class.from_pretrained(model.source, **options, **components, **dtypes)
+        pipe = pipeline_class.from_pretrained(model.source, **options, **components, **{DTYPE: dtypes})
     check_weights(pipe)
     load_loras(pipe, model.loras, files)
     configure(pipe, model)
@@ -233,11 +236,16 @@ def check_weights(pipe: Any) -> None:
             )
 
 
-def choose_pipeline(model: Model, index: dict[str, Any], image: bool | None) -> Any:
-    """Return the pipeline class: the declared one, or that of `model_index.json`, or its image-to-video partner.
+def choose_pipeline(model: Model, index: dict[str, Any], given: Mapping[str, bool | None]) -> Any:
+    """Return the pipeline class: the declared one, or that of `model_index.json`, or its partner for an image or video.
+
+    Args:
+        model: declaration of the model.
+        index: content of the folder's `model_index.json`.
+        given: whether each input of `INPUTS` is given; None or missing if that is not known.
 
     Raises:
-        ValueError: an image is given or missing, and no pipeline of these weights allows that.
+        ValueError: an input is given or missing, and no pipeline of these weights allows that.
     """
     import diffusers
 
@@ -245,9 +253,10 @@ def choose_pipeline(model: Model, index: dict[str, Any], image: bool | None) -> 
     pipeline_class = getattr(diffusers, name, None)
     if pipeline_class is None:
         return diffusers.DiffusionPipeline  # handles code in the repository
-    use = takes_image(pipeline_class)
-    if image and use == "no" and (other := partner(name, index)):
-        return diffusers_class(other)
-    if image is not None:
-        check_use(name, use, image)
+    for wanted in ("image", "video"):
+        if given.get(wanted) and takes(pipeline_class, wanted) == "no" and (other := partner(name, index, wanted)):
+            pipeline_class = diffusers_class(other)
+    for wanted, value in given.items():
+        if value is not None:
+            check_use(pipeline_class.__name__, takes(pipeline_class, wanted), value, wanted)
     return pipeline_class

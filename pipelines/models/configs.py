@@ -75,7 +75,11 @@ IMAGE: Config = {
     "image_processor": ["transformers", "CLIPImageProcessor"],
 }
 TI2V_5B: Configs = wan(SIZE_5B, expand_timesteps=True)
-ANYFLOW: Config = {"_class_name": "AnyFlowPipeline", "kind": "AnyFlowTransformer3DModel"}
+ANYFLOW: Config = {
+    "_class_name": "AnyFlowPipeline",
+    "kind": "AnyFlowTransformer3DModel",
+    "scheduler": ["diffusers", "FlowMapEulerDiscreteScheduler"],
+}
 CONFIGS: dict[str, Configs] = {
     "Wan-AI/Wan2.1-T2V-1.3B-Diffusers": wan(SIZE_1_3B),
     "Wan-AI/Wan2.1-T2V-14B-Diffusers": wan(SIZE_14B),

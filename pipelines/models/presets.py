@@ -5,9 +5,19 @@ No preset has been run in this repository on its real weights; `Model.ran` recor
 published as safetensors); CogVideoX (no few-step weights that diffusers loads).
 """
 
+import dataclasses
+
 from vidguide.pipelines.models.ltx import LTX_VIDEO
-from vidguide.pipelines.models.sources import DIFFUSERS, FASTVIDEO, NAG_HUNYUAN, NAG_NODE, NAG_NODES, NAG_WORKFLOWS
-from vidguide.pipelines.models.spec import SHIPPED, Model
+from vidguide.pipelines.models.sources import (
+    DIFFUSERS,
+    FASTVIDEO,
+    NAG_HUNYUAN,
+    NAG_NODE,
+    NAG_NODES,
+    NAG_WORKFLOWS,
+    REVISIONS,
+)
+from vidguide.pipelines.models.spec import SHIPPED, Checkpoint, Lora, Model
 from vidguide.pipelines.models.wan import WAN
 
 OTHER_FAMILIES = {
@@ -72,5 +82,20 @@ OTHER_FAMILIES = {
     ),
 }
 
-PRESETS: dict[str, Model] = {**WAN, **LTX_VIDEO, **OTHER_FAMILIES}
+
+def pinned(model: Model) -> Model:
+    """Return a declaration with the commits that `REVISIONS` has for its repositories."""
+
+    def commit(part: Checkpoint | Lora) -> str | None:
+        return REVISIONS.get(f"{part.source}/{part.file}", REVISIONS.get(part.source))
+
+    return dataclasses.replace(
+        model,
+        revision=REVISIONS.get(model.source),
+        checkpoint=model.checkpoint and dataclasses.replace(model.checkpoint, revision=commit(model.checkpoint)),
+        loras=tuple(dataclasses.replace(lora, revision=commit(lora)) for lora in model.loras),
+    )
+
+
+PRESETS: dict[str, Model] = {name: pinned(model) for name, model in {**WAN, **LTX_VIDEO, **OTHER_FAMILIES}.items()}
 MODELS: dict[str, Model] = {**SHIPPED, **PRESETS}

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from vidguide.eval.files import read_object
-from vidguide.pipelines.loading.assemble import diffusers_class
+from vidguide.pipelines.loading.assemble import diffusers_class, vae_dtype
 from vidguide.pipelines.loading.hub import AGAIN, LIBRARIES, find_file, read_index
 from vidguide.pipelines.models.configs import CONFIGS, Config
+from vidguide.pipelines.models.sources import REVISIONS
 from vidguide.pipelines.models.spec import Model
 
 SKIPPED = ("tokenizer", "scheduler", "image_processor", "feature_extractor")  # components without weights
@@ -39,7 +40,7 @@ def read_blueprint(model: Model) -> Blueprint:
         OSError: a file cannot be read. ValueError: it has another form, or the model has no `config.json` in the
             format of diffusers for a component, as with a single checkpoint.
     """
-    if model.source in CONFIGS and model.revision is None:
+    if model.source in CONFIGS and model.revision in (None, REVISIONS.get(model.source)):
         return Blueprint(*CONFIGS[model.source], source="vidguide/pipelines/models/configs.py")
     if model.checkpoint is not None:
         raise ValueError(f"{model.checkpoint.file}: cannot be planned: a single checkpoint has no configuration")
@@ -62,22 +63,24 @@ def components_of(index: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def library_class(library: str, kind: str) -> Any:
+    """Return a class of diffusers or transformers."""
+    return diffusers_class(kind) if library == "diffusers" else getattr(import_module(library), kind)
+
+
 def build(blueprint: Blueprint, name: str, dtype: torch.dtype) -> nn.Module:
     """Return a component whose weights have the dtypes that loading gives them; under a mode or device of the caller.
 
     Args:
         blueprint: classes and configurations.
         name: of the component.
-        dtype: of the model; the VAE is float32, as are the modules that the libraries keep in it.
+        dtype: of the model; that of the VAE is the one that loading gives it, and some modules are kept in float32.
     """
     library, kind = blueprint.index[name][:2]
-    config = dict(blueprint.configs[name])
-    if library == "diffusers":
-        module: nn.Module = diffusers_class(kind).from_config(config)
-    else:
-        cls = getattr(import_module(library), kind)
-        module = cls(cls.config_class(**config))
-    set_dtypes(module, torch.float32 if name == "vae" else dtype, float32_modules(module, library, dtype))
+    config, cls = dict(blueprint.configs[name]), library_class(library, kind)
+    module: nn.Module = cls.from_config(config) if library == "diffusers" else cls(cls.config_class(**config))
+    chosen = vae_dtype(str(blueprint.index["_class_name"]), dtype) if name == "vae" else dtype
+    set_dtypes(module, chosen, float32_modules(module, library, dtype))
     return module.eval()
 
 

@@ -2,36 +2,28 @@
 
 import dataclasses
 import inspect
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from vidguide.guidances.base import Guidance
-from vidguide.guidances.negative_prompt import NegativePromptGuidance
 from vidguide.guidances.s2_guidance import S2Guidance
-from vidguide.pipelines.loading.load import DTYPES, choose_pipeline, resolve
+from vidguide.pipelines.loading.load import DTYPES, choose_device, choose_pipeline, resolve
 from vidguide.pipelines.loading.set_up import MEMORY_FACTOR
 from vidguide.pipelines.models.spec import Model
 from vidguide.pipelines.planning.blueprint import Blueprint, build, components_of, read_blueprint
 from vidguide.pipelines.planning.cards import RESERVED, Card, card_named, seconds
 from vidguide.pipelines.planning.counters import Cost, fake
-from vidguide.pipelines.planning.phases import (
-    Size,
-    check_family,
-    decode,
-    denoise,
-    encode_first_frame,
-    encode_image,
-    encode_text,
-    grid_of,
-    latent_shape,
-)
+from vidguide.pipelines.planning.rehearsal import TEXT_TOKENS, Key, Rehearsal, Size
 from vidguide.pipelines.planning.resident import count_parameters, prepare, resident, transfers, weight_bytes
-from vidguide.pipelines.request.setup import Setup
+from vidguide.pipelines.request.call_settings import ARGUMENT_NAMES
+from vidguide.pipelines.request.setup import TRANSFORMERS, Setup
+from vidguide.pipelines.request.validation import check_size
+from vidguide.pipelines.request.visual_inputs import takes
 
 GIB = 1 << 30
 # Setups that need less and less memory, tried in turn where one does not fit.
@@ -97,7 +89,8 @@ class Plan:
 
     Attributes:
         model: name. source: of the configurations. size: of the call. setup: with its offload decided.
-        tokens: of the video. components: weights. phases: in the order in which they run. guided: by guidance.
+        tokens, text: number of tokens of the video and of the text. components: weights.
+        phases: in the order in which they run. guided: by guidance.
         card: name; None without one. seconds: estimate by phase, the denoiser for all steps; empty without a card.
         fits: whether it fits the card; None without one. advice: options of a setup that fits; None if none is needed.
     """
@@ -108,6 +101,7 @@ class Plan:
     setup: Setup
     dtype: str
     tokens: int
+    text: int
     components: tuple[Component, ...]
     phases: tuple[Phase, ...]
     guided: tuple[Guided, ...]
@@ -138,23 +132,28 @@ def plan(
     height: int | None = None,
     frames: int | None = None,
     steps: int | None = None,
+    max_sequence_length: int | None = None,
     dtype: str = "bfloat16",
-    card: str | None = None,
+    card: str | Card | None = None,
+    device: str | None = None,
     revision: str | None = None,
 ) -> Plan:
     """Return what a call needs, without loading weights. Of a repo id only small JSON files are downloaded.
 
-    FLOPs are those that `FlopCounterMode` counts, and memory that of the tensors that PyTorch's own code makes, both
-    from a call on fake tensors. Not counted are LoRAs and, of `cache` and `compile`,
-    what they save. Guidances with a negative prompt are counted with one whose tokens are all distinct: upper bounds.
+    The pipeline's own code is called for two steps on fake tensors. FLOPs are those that `FlopCounterMode` counts, and
+    memory is that of all tensors that are alive, on the CPU with the columns of 3D convolutions. Not counted are LoRAs
+    and, of `cache` and `compile`, what they save. Guidances with a negative prompt are counted with one whose tokens
+    are all distinct: upper bounds.
 
     Args:
         model: shipped name, preset, local pipeline folder, Hugging Face repo id, or a :class:`Model`.
         guidance: guidances, each counted by itself.
         setup: quantization, offload, layerwise casting and tiling; None for the defaults.
         width, height, frames, steps: None for those of the model, then those of the pipeline.
+        max_sequence_length: of the text in tokens; None for the default of the pipeline.
         dtype: "bfloat16", "float16" or "float32".
-        card: name in `CARDS`, for the time, and for whether it fits.
+        card: name in `CARDS`, or a card, for the time, and for whether it fits.
+        device: "cpu" or "cuda", whose workspaces are counted; None for "cuda" with a card, else the fastest available.
         revision: branch, tag or commit of a repo id.
 
     Raises:
@@ -175,27 +174,32 @@ def plan(
         raise ValueError(f"gguf={setup.gguf!r}: cannot be planned: its size is not in the configurations")
     if any(isinstance(one, S2Guidance) for one in guidance):
         raise ValueError("S2Guidance: cannot be planned: it draws the blocks that it skips; STG costs about the same")
-    chosen = None if card is None else card_named(card)
+    chosen = card_named(card) if isinstance(card, str) else card
     blueprint = read_blueprint(declared)
-    check_family(blueprint.index["transformer"][1])
+    if device not in (None, "cpu", "cuda"):
+        raise ValueError(f"device={device!r}: must be cpu or cuda, whose workspaces are counted")
+    on_cpu = chosen is None and (device or choose_device(None).type) == "cpu"
     size = size_of(declared, blueprint, dict(width=width, height=height, frames=frames, steps=steps))
-    phases, guided, tokens = measure(
-        blueprint, size, DTYPES[dtype], guidance, tiled=bool(setup.vae_tiling) or card is not None
-    )
-    placed = Placed(blueprint, setup, DTYPES[dtype], phases, chosen)
+    size = dataclasses.replace(size, text=max_sequence_length)
+    what = (blueprint, declared, size, DTYPES[dtype], on_cpu)
+    measured = measure(what, guidance, tiled=bool(setup.vae_tiling or declared.tiling))
+    placed = Placed(blueprint, setup, DTYPES[dtype], measured, chosen, declared.tiling)
     components, arranged = placed.components(), placed.phases()
     fits = None if chosen is None else placed.fits(chosen)
+    if fits is False and measured.tiled is None:
+        placed.measured = dataclasses.replace(measured, tiled=measure(what, (), tiled=True).tiled)
     return Plan(
         model=model.source if isinstance(model, Model) else os.fspath(model),
         source=blueprint.source,
         size=size,
         setup=placed.setup,
         dtype=dtype,
-        tokens=tokens,
+        tokens=measured.tokens,
+        text=measured.text,
         components=components,
         phases=arranged,
-        guided=guided,
-        card=card,
+        guided=measured.guided,
+        card=card if card is None or isinstance(card, str) else card.source,
         seconds={} if chosen is None else times(chosen, placed, size.steps),
         fits=fits,
         advice=advise(placed, chosen, size) if chosen is not None and not fits else None,
@@ -208,84 +212,86 @@ def size_of(model: Model, blueprint: Blueprint, given: dict[str, int | None]) ->
     Raises:
         ValueError: a size that the VAE and the patches do not divide, or that has no default.
     """
-    defaults = inspect.signature(choose_pipeline(model, dict(blueprint.index), None).__call__).parameters
-    names = {"frames": "num_frames", "steps": "num_inference_steps"}
+    pipeline = choose_pipeline(model, dict(blueprint.index), {})
+    defaults = inspect.signature(pipeline.__call__).parameters
     values = {}
     for name, value in given.items():
-        value = value or getattr(model, name) or defaults[names.get(name, name)].default
+        known = next((each for each in ARGUMENT_NAMES.get(name, (name,)) if each in defaults), None)
+        value = value or getattr(model, name) or (None if known is None else defaults[known].default)
         if type(value) is not int or value < 1:
             raise ValueError(f"{name}={value!r}: must be a positive integer")
         values[name] = value
-    image = model.image == "must" or "ImageToVideo" in (model.pipeline or str(blueprint.index["_class_name"]))
-    return Size(**values, text=int(defaults["max_sequence_length"].default), image=image)
-
-
-def check_divisible(size: Size, transformer: Any, vae: Any) -> None:
-    """Refuse a size that cannot be generated, with a ValueError that names it."""
-    patch, scale = transformer.config.patch_size, vae.config.scale_factor_spatial
-    for name, axis in (("height", 1), ("width", 2)):
-        step = math.lcm(scale * patch[axis], 16)
-        if getattr(size, name) % step:
-            raise ValueError(f"{name}={getattr(size, name)}: must be a multiple of {step} for this model")
-    if (size.frames - 1) % vae.config.scale_factor_temporal:
-        step = vae.config.scale_factor_temporal
-        raise ValueError(f"frames={size.frames}: must be 1 + a multiple of {step} for this model")
-
-
-def measure(
-    blueprint: Blueprint, size: Size, dtype: torch.dtype, guidances: Sequence[Guidance], tiled: bool
-) -> tuple["Measured", tuple[Guided, ...], int]:
-    """Run each phase on fake tensors.
-
-    Returns:
-        The costs by phase, what each guidance adds, and the number of video tokens.
-    """
-    per_token = bool(blueprint.index.get("expand_timesteps"))
-    width = int(blueprint.configs["transformer"].get("text_dim", 4096))
-    filled = [with_negative(each, torch.randn(1, size.text, width).to(dtype)) for each in guidances]
-    with fake(size.text):
-        vae: Any
-        transformer: Any
-        vae, transformer = (build(blueprint, name, dtype) for name in ("vae", "transformer"))
-        check_divisible(size, transformer, vae)
-        tokens = math.prod(grid_of(transformer, latent_shape(vae, size)))
-        text = encode_text(build(blueprint, "text_encoder", dtype), size)
-        costs = {"text": text, "step": denoise(transformer, vae, size, dtype, per_token)[0]}
-        if size.image and transformer.config.image_dim is not None:
-            costs["image"] = encode_image(build(blueprint, "image_encoder", dtype), dtype)
-        if size.image:
-            costs["first frame"] = encode_first_frame(vae, size)
-        guided = tuple(
-            describe(each, denoise(transformer, vae, size, dtype, per_token, (each,)), costs["step"]) for each in filled
-        )
-        costs["decode"] = decode(vae, size)
-        if tiled:
-            vae.enable_tiling()
-            costs["tiled"] = decode(vae, size)
-    return Measured(costs), guided, tokens
+    return Size(**values, image=model.image == "must" or takes(pipeline, "image") == "must")
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Costs by phase: "text", "image", "first frame", "step", "decode" and "tiled", which is the decode in tiles."""
+    """What a call on fake tensors cost.
 
-    costs: dict[str, Cost]
+    Attributes:
+        costs: by phase and component, in order. tiled: of the decode in tiles; None if it was not measured.
+        guided: what each guidance adds. tokens, text: of the video, and of the text.
+    """
+
+    costs: dict[Key, Cost]
+    tiled: Cost | None
+    guided: tuple[Guided, ...]
+    tokens: int
+    text: int
 
 
-def with_negative(guidance: Guidance, embeds: torch.Tensor) -> Guidance:
-    """Return a guidance with embeddings of a negative prompt, where it takes one."""
-    if not isinstance(guidance, NegativePromptGuidance) and not hasattr(guidance, "negative_prompt_embeds"):
+def measure(
+    what: tuple[Blueprint, Model, Size, torch.dtype, bool], guidances: Sequence[Guidance], tiled: bool
+) -> Measured:
+    """Call the pipeline on fake tensors: without guidance, with each, and with a decode in tiles.
+
+    Args:
+        what: blueprint, declaration, size and dtype, and whether the workspaces are those of the CPU.
+        guidances: guidances, each counted by itself.
+        tiled: whether to measure the decode in tiles.
+
+    Raises:
+        ValueError: the pipeline cannot be called on fake tensors, with its error.
+    """
+    blueprint, model, size, dtype, on_cpu = what
+    pipeline = choose_pipeline(model, dict(blueprint.index), {"image": size.image})
+    with fake(TEXT_TOKENS), refused(pipeline.__name__):
+        rehearsal = Rehearsal(blueprint, pipeline, model, size, dtype, on_cpu)
+        check_size(rehearsal.pipe, dataclasses.asdict(size))
+        costs = rehearsal.costs()
+        if ("step", "transformer") not in costs:
+            raise ValueError(f"{pipeline.__name__}: cannot be planned: its transformer was not called")
+        guided = tuple(describe(each, rehearsal.steps(with_negative(each)), costs) for each in guidances)
+        small = rehearsal.tiled() if tiled else None
+        return Measured(costs, small, guided, rehearsal.tokens, rehearsal.text)
+
+
+@contextmanager
+def refused(pipeline: str) -> Iterator[None]:
+    """Raise what a pipeline raises on fake tensors as ValueError, naming the pipeline."""
+    try:
+        yield
+    except ValueError:
+        raise
+    except Exception as error:  # of any pipeline's code, which was not written for fake tensors
+        reason = f"{type(error).__name__}: {error}".partition("\n")[0]
+        raise ValueError(f"{pipeline}: cannot be planned: {reason}") from error
+
+
+def with_negative(guidance: Guidance) -> Guidance:
+    """Return a guidance with a negative prompt, where it takes one."""
+    if getattr(guidance, "negative_prompt", "") is not None:
         return guidance
-    return dataclasses.replace(guidance, negative_prompt=None, negative_prompt_embeds=embeds)  # type: ignore[call-arg]
+    return dataclasses.replace(guidance, negative_prompt="text")  # type: ignore[call-arg]
 
 
-def describe(guidance: Guidance, costs: list[Cost], plain: Cost) -> Guided:
-    """Return what a guidance adds to an unguided step, from the costs of its first step and a later one."""
-    first, later = costs[0], costs[-1]
-    percent = 100 / plain.flops
+def describe(guidance: Guidance, costs: list[Cost], plain: Mapping[Key, Cost]) -> Guided:
+    """Return what a guidance adds to an unguided call, from the costs of its first step and a later one."""
+    first, later, plain_step = costs[0], costs[-1], plain["step", "transformer"]
+    percent = 100 / plain_step.flops
     return Guided(
         name=type(guidance).__name__,
-        flops=(later.flops - plain.flops) * percent,
+        flops=(later.flops - plain_step.flops) * percent,
         once=(first.flops - later.flops) * percent,
         peak=max(cost.peak for cost in costs),
     )
@@ -300,12 +306,19 @@ class Placed:
         dtype: of the model.
         measured: costs by phase.
         card: for "auto"; None without one.
+        tiling: whether the model decodes in tiles, unless the setup says otherwise.
     """
 
     def __init__(
-        self, blueprint: Blueprint, setup: Setup, dtype: torch.dtype, measured: Measured, card: Card | None
+        self,
+        blueprint: Blueprint,
+        setup: Setup,
+        dtype: torch.dtype,
+        measured: Measured,
+        card: Card | None,
+        tiling: bool = False,
     ) -> None:
-        self.blueprint, self.dtype, self.measured, self.card = blueprint, dtype, measured, card
+        self.blueprint, self.dtype, self.measured, self.card, self.tiling = blueprint, dtype, measured, card, tiling
         with torch.device("meta"):
             self.modules = {name: build(blueprint, name, dtype) for name in components_of(blueprint.index)}
         for name, module in self.modules.items():
@@ -318,6 +331,7 @@ class Placed:
             full = card is not None and sum(self.weights.values()) * MEMORY_FACTOR > card.memory * GIB
             setup = dataclasses.replace(setup, offload="model" if full else "none")
         self.setup = setup
+        self.tiled = setup.vae_tiling is not False and bool(setup.vae_tiling or tiling)
 
     def components(self) -> tuple[Component, ...]:
         """Return the weights by component."""
@@ -328,22 +342,16 @@ class Placed:
 
     def phases(self) -> tuple[Phase, ...]:
         """Return the phases of a call, in order."""
-        costs = self.measured.costs
-        experts = [name for name in ("transformer", "transformer_2") if name in self.modules]
-        named = [("text", "text_encoder", "text"), ("image", "image_encoder", "image")]
-        named += [("first frame", "vae", "first frame"), *(("step", name, "step") for name in experts)]
-        named += [("decode", "vae", "tiled" if self.setup.vae_tiling else "decode")]
-        return tuple(
-            Phase(
-                name,
-                part,
-                resident(part, self.modules, self.weights, self.setup),
-                costs[cost].peak,
-                costs[cost],
-            )
-            for name, part, cost in named
-            if cost in costs
-        )
+        phases = []
+        for (name, part), cost in self.measured.costs.items():
+            if (name, part) == ("decode", "vae") and self.tiled and self.measured.tiled is not None:
+                cost = self.measured.tiled
+            experts = [each for each in TRANSFORMERS if each in self.modules] if part == "transformer" else [part]
+            phases += [
+                Phase(name, each, resident(each, self.modules, self.weights, self.setup), cost.peak, cost)
+                for each in experts
+            ]
+        return tuple(phases)
 
     def fits(self, card: Card) -> bool:
         """Return whether all phases fit a card, with what is reserved."""
@@ -370,7 +378,7 @@ def advise(placed: Placed, card: Card, size: Size) -> dict[str, Any] | None:
         if "quantization" in changed:
             changed.pop("layerwise_casting", None)
         changed = {name: tuple(value) if isinstance(value, list) else value for name, value in changed.items()}
-        smaller = Placed(placed.blueprint, Setup(**changed), placed.dtype, placed.measured, card)
+        smaller = Placed(placed.blueprint, Setup(**changed), placed.dtype, placed.measured, card, placed.tiling)
         if smaller.fits(card):
             return smaller.setup.values()
     return None

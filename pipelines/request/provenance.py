@@ -16,9 +16,9 @@ from vidguide.guidances.base import Guidance
 from vidguide.pipelines.models.presets import MODELS
 from vidguide.pipelines.models.spec import SHIPPED, Model
 from vidguide.pipelines.request.guidance_spec import from_json
-from vidguide.pipelines.request.images import describe_image, read_image
-from vidguide.pipelines.request.schema import Seed, Settings, Text
+from vidguide.pipelines.request.schema import Seed, Settings, Share, Text
 from vidguide.pipelines.request.setup import Setup, locate_file, parse_lora
+from vidguide.pipelines.request.visual_inputs import INPUTS, same_input
 from vidguide.version import __version__
 
 
@@ -36,8 +36,8 @@ class RecordedSetup(TypedDict):
     files: dict[str, str]
 
 
-class RecordedImage(TypedDict):
-    """First image of a clip: its path, unless it was in memory, and the SHA-256 of its pixels."""
+class RecordedInput(TypedDict):
+    """Image or video that a clip started from: its path, unless it was in memory, and the SHA-256 of its pixels."""
 
     path: Required[str | None]
     sha256: Required[str]
@@ -56,14 +56,17 @@ class Provenance(Settings, total=False):
     dtype: str | None
     setup: RecordedSetup | None
     preset: RecordedPreset | None
-    image: RecordedImage | None
+    image: RecordedInput | None
+    last_image: RecordedInput | None
+    video: RecordedInput | None
+    strength: Share | None
     versions: dict[str, Any]
     weights: dict[str, Any]
     sha256: str
     audio_sha256: str
 
 
-RECORDED = ("preset", "setup", "image", "guidance")  # in a form that arguments_from() converts
+RECORDED = ("preset", "setup", "guidance", *INPUTS)  # in a form that arguments_from() converts
 HASHES = {"sha256": "frames", "audio_sha256": "audio"}  # fields of a clip's JSON, and what they are of
 COMPARED = ("versions", "weights", *HASHES)
 REPRODUCED = tuple(name for name in Provenance.__annotations__ if name not in (*RECORDED, *COMPARED))
@@ -152,25 +155,28 @@ def guidances_of(provenance: dict[str, Any]) -> list[Guidance]:
     return guidances
 
 
-def arguments_from(provenance: dict[str, Any], image: Any = None) -> dict[str, Any]:
+def arguments_from(
+    provenance: dict[str, Any], image: Any = None, last_image: Any = None, video: Any = None
+) -> dict[str, Any]:
     """Return the keyword arguments of :func:`vidguide.generate` that reproduce a clip.
 
     Args:
         provenance: as :func:`load_provenance` returns it.
-        image: the first image, for a clip whose first image was not a file.
+        image, last_image, video: what the clip started from, where that was not a file.
 
     Raises:
-        ValueError: a guidance was given embeddings, which the JSON does not hold, or the first image is missing or
-            has other pixels.
-        OSError: the first image cannot be read.
+        ValueError: a guidance was given embeddings, which the JSON does not hold, or an image or the video is missing
+            or has other pixels.
+        OSError: it cannot be read.
     """
     arguments = {name: provenance[name] for name in REPRODUCED if name in provenance}
     if provenance.get("preset") is not None:
         arguments["model"] = model_of(provenance["model"], provenance["preset"]["values"])
     if provenance.get("setup") is not None:
         arguments["setup"] = setup_of(provenance["setup"])
-    if provenance.get("image") is not None:
-        arguments["image"] = same_image(provenance["image"], image)
+    for name, source in {"image": image, "last_image": last_image, "video": video}.items():
+        if provenance.get(name) is not None:
+            arguments[name] = same_input(name, provenance[name], source)
     return {**arguments, "guidance": guidances_of(provenance)}
 
 
@@ -184,25 +190,6 @@ def model_of(name: str, values: dict[str, Any]) -> str | Model:
     """Return the name of a preset, or, where the preset has changed since, a model with the recorded values."""
     recorded: Model = validate(Model, values, where="preset.values")
     return name if MODELS.get(name) == recorded else recorded
-
-
-def same_image(description: dict[str, Any], image: Any) -> Any:
-    """Return a clip's first image, after a check of its pixels.
-
-    Args:
-        description: of the image, in the clip's provenance.
-        image: path, PIL image or array; None for the recorded path.
-
-    Raises:
-        ValueError: there is neither, or the pixels differ.
-        OSError: the image cannot be read.
-    """
-    image = description["path"] if image is None else image
-    if image is None:
-        raise ValueError("image=None: must be given, since the clip's first image was not a file")
-    if describe_image(image, read_image(image))["sha256"] != description["sha256"]:
-        raise ValueError(f"image={image!r}: must be the clip's first image, but its pixels differ")
-    return image
 
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:

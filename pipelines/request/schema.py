@@ -53,6 +53,9 @@ Count = Annotated[int, Field(strict=True, ge=1), must_be("an integer of at least
 Rate = Annotated[
     float, Field(strict=True, gt=0, allow_inf_nan=False), must_be("a finite number above 0", convert=False)
 ]
+Share = Annotated[
+    float, Field(strict=True, gt=0, le=1, allow_inf_nan=False), must_be("above 0 and at most 1", convert=False)
+]
 Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63), must_be("an integer from 0 to 2^63 - 1")]
 
 
@@ -74,6 +77,7 @@ class Request(Settings, total=False):
     prompt: Text
     negative_prompt: Text | None
     seed: Seed
+    strength: Share | None
 
 
 class Prompts(TypedDict):

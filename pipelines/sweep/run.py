@@ -18,7 +18,7 @@ from vidguide.eval.clips.entries import Entry
 from vidguide.eval.evaluate import assess, write
 from vidguide.eval.files import read_object
 from vidguide.eval.pool.loop import run_jobs
-from vidguide.eval.pool.protocol import Backend, Failure, FatalError
+from vidguide.eval.pool.protocol import Backend, Failure, FatalError, Worker
 from vidguide.eval.pool.serial import Serial
 from vidguide.eval.pool.status import Status
 from vidguide.eval.scoring.summary import Summary
@@ -113,6 +113,7 @@ def run(
     *,
     backend: Backend | None = None,
     on_status: Callable[[Status], None] = lambda status: None,
+    worker: Callable[..., Worker] | None = None,
 ) -> SweepRun:
     """Generate the missing clips of a sweep, as `FOLDER/clips/ARM/NUMBER-PROMPT-SEED.mkv` with a JSON each.
 
@@ -126,6 +127,8 @@ def run(
         backend: where clips are generated, such as :class:`vidguide.eval.pool.ray_actors.RayCluster`; None for this
             process.
         on_status: called with the progress.
+        worker: makes a worker from the arguments of :class:`ClipWorker`, the default; for several GPUs per clip a
+            partial of :class:`vidguide.pipelines.sweep.groups.GroupWorker`.
 
     Raises:
         ValueError, TypeError, OSError, ImportError: before any step, naming the argument, its value and what it must
@@ -150,7 +153,7 @@ def run(
         failed = run_jobs(
             backend or Serial(),
             functools.partial(
-                ClipWorker,
+                worker or ClipWorker,
                 sweep,
                 absolute_model(sweep.model),
                 has_images(sweep),

@@ -1,5 +1,6 @@
 """The page: its tabs, and how it is served."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -17,13 +18,13 @@ UPLOADS = (600, 3600)  # seconds between two removals of uploaded files, and the
 MAX_UPLOAD = "1mb"  # of a clip's JSON
 
 
-def build(server: Server) -> gr.Blocks:
-    """Return the page of a server."""
+def build(server: Server, tabs: Sequence[str] = tuple(TABS)) -> gr.Blocks:
+    """Return the page of a server with some of the `TABS`."""
     page = gr.Blocks(title="vidguide", analytics_enabled=False, fill_width=True, delete_cache=UPLOADS)
     with page, gr.Tabs():
-        for name, tab in TABS.items():
+        for name in tabs:
             with gr.Tab(name, id=name.lower()):
-                tab(server)
+                TABS[name](server)
     page.queue(max_size=MAX_WAITING, default_concurrency_limit=1)
     return page
 

@@ -5,6 +5,7 @@ A visitor's trial stays on the server. The page has the prompt, two addresses wi
 
 import json
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ CHOICES = {"left": "1 is better", "tie": "0: tie", "right": "2 is better", "skip
 NO_FOLDER = "No clips to vote on: start with `vidguide serve SWEEP_FOLDER`, where a sweep wrote."
 STILL_BLIND = "The statistics come after the last pair, since they name the variants. To stop earlier, reload the page."
 RATERS = 8  # who are served at the same time
+PREPARING = ThreadPoolExecutor(max_workers=1)  # encodes the pair after the one that a rater sees
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,8 @@ def next_pair(files: PublicFiles, poll: Poll, rater: str, notice: str = "") -> l
     html = PAGES.get_template("vote.html").render(
         text=notice, progress=progress, token=ballot.token, players=pair_html(files, turn.trial)
     )
+    if turn.following is not None:
+        PREPARING.submit(pair_html, files, turn.following)  # an error is shown when the pair is
     return [ballot, html, gr.update(visible=True), ""]
 
 

@@ -1,5 +1,6 @@
 """benchmarks/scaling.py at a tiny size."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +17,7 @@ SCRIPTS = Path(__file__).parents[2] / "benchmarks"
 @pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed: pip install 'vidguide[ray]'")
 def test_the_benchmark_measures_sweeps_evaluation_and_one_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(SCRIPTS)
+    monkeypatch.setenv("PYTHONPATH", str(SCRIPTS), prepend=os.pathsep)  # of the workers
     import scaling
 
     with local_ray():
@@ -23,5 +25,5 @@ def test_the_benchmark_measures_sweeps_evaluation_and_one_driver(monkeypatch: py
     assert set(result["sweeps"]) == {"this process", "Ray, 1"}
     assert result["driver"]["jobs"] == 60
     assert 0 < result["driver"]["driver's CPU, ms a job"] < 1000
-    text = scaling.report({**result, "command": "python benchmarks/scaling.py", "cores": 2})
+    text = scaling.report({**result, "command": "python benchmarks/scaling.py", "cores": 2, "load": 0.5})
     assert "| workers fed at 10 s a clip |" in text

@@ -19,6 +19,7 @@ from vidguide.eval.clips.entries import entries
 from vidguide.eval.encoders import networks
 from vidguide.eval.encoders.networks import Networks
 from vidguide.eval.evaluate import evaluate
+from vidguide.eval.metrics import registry
 from vidguide.eval.metrics.optical_flow import lengths
 from vidguide.eval.metrics.registry import select_metrics
 from vidguide.eval.pool.processes import Processes
@@ -103,6 +104,13 @@ def test_clips_in_which_workers_die_are_named(clips: Path, monkeypatch: pytest.M
     )
     with pytest.raises(WorkerError, match=r"1 of 6 clips were not scored: clips/nag/1\.mkv: 3 workers died in it"):
         score(entries([clips]), select_metrics(METRICS), Settings())
+
+
+def test_every_metric_can_be_sent_to_a_worker_with_its_description() -> None:
+    for metric in registry.METRICS.values():
+        copy = pickle.loads(pickle.dumps(metric))
+        assert (copy.id, copy.description) == (metric.id, metric.description)
+        assert metric.description
 
 
 def test_each_worker_loads_its_networks_once_and_before_any_clip(

@@ -263,10 +263,13 @@ def test_processes_end_with_the_error_of_the_model_or_the_disk(
         (dict(workers=2), "workers=2: needs ray"),
         (dict(gpus_per_worker=0.5), "gpus_per_worker=0.5: needs ray"),
         (dict(jobs=0), "jobs=0: must be at least 1"),
+        (dict(jobs=-2), "jobs=-2: must be at least 1"),
+        (dict(jobs="two"), "jobs='two': must be a whole number"),
+        (dict(jobs=1.5), "jobs=1.5: must be a whole number"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         choose_backend(**options)
 
 

@@ -131,11 +131,14 @@ def test_a_removed_node_loses_no_clip(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (dict(workers=0), "workers=0: must be at least 1"),
+        (dict(workers=-1), "workers=-1: must be at least 1"),
+        (dict(workers="two"), "workers='two': must be a whole number"),
+        (dict(gpus_per_worker=float("nan")), "gpus_per_worker=nan: must be at least 0"),
         (dict(gpus_per_worker=-1.0), "gpus_per_worker=-1.0: must be at least 0"),
     ],
 )
 def test_numbers_out_of_range_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, TypeError), match=message):
         RayCluster(**options)
 
 

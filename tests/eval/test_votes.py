@@ -8,6 +8,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
@@ -17,7 +18,8 @@ import pytest
 from tests.helpers.source_files import ROOT
 from tests.helpers.voted_clips import VARIANTS, make_clips, vote_on_all
 from vidguide.clip import Clip
-from vidguide.eval.evaluate import evaluate
+from vidguide.eval.clips.entries import entries
+from vidguide.eval.evaluate import assess, evaluate
 from vidguide.eval.preference.design import Trial, read_design
 from vidguide.eval.preference.rows import summarize_design
 from vidguide.eval.preference.votes import (
@@ -227,12 +229,12 @@ def append_elsewhere(clips: Path, file: Path, raters: int) -> "subprocess.Popen[
 
 def test_two_processes_append_whole_lines_to_one_file(clips: Path, tmp_path: Path) -> None:
     file = tmp_path / "votes.jsonl"
-    process = append_elsewhere(clips, file, 3)
+    process = append_elsewhere(clips, file, 2)
     for trial in read_design(clips).trials("anna"):
         append_vote(file, make_vote(trial, "anna", "left", 100))
     process.communicate(timeout=60)
     assert process.returncode == 0
-    assert Counter(vote.rater for vote in read_votes(file)) == {"anna": 24, **{f"rater {n}": 24 for n in range(3)}}
+    assert Counter(vote.rater for vote in read_votes(file)) == {"anna": 24, **{f"rater {n}": 24 for n in range(2)}}
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")
@@ -272,6 +274,18 @@ def test_the_evaluation_takes_votes_as_a_primary_metric(voted: Path, tmp_path: P
         assert "Krippendorff&#39;s alpha" in content or "Krippendorff's alpha" in content
     assert "Count which of two clips people prefer" in page
     assert json.loads(json.dumps(summary.to_dict()))["preference"]["raters"][0]["rater"] == "anna"
+
+
+def test_a_sweep_takes_the_votes_in_its_folder_whatever_its_variants_are_called(tmp_path: Path) -> None:
+    folder = make_clips(tmp_path, ["none", "nag-1.25"], prompts=2, seeds=(0,))
+    vote_on_all(folder, ["anna"], {"none": 0.0, "nag-1.25": 20.0})
+    names = {"none": "none", "nag-1.25": "nag 1.25"}  # of the variants, by their folders
+    listed = [replace(entry, arm=names[entry.arm]) for entry in entries([folder])]
+    summary = assess(listed, ["none", "nag 1.25"], folder)
+    assert {line.metric for line in summary.comparisons[0].lines if line.primary} >= {METRIC, "temporal.warp_error"}
+    assert summary.comparisons[0].lines[0].paired.other == 1.0
+    (folder / "clips/none/0000-0.mkv").write_bytes((folder / "clips/none/0001-0.mkv").read_bytes())
+    assert any("made again" in note for note in assess(listed, ["none", "nag 1.25"], folder).notes)
 
 
 def test_the_win_rate_of_an_evaluation_is_the_mean_over_prompts_of_the_votes(voted: Path) -> None:

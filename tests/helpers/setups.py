@@ -179,7 +179,9 @@ OPTIONS = {
     "torchao-fp8": quantized_option("torchao-fp8", "torchao"),
     "quanto-int8": quantized_option("quanto-int8", "optimum.quanto"),
     "quanto-fp8": quantized_option("quanto-fp8", "optimum.quanto"),
-    "gguf": Option({"gguf": "{folder}/tiny.gguf"}, from_quantized(gguf="{folder}/tiny.gguf"), 0, 0.1, False, ("gguf",)),
+    "gguf": Option(
+        {"gguf": "{folder}/tiny.gguf"}, from_quantized(gguf="{folder}/tiny.gguf"), 0, 0.09, False, ("gguf",)
+    ),
     "casting": Option({"layerwise_casting": "float8_e4m3fn"}, cast, order=1, exact=False),
     "LoRA": Option(
         {"loras": (f"{{folder}}/pytorch_lora_weights.safetensors:{LORA_STRENGTH}",)}, add_lora, 2, exact=False

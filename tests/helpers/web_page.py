@@ -1,6 +1,6 @@
 """A served page in this process, and a browser that uses it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,11 +39,11 @@ def make_sweep_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def serving(server: Server) -> Iterator[str]:
-    """Serve the page of a server in the context; yields its address."""
-    from vidguide.pipelines.web.app import build, launch
+def serving(server: Server, tabs: Sequence[str] | None = None) -> Iterator[str]:
+    """Serve the page of a server in the context, with all tabs by default; yields its address."""
+    from vidguide.pipelines.web.app import TABS, build, launch
 
-    page = build(server)
+    page = build(server, tuple(TABS) if tabs is None else tabs)
     _, address, _ = launch(server, page, prevent_thread_lock=True, quiet=True)
     try:
         yield str(address)

@@ -22,8 +22,8 @@ from vidguide.pipelines.cli.app import app
 from vidguide.pipelines.compare import Comparison, compare
 from vidguide.pipelines.generate import to_samples
 from vidguide.pipelines.models.spec import Model
-from vidguide.pipelines.request.images import takes_image
 from vidguide.pipelines.request.provenance import arguments_from, compare_clip, load_provenance
+from vidguide.pipelines.request.visual_inputs import takes
 from vidguide.pipelines.sweep import run as sweep_run
 from vidguide.pipelines.sweep.config import read_sweep
 
@@ -130,7 +130,7 @@ def test_a_clip_has_no_audio_where_the_call_makes_none(pipes: Pipes, tmp_path: P
     assert (clip.audio, clip.audio_sample_rate) == (None, None)
     clip.save(tmp_path / "clip.mkv")
     assert not {name for name in load_provenance(tmp_path / "clip.json") if name.startswith("audio")}
-    assert takes_image(type(pipe)) == "may"
+    assert takes(type(pipe), "image") == "may"
 
 
 @audible

@@ -1,6 +1,7 @@
 """Clips with a first image: image-to-video pipelines of diffusers with small random weights."""
 
 import dataclasses
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.helpers.more_pipelines import MORE_CASES
 from tests.helpers.small_checkpoints import (
     SIZE,
     cogvideox_image_folder,
@@ -20,8 +22,10 @@ from tests.helpers.small_checkpoints import (
     wan_image_folder,
     wan_transformer,
 )
+from tests.helpers.tiny_pipelines import CASES
 from vidguide import NAG, generate, guide
 from vidguide.pipelines.cli.app import app
+from vidguide.pipelines.loading.assemble import vae_dtype
 from vidguide.pipelines.loading.load import load
 from vidguide.pipelines.models.presets import PRESETS
 from vidguide.pipelines.request.images import fit, read_image
@@ -146,6 +150,22 @@ def test_cogvideox_with_a_first_image(tmp_path: Path) -> None:
     assert generate(PROMPT, pipe=pipe, image=255 - PICTURE, **call).sha256 != plain.sha256
     guided = generate(PROMPT, pipe=pipe, image=PICTURE, negative_prompt="red", **call)
     assert guided.sha256 != plain.sha256
+
+
+@pytest.mark.parametrize("write", [cogvideox_image_folder, ltx_folder])
+def test_pipelines_that_do_not_convert_latents_run_in_bfloat16(write: Any, tmp_path: Path) -> None:
+    call = {**CALL, "frames": 9, "max_sequence_length": 16, "device": "cpu", "dtype": "bfloat16"}
+    clip = generate(PROMPT, model=write(tmp_path / "model"), image=PICTURE, negative_prompt="red", **call)
+    assert clip.frames.shape == (9, 32, 32, 3)
+
+
+def test_vaes_are_in_the_dtype_of_the_model_where_diffusers_does_not_convert_latents() -> None:
+    """The pipelines' source files are read: those that convert latents, or images, name the dtype of the VAE."""
+    kinds = [getattr(diffusers, name) for name in {case.pipeline for case in [*CASES, *MORE_CASES]}]
+    for kind in kinds:
+        source = Path(inspect.getfile(kind)).read_text()
+        converts = "vae.dtype" in source or "vae.decode(" not in source
+        assert (vae_dtype(kind.__name__, torch.bfloat16) == torch.float32) == converts, kind.__name__
 
 
 def test_unexpected_and_missing_images_are_refused_before_loading(

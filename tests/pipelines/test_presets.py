@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,11 +29,12 @@ from vidguide.pipelines.compare import compare
 from vidguide.pipelines.loading.hub import fingerprints
 from vidguide.pipelines.loading.load import load, resolve
 from vidguide.pipelines.models.presets import MODELS, PRESETS
+from vidguide.pipelines.models.sources import REVISIONS
 from vidguide.pipelines.models.spec import SHIPPED, Checkpoint, Model
 from vidguide.pipelines.models.table import markdown
 from vidguide.pipelines.request.call_settings import SETTINGS, call_arguments, fill_settings, prepare_pipeline
-from vidguide.pipelines.request.images import takes_image
 from vidguide.pipelines.request.provenance import arguments_from, load_provenance
+from vidguide.pipelines.request.visual_inputs import takes
 
 PROMPT = "a large circle"
 ROOT = Path(__file__).parents[2]
@@ -301,7 +303,7 @@ def test_presets_cite_their_sources_and_agree_with_diffusers(name: str) -> None:
     pipeline = getattr(diffusers, preset.pipeline or "", None)
     if pipeline is None:
         pytest.skip(f"this diffusers has no {preset.pipeline}")
-    use = takes_image(pipeline)
+    use = takes(pipeline, "image")
     assert preset.image == use or (preset.image, use) == ("may", "no")  # by the image-to-video partner
     assert resolve(name) is preset
 
@@ -342,3 +344,16 @@ def test_noise_levels_of_another_number_of_steps_are_refused() -> None:
     with pytest.raises(ValueError, match=r"Model\(sigmas=\.\.\.\): has 2 values for steps=4"):
         Model(source="x", steps=4, sigmas=(1.0, 0.5))
     assert set(MODELS) == set(SHIPPED) | set(PRESETS)
+
+
+def test_repositories_are_pinned_to_whole_commits() -> None:
+    used = set()
+    for model in PRESETS.values():
+        parts: list[Any] = [model, *([model.checkpoint] if model.checkpoint else []), *model.loras]
+        for part in parts:
+            names = [part.source, f"{part.source}/{getattr(part, 'file', '')}"]
+            commits = [REVISIONS[name] for name in names if name in REVISIONS]
+            assert part.revision == (commits[0] if commits else None)
+            used |= set(names) & set(REVISIONS)
+    assert used == set(REVISIONS)
+    assert all(re.fullmatch(r"[0-9a-f]{40}", commit) for commit in REVISIONS.values())

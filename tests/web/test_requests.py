@@ -163,7 +163,7 @@ def test_a_prompt_that_begins_with_a_dash_is_no_option_of_the_command(server: Se
 def test_restoring_keeps_setup_guidances_texts_and_seed(server: Server, tmp_path: Path) -> None:
     setup = Setup(shift=2.0, vae_slicing=True)
     guidances = [NAG(tau=1.5, negative_prompt="blue"), EMAG(decay=0.9, layers=(1, 2), select=(1,))]
-    small = dict(steps=3, frames=5, seed=11, device="cpu", progress=False)
+    small: dict[str, Any] = dict(steps=3, frames=5, seed=11, device="cpu", progress=False)
     clip = generate(PROMPT, model="tiny-4step", negative_prompt="red", guidance=guidances, setup=setup, **small)
     clip.save(tmp_path / "clip.mkv")
     found = read_provenance((tmp_path / "clip.json").read_text(), server)

@@ -54,6 +54,7 @@ def test_an_address_that_cannot_be_listened_on_is_refused() -> None:
     [
         (["--max-steps", "0"], "max_steps=0: must be an integer of at least 1"),
         (["--model", "tinny"], "model='tinny': unknown"),
+        (["--vote-only"], "folder: is missing; --vote-only needs the folder of a sweep"),
         (["missing"], "folder='missing': must be a folder that a sweep or evaluation wrote"),
     ],
 )

@@ -19,7 +19,14 @@ pytest.importorskip("gradio", reason="needs vidguide[web]")
 
 from vidguide.pipelines.web.public_files import PublicFiles
 from vidguide.pipelines.web.server import Server
-from vidguide.pipelines.web.vote_tab import Ballot, next_pair, record, show_statistics, statistics_html
+from vidguide.pipelines.web.vote_tab import (
+    PREPARING,
+    Ballot,
+    next_pair,
+    record,
+    show_statistics,
+    statistics_html,
+)
 
 HOSTILE = "</p><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 7 }}"
 STARTED = "document.querySelector('#vg-vote [data-token]')?.dataset.token"
@@ -29,6 +36,7 @@ STARTED = "document.querySelector('#vg-vote [data-token]')?.dataset.token"
 def files() -> Iterator[PublicFiles]:
     files = PublicFiles()
     yield files
+    PREPARING.submit(int).result(timeout=60)
     files.close()
 
 
@@ -53,6 +61,18 @@ def test_a_pair_on_the_page_does_not_say_which_variant_is_which(poll: Poll, file
     assert not re.search("|".join([*VARIANTS, "sweep", "mkv", ballot.trial.left.sha256[:8]]), html)
     assert len(set(re.findall(r'src="(gradio_api[^"]+)"', html))) == 2
     assert {path.name for path in files.folder.rglob("*") if path.is_file()} == {"clip.mp4"}  # without their JSON
+
+
+def test_the_next_pair_is_encoded_while_a_rater_looks(poll: Poll, files: PublicFiles) -> None:
+    ballot, *_ = next_pair(files, poll, "anna")
+    PREPARING.submit(int).result(timeout=60)  # after those that were submitted before
+    before = set(files.folder.iterdir())
+    assert len(before) == 4
+    ballot, *_ = record(files, poll, answer(ballot), ballot)
+    assert ballot.trial is not None
+    assert {clip.variant for clip in ballot.trial.clips} <= set(VARIANTS)
+    PREPARING.submit(int).result(timeout=60)
+    assert before < set(files.folder.iterdir())
 
 
 def test_votes_are_recorded_and_the_next_pair_follows_until_the_last(poll: Poll, files: PublicFiles) -> None:
@@ -177,6 +197,46 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Poll
     folder = make_clips(tmp_path_factory.mktemp("served"), prompts=4, seeds=(0, 1), frames=8)
     with serving(Server(models=("tiny-4step",), folder=folder)) as address:
         yield address, Poll(folder)
+
+
+RECORD = """
+const fetch = window.fetch;
+window.bodies = [];
+window.fetch = async (...request) => {
+  const reply = await fetch(...request);
+  const reader = reply.clone().body?.getReader();
+  const read = async () => {
+    for (let part = await reader.read(); !part.done; part = await reader.read())
+      window.bodies.push(new TextDecoder().decode(part.value));
+  };
+  if (reader) read().catch(() => {});
+  return reply;
+};
+"""
+
+
+@in_browser
+def test_no_reply_to_a_rater_names_a_variant(browser: Any, tmp_path: Path) -> None:
+    folder = make_clips(tmp_path, ["zebra-a", "zebra-b"], prompts=3, seeds=(0,), frames=8)
+    with serving(Server(models=("tiny-4step",), folder=folder), ("Vote",)) as address:
+        page = browser.new_page()
+        page.add_init_script(RECORD)
+        whole: list[str] = []
+        page.on("response", lambda reply: whole.append(reply.url))
+        page.goto(address)
+        page.wait_for_selector("#vg-rater")
+        begin(page, "anna")
+        whole.append(page.content())
+        press(page, "1")
+        press(page, "s")
+        whole.append(page.content())
+        bodies = page.evaluate("window.bodies")
+        page.close()
+    assert sum("vg-players" in body for body in bodies) >= 3
+    for text in (*bodies, *whole):
+        assert "zebra" not in text
+        assert ".mkv" not in text
+    assert len(read_votes(folder / "votes.jsonl")) == 2
 
 
 def begin(page: Any, name: str) -> None:
