@@ -29,7 +29,8 @@ def find_votes(votes: Path | None, folders: Iterable[Path]) -> Path | None:
 def preference_rows(scored: Sequence[Row], votes: Sequence[Vote]) -> tuple[list[Row], list[str]]:
     """Return a row for each clip with its votes, and notes on the votes that are set apart.
 
-    A vote belongs to the two files that the rater saw, by their SHA-256.
+    A vote belongs to the two files that the rater saw, by their SHA-256. Where several variants have the same file, it
+    belongs to those whose names the vote has.
 
     Args:
         scored: rows of the evaluation, from which the clips are taken.
@@ -38,18 +39,19 @@ def preference_rows(scored: Sequence[Row], votes: Sequence[Vote]) -> tuple[list[
     clips: dict[tuple[str, str], Row] = {}
     for row in scored:
         clips.setdefault((row["arm"], row["clip"]), row)
-    by_file: dict[Key, list[dict[str, Any]]] = {
-        (row["prompt_id"], row["seed"], row["file_sha256"]): [] for row in clips.values()
-    }
+    by_file: dict[Key, list[Row]] = {}
+    for row in clips.values():
+        by_file.setdefault((row["prompt_id"], row["seed"], row["file_sha256"]), []).append(row)
+    by_clip: dict[tuple[str, str], list[dict[str, Any]]] = {key: [] for key in clips}
     set_apart: dict[str, int] = {}
     for vote in votes:
         reason = why_set_apart(vote, by_file, clips.values())
         if reason:
             set_apart[reason] = set_apart.get(reason, 0) + 1
             continue
-        for side, details in vote_details(vote):
-            by_file[vote.prompt, vote.seed, vote.sha256[side]].append(details)
-    rows = [clip_row(row, by_file[row["prompt_id"], row["seed"], row["file_sha256"]]) for row in clips.values()]
+        for row, details in vote_details(vote, by_file):
+            by_clip[row["arm"], row["clip"]].append(details)
+    rows = [clip_row(row, by_clip[key]) for key, row in clips.items()]
     return rows, [f"Votes set apart: {count}, {reason}." for reason, count in set_apart.items()]
 
 
@@ -66,14 +68,21 @@ def why_set_apart(vote: Vote, by_file: dict[Key, Any], clips: Iterable[Row]) -> 
     return "on clips that are not evaluated here"
 
 
-def vote_details(vote: Vote) -> list[tuple[int, dict[str, Any]]]:
-    """Return what the row of each of the two clips says about a vote, by the clip's place in the vote."""
+def vote_details(vote: Vote, by_file: dict[Key, list[Row]]) -> list[tuple[Row, dict[str, Any]]]:
+    """Return the rows of the two clips of a vote, and what each says about the vote."""
+    files = zip(vote.variants, vote.sha256, strict=True)
+    rows = [row_of(variant, by_file[vote.prompt, vote.seed, sha256]) for variant, sha256 in files]
     details = []
     for place, variant in enumerate(vote.variants):
-        side = "left" if variant == vote.left else "right"
-        fields = {"rater": vote.rater, "against": vote.sha256[1 - place], "side": side}
-        details.append((place, {**fields, "choice": vote.choice, "milliseconds": vote.milliseconds}))
+        other, side = rows[1 - place], "left" if variant == vote.left else "right"
+        fields = {"rater": vote.rater, "against": other["file_sha256"], "against_clip": other["clip"], "side": side}
+        details.append((rows[place], {**fields, "choice": vote.choice, "milliseconds": vote.milliseconds}))
     return details
+
+
+def row_of(variant: str, rows: Sequence[Row]) -> Row:
+    """Return the row of a variant among those of equal files: that of its arm or folder, else the first."""
+    return next((row for row in rows if variant in (row["arm"], Path(row["clip"]).parent.name)), rows[0])
 
 
 def clip_row(scored: Row, votes: list[dict[str, Any]]) -> Row:

@@ -1,7 +1,7 @@
 """Statistics of votes on pairs of clips: win rates, strengths, agreement, and guards against careless raters.
 
 Votes are read from the rows of the metric `preference.human`: the details of a clip's row have its votes, each with the
-rater, the SHA-256 of the other clip, the side, the choice and the milliseconds.
+rater, the SHA-256 and the path of the other clip, the side, the choice and the milliseconds.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -126,12 +126,13 @@ def read_pair_votes(rows: Iterable[Row]) -> list[PairVote]:
     listed = [row for row in rows if row["metric"] == PREFERENCE]
     clips: dict[Any, Row] = {}
     for row in listed:
-        clips.setdefault((row["prompt_id"], row["seed"], row["file_sha256"]), row)
+        for clip in (row["clip"], None):  # results of earlier versions have no path of the other clip
+            clips.setdefault((row["prompt_id"], row["seed"], row["file_sha256"], clip), row)
     lengths = {row["clip"]: row["frames"] / row["fps"] for row in rows if row.get("frames") and row.get("fps")}
     votes = []
     for left in listed:
         for vote in (left.get("details") or {}).get("votes", []):
-            right = clips.get((left["prompt_id"], left["seed"], vote["against"]))
+            right = clips.get((left["prompt_id"], left["seed"], vote["against"], vote.get("against_clip")))
             if right is not None and vote["side"] == "left":
                 votes.append(pair_vote(vote, left, right, lengths.get(left["clip"])))
     return votes
@@ -300,13 +301,14 @@ def rater_notes(raters: Sequence[RaterSummary]) -> list[str]:
 
 
 def guard_notes(voted: Sequence[PairVote], left: tuple[float, float, float] | None) -> list[str]:
-    """Return notes on a preferred side, and on raters who decide before a clip has ended."""
+    """Return notes on a preferred side, and on raters who decide before a clip has ended, without skipped pairs."""
     notes = []
     if left and not left[1] <= 0.5 <= left[2]:
         share = f"{left[0]:.0%} [{left[1]:.0%}, {left[2]:.0%}]"
         notes.append(f"The left clip was chosen in {share} of the decided votes: raters prefer a side.")
-    for rater in sorted({vote.rater for vote in voted}):
-        early = [vote.milliseconds / 1000 < vote.seconds for vote in voted if vote.rater == rater and vote.seconds]
+    votes = decided(voted)
+    for rater in sorted({vote.rater for vote in votes}):
+        early = [vote.milliseconds / 1000 < vote.seconds for vote in votes if vote.rater == rater and vote.seconds]
         if sum(early) > len(early) / 2:
             notes.append(f"{rater} decided {sum(early)} of {len(early)} votes before the clips had ended.")
     return notes

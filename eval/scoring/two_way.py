@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from vidguide.eval.scoring.intervals import TAIL, Interval
 
+ROUNDING = 1e-12  # of a sum of squares
 Array = NDArray[np.float64]
 Labels = NDArray[np.int64]
 
@@ -90,9 +91,9 @@ def number(labels: Sequence[Any]) -> Labels:
 def mean_variance(cells: Cells) -> Variance:
     """Return the variance of the mean of the cells, for further prompts and raters; with one rater for further prompts.
 
-    Where raters share too few prompts to separate the noise, the cluster-robust variances by prompt and by rater are
-    added, which is never too small on average (Davezies, D'Haultfoeuille and Guyonvarch 2021, "Empirical process
-    results for exchangeable arrays").
+    Where raters share too few prompts to separate the noise, or all of them agree on those, the cluster-robust
+    variances by prompt and by rater are added, which is never too small on average (Davezies, D'Haultfoeuille and
+    Guyonvarch 2021, "Empirical process results for exchangeable arrays").
     """
     counts = [np.bincount(labels) for labels in (cells.prompts, cells.raters)]
     if cells.are_equal and len(cells.values) > 1:
@@ -134,11 +135,13 @@ def variance_components(cells: Cells) -> tuple[float, float, float] | None:
     rows, columns = np.bincount(cells.prompts), np.bincount(cells.raters)
     whole = [count - float((each.astype(float) ** 2).sum()) / count for each in (rows, columns)]
     freedom = sum(whole) - count + 1
+    total = float(((values - values.mean()) ** 2).sum())
     if count <= len(rows) or count <= len(columns) or freedom < 1 - 1e-9 or count <= len(rows) + len(columns) - 1:
         return None
     within_prompts = squares_within(values, cells.prompts) / (count - len(rows))
     within_raters = squares_within(values, cells.raters) / (count - len(columns))
-    total = float(((values - values.mean()) ** 2).sum())
+    if within_prompts + within_raters <= ROUNDING * total:  # all differences are between groups without a common prompt
+        return None
     noise = max((within_raters * whole[0] + within_prompts * whole[1] - total) / freedom, 0.0)
     return max(within_raters - noise, 0.0), max(within_prompts - noise, 0.0), noise
 

@@ -1,6 +1,8 @@
 """The command `vidguide serve`: a page to try guidances and to browse clips."""
 
 import contextlib
+import errno
+import socket
 import threading
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +29,9 @@ def serve(
             help="Model that the page offers; repeat for more. One is loaded at a time. Default: the shipped ones.",
         ),
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Port. Default: the first free one from 7860 on.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="Port. Default: the first free one from 7860 on.")
+    ] = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for the network.")] = "127.0.0.1",
     share: Annotated[bool, typer.Option("--share", help="Open a public address through Gradio's servers.")] = False,
     vote_only: Annotated[
@@ -44,6 +48,7 @@ def serve(
         from vidguide.pipelines.web.extra import require
 
         require()
+        check_address(host, port)
         from vidguide.pipelines.web.app import TABS, build, launch
         from vidguide.pipelines.web.limits import Limits
         from vidguide.pipelines.web.server import DEFAULT_MODELS, Server
@@ -69,6 +74,23 @@ def serve(
             wait()
         finally:
             server.files.close()
+
+
+def check_address(host: str, port: int | None) -> None:
+    """Refuse an address that cannot be listened on, before a model is loaded.
+
+    Raises:
+        OSError: naming the option.
+    """
+    try:
+        family, kind, *_, address = socket.getaddrinfo(host, port or 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            raise OSError(f"port={port}: is in use or not allowed ({error.strerror}); give another --port") from None
+        raise OSError(f"host={host!r}: must be an address of this machine, such as 127.0.0.1 ({error})") from None
 
 
 def wait() -> None:

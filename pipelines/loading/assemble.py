@@ -25,16 +25,27 @@ def diffusers_class(name: str) -> Any:
     return getattr(diffusers, name)
 
 
+def scheduler_class(name: str) -> Any:
+    """Return a scheduler of diffusers by name; raise ValueError for another class, and as :func:`diffusers_class`."""
+    from diffusers import SchedulerMixin
+
+    found = diffusers_class(name)
+    if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
+        raise ValueError(f"scheduler={name!r}: must be the class of a scheduler in diffusers")
+    return found
+
+
 def check_requirements(model: Model) -> None:
     """Refuse a model that the installed packages cannot run, before anything is downloaded.
 
     Raises:
         ImportError: peft is missing, or diffusers lacks a class or an argument.
+        ValueError: the scheduler is another class.
     """
     if model.loras and find_spec("peft") is None:
         raise ImportError(f"{model.loras[0].file}: LoRA needs the package peft: pip install 'vidguide[lora]'")
     if model.scheduler:
-        diffusers_class(model.scheduler)
+        scheduler_class(model.scheduler)
     if model.pipeline:
         known = inspect.signature(diffusers_class(model.pipeline).__call__).parameters
         if unknown := sorted(set(model.call) - set(known)):
@@ -157,7 +168,7 @@ def correct_scale_factors(pipe: Any) -> None:
 def scheduler_for(scheduler: Any, model: Model) -> Any:
     """Return the scheduler that a model declares: the pipeline's with changes, or one of another class."""
     current = type(scheduler)
-    declared = diffusers_class(model.scheduler) if model.scheduler else current
+    declared = scheduler_class(model.scheduler) if model.scheduler else current
     if declared is current:
         return current.from_config(scheduler.config, **model.scheduler_settings)
     return declared(**model.scheduler_settings)  # settings of another class have other meanings

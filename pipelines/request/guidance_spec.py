@@ -36,7 +36,8 @@ GUIDANCES = {  # to register a guidance, add its name in a spec and its class
 }
 NOT_IN_SPEC = ("negative_prompt", "negative_prompt_embeds")
 EXPECTED = {float: "a number", int: "an integer", bool: "true or false", str: "a word", NoneType: "none"}
-RANGE = re.compile(r"(\d+)-(\d+)")
+RANGE = re.compile(r"(\d{1,9})-(\d{1,9})")
+LONGEST_RANGE = 1000  # integers; no transformer has more layers
 
 
 def parse(spec: str) -> tuple[Guidance, ...]:
@@ -229,9 +230,16 @@ def is_sequence(kind: Any) -> bool:
 
 
 def split(text: str) -> list[str]:
-    """Split `3/5/7` into items, and expand a range of integers such as `3-7`."""
+    """Split `3/5/7` into items, and expand a range of integers such as `3-7`.
+
+    Raises:
+        ValueError: the range has more than `LONGEST_RANGE` integers.
+    """
     if match := RANGE.fullmatch(text):
-        return [str(number) for number in range(int(match[1]), int(match[2]) + 1)]
+        numbers = range(int(match[1]), int(match[2]) + 1)
+        if len(numbers) > LONGEST_RANGE:
+            raise ValueError(f"must be a range of at most {LONGEST_RANGE} integers")
+        return [str(number) for number in numbers]
     return text.split("/")
 
 

@@ -48,12 +48,14 @@ def command_text(request: TryRequest, variant: Variant) -> str:
     Raises:
         ValueError: it has no option for a setting.
     """
-    words = ["vidguide", "generate", request.prompt, "--model", request.model]
+    dashed = request.prompt.startswith("-")  # would be an option
+    words = ["vidguide", "generate", *([] if dashed else [request.prompt]), "--model", request.model]
     if request.negative_prompt is not None:
         words += ["--negative", request.negative_prompt]
     check_negatives(request, variant)
     words += ["--guidance", spec_of(variant.guidances), "--seed", str(variant.seed)]
     words += [*settings_words(request.settings), *setup_words(request.setup), "--output", "clip.mp4"]
+    words += ["--", request.prompt] if dashed else []
     return shlex.join(words) + "\n"
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+SECONDS = 15  # that an error is shown above the page, where it covers controls
 PLAIN = (ValueError, TypeError, OSError, LookupError, ImportError, FloatingPointError)
 
 
@@ -22,7 +23,12 @@ def shown_errors() -> Iterator[None]:
         raise
     except Exception as error:
         text, known = html.escape(str(error) or type(error).__name__), isinstance(error, PLAIN)
-        raise gr.Error(text, duration=None, title="Error", print_exception=not known) from error
+        raise gr.Error(text, duration=SECONDS, title="Error", print_exception=not known) from error
+
+
+def message_of(error: gr.Error) -> str:
+    """Return the text of an error that :func:`shown_errors` raised, not escaped."""
+    return str(error.__cause__ or error) or type(error.__cause__).__name__
 
 
 def plain_html(value: str, name: str) -> Any:

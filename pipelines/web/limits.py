@@ -3,6 +3,9 @@
 from dataclasses import dataclass, fields
 from typing import Any
 
+MAX_TOKENS = 1024  # of a text; no model that vidguide knows takes more
+MAX_FPS = 240
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -25,12 +28,13 @@ class Limits:
         """Refuse settings above a limit.
 
         Args:
-            settings: steps, frames, width and height; None is the default of the model.
+            settings: of a clip; None is the default of the model.
 
         Raises:
             ValueError: naming the setting, its value and the limit.
         """
         bounds = {"steps": self.steps, "frames": self.frames, "width": self.size, "height": self.size}
+        bounds |= {"max_sequence_length": MAX_TOKENS, "fps": MAX_FPS}
         for name, bound in bounds.items():
             value = settings.get(name)
             if value is not None and value > bound:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable
 from pathlib import Path
 
 MAX_FILES = 1000
+MAX_BYTES = 4 << 30
 
 
 class PublicFiles:
@@ -16,13 +17,15 @@ class PublicFiles:
 
     Attributes:
         folder: the folder.
-        limit: number of files; the files that were used least recently are removed.
+        limit, max_bytes: number of files, and size of all; the files that were used least recently are removed, but
+            not the newest one.
     """
 
-    def __init__(self, limit: int = MAX_FILES) -> None:
+    def __init__(self, limit: int = MAX_FILES, max_bytes: int = MAX_BYTES) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="vidguide-"))
-        self.limit = limit
+        self.limit, self.max_bytes = limit, max_bytes
         self._paths: OrderedDict[Hashable, Path] = OrderedDict()
+        self._sizes: dict[Hashable, int] = {}
         self._lock = threading.Lock()
 
     def add(self, name: str, write: Callable[[Path], object], key: Hashable | None = None) -> Path:
@@ -40,12 +43,28 @@ class PublicFiles:
                 return self._paths[key]
         path = self.folder / secrets.token_hex(16) / name
         path.parent.mkdir()
-        write(path)
+        try:
+            write(path)
+            return self._keep(key, path)
+        finally:
+            if self._paths.get(key) != path:  # it failed, or another thread was first
+                shutil.rmtree(path.parent, ignore_errors=True)
+
+    def _keep(self, key: Hashable, path: Path) -> Path:
+        """Return the path of the file of a key, the given one unless there is one, and remove files over the limits."""
         with self._lock:
+            if key in self._paths:
+                return self._paths[key]
             self._paths[key] = path
-            while len(self._paths) > self.limit:
-                shutil.rmtree(self._paths.popitem(last=False)[1].parent, ignore_errors=True)
-        return path
+            self._sizes[key] = sum(file.stat().st_size for file in path.parent.iterdir())
+            while len(self._paths) > max(self.limit, 1) or (self._is_full() and len(self._paths) > 1):
+                oldest, removed = self._paths.popitem(last=False)
+                del self._sizes[oldest]
+                shutil.rmtree(removed.parent, ignore_errors=True)
+            return path
+
+    def _is_full(self) -> bool:
+        return sum(self._sizes.values()) > self.max_bytes
 
     def url(self, path: Path) -> str:
         """Return the address of a file of this folder, relative to the page."""

@@ -9,6 +9,7 @@ from typing_extensions import Required, TypedDict
 
 from vidguide.eval.files import parse_json, unknown, validate
 from vidguide.guidances.base import Guidance
+from vidguide.pipelines.loading.assemble import scheduler_class
 from vidguide.pipelines.models.presets import MODELS
 from vidguide.pipelines.request.call_settings import SETTINGS
 from vidguide.pipelines.request.guidance_spec import (
@@ -162,15 +163,19 @@ def choose_setup(values: Mapping[str, Any], base: Setup) -> Setup:
     """Return the setup of a request: that of the server, of which a request may change what names no file.
 
     Raises:
-        ValueError: naming the option, its value, and that of the server.
+        ValueError: naming the option, its value, and that of the server; or a scheduler is none.
+        ImportError: diffusers lacks the scheduler.
     """
     if not values:
         return base
+    default = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(Setup()).items()}
+    wanted, given = ({**default, **each} for each in (values, base.values()))
+    for name in default:  # before there is a Setup, which looks for the files that it names
+        if wanted[name] != given[name] and name not in CHANGEABLE:
+            raise ValueError(f"{name}={wanted[name]!r}: this server was started with {name}={given[name]!r}")
     setup: Setup = setup_of({"values": dict(values), "files": {}})
-    for name in Setup.__dataclass_fields__:
-        wanted, given = getattr(setup, name), getattr(base, name)
-        if wanted != given and name not in CHANGEABLE:
-            raise ValueError(f"{name}={wanted!r}: this server was started with {name}={given!r}")
+    if setup.scheduler is not None:
+        scheduler_class(setup.scheduler)  # before the loaded model makes way for one with this setup
     return setup
 
 

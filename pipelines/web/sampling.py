@@ -9,7 +9,7 @@ from typing import Any
 
 from vidguide.clip import Clip
 from vidguide.pipelines.generate import generate
-from vidguide.pipelines.web.request import TryRequest, Variant
+from vidguide.pipelines.web.request import TryRequest, Variant, model_settings
 from vidguide.pipelines.web.server import Server
 from vidguide.tracing.run import Trace
 
@@ -78,6 +78,7 @@ def clips_of(
 ) -> Iterator[Finished]:
     """Yield the clips of a request; their steps are put on a queue."""
     with server.pipeline(request.model, request.setup) as pipe:
+        server.limits.check({**server.defaults[request.model], **model_settings(request.model), **request.settings})
         for number, variant in enumerate(request.variants):
 
             def on_step(step: int, steps: int, number: int = number) -> None:

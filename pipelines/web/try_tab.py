@@ -10,10 +10,11 @@ from typing import Any
 
 import gradio as gr
 
+from vidguide.eval.files import parse_json
 from vidguide.pipelines.models.presets import MODELS
 from vidguide.pipelines.request.call_settings import default_nag
 from vidguide.pipelines.request.guidance_spec import guidance_class
-from vidguide.pipelines.web.components import plain_html, shown_errors
+from vidguide.pipelines.web.components import message_of, plain_html, shown_errors
 from vidguide.pipelines.web.parameters import all_parameters
 from vidguide.pipelines.web.players import PAGES
 from vidguide.pipelines.web.request import MAX_VARIANTS, read_provenance, read_request, write_guidance
@@ -60,9 +61,13 @@ def try_tab(server: Server) -> None:
     jobs = Jobs()
 
     def generate(request: gr.Request, text: str, base: Values, more: Values, *values: Any) -> Iterator[Any]:
-        with shown_errors():
-            parsed = read_request(gather(text, base, more, values), server)
-            yield from show(server, parsed, jobs.start(request.session_hash))
+        try:
+            with shown_errors():
+                parsed = read_request(gather(text, base, more, values), server)
+                yield from show(server, parsed, jobs.start(request.session_hash))
+        except gr.Error as error:
+            yield status_html(f"failed: {message_of(error)}"), gr.skip()
+            raise
 
     def restore(path: str | None) -> list[Any]:
         if path is None:
@@ -143,10 +148,7 @@ def gather(text: str, setup: dict[str, Any], further: dict[str, Any], values: tu
     """
     model, prompt, negative, seed, *numbers = values
     settings = {**further, **{name: to_number(name, text) for name, text in zip(NUMBERS, numbers, strict=True)}}
-    try:
-        variants = json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"variants: not JSON ({error})") from None
+    variants = parse_json(text, "variants")
     if not isinstance(variants, dict):
         raise TypeError("variants: must be an object with same_noise and variants")
     common = {"model": model, "prompt": prompt, "negative_prompt": (negative or "").strip() or None}

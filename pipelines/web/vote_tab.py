@@ -26,6 +26,7 @@ from vidguide.pipelines.web.server import Server
 
 CHOICES = {"left": "1 is better", "tie": "0: tie", "right": "2 is better", "skip": "s: skip"}
 NO_FOLDER = "No clips to vote on: start with `vidguide serve SWEEP_FOLDER`, where a sweep wrote."
+STILL_BLIND = "The statistics come after the last pair, since they name the variants. To stop earlier, reload the page."
 RATERS = 8  # who are served at the same time
 PREPARING = ThreadPoolExecutor(max_workers=1)  # encodes the pair after the one that a rater sees
 
@@ -72,9 +73,9 @@ def vote_tab(server: Server) -> None:
         with shown_errors():
             return record(server.files, poll, text, current)
 
-    def tabulate() -> str:
+    def tabulate(current: Ballot | None) -> str:
         with shown_errors():
-            return statistics_html(poll)
+            return show_statistics(poll, current)
 
     options = {"concurrency_limit": RATERS, "concurrency_id": "vote", "show_progress": "hidden"}
     for event in (start.click, name.submit):
@@ -82,7 +83,7 @@ def vote_tab(server: Server) -> None:
     for choice, button in buttons.items():
         collect = f"(answer, ...others) => [window.vidguide.vote({json.dumps(choice)}), ...others]"
         button.click(vote, [answer, ballot], shown, js=collect, api_name=False, **options)
-    show.click(tabulate, None, [statistics], api_name=False, **options)
+    show.click(tabulate, [ballot], [statistics], api_name=False, **options)
     gr.context.Context.root_block.load(None, [remembered, name], [name], js="(stored, typed) => typed || stored")
 
 
@@ -137,6 +138,13 @@ def shown_clip(files: PublicFiles, candidate: Candidate) -> tuple[str, float, in
         path.with_suffix(".json").unlink()
 
     return files.url(files.add("clip.mp4", write, ("vote", candidate.sha256))), clip.fps, len(clip.frames)
+
+
+def show_statistics(poll: Poll, ballot: Ballot | None) -> str:
+    """Return the statistics; a visitor with a pair to compare gets a sentence instead, since they name the variants."""
+    if ballot is not None and ballot.trial is not None:
+        return PAGES.get_template("vote.html").render(text=STILL_BLIND)
+    return statistics_html(poll)
 
 
 def statistics_html(poll: Poll) -> str:

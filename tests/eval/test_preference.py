@@ -92,6 +92,17 @@ def test_raters_without_common_prompts_have_the_sum_of_both_cluster_robust_varia
     assert variance.freedom == 2
 
 
+@pytest.mark.parametrize("values", [(1.0, 0.0), (1 / 3, 2 / 3)])
+def test_groups_of_raters_that_agree_within_but_have_no_common_prompt_differ_by_prompt_and_rater(
+    values: tuple[float, float],
+) -> None:
+    votes = [(value, (group, p), (group, r)) for group, value in enumerate(values) for p in "ab" for r in "cd"]
+    cells = make_cells(*zip(*votes, strict=True), by_prompt=True)
+    clusters = [cells.values[cells.prompts == number].mean() for number in range(4)]
+    assert mean_variance(cells).variance == pytest.approx(2 * np.var(clusters, ddof=1) / 4)
+    assert mean_variance(cells).freedom == 3
+
+
 def test_seeds_are_averaged_within_prompt_and_rater() -> None:
     cells = make_cells([1.0, 0.0, 1.0, 1.0, 0.0], ["a", "a", "a", "b", "b"], ["x", "x", "y", "x", "x"], by_prompt=True)
     assert cells.mean == pytest.approx(((0.5 + 1.0) / 2 + 0.5) / 2)
@@ -345,10 +356,13 @@ def test_a_variant_without_votes_is_named() -> None:
 
 def test_hasty_raters_are_named() -> None:
     rows = rows_of([("a", f"p{n}", "none", "right") for n in range(4)])
+    rows += rows_of([("b", f"q{n}", "none", "skip") for n in range(4)])
     rows += [{"metric": "guard.motion", "clip": row["clip"], "frames": 24, "fps": 8} for row in rows]
     statistics = summarize_votes(rows)
     assert statistics is not None
-    assert "a decided 4 of 4 votes before the clips had ended." in statistics.notes
+    assert [note for note in statistics.notes if "decided" in note.split()] == [
+        "a decided 4 of 4 votes before the clips had ended."
+    ]
 
 
 def test_skipped_pairs_only_leave_nothing_to_compare() -> None:

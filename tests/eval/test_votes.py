@@ -344,6 +344,28 @@ def test_votes_on_clips_that_were_made_again_are_set_apart(tmp_path: Path) -> No
     assert (statistics.win_rates[0].votes, notes) == (10, [expected])
 
 
+def test_equal_files_of_two_variants_keep_their_votes_apart(tmp_path: Path) -> None:
+    folder = make_clips(tmp_path, ["none", "nag", "copy"], prompts=3, seeds=(0,))
+    for path in (folder / "clips/nag").iterdir():
+        (folder / "clips/copy" / path.name).write_bytes(path.read_bytes())
+    votes = read_votes(vote_on_all(folder, ["anna", "ben"], {"none": 0, "nag": 1, "copy": 1}))
+    statistics, _ = summarize_design(read_design(folder), votes)
+    assert statistics is not None
+    assert {(rate.reference, rate.other): rate.votes for rate in statistics.win_rates} == {
+        ("copy", "none"): 6,
+        ("nag", "none"): 6,
+    }
+    assert [each.votes for each in statistics.raters] == [6, 6]
+    for variant in ("nag", "copy"):
+        selected = [vote for vote in votes if variant in vote.variants]
+        lost = [0.5 if vote.choice == "tie" else (vote.choice == "left") == (vote.left != variant) for vote in selected]
+        [rate] = [each for each in statistics.win_rates if each.reference == variant]
+        assert rate.share == pytest.approx(np.mean(lost))
+    summary = run(folder, arms=("none", "nag", "copy"))
+    assert summary.preference is not None
+    assert {rate.votes for rate in summary.preference.win_rates} == {6}
+
+
 def test_votes_on_other_clips_are_set_apart(voted: Path, tmp_path: Path) -> None:
     folder = make_clips(tmp_path, ["none", "nag"], prompts=1, seeds=(7,))
     assert (

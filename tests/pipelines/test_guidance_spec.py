@@ -87,6 +87,7 @@ def test_values_have_the_types_of_the_annotations(text: str, expected: dict[str,
     [
         ("scale=big", "scale='big': must be a number or several, each a number, such as 3/5/7$"),
         ("mode=c", "mode='c': must be one of a, b$"),
+        ("blocks=0-999999999", "blocks='0-999999999': must be a range of at most 1000 integers$"),
         ("steps=1.5", "steps='1.5': must be an integer$"),
         ("flag=maybe", "flag='maybe': must be true or false$"),
         ("flags=true", r"unknown scheduled parameter 'flags' \(did you mean 'flag'\?\); must be one of start, stop"),

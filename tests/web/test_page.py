@@ -171,10 +171,13 @@ def test_errors_are_shown_as_they_are(page: Any) -> None:
     open_settings(page)
     fill(page, "width", "24")
     page.click("#vg-run")
-    page.get_by_text("width=24: must be a multiple of 16 for this model; the nearest is").wait_for(timeout=WAIT)
+    message = "width=24: must be a multiple of 16 for this model; the nearest is"
+    page.locator("#vg-status", has_text=f"failed: {message}").wait_for(timeout=WAIT)
+    assert message in page.locator("[data-testid=toast-body], .toast-body").inner_text()
+    assert page.locator("#vg-status .error").is_hidden()  # Gradio's badge, which would lie on the text
     fill(page, "width", "4096")
     page.click("#vg-run")
-    page.get_by_text("width=4096: must be at most 128 on this server").wait_for(timeout=WAIT)
+    page.locator("#vg-status", has_text="failed: width=4096: must be at most 128 on this server").wait_for(timeout=WAIT)
 
 
 def test_html_in_prompts_is_inert(page: Any) -> None:

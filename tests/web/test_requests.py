@@ -14,6 +14,7 @@ from tests.helpers.web_page import NAG_FIELDS, assert_unchanged, state_of
 from vidguide import EMAG, NAG, SEG, Setup, generate
 from vidguide.guidances.base import Guidance, constraints
 from vidguide.pipelines.cli.app import app
+from vidguide.pipelines.models.presets import MODELS
 from vidguide.pipelines.request.guidance_spec import GUIDANCES, guidance_class, parse, spec_of
 from vidguide.pipelines.web.code_text import command_text, python_text
 from vidguide.pipelines.web.limits import Limits
@@ -146,6 +147,19 @@ def test_python_command_and_json_make_the_same_clip(
     assert command_text(restored, restored.variants[0]) == command_text(request, request.variants[0])
 
 
+@pytest.mark.parametrize("text", ["--output=elsewhere.mp4", "-5 degrees", "--", PROMPT])
+def test_a_prompt_that_begins_with_a_dash_is_no_option_of_the_command(server: Server, text: str) -> None:
+    import shlex
+
+    import typer
+
+    request = read_request(fields(prompt=text, negative_prompt=text), server)
+    words = shlex.split(command_text(request, request.variants[0]))
+    command: Any = typer.main.get_command(app)
+    values = command.commands["generate"].make_context("generate", words[2:]).params
+    assert (values["prompt"], values["negative"], str(values["output"])) == ([text], text, "clip.mp4")
+
+
 def test_restoring_keeps_setup_guidances_texts_and_seed(server: Server, tmp_path: Path) -> None:
     setup = Setup(shift=2.0, vae_slicing=True)
     guidances = [NAG(tau=1.5, negative_prompt="blue"), EMAG(decay=0.9, layers=(1, 2), select=(1,))]
@@ -181,7 +195,17 @@ def recorded(**changes: Any) -> str:
         (recorded(model="owner/name"), "model='owner/name': this server has tiny-4step"),
         (recorded(image={"path": "/etc/passwd", "sha256": "0"}), "image: the page has no first images"),
         (recorded(setup={"values": {"gguf": "/etc/passwd"}, "files": {}}), "gguf='/etc/passwd': this server"),
-        (recorded(setup={"values": {"loras": ["../../a.safetensors"]}, "files": {}}), r"loras=\('../../a.*this server"),
+        (recorded(setup={"values": {"loras": ["../../a.safetensors"]}, "files": {}}), r"loras=\['../../a.*this server"),
+        (recorded(setup={"values": {"gguf": "missing.gguf"}, "files": {}}), "gguf='missing.gguf': this server"),
+        (recorded(setup={"values": {"gguf": "~nobody/a"}, "files": {}}), "gguf='~nobody/a': this server"),
+        (recorded(setup={"values": {"loras": ["missing"]}, "files": {}}), r"loras=\['missing'\]: this server"),
+        (
+            recorded(setup={"values": {"scheduler": "WanTransformer3DModel"}, "files": {}}),
+            "scheduler='WanTransformer3D",
+        ),
+        (recorded(setup={"values": {"scheduler": "logging"}, "files": {}}), "scheduler='logging': must be the class"),
+        (recorded(max_sequence_length=10**9), "max_sequence_length=1000000000: must be at most 1024 on this server"),
+        (recorded(fps=1e9), "fps=1000000000.0: must be at most 240 on this server"),
         (recorded(setup={"values": {"compile": "whole"}, "files": {}}), "compile='whole': this server was started"),
         (recorded(setup={"values": {"attention_backend": "flash_hub"}, "files": {}}), "attention_backend='flash_hub'"),
         (recorded(guidance=[{"name": "Evil"}]), "unknown guidance 'Evil'"),
@@ -227,6 +251,15 @@ def test_a_request_without_settings_is_bounded_by_what_the_model_declares() -> N
     server = Server(models=("tiny",), limits=Limits(steps=4))
     with pytest.raises(ValueError, match="steps=20: must be at most 4 on this server"):
         read_request(fields(model="tiny", settings={}), server)
+    server.files.close()
+
+
+def test_a_request_without_settings_is_bounded_by_what_the_pipeline_has() -> None:
+    source = MODELS["tiny-4step"].source  # as a model without a declaration
+    server = Server(models=(source,), limits=Limits(frames=13), placement={"device": "cpu"})
+    request = read_request(fields(model=source, settings={}), server)
+    with pytest.raises(ValueError, match="frames=81: must be at most 13 on this server"):
+        clips(server, request)
     server.files.close()
 
 
@@ -296,6 +329,25 @@ def test_one_model_is_loaded_at_a_time_and_loaded_again_for_another_setup() -> N
     server.files.close()
 
 
+def test_public_files_have_a_largest_size_and_leave_nothing_of_a_failed_or_second_writer() -> None:
+    files = PublicFiles(max_bytes=10)
+    sizes = (4, 4, 4, 20)
+    paths = [files.add("a.txt", lambda path, n=n: path.write_bytes(bytes(n))) for n in sizes]  # type: ignore[misc]
+    assert [path.exists() for path in paths] == [False, False, False, True]
+    with pytest.raises(OSError, match="full"):
+        files.add("b.txt", fail_to_write)
+    first = files.add("c.txt", lambda path: files.add("c.txt", lambda other: other.touch(), key="c"), key="c")
+    assert first.exists()
+    assert {path.parent for path in files.folder.rglob("*.txt")} == set(files.folder.iterdir()) == {first.parent}
+    files.close()
+
+
+def fail_to_write(path: Path) -> None:
+    """Write a part of a file."""
+    path.write_text("part")
+    raise OSError("full")
+
+
 def test_public_files_are_copies_with_random_names_and_the_oldest_go() -> None:
     files = PublicFiles(limit=2)
     paths = [files.add("a.txt", lambda path, n=n: path.write_text(str(n)), key=n) for n in range(2)]  # type: ignore[misc]
@@ -307,3 +359,12 @@ def test_public_files_are_copies_with_random_names_and_the_oldest_go() -> None:
     assert len(paths[0].parent.name) == 32
     files.close()
     assert not files.folder.exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"same_noise": ' + "9" * 5000 + "}"])
+def test_variants_that_are_not_json_are_refused_by_name(text: str) -> None:
+    pytest.importorskip("gradio", reason="needs vidguide[web]")
+    from vidguide.pipelines.web.try_tab import gather
+
+    with pytest.raises(ValueError, match="variants: not JSON"):
+        gather(text, {}, {}, ("tiny-4step", PROMPT, "", 0, *[""] * 5))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import runpy
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 
 from tests.helpers.source_files import ROOT
 from vidguide.pipelines.cli.app import app
+from vidguide.pipelines.cli.serve import check_address
 from vidguide.pipelines.web.players import Player, players
 
 RUNNER, SPACE = CliRunner(), ROOT / "examples" / "space"
@@ -29,6 +31,20 @@ def test_the_help_ends_with_an_example() -> None:
     result = RUNNER.invoke(app, ["serve", "--help"])
     assert result.exit_code == 0
     assert "Example: vidguide serve" in result.output.strip().splitlines()[-1]
+
+
+def test_an_address_that_cannot_be_listened_on_is_refused() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match=f"port={port}: is in use"):
+            check_address("127.0.0.1", port)
+    check_address("127.0.0.1", port)
+    check_address("localhost", None)
+    with pytest.raises(OSError, match=r"host='192\.0\.2\.1': must be an address of this machine"):
+        check_address("192.0.2.1", None)  # RFC 5737: of no machine
+    result = RUNNER.invoke(app, ["serve", "--port", "99999"])
+    assert result.exit_code == 2
+    assert "Invalid value for '--port'" in result.output
 
 
 @pytest.mark.web

@@ -19,7 +19,14 @@ pytest.importorskip("gradio", reason="needs vidguide[web]")
 
 from vidguide.pipelines.web.public_files import PublicFiles
 from vidguide.pipelines.web.server import Server
-from vidguide.pipelines.web.vote_tab import PREPARING, Ballot, next_pair, record, statistics_html
+from vidguide.pipelines.web.vote_tab import (
+    PREPARING,
+    Ballot,
+    next_pair,
+    record,
+    show_statistics,
+    statistics_html,
+)
 
 HOSTILE = "</p><script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 7 }}"
 STARTED = "document.querySelector('#vg-vote [data-token]')?.dataset.token"
@@ -87,6 +94,18 @@ def test_an_answer_to_another_showing_changes_nothing(poll: Poll, files: PublicF
     record(files, poll, answer(second), None)
     record(files, poll, json.dumps({"token": "", "choice": "left", "milliseconds": 0}), second)
     assert len(read_votes(poll.file)) == 1
+
+
+def test_a_rater_with_a_pair_to_compare_gets_no_statistics_that_name_its_variants(
+    poll: Poll, files: PublicFiles
+) -> None:
+    ballot, *_ = next_pair(files, poll, "anna")
+    ballot, *_ = record(files, poll, answer(ballot), ballot)
+    shown = show_statistics(poll, ballot)
+    assert "after the last pair" in shown
+    assert not re.search("|".join(VARIANTS), shown)
+    assert "100%" in show_statistics(poll, None)
+    assert "100%" in show_statistics(poll, Ballot("anna", None, ""))
 
 
 def test_two_windows_of_a_rater_give_one_vote_to_each_pair(poll: Poll, files: PublicFiles) -> None:
@@ -260,6 +279,11 @@ def test_a_person_votes_on_twenty_pairs_by_keyboard(browser: Any, served: tuple[
         press(page, key)
     for text in (*bodies, page.inner_html("#vg-vote"), re.sub(r"(?s)^.*vg-rater", "", shown)):
         assert not re.search(r"clips/(none|nag|cfg)|\.mkv", text)
+    page.click("#vg-vote-show")
+    page.locator("#vg-vote-statistics", has_text="after the last pair").wait_for()
+    assert page.locator("#vg-vote-statistics table").count() == 0
+    page.reload()
+    page.get_by_role("tab", name="Vote").click()
     page.click("#vg-vote-show")
     page.wait_for_selector("#vg-vote-statistics li")
     assert page.locator("#vg-vote-statistics table").first.locator("tbody tr").count() == 3
