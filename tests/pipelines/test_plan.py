@@ -16,12 +16,13 @@ from typer.testing import CliRunner
 
 from tests.helpers.small_checkpoints import cogvideox_image_folder, ltx_folder, wan_image_folder
 from vidguide import NAG, STG, S2Guidance, Setup, generate, guide
+from vidguide.edits import nag_combine
 from vidguide.pipelines.cli.app import app
 from vidguide.pipelines.loading.load import load
 from vidguide.pipelines.models.presets import MODELS
 from vidguide.pipelines.planning.blueprint import build, bytes_of, components_of, read_blueprint
 from vidguide.pipelines.planning.cards import CARDS, seconds
-from vidguide.pipelines.planning.counters import Counter
+from vidguide.pipelines.planning.counters import Counter, fake
 from vidguide.pipelines.planning.plan import Plan, plan
 from vidguide.pipelines.planning.repeats import Repeats
 
@@ -112,6 +113,29 @@ def test_repeated_calls_are_counted_as_if_they_were_run(tiling: bool | None, mon
     for phase, expected in zip(counted.phases, plan("tiny", **small).phases, strict=True):
         assert (phase.cost.flops, phase.cost.moved) == (expected.cost.flops, expected.cost.moved)
         assert phase.intermediate == pytest.approx(expected.intermediate, rel=1e-3)
+
+
+def test_equal_calls_of_a_function_in_chunks_are_counted_as_if_they_were_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two calls of which one is run: figures are those of two runs, and the results have the same layout."""
+    costs, runs = [], []
+    original = nag_combine.nag_in_chunks
+
+    def observed(*arguments: Any) -> Any:
+        runs.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(nag_combine, "nag_in_chunks", observed)
+    for once in (True, False):
+        with fake(1), Counter() as counter:
+            features = [torch.empty(1, 64, 4, 8, dtype=torch.bfloat16) for _ in range(2)]
+            repeats = Repeats(counter)
+            with repeats.of_function(nag_combine, "nag_in_chunks") if once else contextlib.nullcontext():
+                for _ in range(2):
+                    result = nag_combine.nag_in_chunks(*features, (4.0, 2.5, 0.5), 128)
+                    assert result.clamped.shape == ()
+            costs.append((counter.cost, result.output.shape, result.output.dtype, result.factor.shape))
+        assert len(runs) == (1 if once else 3)
+    assert costs[0] == costs[1]
 
 
 FAMILIES: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
