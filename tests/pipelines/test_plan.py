@@ -146,6 +146,7 @@ FAMILIES: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.sampled(len(FAMILIES))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pipelines_of_other_families_are_planned_by_their_own_code(family: str, tmp_path: Path) -> None:
     """FLOPs of a step and of the decode are those of a clip on real tensors."""
@@ -244,6 +245,7 @@ def test_planning_leaves_no_fake_tensor_behind(pipe: Any) -> None:
     assert bool(output.isfinite().all())
 
 
+@pytest.mark.slow
 def test_configurations_of_presets_have_the_published_numbers_of_parameters() -> None:
     published = {"wan2.1-1.3b-causvid": 1.42, "wan2.1-14b-lightx2v": 14.3, "fastwan2.2-5b": 5.0}  # of the model cards
     for name, billions in published.items():
