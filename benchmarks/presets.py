@@ -209,6 +209,15 @@ def write_record(path: Path, record: Record) -> None:
     replace_whole(path, lambda temporary: temporary.write_text(text))
 
 
+def without_paths(text: str) -> str:
+    """Return a text with names in place of the cache, the current and the home folder, which may have user names."""
+    folders = {"CACHE": Path(constants.HF_HUB_CACHE), ".": Path.cwd(), "~": Path.home()}
+    for name, folder in sorted(folders.items(), key=lambda item: -len(str(item[1]))):
+        if folder != Path(folder.anchor):
+            text = text.replace(str(folder), name)
+    return text
+
+
 def is_open(path: Path, again: bool) -> bool:
     """Return whether a preset is still to be run; one whose process ended during its run is recorded as failed."""
     if again or not path.is_file():
@@ -231,9 +240,9 @@ def attempt(name: str, options: argparse.Namespace, run: Callable[..., Record] =
     try:
         record |= run(name, options, folder)
     except DoesNotFitError as error:
-        record |= {"status": SKIPPED, "error": str(error)}
+        record |= {"status": SKIPPED, "error": without_paths(str(error))}
     except Exception as error:  # of any library, which the next preset need not have
-        record |= {"status": FAILED, "error": f"{type(error).__name__}: {error}"}
+        record |= {"status": FAILED, "error": without_paths(f"{type(error).__name__}: {error}")}
     except KeyboardInterrupt:
         path.unlink()
         raise
@@ -256,7 +265,8 @@ def pack(output: Path) -> Path:
     """Write the records, their table and the pictures of a folder as one file; return its path."""
     paths = sorted(output.glob("*/record.json"))
     text = table([row(json.loads(path.read_text())) for path in paths])
-    target = output.with_name(f"{output.name}.zip")
+    folder = output.resolve()  # "." has no name
+    target = folder.with_name(f"{folder.name}.zip")
 
     def write(temporary: Path) -> None:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 from transformers import BatchEncoding
 
+from vidguide.edits import nag_combine
 from vidguide.guidances.base import Guidance
 from vidguide.guiding.guide import guide
 from vidguide.pipelines.models.spec import Model
@@ -199,6 +200,7 @@ class Rehearsal:
             for name, module in self.modules.items():
                 stack.enter_context(self._metered(name, module, name == "transformer" and guided is not None))
             if guided is not None:
+                stack.enter_context(self.repeats.of_function(nag_combine, "nag_in_chunks"))  # hundreds of chunks each
                 stack.enter_context(guided)
             self.pipe(**self.arguments(), output_type=output_type)
             self.meter.end()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor
 
 from vidguide.pipelines.planning.counters import Counter, tensors
 
@@ -66,6 +67,26 @@ class Repeats:
         self.counter = counter
         self.calls: dict[Any, Recorded] = {}
         self.kinds: dict[Any, int] = {}  # number of each kind of module
+
+    @contextmanager
+    def of_function(self, module: Any, name: str) -> Iterator[None]:
+        """Count equal calls of a function on fake tensors once within the context.
+
+        Args:
+            module: module whose code calls the function. name: of the function there.
+        """
+        original = getattr(module, name)
+        counted = self.counted(self.kinds.setdefault(original, len(self.kinds)), original)
+
+        def call(*args: Any, **kwargs: Any) -> Any:  # other threads may call it on real tensors
+            chosen = counted if isinstance(args[0], FakeTensor) else original
+            return chosen(*args, **kwargs)
+
+        setattr(module, name, call)
+        try:
+            yield
+        finally:
+            setattr(module, name, original)
 
     @contextmanager
     def within(self, root: nn.Module) -> Iterator[None]:
@@ -183,7 +204,7 @@ def describe(value: Any, given: Sequence[Tensor | None], storages: dict[int, int
         filled = {name: describe(each, given, storages) for name, each in value.items()}
         return filled if type(value) is dict else Output(type(value), filled)
     if isinstance(value, tuple | list):
-        return type(value)(describe(each, given, storages) for each in value)
+        return rebuilt(value, [describe(each, given, storages) for each in value])
     return value
 
 
@@ -217,5 +238,10 @@ def make(value: Any, given: list[Tensor], bases: dict[int, Tensor]) -> Any:
     if isinstance(value, dict):
         return {name: make(each, given, bases) for name, each in value.items()}
     if isinstance(value, tuple | list):
-        return type(value)(make(each, given, bases) for each in value)
+        return rebuilt(value, [make(each, given, bases) for each in value])
     return value
+
+
+def rebuilt(value: Any, parts: list[Any]) -> Any:
+    """Return a tuple, named tuple or list of the class of another one."""
+    return type(value)(*parts) if hasattr(value, "_fields") else type(value)(parts)

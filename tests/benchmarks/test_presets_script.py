@@ -79,6 +79,25 @@ def test_a_failure_is_recorded_and_not_repeated_unless_asked(presets: Any, tmp_p
         assert b"have NaN" in archive.read("presets.md")
 
 
+def test_errors_have_no_local_folders(presets: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = tmp_path / "home" / "alice" / "hub"
+    monkeypatch.setattr(presets.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(presets.Path, "home", lambda: tmp_path / "home" / "alice")
+
+    def fail(*arguments: Any) -> dict[str, Any]:
+        raise OSError(f"no file {cache / 'a.json'} nor {tmp_path / 'home' / 'alice' / 'b'}")
+
+    presets.attempt("tiny", options(tmp_path), fail)
+    assert record_of(tmp_path, "tiny")["error"] == "OSError: no file CACHE/a.json nor ~/b"
+
+
+def test_the_current_folder_can_be_packed(presets: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    presets.attempt("tiny", options(Path()), lambda *arguments: {"status": "done"})
+    assert presets.pack(Path()) == tmp_path / "run.zip"
+
+
 def test_what_did_not_fit_is_tried_again_and_an_ended_process_is_recorded(presets: Any, tmp_path: Path) -> None:
     def too_small(*arguments: Any) -> dict[str, Any]:
         raise presets.DoesNotFitError("needs 80.0 GiB")

@@ -16,12 +16,13 @@ from typer.testing import CliRunner
 
 from tests.helpers.small_checkpoints import cogvideox_image_folder, ltx_folder, wan_image_folder
 from vidguide import NAG, STG, S2Guidance, Setup, generate, guide
+from vidguide.edits import nag_combine
 from vidguide.pipelines.cli.app import app
 from vidguide.pipelines.loading.load import load
 from vidguide.pipelines.models.presets import MODELS
 from vidguide.pipelines.planning.blueprint import build, bytes_of, components_of, read_blueprint
 from vidguide.pipelines.planning.cards import CARDS, seconds
-from vidguide.pipelines.planning.counters import Counter
+from vidguide.pipelines.planning.counters import Counter, fake
 from vidguide.pipelines.planning.plan import Plan, plan
 from vidguide.pipelines.planning.repeats import Repeats
 
@@ -114,6 +115,29 @@ def test_repeated_calls_are_counted_as_if_they_were_run(tiling: bool | None, mon
         assert phase.intermediate == pytest.approx(expected.intermediate, rel=1e-3)
 
 
+def test_equal_calls_of_a_function_in_chunks_are_counted_as_if_they_were_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two calls of which one is run: figures are those of two runs, and the results have the same layout."""
+    costs, runs = [], []
+    original = nag_combine.nag_in_chunks
+
+    def observed(*arguments: Any) -> Any:
+        runs.append(arguments)
+        return original(*arguments)
+
+    monkeypatch.setattr(nag_combine, "nag_in_chunks", observed)
+    for once in (True, False):
+        with fake(1), Counter() as counter:
+            features = [torch.empty(1, 64, 4, 8, dtype=torch.bfloat16) for _ in range(2)]
+            repeats = Repeats(counter)
+            with repeats.of_function(nag_combine, "nag_in_chunks") if once else contextlib.nullcontext():
+                for _ in range(2):
+                    result = nag_combine.nag_in_chunks(*features, (4.0, 2.5, 0.5), 128)
+                    assert result.clamped.shape == ()
+            costs.append((counter.cost, result.output.shape, result.output.dtype, result.factor.shape))
+        assert len(runs) == (1 if once else 3)
+    assert costs[0] == costs[1]
+
+
 FAMILIES: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
     "LTX": (ltx_folder, {"frames": 9}),
     "LTX condition": (lambda path: ltx_folder(path, "LTXConditionPipeline"), {"frames": 9}),
@@ -122,6 +146,7 @@ FAMILIES: dict[str, tuple[Callable[[Path], Path], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.sampled(len(FAMILIES))
 @pytest.mark.parametrize("family", FAMILIES)
 def test_pipelines_of_other_families_are_planned_by_their_own_code(family: str, tmp_path: Path) -> None:
     """FLOPs of a step and of the decode are those of a clip on real tensors."""
@@ -220,6 +245,7 @@ def test_planning_leaves_no_fake_tensor_behind(pipe: Any) -> None:
     assert bool(output.isfinite().all())
 
 
+@pytest.mark.slow
 def test_configurations_of_presets_have_the_published_numbers_of_parameters() -> None:
     published = {"wan2.1-1.3b-causvid": 1.42, "wan2.1-14b-lightx2v": 14.3, "fastwan2.2-5b": 5.0}  # of the model cards
     for name, billions in published.items():
