@@ -129,20 +129,26 @@ def paired_table(
     for line, texts in lines:
         href = hrefs.get((comparison.other, line.metric), "")
         limits = thresholds(line, comparison)
-        rows.append([cell for i in columns for cell in paired_cells(line, header[i], texts[i], href, limits)])
+        linked = {"difference": href, comparison.reference: href, comparison.other: href}
+        rows.append([cell for i in columns for cell in paired_cells(line, header[i], texts[i], linked, limits)])
     return Table(names, rows, title, style=style)
 
 
-def paired_cells(line: MetricComparison, column: str, text: str, href: str, limits: Sequence[float]) -> list[Cell]:
-    """Return the cell of a column of the paired table; for the interval also the cell of its chart."""
+def paired_cells(
+    line: MetricComparison, column: str, text: str, hrefs: Mapping[str, str], limits: Sequence[float]
+) -> list[Cell]:
+    """Return the cell of a column of the paired table; for the interval also the cell of its chart.
+
+    Args:
+        hrefs: what the difference and the means link to, by column.
+    """
     style = verdict_style(line.verdict)
-    cell = Cell(text, column)
+    cell = Cell(text, column, href=hrefs.get(column, "") if text else "")
     if column == INTERVAL:
-        chart = interval_chart(line.paired.difference, style, thresholds=limits, href=href)
+        chart = interval_chart(line.paired.difference, style, thresholds=limits, href=hrefs["difference"])
         return [cell, Cell("", chart=chart)]
     changes: dict[str, dict[str, object]] = {
         "metric": {"metric": METRICS[line.metric]},
         "verdict": {"style": style},
-        "difference": {"href": href},
     }
     return [replace(cell, **changes.get(column, {}))]  # type: ignore[arg-type]

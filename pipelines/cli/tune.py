@@ -62,8 +62,10 @@ def tune(
     negative: Negative = None,
     objective: Annotated[str, typer.Option(help="Metric to improve.")] = "world.negative_present",
     keep: Annotated[
-        str | None,
-        typer.Option(help="Metrics that must not fall, comma-separated, each with or without :MARGIN, :0.02 or :5%."),
+        list[str] | None,
+        typer.Option(
+            help="Metrics that must not fall, comma-separated or repeated, each with or without :0.02 or :5%."
+        ),
     ] = None,
     budget: Annotated[int, typer.Option(help="Number of clips in all.")] = 200,
     pairs: Annotated[int | None, typer.Option(help="Clips of a finished trial. Default: budget / 20.")] = None,
@@ -120,7 +122,7 @@ def tune(
             [*(over or []), *(ranges or [])],
             prompts,
             objective,
-            split_names(keep) or (),
+            [name for text in keep or () for name in split_names(text) or ()],
             budget=budget,
             negative_prompt=negative,
             reference=reference,

@@ -140,15 +140,18 @@ def test_hostile_prompts_and_names_are_inert_and_nothing_is_external(page: str) 
     assert "default-src 'none'" in policy
 
 
-def test_every_link_has_its_target_and_every_difference_a_link(page: str, summary: Summary) -> None:
+def test_every_link_has_its_target_and_every_mean_and_difference_a_link(page: str, summary: Summary) -> None:
     parsed = Page(page)
     anchors = parsed.values("id")
     assert len(set(anchors)) == len(anchors)
     assert {value.removeprefix("#") for value in parsed.values("href")} <= set(anchors)
     tables = [part.split("</table>")[0] for part in page.split("<table class=")]
+    arms = {arm for each in summary.comparisons for arm in (each.reference, each.other)}
     for table in tables:
-        for cell in re.findall(r'<td data-label="difference">(.*?)</td>', table):
-            assert cell.startswith('<a href="#clip-')
+        cells = re.findall(r'<td data-label="([^"]*)">(.*?)</td>', table)
+        for label, cell in cells:
+            if label == "difference" or (label in arms and "difference" in dict(cells) and cell):
+                assert cell.startswith('<a href="#clip-')
     assert len(re.findall(r'data-label="difference"', page)) == sum(len(each.lines) for each in summary.comparisons)
 
 

@@ -375,6 +375,14 @@ def test_the_command_reports_wrong_input_in_one_line(tmp_path: Path) -> None:
     assert (done.exit_code, "prompts: is missing" in done.stderr) == (2, True)
 
 
+def test_every_keep_of_a_command_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr("vidguide.pipelines.tuning.run.tune", lambda tuning, *rest, **options: made.append(tuning))
+    CliRunner().invoke(app, command(tmp_path, "--keep", "world.well_formed:0.1,guard.motion:5%"))
+    names = [guard.id for guard in made[0].guards]
+    assert names == ["world.attributes", "world.well_formed", "guard.motion", "guard.motion"]
+
+
 @pytest.mark.slow
 def test_a_killed_command_continues_with_the_same_trials_on_the_shipped_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -56,8 +56,8 @@ def test_trace_has_a_cell_for_each_step_and_layer() -> None:
     assert "video: relative change of the features, at most 50.0%" in titles
     assert "video: share of the tokens that tau limits, at most 25.0%" in titles
     panel = cells(root)
-    assert panel["step 0, layer 5: 0.5"] == ("50%", 0.85, False)
-    assert panel["step 0, layer 2: 0.25"] == ("25%", 0.425, False)
+    assert panel["step 0, layer 5: 0.5"] == ("50%", 0.6, False)
+    assert panel["step 0, layer 2: 0.25"] == ("25%", 0.3, False)
     assert panel["step 1, layer 5: 0.0"] == ("0%", 0.0, False)
     assert len(list(root.iter(f"{SVG}g"))) == 2 * len(CHANGE)
 
@@ -74,9 +74,9 @@ def test_trace_frames_the_layers_that_emag_perturbs() -> None:
     assert "EMAG: D of the candidates, at most 1.4; framed: perturbed layers" in titles
     assert "PAG: perturbed layers" in titles
     panel = cells(root)
-    assert panel["step 0, layer 2: D = 0.2"] == ("0.20", round(0.85 * 0.2 / 1.4, 3), True)
+    assert panel["step 0, layer 2: D = 0.2"] == ("0.20", round(0.6 * 0.2 / 1.4, 3), True)
     assert panel["step 0, layer 5: D = 0.4"][2] is False
-    assert panel["step 1, layer 5: D = 1.4"] == ("1.40", 0.85, True)
+    assert panel["step 1, layer 5: D = 1.4"] == ("1.40", 0.6, True)
     assert panel["step 1, layer 7"] == ("", 0.0, True)
     assert len(list(root.iterfind(f".//{SVG}rect[@class='mark']"))) == 4
 
@@ -94,7 +94,7 @@ def test_names_are_escaped() -> None:
     panel = Panel(title=HOSTILE, rows=[HOSTILE], columns=["1"], cells={(0, 0): cell})
     root = parse(draw([panel], HOSTILE))
     assert not list(root.iter(f"{SVG}script"))
-    assert cells(root) == {HOSTILE: ("50%", 0.425, False)}
+    assert cells(root) == {HOSTILE: ("50%", 0.3, False)}
 
 
 def test_pictures_are_files_and_shown_by_notebooks(tmp_path: Path) -> None:

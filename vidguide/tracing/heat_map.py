@@ -10,6 +10,7 @@ from string import Template
 from vidguide.clip import replace_whole
 
 WIDTH, HEIGHT, MARGIN, LINE = 38, 17, 12, 18  # of a cell, around panels, and of a line of text, pixels
+LARGEST = 0.6  # opacity of the largest value: dark and light text is legible on it
 LETTER = 6.6  # width of a letter of 11 pixels, in pixels; wider than most
 HUE = "#1f6feb"
 PAGE = Template(
@@ -116,7 +117,7 @@ def check_svg(path: str | os.PathLike[str], name: str = "path") -> Path:
 def scaled(value: float, largest: float, title: str, mark: bool = False) -> Cell:
     """Return the cell of a share, whose colour is full at the largest one."""
     opacity = min(max(value / largest, 0.0), 1.0) if largest > 0 else 0.0
-    return Cell(text=f"{100 * value:.0f}%", title=title, opacity=0.85 * opacity, mark=mark)
+    return Cell(text=f"{100 * value:.0f}%", title=title, opacity=LARGEST * opacity, mark=mark)
 
 
 def draw(panels: Sequence[Panel], title: str, notes: Sequence[str] = ()) -> Picture:

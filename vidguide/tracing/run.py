@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from vidguide.tracing.heat_map import Cell, Panel, Picture, draw, scaled
+from vidguide.tracing.heat_map import LARGEST, Cell, Panel, Picture, draw, scaled
 from vidguide.tracing.stopwatch import Stopwatch
 
 STREAMS = ("video", "audio")  # whose tokens attend to text
@@ -214,7 +214,7 @@ def _pass_cell(choice: PerturbedPass, layer: int, largest: float) -> Cell:
     title = f"step {choice.step}, layer {layer}" + ("" if value is None else f": D = {value}")
     if value is None:
         return Cell(text="", title=title, opacity=0.0, mark=mark)
-    return Cell(text=f"{value:.2f}", title=title, opacity=0.85 * value / largest if largest else 0.0, mark=mark)
+    return Cell(text=f"{value:.2f}", title=title, opacity=LARGEST * value / largest if largest else 0.0, mark=mark)
 
 
 def _panel(title: str, layers: list[int], steps: list[int], cells: dict[tuple[int, int], Cell]) -> Panel:
