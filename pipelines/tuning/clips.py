@@ -119,7 +119,7 @@ class Clips:
         return {metric.id: values_by_key(rows, metric.id) for metric in self.tuning.metrics}
 
     def complete(self, wanted: Iterable[Wanted]) -> dict[str, str]:
-        """Generate and score clips that are missing; returns the reason of a failure by name of its arm.
+        """Generate and score clips that are missing; returns the reason of a clip that was not made by name of its arm.
 
         Raises:
             ValueError: a clip on the disk is of another request. Others as :func:`vidguide.eval.pool.loop.run_jobs`.
@@ -132,7 +132,7 @@ class Clips:
         missing = [job for job in jobs if not self._take_rows(job)]
         if missing:
             self._run(missing)
-        return {job.arm.name: self.failed[job.path] for job in jobs if job.path in self.failed}
+        return {job.arm.name: self.failed[job.path] for job in jobs if (job.arm.name, job.pair) not in self._rows}
 
     def _jobs_of(self, arm: Arm) -> Mapping[Pair, Job]:
         """Return all jobs of an arm, as the sweep makes them."""
@@ -178,6 +178,10 @@ class Clips:
                 return
             results.append(self.folder, outcome)
             self._rows[job.arm.name, job.pair] = outcome
+            self.failed.pop(job.path, None)
+            unscored = [f"{row['metric']}: {row['reason']}" for row in outcome if row["status"] == "failed"]
+            if unscored:
+                self.failed[job.path] = ", ".join(unscored)
             self._states[job.path] = None
 
         def report(status: Status) -> None:

@@ -34,6 +34,7 @@ BATCH = 8  # pairs between two looks at a trial
 PARALLEL = 4  # trials that run at once
 FEWEST = 6  # prompts that a 95% interval needs
 RECOMMENDED = 3
+LARGEST_SEED = 2**63 - MAX_CLIPS  # so that the seeds of all clips are below 2^63
 MARGIN = 0.05  # relative, of a metric for which the objective declares no guard
 SETS = ("fvd", "jedi", "external", "preference")  # namespaces of metrics that are not measured on each clip
 Pair = tuple[str, int]  # prompt id and seed
@@ -157,6 +158,8 @@ def make_tuning(
     Raises:
         ValueError, TypeError: naming the argument, its value and what it must be. OSError: a file cannot be read.
     """
+    if not 0 <= seed < LARGEST_SEED:
+        raise ValueError(f"seed={seed}: must be from 0 to {LARGEST_SEED - 1}")
     space = parse_space(guidance, over)
     sizes = check_sizes(budget, pairs, held_out, parallel)
     sweep = read_clips(model, prompts, negative_prompt, reference, dict(placement or {}), dict(settings or {}))
@@ -304,21 +307,25 @@ def check_world_texts(option: str, name: str, prompt: Prompt) -> None:
 def divide(prompts: Sequence[Prompt], pairs: int, held_out: int, seed: int) -> tuple[list[Pair], list[Pair]]:
     """Divide the prompts at random, and return the pairs to choose by and the held-out ones, with different seeds.
 
+    Prompts of the same text, such as those with several negative prompts, are on the same side.
+
     Raises:
         ValueError: too few prompts.
     """
-    ids = [prompt.id for prompt in prompts]
-    if len(ids) < 2 * FEWEST:
-        raise ValueError(
-            f"prompts: {len(ids)}; must be at least {2 * FEWEST}: {FEWEST} to choose by and {FEWEST} held out, as an "
-            "interval needs them"
-        )
+    texts = {prompt.id: " ".join(prompt.prompt.lower().split()) for prompt in prompts}
+    ids = list(texts)
     random.Random(seed).shuffle(ids)
-    share = round(len(ids) * pairs / (pairs + held_out))
-    cut = min(max(share, FEWEST), len(ids) - FEWEST)
-    chosen = list(spread(ids[:cut], pairs, seed))
+    different = list(dict.fromkeys(texts[id_] for id_ in ids))
+    if len(different) < 2 * FEWEST:
+        raise ValueError(
+            f"prompts: {len(different)} different; must be at least {2 * FEWEST}: {FEWEST} to choose by and {FEWEST} "
+            "held out, as an interval needs them"
+        )
+    share = round(len(different) * pairs / (pairs + held_out))
+    left = set(different[: min(max(share, FEWEST), len(different) - FEWEST)])
+    chosen = list(spread([id_ for id_ in ids if texts[id_] in left], pairs, seed))
     first = max(noise for _, noise in chosen) + 1
-    return chosen, list(spread(ids[cut:], held_out, first))
+    return chosen, list(spread([id_ for id_ in ids if texts[id_] not in left], held_out, first))
 
 
 def spread(ids: Sequence[str], count: int, first: int) -> Iterable[Pair]:

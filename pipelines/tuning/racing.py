@@ -21,8 +21,8 @@ class Trial:
     Attributes:
         number: of the trial. values: of its parameters. spec: of its guidance.
         clips: number of its pairs so far.
-        outcome: "" while it runs, "finished", "given up" or "failed".
-        reason: why it was given up, or failed.
+        outcome: "" while it runs, "finished", "given up", "undefined" without values, or "failed" without a clip.
+        reason: of the last three.
         scores: values of its clips.
         standing: its comparison with the reference; None before the first.
     """
@@ -64,8 +64,12 @@ class Standing:
     @property
     def defined(self) -> bool:
         """Whether the objective and all metrics to keep have a value."""
-        names = {self.objective, *(guard.id for guard in self.guards)}
-        return all(self.pairs[name].difference.mean is not None for name in names)
+        return not self.undefined()
+
+    def undefined(self) -> list[str]:
+        """Return the metrics, of the objective and those to keep, that have no value in both arms."""
+        names = dict.fromkeys((self.objective, *(guard.id for guard in self.guards)))
+        return [name for name in names if self.pairs[name].difference.mean is None]
 
     def violations(self) -> list[str]:
         """Return what the guards say whose interval lies outside the margin."""

@@ -1,8 +1,9 @@
 """The settings to try: ranges of a guidance's parameters, from text, checked by the guidance's validation."""
 
 import itertools
+import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from vidguide.pipelines.request.guidance_spec import GUIDANCES, guidance_class, 
 
 FORM = "must be NAME=LOW:HIGH, NAME=LOW:HIGH:log or NAME=[A,B,...]"
 LIST = re.compile(r"\[(.*)\]")
-DIGITS = 3  # significant ones of a number that is tried
+DIGITS = 3  # significant ones of a number that is tried; more in a narrow range
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +48,11 @@ class Range:
         return str(value) if self.choices else number_text(value)
 
     def rounded(self, value: Any) -> Any:
-        """Return a proposed number with `DIGITS` significant digits, within the range; other values unchanged."""
+        """Return a proposed number with `DIGITS` significant digits of the range, within it; others unchanged."""
         if self.choices or self.whole:
             return value
-        return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
+        further = int(math.log10(max(abs(self.low), abs(self.high)) / (self.high - self.low)) + 1e-9)
+        return min(max(float(f"{value:.{DIGITS + max(further, 0)}g}"), self.low), self.high)
 
     def has(self, value: Any) -> bool:
         """Return whether a parameter's value is in the range."""
@@ -62,7 +64,12 @@ class Range:
         """Return a parameter's value as the range has it: of choices the text, None for none of them."""
         if not self.choices:
             return value
-        return next((choice for choice in self.choices if choice.lower() == str(value).lower()), None)
+        texts = {str(value).lower(), number_text(value) if type(value) is float else ""}
+        return next((choice for choice in self.choices if choice.lower() in texts), None)
+
+    def values(self) -> Sequence[Any]:
+        """Return all values; none of an interval of numbers that are not whole."""
+        return self.choices or (range(int(self.low), int(self.high) + 1) if self.whole else ())
 
     def distribution(self) -> Any:
         """Return the range as a distribution of Optuna."""
@@ -99,6 +106,12 @@ class Space:
             ("," if ":" in part else ":").join([part, ",".join(added[index])]) if index in added else part
             for index, part in enumerate(self.parts)
         )
+
+    def settings(self) -> Iterator[dict[str, Any]]:
+        """Yield all settings; none if a range has numbers that are not whole."""
+        names = [each.name for each in self.ranges]
+        for values in itertools.product(*(each.values() for each in self.ranges)):
+            yield dict(zip(names, values, strict=True))
 
     def defaults(self) -> dict[str, Any] | None:
         """Return the guidance's default values; None if one of them is outside its range."""
@@ -141,9 +154,9 @@ def parse_range(text: str, parts: Sequence[str], places: dict[str, tuple[int, st
     name, equals, values = (part.strip() for part in text.partition("="))
     if not (name and equals and values):
         raise ValueError(f"over={text!r}: {FORM}")
-    if name in places:
-        raise ValueError(f"over={text!r}: {name} has a range already; give one")
     index, parameter = place_of(name, parts, text)
+    if (index, parameter) in places.values():
+        raise ValueError(f"over={text!r}: {name} has a range already; give one")
     types = parameter_types(guidance_class(name_of(parts[index])))
     if parameter not in types:
         raise ValueError(f"over={text!r}: {unknown(f'{name_of(parts[index])} parameter', parameter, types)}")

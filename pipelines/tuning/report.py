@@ -13,6 +13,7 @@ from vidguide.eval.report.charts import Chart, Curve, Dot, Label, Line, rescale
 from vidguide.eval.report.html_tables import plain_table
 from vidguide.eval.report.page import Section, page
 from vidguide.eval.scoring.verdict import direction
+from vidguide.pipelines.request.setup import Setup
 from vidguide.pipelines.tuning.config import REFERENCE, Tuning, guard_text
 from vidguide.pipelines.tuning.racing import Standing, Trial
 from vidguide.pipelines.tuning.recommend import MEANING, gain
@@ -40,11 +41,22 @@ def command(tuning: Tuning, trial: Trial) -> str:
     """Return the command that generates a clip with the settings of a trial."""
     words = ["vidguide", "generate", "PROMPT", "-m", tuning.sweep.model]
     words += ["-n", "NEGATIVE"] if any(prompt.negative_prompt for prompt in tuning.sweep.prompts) else []
-    settings = tuning.sweep.settings
-    for option, name in (("--steps", "steps"), ("--frames", "frames"), ("--cfg", "guidance_scale")):
-        words += [option, f"{settings[name]:g}"] if name in settings else []
+    words += ["--image", "IMAGE"] if any(prompt.image for prompt in tuning.sweep.prompts) else []
+    settings, placement = tuning.sweep.settings, tuning.sweep.placement
+    for flag, name in (("--steps", "steps"), ("--frames", "frames"), ("--cfg", "guidance_scale")):
+        words += [flag, f"{settings[name]:.12g}"] if name in settings else []
     words += ["--size", f"{settings['width']}x{settings['height']}"] if "width" in settings else []
+    words += ["--dtype", placement["dtype"]] if "dtype" in placement else []
+    words += [word for name, value in placement.get("setup", Setup()).values().items() for word in option(name, value)]
     return shlex.join([*words, "-g", trial.spec])
+
+
+def option(name: str, value: Any) -> list[str]:
+    """Return the words of a setup's field on the command line: a list is an option that is repeated."""
+    flag = "lora" if name == "loras" else name.replace("_", "-")
+    if isinstance(value, bool):
+        return [f"--{'' if value else 'no-'}{flag}"]
+    return [word for each in (value if isinstance(value, list) else [value]) for word in (f"--{flag}", str(each))]
 
 
 def recommended_rows(run: TuningRun) -> list[dict[str, str]]:
@@ -94,7 +106,10 @@ def notes(run: TuningRun) -> list[str]:
         f"{len(run.trials)} trials, {counts['held out']} held out"
     ]
     if not run.recommended:
-        lines.append("no trial of all pairs has every kept metric within its margin: choose other ranges")
+        lines.append(
+            f"no trial of all pairs improves {tuning.objective} with every kept metric within its margin: choose other "
+            "ranges"
+        )
     elif "conservative" not in run.recommended:
         lines.append("no improvement has an interval that excludes 0 on the pairs to choose by: raise budget or pairs")
     if run.failed:

@@ -19,11 +19,12 @@ from vidguide.pipelines.sweep.lease import lease
 from vidguide.pipelines.sweep.run import local_folder
 from vidguide.pipelines.tuning import study
 from vidguide.pipelines.tuning.clips import Clips
-from vidguide.pipelines.tuning.config import BATCH, RECOMMENDED, Tuning, record
+from vidguide.pipelines.tuning.config import BATCH, RECOMMENDED, Tuning, guard_text, record
 from vidguide.pipelines.tuning.racing import Standing, Trial, compare_with_reference, losing_reason
 from vidguide.pipelines.tuning.recommend import pareto_front, recommend
 
 HELD_OUT = "held_out"  # folder of the report of the final comparison
+FAILURES = 4  # trials in a row without a clip, after which the search ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,8 +127,9 @@ def search(tuning: Tuning, proposals: "study.Study", clips: Clips) -> list[Trial
         if not running:
             return trials
         advance(tuning, running, trials, clips)
+        check_failures(trials)
         for trial in running:
-            if trial.outcome:
+            if trial.outcome and trial.outcome != "failed":  # the next run tries a failed one again
                 proposals.record_result(trial.number, objectives(trial))
         running = [trial for trial in running if not trial.outcome]
 
@@ -154,6 +156,13 @@ def check_reference(tuning: Tuning, clips: Clips, failed: dict[str, str]) -> Non
         if not any(row["status"] == "ok" for row in of_metric):
             reason = of_metric[0]["reason"]
             raise ValueError(f"{option}={name!r}: has no value in {len(of_metric)} clips without guidance: {reason}")
+    for guard in tuning.guards:
+        kept = [row["value"] for row in rows if row["metric"] == guard.id and row["status"] == "ok"]
+        if guard.relative and not any(kept):
+            raise ValueError(
+                f"keep={guard_text(guard)!r}: is a share of the mean, which is 0 in {len(kept)} clips without "
+                f"guidance; give the margin as a number, such as {guard.id}:0.05"
+            )
     metric = next(metric for metric in tuning.metrics if metric.id == tuning.objective)
     end = metric.high if metric.better == "higher" else metric.low
     values = [row["value"] for row in rows if row["metric"] == tuning.objective and row["status"] == "ok"]
@@ -162,6 +171,18 @@ def check_reference(tuning: Tuning, clips: Clips, failed: dict[str, str]) -> Non
             f"objective={tuning.objective!r}: is {end:g} in all {len(values)} clips without guidance, and cannot "
             "improve; choose prompts for which it does"
         )
+
+
+def check_failures(trials: Sequence[Trial]) -> None:
+    """End the search if clips of several trials in a row failed: the reason is hardly their settings.
+
+    Raises:
+        OSError: with the reason.
+    """
+    last = [trial for trial in trials if trial.outcome][-FAILURES:]
+    if len(last) == FAILURES and all(trial.outcome == "failed" for trial in last):
+        numbers = f"{last[0].number} to {last[-1].number}"
+        raise OSError(f"clips of the trials {numbers} could not be made: {last[-1].reason}; run again")
 
 
 def advance(tuning: Tuning, running: Sequence[Trial], trials: Sequence[Trial], clips: Clips) -> None:
@@ -181,7 +202,9 @@ def advance(tuning: Tuning, running: Sequence[Trial], trials: Sequence[Trial], c
         if reason:
             trial.outcome, trial.reason = "given up", reason
         elif trial.clips == len(tuning.pairs):
-            trial.outcome = "finished" if trial.standing and trial.standing.defined else "failed"
+            missing = trial.standing.undefined() if trial.standing else []
+            trial.outcome = "undefined" if missing else "finished"
+            trial.reason = f"no value of {', '.join(missing)}" if missing else ""
 
 
 def reason_to_end(trial: Trial, trials: Sequence[Trial]) -> str:
@@ -191,9 +214,9 @@ def reason_to_end(trial: Trial, trials: Sequence[Trial]) -> str:
 
 
 def objectives(trial: Trial) -> tuple[float, float] | None:
-    """Return what the journal records of a trial: improvement and slack on the clips it has; None if it failed."""
+    """Return what the journal records of a trial: improvement and slack on its clips; None if one is undefined."""
     standing = trial.standing
-    if trial.outcome == "failed" or standing is None or standing.improvement.mean is None:
+    if standing is None or not standing.defined:
         return None
     return standing.improvement.mean, standing.slack
 

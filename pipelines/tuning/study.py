@@ -5,17 +5,20 @@ search again on the clips that exist: trials that the journal has are taken from
 history of exactly that moment, with a seed of their number.
 """
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from vidguide.pipelines.tuning.ranges import Space
 
 NAME = "journal.log"
+DRAWN_FROM = 1000  # untried settings, the first of them, from which one is drawn
 RANDOM_TRIALS = 8  # before the sampler has a model of the objectives
-ATTEMPTS = 20  # proposals, each equal to an earlier trial, before all settings count as tried
+ATTEMPTS = 20  # proposals, each equal to an earlier trial, before another setting is drawn at random
 
 
 class Proposal(NamedTuple):
@@ -84,7 +87,7 @@ class Study:
         return Proposal(number, values)
 
     def record_result(self, number: int, values: tuple[float, float] | None) -> None:
-        """Record the objectives of a trial, or None for one that failed; nothing if the journal has them."""
+        """Record the objectives of a trial, or None for one without values; nothing if the journal has them."""
         from optuna.trial import TrialState
 
         if self._study.get_trials(deepcopy=False)[number].state != TrialState.RUNNING:
@@ -115,7 +118,8 @@ class Study:
             values = self._sample(trials, attempt)
             if values not in earlier:
                 return values
-        return None
+        untried = list(islice((values for values in self.space.settings() if values not in earlier), DRAWN_FROM))
+        return random.Random(self.seed * 1_000_003 + len(trials)).choice(untried) if untried else None
 
     def _sample(self, trials: list[Any], attempt: int) -> dict[str, Any]:
         """Return what the sampler proposes after some trials: the tree-structured Parzen estimator of Optuna."""
