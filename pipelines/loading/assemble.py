@@ -29,10 +29,10 @@ def scheduler_class(name: str) -> Any:
     """Return a scheduler of diffusers by name; raise ValueError for another class, and as :func:`diffusers_class`."""
     from diffusers import SchedulerMixin
 
-    found = diffusers_class(name)
-    if not (isinstance(found, type) and issubclass(found, SchedulerMixin)):
+    scheduler = diffusers_class(name)
+    if not (isinstance(scheduler, type) and issubclass(scheduler, SchedulerMixin)):
         raise ValueError(f"scheduler={name!r}: must be the class of a scheduler in diffusers")
-    return found
+    return scheduler
 
 
 def check_requirements(model: Model) -> None:

@@ -218,7 +218,9 @@ def objectives(trial: Trial) -> tuple[float, float] | None:
     standing = trial.standing
     if standing is None or not standing.defined:
         return None
-    return standing.improvement.mean, standing.slack
+    improvement = standing.improvement.mean
+    assert improvement is not None  # as it is defined
+    return improvement, standing.slack
 
 
 def compare_held_out(tuning: Tuning, recommended: dict[str, Trial], clips: Clips, folder: Path) -> dict[int, Standing]:

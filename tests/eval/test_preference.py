@@ -97,7 +97,8 @@ def test_groups_of_raters_that_agree_within_but_have_no_common_prompt_differ_by_
     values: tuple[float, float],
 ) -> None:
     votes = [(value, (group, p), (group, r)) for group, value in enumerate(values) for p in "ab" for r in "cd"]
-    cells = make_cells(*zip(*votes, strict=True), by_prompt=True)
+    scores, prompts, raters = (list(column) for column in zip(*votes, strict=True))
+    cells = make_cells(scores, prompts, raters, by_prompt=True)
     clusters = [cells.values[cells.prompts == number].mean() for number in range(4)]
     assert mean_variance(cells).variance == pytest.approx(2 * np.var(clusters, ddof=1) / 4)
     assert mean_variance(cells).freedom == 3

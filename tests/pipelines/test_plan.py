@@ -118,7 +118,8 @@ def test_repeated_calls_are_counted_as_if_they_were_run(tiling: bool | None, mon
 def test_equal_calls_of_a_function_in_chunks_are_counted_as_if_they_were_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two calls of which one is run: figures are those of two runs, and the results have the same layout."""
     costs, runs = [], []
-    original = nag_combine.nag_in_chunks
+    combine: Any = nag_combine  # in which the function is replaced
+    original = combine.nag_in_chunks
 
     def observed(*arguments: Any) -> Any:
         runs.append(arguments)
@@ -131,7 +132,7 @@ def test_equal_calls_of_a_function_in_chunks_are_counted_as_if_they_were_run(mon
             repeats = Repeats(counter)
             with repeats.of_function(nag_combine, "nag_in_chunks") if once else contextlib.nullcontext():
                 for _ in range(2):
-                    result = nag_combine.nag_in_chunks(*features, (4.0, 2.5, 0.5), 128)
+                    result = combine.nag_in_chunks(*features, (4.0, 2.5, 0.5), 128)
                     assert result.clamped.shape == ()
             costs.append((counter.cost, result.output.shape, result.output.dtype, result.factor.shape))
         assert len(runs) == (1 if once else 3)
