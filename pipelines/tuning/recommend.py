@@ -20,8 +20,8 @@ def gain(trial: Trial) -> tuple[float, float]:
 
 def candidates(trials: Sequence[Trial]) -> list[Trial]:
     """Return finished trials that improve, with all metrics to keep within their margins, both on average."""
-    kept = [trial for trial in trials if trial.outcome == "finished" and gain(trial)[1] >= 0]
-    return [trial for trial in kept if gain(trial)[0] > 0]
+    within = [trial for trial in trials if trial.outcome == "finished" and gain(trial)[1] >= 0]
+    return [trial for trial in within if gain(trial)[0] > 0]
 
 
 def pareto_front(trials: Sequence[Trial]) -> list[Trial]:

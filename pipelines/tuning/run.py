@@ -157,10 +157,10 @@ def check_reference(tuning: Tuning, clips: Clips, failed: dict[str, str]) -> Non
             reason = of_metric[0]["reason"]
             raise ValueError(f"{option}={name!r}: has no value in {len(of_metric)} clips without guidance: {reason}")
     for guard in tuning.guards:
-        kept = [row["value"] for row in rows if row["metric"] == guard.id and row["status"] == "ok"]
-        if guard.relative and not any(kept):
+        guarded = [row["value"] for row in rows if row["metric"] == guard.id and row["status"] == "ok"]
+        if guard.relative and not any(guarded):
             raise ValueError(
-                f"keep={guard_text(guard)!r}: is a share of the mean, which is 0 in {len(kept)} clips without "
+                f"keep={guard_text(guard)!r}: is a share of the mean, which is 0 in {len(guarded)} clips without "
                 f"guidance; give the margin as a number, such as {guard.id}:0.05"
             )
     metric = next(metric for metric in tuning.metrics if metric.id == tuning.objective)
