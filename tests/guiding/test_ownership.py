@@ -3,6 +3,8 @@
 import asyncio
 import contextvars
 import copy
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -409,3 +411,44 @@ def test_a_scheduler_that_a_foreign_pipeline_replaces_is_its_own(pool: ThreadPoo
         sample(pipe, PROMPT)
         assert np.array_equal(pool.submit(clip).result(WAIT), plain)
         assert {record.step for record in run.trace} == {0, 1}
+
+
+STRESS = """
+import gc, sys, threading, time
+from torch import nn
+from vidguide.guiding.ownership import wait_for_calls
+
+class Finalized:
+    def __del__(self):
+        for _ in range(3):  # runs Python, so that another thread may go on
+            pass
+
+class Busy(nn.Module):
+    def forward(self):
+        cycle = Finalized()
+        cycle.itself = cycle
+        return self.inner()
+    def inner(self):
+        return [Finalized() for _ in range(3)]
+
+def call_for_ever():
+    while True:
+        busy()
+
+busy, other = Busy(), Busy()
+sys.setswitchinterval(1e-6)
+for _ in range(3):
+    threading.Thread(target=call_for_ever, daemon=True).start()
+gc.set_threshold(5)
+end = time.monotonic() + 4
+while time.monotonic() < end:
+    wait_for_calls([other])
+print(gc.isenabled(), flush=True)
+import os
+os._exit(0)  # the threads never end
+"""
+
+
+def test_waiting_for_calls_of_busy_threads_does_not_crash_the_interpreter() -> None:
+    run = subprocess.run([sys.executable, "-c", STRESS], capture_output=True, text=True, timeout=120)
+    assert (run.returncode, run.stdout) == (0, "True\n"), run.stderr

@@ -1,5 +1,6 @@
 """Ownership of a transformer within `guide`: which of its callers are guided, and one of them at a time."""
 
+import gc
 import sys
 import threading
 import time
@@ -7,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import FrameType
+from typing import Any
 
 from torch import nn
 
@@ -131,8 +133,26 @@ def claim(transformer: nn.Module, ownership: Ownership) -> None:
 
 def wait_for_calls(modules: Sequence[nn.Module]) -> None:
     """Wait until no other thread is within a call of one of the modules that began before they were guided."""
-    while any(_calls(frame, modules) for frame in _frames_of_others()):
+    selves: dict[FrameType, Any] = {}
+    while _are_called(modules, selves):
         time.sleep(POLL_SECONDS)
+
+
+def _are_called(modules: Sequence[nn.Module], selves: dict[FrameType, Any]) -> bool:
+    """Return whether another thread is within a call of one of the modules that began before they were guided.
+
+    Up to Python 3.12 the interpreter crashes if a thread leaves a frame while `f_back` or `f_locals` of it is made
+    for another thread. It can go on in the meantime only if a finalizer runs: by a collection of garbage, or as
+    values of an earlier reading of `f_locals` are replaced. So there are no collections here, and each frame is read
+    once.
+
+    Args:
+        selves: variables `self` by frame, to which those of further frames are added.
+    """
+    collects = gc.isenabled()
+    with restoring(lambda: gc.enable() if collects else None):
+        gc.disable()
+        return any(_calls(frame, modules, selves) for frame in _frames_of_others())
 
 
 def _frames_of_others() -> list[FrameType]:
@@ -141,13 +161,21 @@ def _frames_of_others() -> list[FrameType]:
     return [frame for thread, frame in sys._current_frames().items() if thread != current]
 
 
-def _calls(frame: FrameType | None, modules: Sequence[nn.Module]) -> bool:
-    """Return whether a frame is within a method of one of the modules, but not within a call of its guided class."""
+def _calls(frame: FrameType | None, modules: Sequence[nn.Module], selves: dict[FrameType, Any]) -> bool:
+    """Return whether a frame is within a method of one of the modules, but not within a call of its guided class.
+
+    Args:
+        selves: variables `self` by frame, to which those of further frames are added.
+    """
     within = False
     while frame is not None:
-        if frame.f_code.co_varnames[:1] == ("self",) and any(frame.f_locals.get("self") is one for one in modules):
-            if frame.f_globals["__name__"] == GUIDED_CLASS:
-                return False
-            within = True
+        code = frame.f_code
+        if code.co_varnames[:1] == ("self",) and any(hasattr(type(one), code.co_name) for one in modules):
+            if frame not in selves:
+                selves[frame] = frame.f_locals.get("self")
+            if any(selves[frame] is one for one in modules):
+                if frame.f_globals["__name__"] == GUIDED_CLASS:
+                    return False
+                within = True
         frame = frame.f_back
     return within
