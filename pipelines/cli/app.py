@@ -324,7 +324,7 @@ def run_sweep(
 
 app.add_typer(evaluate_app, name="evaluate")
 EXAMPLES: dict[Callable[..., None], str] = {
-    tune: "vidguide tune -g nag --over tau=1:4 alpha=0.1:0.6 --prompts prompts.jsonl --budget 200 -o tuning",
+    tune: "vidguide tune -g nag --over tau=1:4 --prompts prompts.jsonl -o tuning",
     calibrate: "vidguide calibrate tiny -g emag:decay=0.8 --count 8 -o calibration",
     plan: "vidguide plan -m wan2.1-14b-lightx2v -g nag --card rtx4090",
     serve: "vidguide serve sweep --model tiny-4step --port 7860",

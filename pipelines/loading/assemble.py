@@ -161,7 +161,7 @@ def correct_scale_factors(pipe: Any) -> None:
     """
     for name in ("scale_factor_temporal", "scale_factor_spatial"):
         factor = getattr(getattr(getattr(pipe, "vae", None), "config", None), name, None)
-        if factor is not None and hasattr(pipe, f"vae_{name}"):
+        if factor is not None and f"vae_{name}" in vars(pipe):  # modular pipelines compute it at each use
             setattr(pipe, f"vae_{name}", factor)
 
 
