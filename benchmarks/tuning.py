@@ -2,12 +2,12 @@
 
     python benchmarks/tuning.py prompts FILE                     # cases that neither the grid nor the comparison uses
     vidguide tune -m tiny-4step -g nag --over scale=3:16:log tau=1:5:log alpha=0.1:1 --prompts FILE \
-        --keep world.attributes,world.well_formed:0.1 --budget 620 --pairs 48 --held-out 32 -o FOLDER
+        --keep world.attributes:0.05,world.well_formed:0.1 --budget 1228 --pairs 96 --held-out 48 -o FOLDER
     python benchmarks/tuning.py compare FOLDER [--clips 256]     # writes results/tune_tiny-4step.{md,json}
     python benchmarks/tuning.py tables                           # from the recorded judgements
 
 The grid has 24 arms of 256 clips (`negative_prompt.py --arms grid`), of which `vidguide tune` may use a fifth in all:
-1228; here it has a tenth. Both choices are then compared on further cases, paired, in the judgements of that benchmark.
+1228. Both choices are then compared on further cases, paired, in the judgements of that benchmark.
 """
 
 import argparse
