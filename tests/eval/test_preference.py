@@ -174,10 +174,10 @@ def plain_strengths(wins: NDArray[np.float64]) -> NDArray[np.float64]:
         s = [0.0, *rest]
         return -sum(w * math.log(1 / (1 + math.exp(s[j] - s[i]))) for (i, j), w in np.ndenumerate(wins) if w)
 
-    found = optimize.minimize(
+    optimum = optimize.minimize(
         loss, np.zeros(len(wins) - 1), method="Nelder-Mead", options={"xatol": 1e-10, "fatol": 1e-13, "maxiter": 20000}
     )
-    whole = np.array([0.0, *found.x])
+    whole = np.array([0.0, *optimum.x])
     return whole - whole.mean()
 
 

@@ -69,11 +69,11 @@ class PlantedWorker:
         """Accept the arguments of a worker of a sweep."""
 
     def __call__(self, job: Job) -> Made:
-        objective, kept = planted(job)
+        objective, guard = planted(job)
         if self.inverted and job.seed > 0:
             objective = 1 - objective
         frames = np.zeros((2, 16, 16, 3), np.uint8)
-        frames[..., 0], frames[..., 1] = round(255 * objective), round(255 * kept)
+        frames[..., 0], frames[..., 1] = round(255 * objective), round(255 * guard)
         provenance = {REQUEST: job.request, "device_name": self.kind}
         save_clip(Clip(frames=frames, fps=8, provenance=provenance), job.path)
         self.made.append(job)

@@ -111,8 +111,8 @@ def test_no_other_files_are_served(server: Server, address: str, path: str) -> N
     response = httpx.get(f"{address}/gradio_api/file={target}")
     assert response.status_code in (403, 404), target
     assert "root:" not in response.text
-    kept = server.files.add("kept.txt", lambda file: file.write_text("kept"), key="kept")
-    assert httpx.get(f"{address}/gradio_api/file={kept}").text == "kept"
+    url = server.files.add("kept.txt", lambda file: file.write_text("kept"), key="kept")
+    assert httpx.get(f"{address}/gradio_api/file={url}").text == "kept"
 
 
 def test_restoring_reads_uploaded_files_only(server: Server, address: str) -> None:

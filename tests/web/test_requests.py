@@ -166,12 +166,12 @@ def test_restoring_keeps_setup_guidances_texts_and_seed(server: Server, tmp_path
     small: dict[str, Any] = dict(steps=3, frames=5, seed=11, device="cpu", progress=False)
     clip = generate(PROMPT, model="tiny-4step", negative_prompt="red", guidance=guidances, setup=setup, **small)
     clip.save(tmp_path / "clip.mkv")
-    found = read_provenance((tmp_path / "clip.json").read_text(), server)
-    assert found["variants"][0]["guidances"] == [
+    provenance = read_provenance((tmp_path / "clip.json").read_text(), server)
+    assert provenance["variants"][0]["guidances"] == [
         {"name": "nag", "values": {"tau": "1.5", "negative_prompt": "blue"}},
         {"name": "emag", "values": {"layers": "1/2", "decay": "0.9", "select": "1"}},
     ]
-    request = read_request(found, server)
+    request = read_request(provenance, server)
     assert (request.setup, request.prompt, request.negative_prompt) == (setup, PROMPT, "red")
     assert (request.variants[0].seed, request.settings["steps"], request.settings["frames"]) == (11, 3, 5)
     [again] = clips(server, request)

@@ -16,9 +16,7 @@ def patch_of(transformer: Any) -> tuple[int, int, int]:
     config = transformer.config
     size = config.get("patch_size")
     if size is None:
-        raise ValueError(
-            f"{type(transformer).__name__}: its config has no patch_size, that of a token; 1 for a position"
-        )
+        raise ValueError(f"{type(transformer).__name__}: its config has no patch_size, the size of a token")
     if isinstance(size, int):
         return config.get("patch_size_t") or 1, size, size
     frames, height, width = size
